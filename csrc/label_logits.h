@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+
+namespace gram_fast {
+
+// Logits of the two label tokens for L rows of the hidden states, in float32 throughout:
+// logits[l, c] = sum_d norm(hidden[rows[l]])_d * label_weight[c, d], norm = RMSNorm with weight and eps, or none.
+struct LabelLogits {
+  const void* hidden;  // [T, D], row stride in elements, D contiguous
+  int64_t hidden_stride;
+  const int64_t* rows;       // [L]
+  const void* label_weight;  // [2, D] contiguous
+  const void* norm_weight;   // [D] contiguous, or null: hidden states are already normalised
+  float eps;
+  float* logits;  // [L, 2] contiguous
+  Dtype dtype;    // of hidden, label_weight and norm_weight
+  int64_t num_leaves, width;
+};
+
+void label_logits_cpu(const LabelLogits& args);
+void label_logits_cuda(const LabelLogits& args, void* stream);
+
+}  // namespace gram_fast

@@ -1,0 +1,155 @@
+#include "token_tree.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace gram_fast {
+
+TokenTree::TokenTree(std::vector<int32_t> head_ids) : head_ids_(std::move(head_ids)) { plant(); }
+
+void TokenTree::plant() {
+  pool_.clear();
+  nodes_.clear();
+  child_by_token_.clear();
+  segments_.clear();
+  prefix_by_segment_.clear();
+  leaves_.clear();
+  nodes_.push_back(Node{-1, 0, 0, 0, -1, true, true, {}});
+  if (!head_ids_.empty()) {
+    append_node(0, head_ids_.data(), static_cast<int64_t>(head_ids_.size()));
+    nodes_[1].reusable = nodes_[1].closed = true;
+  }
+  prefixes_.assign(1, Position{head_node(), static_cast<int64_t>(head_ids_.size())});
+}
+
+void TokenTree::clear() {
+  const int64_t base = slots_.base();
+  // A head that had to be split over several passes lies in several nodes and is computed anew.
+  const bool head_is_kept = !head_ids_.empty() && nodes_[1].depth == 0 && nodes_[1].slot == base;
+  plant();
+  slots_ = SlotAllocator(base);
+  if (head_is_kept) nodes_[1].slot = slots_.allocate(nodes_[1].length());
+}
+
+void TokenTree::forget_slots(int64_t base) {
+  for (Node& node : nodes_) node.slot = -1;
+  slots_ = SlotAllocator(base);
+}
+
+int32_t TokenTree::add_segment(const int32_t* ids, int64_t count) {
+  segments_.emplace_back(ids, ids + count);
+  return static_cast<int32_t>(segments_.size()) - 1;
+}
+
+int32_t TokenTree::add_sequence(const int32_t* segments, int64_t count, int64_t reusable) {
+  int64_t tokens = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (segments[i] < 0 || segments[i] >= static_cast<int32_t>(segments_.size())) {
+      throw std::invalid_argument("segment " + std::to_string(segments[i]) + " is unknown: there are " +
+                                  std::to_string(segments_.size()));
+    }
+    tokens += static_cast<int64_t>(segments_[segments[i]].size());
+  }
+  if (tokens == 0) throw std::invalid_argument("a sequence needs at least one token after the head");
+
+  // Segments that an earlier sequence started with are already in the tree: go on behind them.
+  int32_t prefix = 0;
+  int64_t i = 0;
+  for (; i < count; ++i) {
+    const auto known = prefix_by_segment_.find(key(prefix, segments[i]));
+    if (known == prefix_by_segment_.end()) break;
+    prefix = known->second;
+  }
+  Position position = prefixes_[prefix];
+  for (; i < count; ++i) {
+    position = descend(position, segments_[segments[i]]);
+    if (i < reusable) {
+      position = end_node_at(position);
+      for (int32_t n = position.node; n >= 0 && !nodes_[n].reusable; n = nodes_[n].parent) nodes_[n].reusable = true;
+    }
+    prefixes_.push_back(position);
+    const int32_t longer = static_cast<int32_t>(prefixes_.size()) - 1;
+    prefix_by_segment_.emplace(key(prefix, segments[i]), longer);
+    prefix = longer;
+  }
+  leaves_.push_back(end_node_at(position));
+  return static_cast<int32_t>(leaves_.size()) - 1;
+}
+
+int32_t TokenTree::resolve(Position position) const {
+  int32_t node = position.node;
+  while (node != 0 && position.depth <= nodes_[node].depth) node = nodes_[node].parent;
+  return node;
+}
+
+TokenTree::Position TokenTree::descend(Position position, const std::vector<int32_t>& ids) {
+  int32_t node = resolve(position);
+  int64_t offset = position.depth - nodes_[node].depth;  // own tokens of `node` that are already matched
+  const int64_t count = static_cast<int64_t>(ids.size());
+  int64_t done = 0;
+  while (done < count) {
+    if (offset == nodes_[node].length()) {
+      Node& here = nodes_[node];
+      if (!here.closed && here.end == static_cast<int64_t>(pool_.size())) {
+        pool_.insert(pool_.end(), ids.begin() + done, ids.end());
+        here.end += count - done;
+        break;
+      }
+      const auto child = child_by_token_.find(key(node, ids[done]));
+      node = child == child_by_token_.end() ? append_node(node, ids.data() + done, count - done) : child->second;
+      if (child == child_by_token_.end()) break;
+      offset = 0;
+    }
+    const int32_t* own = pool_.data() + nodes_[node].begin + offset;
+    const int64_t most = std::min(nodes_[node].length() - offset, count - done);
+    const int64_t same = std::mismatch(own, own + most, ids.data() + done).first - own;
+    done += same;
+    offset += same;
+    if (same < most) {
+      node = split(node, offset);
+      // Now offset == length(node), and the next token has no child here yet: the loop appends one.
+    }
+  }
+  return Position{node, position.depth + count};
+}
+
+TokenTree::Position TokenTree::end_node_at(Position position) {
+  int32_t node = resolve(position);
+  if (position.depth < nodes_[node].end_depth()) node = split(node, position.depth - nodes_[node].depth);
+  nodes_[node].closed = true;
+  return Position{node, position.depth};
+}
+
+int32_t TokenTree::append_node(int32_t parent, const int32_t* ids, int64_t count) {
+  const int32_t index = num_nodes();
+  const int64_t begin = static_cast<int64_t>(pool_.size());
+  pool_.insert(pool_.end(), ids, ids + count);
+  nodes_.push_back(Node{parent, nodes_[parent].end_depth(), begin, begin + count, -1, false, false, {}});
+  nodes_[parent].children.push_back(index);
+  nodes_[parent].closed = true;
+  child_by_token_.emplace(key(parent, ids[0]), index);
+  return index;
+}
+
+int32_t TokenTree::split(int32_t node, int64_t length) {
+  const int32_t upper = num_nodes();
+  nodes_.push_back(nodes_[node]);
+  Node& top = nodes_[upper];
+  Node& bottom = nodes_[node];
+  top.end = top.begin + length;
+  top.closed = true;
+  top.children.assign(1, node);
+  bottom.parent = upper;
+  bottom.begin += length;
+  bottom.depth += length;
+  if (bottom.slot >= 0) bottom.slot += length;
+  std::vector<int32_t>& siblings = nodes_[top.parent].children;
+  *std::find(siblings.begin(), siblings.end(), node) = upper;
+  child_by_token_[key(top.parent, pool_[top.begin])] = upper;
+  child_by_token_[key(upper, pool_[bottom.begin])] = node;
+  return upper;
+}
+
+}  // namespace gram_fast

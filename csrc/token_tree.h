@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "slot_allocator.h"
+
+namespace gram_fast {
+
+// Radix tree over sequences that are given as lists of segments (token id arrays). Every distinct prefix is stored
+// once; a whole sequence is never written out. Node 0 is an empty root. When every sequence starts with the same head
+// (the judge's instruction), the head is the root's first child and outlives clear().
+class TokenTree {
+ public:
+  struct Node {
+    int32_t parent;  // -1 for the root
+    int64_t depth;   // tokens on the path before this node = position of its first token
+    int64_t begin;   // own tokens: pool[begin, end)
+    int64_t end;
+    int64_t slot;   // first key/value slot where its keys and values are kept, else -1
+    bool reusable;  // lies above a segment border from which later sequences will branch off
+    bool closed;    // may not be extended: a border or a sequence ends here, or it has children
+    std::vector<int32_t> children;  // in order of insertion
+
+    int64_t length() const { return end - begin; }
+    int64_t end_depth() const { return depth + length(); }
+  };
+
+  explicit TokenTree(std::vector<int32_t> head_ids);
+
+  // Copies a segment in and returns its index.
+  int32_t add_segment(const int32_t* ids, int64_t count);
+
+  // Adds head + segments and returns the handle of its leaf. The ends of the first `reusable` segments become node
+  // ends, and the nodes above them are marked reusable. Throws std::invalid_argument where a segment is unknown or the
+  // segments hold no token.
+  int32_t add_sequence(const int32_t* segments, int64_t count, int64_t reusable);
+
+  // Forgets every sequence and segment. The head's keys and values stay.
+  void clear();
+
+  // Forgets all kept keys and values; slots are handed out from `base` on.
+  void forget_slots(int64_t base);
+
+  // Cuts the first `length` tokens of a node off into a new parent and returns that parent. The given index keeps the
+  // lower part, so a handle that points into either part stays valid: whoever looks walks up.
+  int32_t split(int32_t node, int64_t length);
+
+  int32_t leaf_node(int32_t leaf) const { return resolve(leaves_[leaf]); }  // the node at whose end the leaf lies
+  int64_t leaf_length(int32_t leaf) const { return leaves_[leaf].depth; }  // tokens of the whole sequence, with head
+  int64_t num_leaves() const { return static_cast<int64_t>(leaves_.size()); }
+  int64_t num_tokens() const { return static_cast<int64_t>(pool_.size()); }  // distinct tokens, with head
+
+  int32_t head_node() const { return head_ids_.empty() ? 0 : 1; }
+  Node& node(int32_t index) { return nodes_[index]; }
+  const Node& node(int32_t index) const { return nodes_[index]; }
+  int32_t num_nodes() const { return static_cast<int32_t>(nodes_.size()); }
+  const int32_t* ids(const Node& node) const { return pool_.data() + node.begin; }
+  SlotAllocator& slots() { return slots_; }
+
+ private:
+  struct Position {  // `depth` tokens below the root, on the path to or through `node`
+    int32_t node;
+    int64_t depth;
+  };
+
+  void plant();
+  int32_t resolve(Position position) const;
+  Position descend(Position position, const std::vector<int32_t>& ids);
+  Position end_node_at(Position position);
+  int32_t append_node(int32_t parent, const int32_t* ids, int64_t count);
+
+  static uint64_t key(int32_t high, int32_t low) {
+    return (static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32) | static_cast<uint32_t>(low);
+  }
+
+  std::vector<int32_t> head_ids_;
+  std::vector<int32_t> pool_;
+  std::vector<Node> nodes_;
+  SlotAllocator slots_{0};
+  std::unordered_map<uint64_t, int32_t> child_by_token_;     // (node, first token) -> child
+  std::vector<std::vector<int32_t>> segments_;               // by segment index
+  std::vector<Position> prefixes_;                           // by segment prefix; 0 is the head alone
+  std::unordered_map<uint64_t, int32_t> prefix_by_segment_;  // (prefix, segment) -> longer prefix
+  std::vector<Position> leaves_;                             // by handle
+};
+
+}  // namespace gram_fast

@@ -1,0 +1,236 @@
+#include "tree_plan.h"
+
+#include <algorithm>
+
+namespace gram_fast {
+namespace {
+
+constexpr int32_t kNone = -1;
+
+// Depth-first planning of one round. Per node, indexed as in the tree; a split during planning appends.
+class Planner {
+ public:
+  Planner(TokenTree& tree, int64_t budget, int64_t keep_limit, bool more_rounds)
+      : tree_(tree), budget_(budget), keep_limit_(keep_limit), more_rounds_(more_rounds) {}
+
+  TreePlan plan(const int32_t* leaves, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) expose_last_token(tree_.leaf_node(leaves[i]));
+    mark_needed(leaves, count);
+    split_long_nodes();
+    assign_passes();
+    for (size_t pass = 0; pass < pass_nodes_.size(); ++pass) {
+      plan_.passes.push_back(fill_pass(static_cast<int32_t>(pass)));
+      keep_after(static_cast<int32_t>(pass));
+    }
+    place_leaves(leaves, count);
+    return std::move(plan_);
+  }
+
+ private:
+  // A leaf whose keys are kept still needs its last hidden state: compute that one token again.
+  void expose_last_token(int32_t node) {
+    TokenTree::Node& leaf = tree_.node(node);
+    if (leaf.slot < 0) return;
+    if (leaf.length() > 1) tree_.split(node, leaf.length() - 1);
+    TokenTree::Node& last = tree_.node(node);
+    tree_.slots().release(last.slot, 1);
+    last.slot = -1;
+  }
+
+  void mark_needed(const int32_t* leaves, int64_t count) {
+    needed_.assign(tree_.num_nodes(), false);
+    for (int64_t i = 0; i < count; ++i) {
+      for (int32_t n = tree_.leaf_node(leaves[i]); n > 0 && !needed_[n]; n = tree_.node(n).parent) needed_[n] = true;
+    }
+    const int32_t head = tree_.head_node();
+    for (int32_t n = 1; n < tree_.num_nodes(); ++n) {
+      if (!needed_[n] && n != head) release(n);
+    }
+  }
+
+  void split_long_nodes() {
+    for (int32_t n = 1, known = tree_.num_nodes(); n < known; ++n) {
+      while (needed_[n] && tree_.node(n).slot < 0 && tree_.node(n).length() > budget_) {
+        tree_.split(n, budget_);
+        needed_.push_back(true);
+      }
+    }
+  }
+
+  // Depth first over the needed nodes; a node that does not fit opens the next pass.
+  void assign_passes() {
+    const int32_t known = tree_.num_nodes();
+    pass_of_.assign(known, kNone);
+    start_.assign(known, kNone);
+    last_read_.assign(known, kNone);
+    std::vector<int32_t> order;
+    std::vector<int32_t> stack{0};
+    int64_t tokens = 0;
+    while (!stack.empty()) {
+      const int32_t n = stack.back();
+      stack.pop_back();
+      const TokenTree::Node& node = tree_.node(n);
+      if (n != 0) {
+        order.push_back(n);
+        if (node.slot < 0) {
+          if (pass_nodes_.empty() || tokens + node.length() > budget_) {
+            pass_nodes_.emplace_back();
+            tokens = 0;
+          }
+          pass_of_[n] = static_cast<int32_t>(pass_nodes_.size()) - 1;
+          start_[n] = tokens;
+          pass_nodes_.back().push_back(n);
+          tokens += node.length();
+        } else {
+          kept_.push_back(n);
+        }
+      }
+      for (auto child = node.children.rbegin(); child != node.children.rend(); ++child) {
+        if (needed_[*child]) stack.push_back(*child);
+      }
+    }
+    for (auto n = order.rbegin(); n != order.rend(); ++n) {
+      last_read_[*n] = std::max(last_read_[*n], pass_of_[*n]);
+      int32_t& parent = last_read_[tree_.node(*n).parent];
+      parent = std::max(parent, last_read_[*n]);
+    }
+  }
+
+  TreePass fill_pass(int32_t pass) {
+    TreePass out;
+    const std::vector<int32_t>& members = pass_nodes_[pass];
+    std::vector<int64_t> row_of(tree_.num_nodes(), kNone);
+    out.range_offsets.push_back(0);
+    for (size_t row = 0; row < members.size(); ++row) {
+      const int32_t n = members[row];
+      const TokenTree::Node& node = tree_.node(n);
+      row_of[n] = static_cast<int64_t>(row);
+      const int64_t start = start_[n], end = start + node.length();
+      out.input_ids.insert(out.input_ids.end(), tree_.ids(node), tree_.ids(node) + node.length());
+      for (int64_t t = 0; t < node.length(); ++t) out.position_ids.push_back(node.depth + t);
+      const int64_t parent = row_of[node.parent];
+      out.nodes.insert(out.nodes.end(), {start, end, end, parent, node.depth});
+      // A first child directly behind its parent continues the parent's causal span.
+      if (row > 0 && members[row - 1] == node.parent) {
+        out.spans.back() = end;
+      } else {
+        out.spans.insert(out.spans.end(), {start, end});
+        add_ranges(node.parent, pass, out);
+      }
+    }
+    for (int64_t row = static_cast<int64_t>(members.size()) - 1; row >= 0; --row) {
+      const int64_t parent = out.nodes[row * 5 + 3];
+      if (parent >= 0) out.nodes[parent * 5 + 2] = std::max(out.nodes[parent * 5 + 2], out.nodes[row * 5 + 2]);
+    }
+    return out;
+  }
+
+  // Key ranges from the root down to `n`; neighbours in the buffer become one.
+  void add_ranges(int32_t n, int32_t pass, TreePass& out) {
+    path_.clear();
+    for (; n > 0; n = tree_.node(n).parent) path_.push_back(n);
+    const size_t first = out.ranges.size();
+    for (auto it = path_.rbegin(); it != path_.rend(); ++it) {
+      const TokenTree::Node& node = tree_.node(*it);
+      const int64_t start = pass_of_[*it] == pass ? start_[*it] : node.slot;
+      const int64_t end = start + node.length();
+      if (out.ranges.size() > first && out.ranges.back() == start) {
+        out.ranges.back() = end;
+      } else {
+        out.ranges.insert(out.ranges.end(), {start, end});
+      }
+    }
+    out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size() / 2));
+  }
+
+  void keep_after(int32_t pass) {
+    // The highest slot is reached before this pass's releases or after its copies.
+    plan_.num_slots = std::max(plan_.num_slots, tree_.slots().top());
+    const auto done = [&](int32_t n) {
+      if (last_read_[n] > pass || stays(n)) return false;
+      release(n);
+      return true;
+    };
+    kept_.erase(std::remove_if(kept_.begin(), kept_.end(), done), kept_.end());
+    for (int32_t n : pass_nodes_[pass]) {
+      TokenTree::Node& node = tree_.node(n);
+      const bool has_room = tree_.slots().used() + node.length() <= keep_limit_;
+      if (last_read_[n] <= pass && !(is_wanted_later(n) && (has_room || n == tree_.head_node()))) continue;
+      node.slot = tree_.slots().allocate(node.length());
+      kept_.push_back(n);
+      plan_.passes[pass].keep.insert(plan_.passes[pass].keep.end(), {start_[n], node.slot, node.length()});
+    }
+    plan_.num_slots = std::max(plan_.num_slots, tree_.slots().top());
+  }
+
+  bool is_wanted_later(int32_t n) const {
+    return n == tree_.head_node() || (more_rounds_ && tree_.node(n).reusable);
+  }
+
+  bool stays(int32_t n) {
+    return n == tree_.head_node() || (is_wanted_later(n) && tree_.slots().used() <= keep_limit_);
+  }
+
+  void place_leaves(const int32_t* leaves, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t n = tree_.leaf_node(leaves[i]);
+      TreePass& pass = plan_.passes[pass_of_[n]];
+      pass.leaf_rows.push_back(start_[n] + tree_.node(n).length() - 1);
+      pass.leaf_index.push_back(i);
+    }
+  }
+
+  void release(int32_t n) {
+    TokenTree::Node& node = tree_.node(n);
+    if (node.slot < 0) return;
+    tree_.slots().release(node.slot, node.length());
+    node.slot = -1;
+  }
+
+  TokenTree& tree_;
+  const int64_t budget_;
+  const int64_t keep_limit_;
+  const bool more_rounds_;
+  TreePlan plan_;
+  std::vector<bool> needed_;
+  std::vector<int32_t> pass_of_;                  // pass that computes the node, or kNone when it is kept
+  std::vector<int64_t> start_;                    // packed start within that pass
+  std::vector<int32_t> last_read_;                // last pass that reads the node's keys
+  std::vector<int32_t> kept_;                     // needed nodes that hold slots
+  std::vector<std::vector<int32_t>> pass_nodes_;  // in packed order
+  std::vector<int32_t> path_;
+};
+
+}  // namespace
+
+TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
+                     bool more_rounds) {
+  if (tree.slots().base() != budget) tree.forget_slots(budget);
+  return Planner(tree, budget, keep_limit, more_rounds).plan(leaves, count);
+}
+
+std::vector<int64_t> attention_blocks(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
+                                      int64_t num_spans) {
+  std::vector<std::vector<int64_t>> by_rank;
+  for (int64_t s = 0; s < num_spans; ++s) {
+    for (int64_t r = range_offsets[s]; r < range_offsets[s + 1]; ++r) {
+      const size_t rank = static_cast<size_t>(r - range_offsets[s]);
+      if (rank == by_rank.size()) by_rank.emplace_back();
+      std::vector<int64_t>& rows = by_rank[rank];
+      const size_t n = rows.size();
+      const bool continues = n > 0 && rows[n - 3] == spans[2 * s] && rows[n - 2] == ranges[2 * r] &&
+                             rows[n - 1] == ranges[2 * r + 1];
+      if (continues) {
+        rows[n - 3] = spans[2 * s + 1];
+      } else {
+        rows.insert(rows.end(), {static_cast<int64_t>(rank), spans[2 * s], spans[2 * s + 1], ranges[2 * r],
+                                 ranges[2 * r + 1]});
+      }
+    }
+  }
+  std::vector<int64_t> blocks;
+  for (const std::vector<int64_t>& rows : by_rank) blocks.insert(blocks.end(), rows.begin(), rows.end());
+  return blocks;
+}
+
+}  // namespace gram_fast

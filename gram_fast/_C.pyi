@@ -1,0 +1,48 @@
+"""Types of the C++ extension (csrc/bindings.cpp)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+has_cuda: bool
+
+class TokenTree:
+    def __init__(self, head_ids: ArrayLike) -> None: ...
+    def add_segment(self, ids: ArrayLike) -> int: ...
+    def add_sequences(self, segments: ArrayLike, reusable: int) -> NDArray[np.int32]: ...
+    def clear(self) -> None: ...
+    def forget_slots(self) -> None: ...
+    def leaf_lengths(self, leaves: ArrayLike) -> NDArray[np.int64]: ...
+    def plan(
+        self, leaves: ArrayLike, *, budget: int, keep_limit: int, more_rounds: bool
+    ) -> tuple[list[dict[str, NDArray[np.int64]]], int]: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+def attention_blocks(spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike) -> NDArray[np.int64]: ...
+def merge_states(
+    out: int,
+    out_strides: Sequence[int],
+    lse: int,
+    lse_strides: Sequence[int],
+    other_out: int,
+    other_out_strides: Sequence[int],
+    other_lse: int,
+    other_lse_strides: Sequence[int],
+    other_dtype: int,
+    shape: Sequence[int],
+    stream: int | None,
+) -> None: ...
+def label_logits(
+    hidden: int,
+    hidden_stride: int,
+    rows: int,
+    label_weight: int,
+    norm_weight: int,
+    eps: float,
+    logits: int,
+    dtype: int,
+    shape: Sequence[int],
+    stream: int | None,
+) -> None: ...

@@ -1,0 +1,37 @@
+"""Fast, exact scoring, ranking and rewards with generative pairwise reward models.
+
+import gram_fast
+
+judge = gram_fast.PairwiseJudge.from_pretrained("NiuTrans/GRAM-Qwen3-1.7B-RewardModel")
+ranking = judge.rank("What is the capital of France?", ["Paris.", "Lyon.", "It is Paris, on the Seine."])
+"""
+
+from gram_fast.errors import (
+    BackendError,
+    GramFastError,
+    InputError,
+    NumericalError,
+    UnsupportedModelError,
+)
+from gram_fast.judge import PairwiseJudge
+from gram_fast.prompts import preset_names
+from gram_fast.results import Comparison, Preference, PreferenceMatrix, Ranking, Rewards, Selection, Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "Comparison",
+    "GramFastError",
+    "InputError",
+    "NumericalError",
+    "PairwiseJudge",
+    "Preference",
+    "PreferenceMatrix",
+    "Ranking",
+    "Rewards",
+    "Selection",
+    "Stats",
+    "UnsupportedModelError",
+    "preset_names",
+]

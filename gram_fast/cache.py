@@ -1,0 +1,54 @@
+"""Keys and values of one model, by slot: the pass at hand in slots [0, T), kept nodes behind the token budget.
+
+Shape letters: S slots, T packed tokens, K key/value heads, E head width.
+"""
+
+import torch
+from torch import Tensor
+
+
+class KeyValueStore:
+    """One key and one value buffer [S, K, E] a layer, allocated when the layer first writes."""
+
+    def __init__(self) -> None:
+        self._num_slots = 0
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def reserve(self, num_slots: int) -> None:
+        """Makes room for at least `num_slots` slots; what is in the others stays."""
+        if num_slots <= self._num_slots:
+            return
+        self._num_slots = num_slots
+        for layer, buffers in self._layers.items():
+            key, value = (_grown(buffer, num_slots) for buffer in buffers)
+            self._layers[layer] = (key, value)
+
+    def write(self, layer: int, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the keys and values of a pass into slots [0, T) and returns the layer's buffers."""
+        if layer not in self._layers:
+            self._layers[layer] = (
+                k_TKE.new_empty((self._num_slots, *k_TKE.shape[1:])),
+                v_TKE.new_empty((self._num_slots, *v_TKE.shape[1:])),
+            )
+        k_SKE, v_SKE = self._layers[layer]
+        k_SKE[: len(k_TKE)] = k_TKE
+        v_SKE[: len(v_TKE)] = v_TKE
+        return k_SKE, v_SKE
+
+    def keep(self, copies: list[tuple[int, int, int]]) -> None:
+        """Copies (start, slot, length): slots [start, start + length) of the last pass to [slot, slot + length)."""
+        for buffers in self._layers.values():
+            for buffer in buffers:
+                for start, slot, length in copies:
+                    buffer[slot : slot + length] = buffer[start : start + length]
+
+    def release(self) -> None:
+        """Gives all memory back."""
+        self._num_slots = 0
+        self._layers.clear()
+
+
+def _grown(buffer: Tensor, num_slots: int) -> Tensor:
+    grown = torch.empty((num_slots, *buffer.shape[1:]), dtype=buffer.dtype, device=buffer.device)
+    grown[: len(buffer)] = buffer
+    return grown

@@ -1,0 +1,300 @@
+"""The public API: a pairwise judge that compares, ranks and rewards responses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from gram_fast.arena import Arena
+from gram_fast.checkpoint import load_checkpoint
+from gram_fast.engine import Engine
+from gram_fast.errors import InputError, UnsupportedModelError
+from gram_fast.group import Group
+from gram_fast.known_answers import known_answers
+from gram_fast.preference import Orders
+from gram_fast.prompts import PairTemplate, Prompt
+from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
+from gram_fast.scores import find_scores, win_rate
+from gram_fast.tokens import PairTokenizer
+from gram_fast.tournament import find_strategy, one_round
+from gram_fast.transformers_runner import TransformersRunner
+
+
+class PairwiseJudge:
+    """A generative pairwise reward model that compares, ranks and rewards responses (GRAM, arXiv 2506.14175).
+
+    Prompts and responses are strings or lists of chat messages. A judge keeps the keys and values of its instruction
+    across calls; it may be called from several threads, one call runs at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        preset: str = "gram",
+        attention: str = "auto",
+        max_batch_tokens: int | Literal["auto"] = "auto",
+        max_length: int | None = None,
+    ) -> None:
+        """A judge from a transformers model, on its device and in eval mode, and its tokenizer.
+
+        Arguments and errors as for `from_pretrained`.
+        """
+        for name, value, default in (("max_batch_tokens", max_batch_tokens, "auto"), ("max_length", max_length, None)):
+            if value != default and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name}: expected {default!r} or an integer of at least 1, got {value!r}")
+        self.tokenizer = PairTokenizer(tokenizer, PairTemplate.load(preset))
+        self.runner = TransformersRunner(model, self.tokenizer.label_ids, attention)
+        for answer in known_answers(self.tokenizer, self.runner):
+            if not answer.is_right:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} cannot be scored by prefix sharing: its label logits are "
+                    f"{answer.plain_logits} in a plain forward and {answer.logits} here"
+                )
+        limit, reason = self.runner.max_length, self.runner.max_length_reason
+        if max_length is not None and max_length < limit:
+            limit, reason = max_length, "max_length"
+        engine = Engine(self.runner, None if max_batch_tokens == "auto" else max_batch_tokens)
+        self._arena = Arena(self.tokenizer, engine, limit, reason)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        preset: str = "gram",
+        attention: str = "auto",
+        max_batch_tokens: int | Literal["auto"] = "auto",
+        max_length: int | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        trust_remote_code: bool = False,
+    ) -> "PairwiseJudge":
+        """Loads a judge from a folder or from the Hugging Face hub.
+
+        Args:
+            name_or_path: a causal language model in transformers' format, with a tokenizer that has a chat template.
+            device: "auto" (CUDA where there is a GPU, else the CPU) or a torch device.
+            dtype: "auto" (float32 on the CPU, the checkpoint's own on CUDA), a torch dtype or its name.
+            preset: the judge's prompt, a name of `gram_fast.preset_names()` or the path of a template file. It must be
+                the text that the checkpoint was trained with.
+            attention: "auto" or one of `gram_fast.ops.ATTENTION_BACKENDS`.
+            max_batch_tokens: most tokens of one forward, the bound on activation memory; "auto" for what suits the
+                device. Halved, with a warning, when memory runs out.
+            max_length: most tokens of one pair, at most what the checkpoint allows (the default).
+            revision: as in transformers.
+            token: as in transformers.
+            trust_remote_code: as in transformers.
+
+        Raises:
+            InputError: no such checkpoint, preset or dtype; a checkpoint with weights missing.
+            UnsupportedModelError: no tokenizer or chat template, a label of several tokens, or an architecture that
+                cannot be scored exactly. Every judge is checked against the model's plain forward when it is made.
+            BackendError: a device or attention backend that cannot be had.
+        """
+        template = PairTemplate.load(preset)  # a wrong name is said before minutes of loading
+        del template
+        model, tokenizer = load_checkpoint(
+            str(name_or_path),
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(
+            model,
+            tokenizer,
+            preset=preset,
+            attention=attention,
+            max_batch_tokens=max_batch_tokens,
+            max_length=max_length,
+        )
+
+    def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:
+        """Compares two responses; `p` is P(a better than b).
+
+        `orders`: a in slot A ("ab"), b in slot A ("ba"), or the mean of both ("both"). Raises InputError on what is not
+        text, and on a pair longer than the judge's limit.
+        """
+        group = Group.of(prompt, [a, b], name=lambda index: "ab"[index])
+        first, second = (int(number) for number in group.text_of)
+        outcome = self._arena.play([group], one_round([(first, second)]), orders)
+        (only,) = outcome.comparisons[0]
+        return Comparison(
+            **{**vars(only), "i": 0, "j": 1}, flagged=group.flags(self.tokenizer.flags), stats=outcome.stats
+        )
+
+    def matrix(self, prompt: Prompt, responses: Sequence[Prompt], orders: Orders = "both") -> PreferenceMatrix:
+        """All against all -> float64 [C, C], entry (i, j) = P(response i better than response j).
+
+        With one order the row's response stands in slot A ("ab") or B ("ba"), so that (i, j) and (j, i) need not sum to
+        1: what is missing or over is the judge's position bias. Equal responses have 0.5. Raises as `rank`.
+        """
+        group = Group.of(prompt, responses)
+        count = len(group.texts)
+        pairs = [(i, j) for i in range(count) for j in range(count) if (i < j if orders == "both" else i != j)]
+        outcome = self._arena.play([group], one_round(pairs), orders)
+        p = np.full((count, count), 0.5)
+        for c in outcome.comparisons[0]:
+            p[c.i, c.j] = c.p
+            if orders == "both":
+                p[c.j, c.i] = 1 - c.p
+        flags = group.flags(self.tokenizer.flags)
+        return PreferenceMatrix.wrap(p[np.ix_(group.text_of, group.text_of)], flags, outcome.stats)
+
+    def rank(
+        self,
+        prompt: Prompt,
+        responses: Sequence[Prompt],
+        strategy: str = "round_robin",
+        orders: Orders = "both",
+        scores: str = "auto",
+        seed: int = 0,
+    ) -> Ranking:
+        """Ranks two or more responses.
+
+        Args:
+            prompt: what the responses answer.
+            responses: the candidates; equal ones are scored once and share a score.
+            strategy: "round_robin" (everybody meets everybody), "reference" (all against the first), "knockout" or
+                "linear"; see gram_fast/tournament.py.
+            orders: "both", or one order at half the cost and with the judge's position bias.
+            scores: "win_rate", "bradley_terry", or "auto": win rate for round_robin, Bradley-Terry elsewhere.
+            seed: draws the bracket of "knockout"; the same seed gives the same ranking.
+
+        The winner of an elimination (knockout, linear) comes first whatever its score; the others follow by score, ties
+        by number. Raises InputError on fewer than two responses, on what is not text, on a pair longer than the judge's
+        limit and on an unknown option, NumericalError when the model returns NaN.
+        """
+        group = Group.of(prompt, responses)
+        score = find_scores(scores, strategy)
+        outcome = self._arena.play([group], find_strategy(strategy), orders, seed)
+        values = score(len(group.texts), outcome.comparisons[0])[group.text_of]
+        order = _order(values, group, outcome.winners[0])
+        return Ranking(
+            best=order[0],
+            order=order,
+            scores=tuple(values.tolist()),
+            comparisons=_by_candidate(group, outcome.comparisons[0]),
+            flagged=group.flags(self.tokenizer.flags),
+            stats=outcome.stats,
+        )
+
+    def best_of_n(
+        self,
+        prompt: Prompt,
+        responses: Sequence[Prompt],
+        strategy: str = "knockout",
+        orders: Orders = "both",
+        scores: str = "auto",
+        seed: int = 0,
+    ) -> Selection:
+        """The best of two or more responses. Arguments and errors as for `rank`."""
+        ranking = self.rank(prompt, responses, strategy, orders, scores, seed)
+        return Selection(
+            index=ranking.best,
+            response=responses[ranking.best],
+            scores=ranking.scores,
+            comparisons=ranking.comparisons,
+            flagged=ranking.flagged,
+            stats=ranking.stats,
+        )
+
+    def rewards(
+        self,
+        prompts: Sequence[Prompt],
+        groups: Sequence[Sequence[Prompt]],
+        references: Sequence[Prompt] | None = None,
+        strategy: str | None = None,
+        orders: Orders = "both",
+        scores: str = "auto",
+        seed: int = 0,
+    ) -> Rewards:
+        """One reward a candidate for a batch of prompts with ragged groups, all packed together.
+
+        Args:
+            prompts: one for each group.
+            groups: candidates, two or more a group (one or more with `references`).
+            references: one response for each prompt. The reward is then P(candidate better than reference) in [0, 1],
+                as in GRAM's PPO recipe (arXiv 2506.14175), and `strategy` and `scores` are left out.
+            strategy: as for `rank`, default "round_robin", with which a reward is the win rate in its group, in [0, 1].
+            orders: as for `rank`.
+            scores: as for `rank`.
+            seed: as for `rank`.
+
+        Raises errors as `rank`; their message names the group.
+        """
+        if isinstance(prompts, str) or len(prompts) != len(groups):
+            given = 1 if isinstance(prompts, str) else len(prompts)
+            raise InputError(f"prompts: expected a list with one for each of {len(groups)} groups, got {given}")
+        if references is not None:
+            if strategy not in (None, "reference") or scores != "auto":
+                raise InputError("references: expected neither strategy nor scores beside them")
+            return self._rewards_against(references, prompts, groups, orders)
+        read = [_read_group(g, prompts[g], group) for g, group in enumerate(groups)]
+        strategy = strategy or "round_robin"
+        score = find_scores(scores, strategy)
+        outcome = self._arena.play(read, find_strategy(strategy), orders, seed)
+        values = [
+            score(len(group.texts), comparisons)[group.text_of].tolist()
+            for group, comparisons in zip(read, outcome.comparisons, strict=True)
+        ]
+        return Rewards(values, self._flags(read), outcome.stats)
+
+    def _rewards_against(
+        self,
+        references: Sequence[Prompt],
+        prompts: Sequence[Prompt],
+        groups: Sequence[Sequence[Prompt]],
+        orders: Orders,
+    ) -> Rewards:
+        if isinstance(references, str) or len(references) != len(groups):
+            given = 1 if isinstance(references, str) else len(references)
+            raise InputError(f"references: expected a list with one for each of {len(groups)} groups, got {given}")
+        read = [_read_group(g, prompts[g], group, [references[g]]) for g, group in enumerate(groups)]
+        outcome = self._arena.play(read, find_strategy("reference"), orders)
+        values = []
+        for group, comparisons in zip(read, outcome.comparisons, strict=True):
+            p = win_rate(len(group.texts), comparisons)
+            p[0] = 0.5  # a candidate that equals the reference
+            values.append(p[group.text_of[1:]].tolist())
+        return Rewards(values, self._flags(read), outcome.stats)
+
+    def _flags(self, groups: Sequence[Group]) -> Flagged:
+        return {name: flags for group in groups for name, flags in group.flags(self.tokenizer.flags).items()}
+
+
+def _read_group(g: int, prompt: Prompt, responses: Sequence[Prompt], reference: Sequence[Prompt] = ()) -> Group:
+    """Group g of a batch; a reference goes before its candidates."""
+    where = f"groups[{g}]"
+    if isinstance(responses, str) or not isinstance(responses, Sequence):
+        raise InputError(f"{where}: expected a list of responses, got {type(responses).__name__}")
+    least = 1 if reference else 2
+    if len(responses) < least:
+        raise InputError(f"{where}: expected at least {least} responses, got {len(responses)}")
+
+    def name(index: int) -> str:
+        number = index - len(reference)
+        return f"references[{g}]" if number < 0 else f"{where}[{number}]"
+
+    return Group.of(prompt, [*reference, *responses], prompt_name=f"prompts[{g}]", name=name, at_least=1)
+
+
+def _order(values: np.ndarray, group: Group, winner: int | None) -> tuple[int, ...]:
+    """Candidates from best to worst: those with the winner's text, then by score, ties by number."""
+    return tuple(
+        sorted(range(len(values)), key=lambda c: (group.text_of[c] != winner and winner is not None, -values[c], c))
+    )
+
+
+def _by_candidate(group: Group, comparisons: Sequence[Preference]) -> tuple[Preference, ...]:
+    """Comparisons with responses numbered as the caller does."""
+    first_of = group.first_of.tolist()
+    return tuple(Preference(**{**vars(c), "i": first_of[c.i], "j": first_of[c.j]}) for c in comparisons)

@@ -1,0 +1,52 @@
+"""The engine against the model's plain forward on a pair whose answer is thereby known."""
+
+from dataclasses import dataclass
+
+import torch
+
+from gram_fast.engine import Engine
+from gram_fast.tokens import PairTokenizer
+from gram_fast.transformers_runner import TransformersRunner
+
+_PROMPT = "What is the capital of France?"
+_RESPONSES = ["The capital of France is Paris.", "I think it is Lyon,\nbut I am not sure..."]
+# Largest |logit| difference that rounding explains, per unit of the logits' size (at least 1). Wrong attention differs
+# by more in float32; for the 16-bit types this finds gross errors only.
+_TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Less than a pair has tokens, so that keys and values kept from an earlier pass are read as well.
+_BUDGET = 128
+
+
+@dataclass(frozen=True)
+class KnownAnswer:
+    """One presentation of the pair, scored both ways."""
+
+    logits: tuple[float, float]
+    plain_logits: tuple[float, float]
+    tolerance: float
+
+    @property
+    def difference(self) -> float:
+        """Largest absolute difference of a logit."""
+        return max(abs(ours - plain) for ours, plain in zip(self.logits, self.plain_logits, strict=True))
+
+    @property
+    def is_right(self) -> bool:
+        """Within tolerance; false where a logit is NaN."""
+        return self.difference <= self.tolerance
+
+
+def known_answers(tokenizer: PairTokenizer, runner: TransformersRunner) -> list[KnownAnswer]:
+    """Scores one pair in both orders with the engine, and with the model's plain forward on the whole text's ids."""
+    pairs = [(0, 0, 1), (0, 1, 0)]
+    request = tokenizer.request([_PROMPT], [_RESPONSES])
+    with Engine(runner, max_batch_tokens=_BUDGET).request(request.head_ids) as engine_request:
+        leaves = engine_request.add(request.segments, request.sequences(pairs), request.reusable)
+        ours = engine_request.score(leaves, more_rounds=False)
+    whole = tokenizer.whole_ids([(_PROMPT, _RESPONSES[i], _RESPONSES[j]) for _, i, j in pairs])
+    answers = []
+    for logits, ids in zip(ours.tolist(), whole, strict=True):
+        plain = runner.plain_logits(torch.from_numpy(ids).long()).tolist()
+        size = max(1.0, *map(abs, plain))
+        answers.append(KnownAnswer(tuple(logits), tuple(plain), _TOLERANCES[runner.dtype] * size))
+    return answers

@@ -1,0 +1,49 @@
+"""From label logits to preferences: softmax over the two labels, mean over the two orders (arXiv 2506.14175)."""
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from gram_fast.errors import InputError
+from gram_fast.results import Preference
+
+Orders = Literal["ab", "ba", "both"]
+"""Which of a pair (i, j) is shown in slot A: i ("ab"), j ("ba"), or each once ("both")."""
+
+
+def check_orders(orders: str) -> None:
+    """Raises InputError when `orders` is not one of Orders."""
+    if orders not in get_args(Orders):
+        raise InputError(f"there are no orders {orders!r}: expected one of {', '.join(get_args(Orders))}")
+
+
+def shown(i: int, j: int, orders: str) -> list[tuple[int, int]]:
+    """(slot A, slot B) of the forwards that compare i with j, "ab" before "ba"."""
+    return [pair for order, pair in (("ab", (i, j)), ("ba", (j, i))) if orders in (order, "both")]
+
+
+def preference(i: int, j: int, logits_O2: NDArray[np.float32], orders: str) -> Preference:
+    """Preference of i over j from the label logits of its forwards, rows as `shown` lists them.
+
+    p = softmax over the labels A and B = sigmoid(logit A - logit B); in the order "ba", i stands in slot B.
+    """
+    margins = logits_O2[:, 0].astype(np.float64) - logits_O2[:, 1]
+    margin_ab = float(margins[0]) if orders != "ba" else None
+    margin_ba = -float(margins[-1]) if orders != "ab" else None
+    p_ab = None if margin_ab is None else float(expit(margin_ab))
+    p_ba = None if margin_ba is None else float(expit(margin_ba))
+    return Preference(
+        i,
+        j,
+        p=_mean(p_ab, p_ba),
+        margin=_mean(margin_ab, margin_ba),
+        p_ab=p_ab,
+        p_ba=p_ba,
+    )
+
+
+def _mean(first: float | None, second: float | None) -> float:
+    values = [value for value in (first, second) if value is not None]
+    return sum(values) / len(values)

@@ -1,0 +1,181 @@
+"""The judge's prompt: presets, templates of a user's own, and the text that the checkpoint's chat template makes of it.
+
+    prompt, response A, response B -> PairTemplate.fill -> user message -> chat template -> whole text
+
+A ChatText is that whole text with the slots cut out: four literals with three slots between them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from gram_fast.errors import InputError, UnsupportedModelError
+
+SLOTS = ("input", "response_a", "response_b")
+LABELS = ("A", "B")
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[Message]
+"""A prompt or response: text, or chat messages ({"role", "content"})."""
+
+_SLOT = re.compile(r"\{(input|response_a|response_b)\}")
+# Shorter lines of a template ("A:") are too common in real text to say anything.
+_SHORTEST_MARKER = 4
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package."""
+    folder = resources.files("gram_fast") / "presets"
+    return sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt"))
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """The text of the one user message: `literals[0] + {slots[0]} + literals[1] + ... + literals[3]`."""
+
+    literals: tuple[str, ...]
+    slots: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str, source: str = "template") -> "PairTemplate":
+        """Splits text at `{input}`, `{response_a}` and `{response_b}`, each exactly once, in any order.
+
+        Other braces are text. Raises InputError that names `source` and the slot.
+        """
+        parts = _SLOT.split(text)
+        slots = tuple(parts[1::2])
+        for slot in SLOTS:
+            if slots.count(slot) != 1:
+                raise InputError(f"{source}: expected {{{slot}}} exactly once, found it {slots.count(slot)} times")
+        return cls(tuple(parts[0::2]), slots)
+
+    @classmethod
+    def load(cls, preset: str) -> "PairTemplate":
+        """A preset by name, or a template from a UTF-8 file when `preset` is the path of one."""
+        if preset in preset_names():
+            return cls.parse((resources.files("gram_fast") / "presets" / f"{preset}.txt").read_text("utf-8"), preset)
+        path = Path(preset)
+        if not path.is_file():
+            raise InputError(f"there is no preset or template file {preset!r}: presets are {', '.join(preset_names())}")
+        try:
+            return cls.parse(path.read_bytes().decode("utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            raise InputError(f"template {path}: expected UTF-8, found byte {error.start} that is not") from None
+
+    def fill(self, prompt: str, response_a: str, response_b: str) -> str:
+        """The user message for one pair."""
+        return _join(self.literals, self.slots, prompt, response_a, response_b)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Lines that frame the slots: a response that contains one can pass for part of the template."""
+        lines = self.literals[0].splitlines()[-1:] + [line for text in self.literals[1:] for line in text.splitlines()]
+        stripped = dict.fromkeys(line.strip() for line in lines)
+        return tuple(line for line in stripped if len(line) >= _SHORTEST_MARKER)
+
+
+class ChatTokenizer(Protocol):
+    """What is needed of a transformers tokenizer to render a chat."""
+
+    chat_template: Any
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """Text of a conversation."""
+
+
+@dataclass(frozen=True)
+class ChatText:
+    """The whole text of a pair, special tokens included, with its slots cut out."""
+
+    literals: tuple[str, ...]
+    slots: tuple[str, ...]
+
+    @classmethod
+    def render(cls, template: PairTemplate, tokenizer: ChatTokenizer) -> "ChatText":
+        """Renders the template as one user message, generation prompt added, thinking off where there is the switch.
+
+        Raises UnsupportedModelError when there is no chat template, or when it alters what stands in a slot.
+        """
+        if not tokenizer.chat_template:
+            raise UnsupportedModelError(
+                "the checkpoint's tokenizer has no chat template, so a judge cannot be prompted"
+            )
+
+        def whole_text(*values: str) -> str:
+            return str(render_chat(tokenizer, [{"role": "user", "content": template.fill(*values)}]))
+
+        # Private-use characters stand in for the slots; they occur in no template and are not white space.
+        stand_ins = {slot: f"\ue000{index}\ue001" for index, slot in enumerate(SLOTS)}
+        parts = re.split(f"({'|'.join(stand_ins.values())})", whole_text(*stand_ins.values()))
+        by_stand_in = {stand_in: slot for slot, stand_in in stand_ins.items()}
+        text = cls(tuple(parts[0::2]), tuple(by_stand_in[part] for part in parts[1::2]))
+        awkward = (" \n x {{ y }} \n\n", "\n <b> {response_a} \n", " \t z ' \" \\n \n ")
+        if text.slots != template.slots or text.fill(*awkward) != whole_text(*awkward):
+            raise UnsupportedModelError(
+                "the checkpoint's chat template alters the text of the slots (many strip white space at the ends of a "
+                "message): put text of the template before the first slot and after the last"
+            )
+        return text
+
+    def fill(self, prompt: str, response_a: str, response_b: str) -> str:
+        """The whole text of one pair."""
+        return _join(self.literals, self.slots, prompt, response_a, response_b)
+
+
+def render_chat(tokenizer: ChatTokenizer, messages: list[Message], add_generation_prompt: bool = True) -> Any:
+    """The tokenizer's chat template as text, thinking off where it has the switch."""
+    try:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+        )
+    except Exception as error:  # jinja2 raises what the template's author wrote
+        raise UnsupportedModelError(f"the checkpoint's chat template failed: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _join(literals: tuple[str, ...], slots: tuple[str, ...], prompt: str, response_a: str, response_b: str) -> str:
+    values = dict(zip(SLOTS, (prompt, response_a, response_b), strict=True))
+    return literals[0] + "".join(values[slot] + literal for slot, literal in zip(slots, literals[1:], strict=True))
+
+
+def to_text(value: Any, name: str) -> str:
+    """The text of a prompt or response, which `name` calls by its place ("responses[3]").
+
+    A string is itself; a single message is its content; several messages become "Role: content" paragraphs.
+    Raises InputError for anything else and for a lone surrogate, which no UTF-8 text can hold.
+    """
+    text = value if isinstance(value, str) else _messages_text(value, name)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = f"U+{ord(text[error.start]):04X}"
+        raise InputError(f"{name}: expected text, found the lone surrogate {code} at character {error.start}") from None
+    return text
+
+
+def _messages_text(value: Any, name: str) -> str:
+    if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:
+        raise InputError(f"{name}: expected a string or a list of chat messages, got {type(value).__name__}")
+    contents = [(str(m.get("role", "")), _content(m, name)) for m in value if isinstance(m, Mapping)]
+    if len(contents) != len(value):
+        raise InputError(f"{name}: expected every chat message to be a dict with 'role' and 'content'")
+    if len(contents) == 1:
+        return contents[0][1]
+    return "\n\n".join(f"{role.capitalize()}: {content}" for role, content in contents)
+
+
+def _content(message: Message, name: str) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence) and all(
+        isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content
+    ):
+        return "".join(part["text"] for part in content)
+    raise InputError(f"{name}: expected the 'content' of every chat message to be text")

@@ -1,0 +1,109 @@
+"""What the judge returns. Candidates are numbered as they were given; every result carries `stats` and `flagged`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Flagged = Mapping[str, tuple[str, ...]]
+"""By place ("responses[2]"): lines of the judge's template, or texts of special tokens, that the text contains. It was
+scored as it is; such text may try to pass for part of the prompt."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a call cost."""
+
+    comparisons: int
+    """Forwards that a judge without sharing would run: pairs times orders."""
+    tokens_unshared: int
+    """Tokens of all those forwards."""
+    tokens_tree: int
+    """Distinct prefixes among them: tokens of the radix tree."""
+    tokens_computed: int
+    """Tokens run through the model. Less than tokens_tree by what was kept from earlier calls (the instruction), more
+    by what had to be let go between rounds and computed again."""
+    passes: int
+    """Forwards that were run."""
+    seconds: float
+    """Wall time of the call."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two responses compared: i against j."""
+
+    i: int
+    j: int
+    p: float
+    """P(i better than j) in [0, 1], mean over the orders asked for."""
+    margin: float
+    """Label logit for i minus label logit for j, mean over the orders asked for."""
+    p_ab: float | None
+    """P(i better) with i shown first, None when that order was not asked for."""
+    p_ba: float | None
+    """P(i better) with i shown second, None when that order was not asked for."""
+
+
+@dataclass(frozen=True)
+class Comparison(Preference):
+    """Result of `PairwiseJudge.compare`: response a is i = 0, response b is j = 1."""
+
+    flagged: Flagged
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Result of `PairwiseJudge.rank`."""
+
+    best: int
+    """The winner: order[0]."""
+    order: tuple[int, ...]
+    """Candidates from best to worst."""
+    scores: tuple[float, ...]
+    """By candidate: win rate in [0, 1], or Bradley-Terry strength (log odds, mean 0). Higher is better."""
+    comparisons: tuple[Preference, ...]
+    """Every comparison made, in order; equal responses are compared once and named by the first of them."""
+    flagged: Flagged
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Result of `PairwiseJudge.best_of_n`."""
+
+    index: int
+    """Number of the chosen response."""
+    response: Any
+    """The chosen response, as it was given."""
+    scores: tuple[float, ...]
+    """As in Ranking."""
+    comparisons: tuple[Preference, ...]
+    flagged: Flagged
+    stats: Stats
+
+
+class Rewards(list[list[float]]):
+    """Result of `PairwiseJudge.rewards`: one list a prompt, one float a candidate; higher is better."""
+
+    def __init__(self, values: Iterable[list[float]], flagged: Flagged, stats: Stats) -> None:
+        super().__init__(values)
+        self.flagged = flagged
+        self.stats = stats
+
+
+class PreferenceMatrix(np.ndarray[Any, np.dtype[np.float64]]):
+    """Result of `PairwiseJudge.matrix`: float64 [C, C], entry (i, j) = P(i better than j), 0.5 on the diagonal."""
+
+    flagged: Flagged
+    stats: Stats
+
+    @classmethod
+    def wrap(cls, values: NDArray[np.float64], flagged: Flagged, stats: Stats) -> "PreferenceMatrix":
+        """The matrix with what it carries."""
+        matrix = values.view(cls)
+        matrix.flagged, matrix.stats = flagged, stats
+        return matrix

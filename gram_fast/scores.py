@@ -1,0 +1,81 @@
+"""One score for every candidate from the comparisons of a tournament."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
+
+from gram_fast.errors import InputError
+from gram_fast.results import Preference
+
+# Nearer to 0 or 1 than this a probability counts as this: +-13.8 in log odds. Certainty would be infinitely far.
+_CERTAIN = 1e-6
+
+
+def win_rate(count: int, comparisons: Sequence[Preference]) -> NDArray[np.float64]:
+    """Mean over a candidate's comparisons of P(it is better), in [0, 1]; 0.5 where it had none -> float64 [C]."""
+    wins, games = np.zeros(count), np.zeros(count)
+    for c in comparisons:
+        wins[c.i] += c.p
+        wins[c.j] += 1 - c.p
+        games[[c.i, c.j]] += 1
+    return np.where(games > 0, wins / np.maximum(games, 1), 0.5)
+
+
+def bradley_terry(count: int, comparisons: Sequence[Preference]) -> NDArray[np.float64]:
+    """Strengths s with P(i better than j) = sigmoid(s_i - s_j) that fit the probabilities best -> float64 [C], mean 0.
+
+    Maximum likelihood of the Bradley-Terry model (Biometrika 39, 1952), every comparison counted as p wins and 1 - p
+    losses. The problem is convex; trust-region Newton steps hold out where strengths are hundreds apart, which spectral
+    and minorization methods do not. The comparisons must connect all candidates. On a tree of comparisons, as
+    eliminations play, the fit is exact: differences are the log odds.
+    """
+    if count == 1:
+        return np.zeros(1)
+    wins_CC = np.zeros((count, count))
+    for c in comparisons:
+        p = min(max(c.p, _CERTAIN), 1 - _CERTAIN)
+        wins_CC[c.i, c.j] += p
+        wins_CC[c.j, c.i] += 1 - p
+    games_CC = wins_CC + wins_CC.T
+
+    # The likelihood knows differences only; the term in the mean makes it strictly convex and puts the mean at 0.
+    def loss(s_C: NDArray[np.float64]) -> float:
+        likelihood = (wins_CC * log_expit(s_C[:, None] - s_C)).sum()
+        return float(0.5 * count * s_C.mean() ** 2 - likelihood)
+
+    def gradient(s_C: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(s_C.mean() - (wins_CC - games_CC * expit(s_C[:, None] - s_C)).sum(axis=1))
+
+    def hessian(s_C: NDArray[np.float64]) -> NDArray[np.float64]:
+        difference_CC = s_C[:, None] - s_C
+        weight_CC = games_CC * expit(difference_CC) * expit(-difference_CC)
+        return np.asarray(np.diag(weight_CC.sum(axis=1)) - weight_CC + 1 / count)
+
+    fit = minimize(
+        loss,
+        np.zeros(count),
+        jac=gradient,
+        hess=hessian,
+        method="trust-exact",
+        options={"gtol": 1e-11, "maxiter": 2000},
+    )
+    return np.asarray(fit.x)
+
+
+SCORES: dict[str, Callable[[int, Sequence[Preference]], NDArray[np.float64]]] = {
+    "win_rate": win_rate,
+    "bradley_terry": bradley_terry,
+}
+
+
+def find_scores(name: str, strategy: str) -> Callable[[int, Sequence[Preference]], NDArray[np.float64]]:
+    """The score of that name; "auto" is the win rate where everybody met everybody, and Bradley-Terry elsewhere,
+    because a win rate says little when opponents differ. Raises InputError with the names there are."""
+    if name == "auto":
+        name = "win_rate" if strategy == "round_robin" else "bradley_terry"
+    if name not in SCORES:
+        raise InputError(f"there are no scores {name!r}: expected auto or one of {', '.join(SCORES)}")
+    return SCORES[name]

@@ -1,0 +1,304 @@
+"""Token ids of pairs, exactly those of the whole text, with tokenizer work that grows with the number of responses.
+
+The whole text of a pair is cut at safe places (gram_fast/cuts.py) into
+
+    head | prompt piece | A piece | B piece
+
+where every piece holds one slot and the template text around it. Each distinct piece is encoded once; a pair is a list
+of three piece numbers. Where a tokenizer has no safe cut, every pair is encoded whole: exact, but work grows with the
+number of pairs.
+"""
+
+import json
+import re
+import secrets
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from gram_fast.cuts import PROBES, CutProver
+from gram_fast.errors import UnsupportedModelError
+from gram_fast.prompts import LABELS, SLOTS, ChatText, PairTemplate, render_chat
+
+Ids = NDArray[np.int32]
+Pair = tuple[int, int, int]
+"""(group, i, j): response i of that group in slot A, response j in slot B."""
+
+# Characters of template text that are encoded on either side of a piece and dropped again.
+_CONTEXT = 6
+# Characters of a literal, from the slot on, that are searched for a cut.
+_WINDOW = 64
+
+
+class PairTokenizer:
+    """Encodes pairs for one tokenizer and one template.
+
+    Special tokens, and the tokens with which the chat template frames its turns, come from the template alone: their
+    text in a slot stays text. To that end the private copy of the tokenizer knows them under secret names.
+    """
+
+    def __init__(self, tokenizer: Any, template: PairTemplate) -> None:
+        """`tokenizer`: a transformers tokenizer. Raises UnsupportedModelError where it cannot be used."""
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise UnsupportedModelError(
+                f"expected a tokenizer of the tokenizers library (a 'fast' one), got {type(tokenizer).__name__}"
+            )
+        self.template = template
+        self.text = ChatText.render(template, tokenizer)
+        self._secret_names = {token: f"\ue002{secrets.token_hex(12)}\ue003" for token in _template_only(tokenizer)}
+        self._tokenizer = _private_copy(tokenizer, self._secret_names)
+        self._literals = tuple(self._to_secret(literal) for literal in self.text.literals)
+        self._check_private_copy(tokenizer)
+        self.label_ids = (self._label_id(LABELS[0]), self._label_id(LABELS[1]))
+        self.frames = self._frames()
+        if self.frames is None:
+            warnings.warn(
+                "this tokenizer has no safe place to cut the template: every pair is tokenized whole", stacklevel=2
+            )
+
+    @property
+    def head_ids(self) -> Ids:
+        """[T] ids before the first slot's piece; the same for every pair. Empty when pairs are encoded whole."""
+        return self.frames[0].before_ids if self.frames else np.empty(0, np.int32)
+
+    def whole_ids(self, pairs: Sequence[tuple[str, str, str]]) -> list[Ids]:
+        """Ids [T] of the whole text of each (prompt, response a, response b), encoded in one piece."""
+        text = ChatText(self._literals, self.text.slots)
+        return self._encode([text.fill(*pair) for pair in pairs])
+
+    def request(self, prompts: Sequence[str], groups: Sequence[Sequence[str]]) -> "TokenizedRequest":
+        """Encodes every prompt and response once; `groups[g]` are the responses to `prompts[g]`."""
+        return TokenizedRequest(self, prompts, groups)
+
+    def flags(self, text: str) -> tuple[str, ...]:
+        """Lines of the template and texts of special tokens that `text` contains."""
+        return tuple(marker for marker in (*self.template.markers, *self._secret_names) if marker in text)
+
+    def pieces(self, frame: "Frame", texts: Iterable[str]) -> dict[str, Ids] | None:
+        """Ids of the piece of one slot for each distinct text.
+
+        None when a text moved a cut, which the trials of gram_fast/cuts.py held for impossible.
+        """
+        distinct = list(dict.fromkeys(texts))
+        cut = [frame.cut(ids) for ids in self._encode([frame.left + text + frame.right for text in distinct])]
+        return None if any(ids is None for ids in cut) else dict(zip(distinct, cut, strict=True))  # type: ignore[arg-type]
+
+    def encode_whole_from_now_on(self) -> None:
+        """Gives composing up: a cut that was held for safe is not."""
+        self.frames = None
+        warnings.warn("composed token ids differ from those of the whole text: pairs are tokenized whole", stacklevel=2)
+
+    def _encode(self, texts: list[str]) -> list[Ids]:
+        return [np.array(e.ids, np.int32) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _to_secret(self, literal: str) -> str:
+        if not self._secret_names:
+            return literal
+        names = sorted(self._secret_names, key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, names)), lambda match: self._secret_names[match[0]], literal)
+
+    def _check_private_copy(self, tokenizer: Any) -> None:
+        sample = ("What is 2 + 2?", "4.", "It is five!\n")
+        expected = tokenizer(self.text.fill(*sample), add_special_tokens=False)["input_ids"]
+        if self.whole_ids([sample])[0].tolist() != list(expected):
+            raise UnsupportedModelError("the tokenizer cannot be copied with its special tokens set apart")
+
+    def _label_id(self, label: str) -> int:
+        sample = ("question", "one", "two")
+        plain = self.whole_ids([sample])[0]
+        with_label = self._encode([ChatText(self._literals, self.text.slots).fill(*sample) + label])[0]
+        rest = with_label[len(plain) :]
+        if len(rest) != 1 or not np.array_equal(with_label[: len(plain)], plain):
+            raise UnsupportedModelError(
+                f"label {label!r} is not one token after the prompt of this checkpoint: expected one more id, got "
+                f"{rest.tolist()}"
+            )
+        return int(rest[0])
+
+    def _frames(self) -> "tuple[Frame, ...] | None":
+        """The frame of every slot, in the order of the template; None when a literal has no safe cut."""
+        prover = CutProver(self._tokenizer)
+        first, last = [0], []  # per literal: where the piece of the slot before ends, where that of the next begins
+        for index, literal in enumerate(self._literals):
+            secrets_in = [m.span() for m in re.finditer("\ue002[0-9a-f]+\ue003", literal)]
+            if index > 0:
+                end = min(_WINDOW, secrets_in[0][0] if secrets_in else len(literal))
+                cuts = prover.safe_cuts(literal[:end], follows_slot=True, precedes_slot=index < 3 or end == _WINDOW)
+                if not cuts and secrets_in and end == secrets_in[0][0]:
+                    # An added token is taken out of the text first: nothing crosses its border.
+                    cuts = [] if self._strips_left(literal[slice(*secrets_in[0])]) else [end]
+                if not cuts:
+                    return None
+                first.append(cuts[0])
+            if index < 3:
+                begin = max(len(literal) - _WINDOW, secrets_in[-1][1] if secrets_in else 0)
+                cuts = prover.safe_cuts(literal[begin:], follows_slot=index > 0 or begin > 0, precedes_slot=True)
+                if not cuts:
+                    return None
+                last.append(begin + cuts[-1])
+        frames = tuple(self._frame(slot, first, last) for slot in range(3))
+        return frames if self._compose_probes(frames) else None
+
+    def _compose_probes(self, frames: "tuple[Frame, ...]") -> bool:
+        """Whether composed ids are those of the whole text with awkward texts in all slots."""
+        pieces = [self.pieces(frame, PROBES) for frame in frames]
+        triples = list(zip(PROBES, PROBES[1:] + PROBES[:1], PROBES[2:] + PROBES[:2], strict=True))
+        for triple, whole in zip(triples, self.whole_ids(triples), strict=True):
+            values = dict(zip(SLOTS, triple, strict=True))
+            composed = [frames[0].before_ids]
+            for frame, of_slot, slot in zip(frames, pieces, self.text.slots, strict=True):
+                if of_slot is None:
+                    return False
+                composed += [of_slot[values[slot]], frame.after_ids]
+            if not np.array_equal(np.concatenate(composed), whole):
+                return False
+        return True
+
+    def _strips_left(self, secret: str) -> bool:
+        return any(t.content == secret and t.lstrip for t in self._tokenizer.get_added_tokens_decoder().values())
+
+    def _frame(self, slot: int, first: list[int], last: list[int]) -> "Frame":
+        before, after = self._literals[slot], self._literals[slot + 1]
+        begin, end = last[slot], first[slot + 1]
+        # The text up to the next slot's piece follows; after the last slot, all that is left.
+        stop = last[slot + 1] if slot < 2 else len(after)
+        left_context = before[max(0, begin - _CONTEXT) : begin].rpartition("\ue003")[2]
+        right_context = after[end : end + _CONTEXT].partition("\ue002")[0]
+        left_ids, right_ids = self._encode([left_context])[0], self._behind(after[:end], right_context)
+        return Frame(
+            left=left_context + before[begin:],
+            right=after[:end] + right_context,
+            left_ids=left_ids,
+            right_ids=right_ids,
+            before_ids=self._encode([before[:begin]])[0] if slot == 0 else np.empty(0, np.int32),
+            after_ids=self._behind(after[:end], after[end:stop]),
+        )
+
+    def _behind(self, before: str, text: str) -> Ids:
+        """Ids of `text` where it stands behind `before`, between which there is a cut."""
+        return self._encode([before + text])[0][len(self._encode([before])[0]) :]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Template text around one slot: `left + slot + right` is encoded, the ids of the outer context are dropped."""
+
+    left: str
+    right: str
+    left_ids: Ids
+    """Ids of the context before the piece."""
+    right_ids: Ids
+    """Ids of the context behind the piece."""
+    before_ids: Ids
+    """Ids of all template text before the piece; the first slot's are the head, the others' are empty."""
+    after_ids: Ids
+    """Ids of the template text between this piece and the next, or the end."""
+
+    def cut(self, ids: Ids) -> Ids | None:
+        """The piece's own ids, or None when the context did not come out as it does without the slot's text."""
+        begin, end = len(self.left_ids), len(ids) - len(self.right_ids)
+        is_cut = np.array_equal(ids[:begin], self.left_ids) and np.array_equal(ids[end:], self.right_ids)
+        return ids[begin:end] if is_cut and begin <= end else None
+
+    @cached_property
+    def key(self) -> tuple[str, str]:
+        """Slots with equal keys encode a text to the same piece."""
+        return (self.left, self.right)
+
+
+class TokenizedRequest:
+    """The pieces of one request, and pairs as lists of piece numbers.
+
+    `segments[k]` are the ids of piece k. Composed, a pair is `head_ids` and three pieces, of which the first `reusable`
+    start other pairs too; encoded whole, it is one piece without a head.
+    """
+
+    def __init__(self, tokenizer: PairTokenizer, prompts: Sequence[str], groups: Sequence[Sequence[str]]) -> None:
+        self._tokenizer = tokenizer
+        self._prompts, self._groups = prompts, groups
+        self.segments: list[Ids] = []
+        self._numbers: list[dict[str, int]] = []  # by slot: text -> piece
+        self._is_composed = tokenizer.frames is not None and self._compose() and self._is_exact_on_a_sample()
+        if tokenizer.frames and not self._is_composed:
+            tokenizer.encode_whole_from_now_on()
+            self.segments = []
+        self.head_ids = tokenizer.head_ids
+        self.reusable = 2 if self._is_composed else 0
+
+    def sequences(self, pairs: Sequence[Pair]) -> NDArray[np.int32]:
+        """[P, 3] or, encoded whole, [P, 1] numbers of `segments`, to which whole pairs are appended."""
+        if self._is_composed:
+            return np.array([self._pieces_of(pair) for pair in pairs], np.int32)
+        first = len(self.segments)
+        self.segments += self._tokenizer.whole_ids([self._texts(pair) for pair in pairs])
+        return np.arange(first, len(self.segments), dtype=np.int32)[:, None]
+
+    def _compose(self) -> bool:
+        """Encodes every distinct text once a slot, or once for slots whose surroundings are the same."""
+        frames = self._tokenizer.frames
+        assert frames is not None
+        responses = [text for group in self._groups for text in group]
+        encoded: dict[tuple[str, str], dict[str, Ids]] = {}
+        for frame, slot in zip(frames, self._tokenizer.text.slots, strict=True):
+            texts = self._prompts if slot == "input" else responses
+            if (slot == "input") or frame.key not in encoded:
+                pieces = self._tokenizer.pieces(frame, texts)
+                if pieces is None:
+                    return False
+                encoded[frame.key] = pieces
+            pieces = encoded[frame.key]
+            self._numbers.append({text: len(self.segments) + k for k, text in enumerate(pieces)})
+            self.segments += [np.concatenate([ids, frame.after_ids]) for ids in pieces.values()]
+        return True
+
+    def _is_exact_on_a_sample(self) -> bool:
+        """Compares composed ids with those of the whole text: first against last response of up to three groups."""
+        last = len(self._groups) - 1
+        sample = [(g, i, j) for g in {0, last // 2, last} for i, j in ((0, -1), (-1, 0))]
+        whole = self._tokenizer.whole_ids([self._texts(pair) for pair in sample])
+        composed = [[self._tokenizer.head_ids, *(self.segments[k] for k in self._pieces_of(pair))] for pair in sample]
+        return all(np.array_equal(np.concatenate(c), w) for c, w in zip(composed, whole, strict=True))
+
+    def _texts(self, pair: Pair) -> tuple[str, str, str]:
+        group, i, j = pair
+        return self._prompts[group], self._groups[group][i], self._groups[group][j]
+
+    def _pieces_of(self, pair: Pair) -> list[int]:
+        values = dict(zip(SLOTS, self._texts(pair), strict=True))
+        slots = self._tokenizer.text.slots
+        return [numbers[values[slot]] for numbers, slot in zip(self._numbers, slots, strict=True)]
+
+
+def _template_only(tokenizer: Any) -> list[str]:
+    """Texts of the added tokens that only the template may place: special ones, and those that frame a chat's turns."""
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "z"}]
+    framing = str(render_chat(tokenizer, turns, add_generation_prompt=False))
+    return [token.content for token in added if token.special or token.content in framing]
+
+
+def _private_copy(tokenizer: Any, names: dict[str, str]) -> Tokenizer:
+    """The tokenizer without truncation, padding and post-processing, and with some added tokens renamed."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec["truncation"] = spec["padding"] = spec["post_processor"] = None
+    for token in spec["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    # A token that the model's vocabulary lists too is renamed there, else it would get a new id.
+    vocab = spec["model"]["vocab"]
+    if isinstance(vocab, dict):
+        spec["model"]["vocab"] = {names.get(token, token): index for token, index in vocab.items()}
+    else:
+        spec["model"]["vocab"] = [[names.get(token, token), score] for token, score in vocab]
+    if spec["model"].get("unk_token") in names:
+        spec["model"]["unk_token"] = names[spec["model"]["unk_token"]]
+    copy = Tokenizer.from_str(json.dumps(spec))
+    for token, name in names.items():
+        if copy.token_to_id(name) != tokenizer.backend_tokenizer.token_to_id(token):
+            raise UnsupportedModelError(f"the tokenizer does not keep the id of its added token {token!r} when copied")
+    return copy

@@ -1,0 +1,97 @@
+"""Strategies: which pairs to compare next, until the best is known.
+
+A strategy is a generator. It yields a round, a list of pairs (i, j); it is sent P(i better than j) for each, and it
+returns the winner, or None when the scores over all comparisons decide. A draw (p = 0.5) goes to i. Where preferences
+run in a circle, an elimination's winner depends on who met whom; round_robin does not.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram_fast.errors import InputError
+
+Round = list[tuple[int, int]]
+Tournament = Generator[Round, NDArray[np.float64], int | None]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How to rank n candidates."""
+
+    play: Callable[[int, np.random.Generator], Tournament]
+    """(n, random generator) -> tournament, n >= 1; rounds may be empty."""
+    has_one_round: bool
+    """All pairs are known at once: nothing needs to be kept for a next round."""
+
+
+def linear(count: int, rng: np.random.Generator) -> Tournament:
+    """The running best, in slot A, against the next candidate, in the order given: n - 1 rounds of one pair.
+
+    GRAM's list-wise ranking (arXiv 2506.14175).
+    """
+    best = 0
+    for challenger in range(1, count):
+        p = yield [(best, challenger)]
+        if p[0] < 0.5:
+            best = challenger
+    return best
+
+
+def knockout(count: int, rng: np.random.Generator) -> Tournament:
+    """Winners meet winners in a drawn bracket: n - 1 pairs in ceil(log2 n) rounds. GRAM's divide and conquer.
+
+    Of a pair, one that stood first (in slot A) before stands there again: its tokens are computed already. With an odd
+    number, the last of the bracket goes through.
+    """
+    alive = [int(index) for index in rng.permutation(count)]
+    stood_first: set[int] = set()
+    while len(alive) > 1:
+        pairs = [
+            (y, x) if y in stood_first and x not in stood_first else (x, y)
+            for x, y in zip(alive[0::2], alive[1::2], strict=False)
+        ]
+        stood_first.update(i for i, _ in pairs)
+        p = yield pairs
+        bye = alive[len(pairs) * 2 :]
+        alive = [i if preferred >= 0.5 else j for (i, j), preferred in zip(pairs, p, strict=True)] + bye
+    return alive[0]
+
+
+def reference(count: int, rng: np.random.Generator) -> Tournament:
+    """All against the first candidate, which stands in slot A: n - 1 pairs in one round."""
+    yield [(0, other) for other in range(1, count)]
+    return None
+
+
+def round_robin(count: int, rng: np.random.Generator) -> Tournament:
+    """Everybody against everybody: n (n - 1) / 2 pairs in one round."""
+    yield [(i, j) for i in range(count) for j in range(i + 1, count)]
+    return None
+
+
+STRATEGIES = {
+    "linear": Strategy(linear, has_one_round=False),
+    "knockout": Strategy(knockout, has_one_round=False),
+    "reference": Strategy(reference, has_one_round=True),
+    "round_robin": Strategy(round_robin, has_one_round=True),
+}
+
+
+def one_round(pairs: Round) -> Strategy:
+    """The strategy that asks for just these pairs."""
+
+    def play(count: int, rng: np.random.Generator) -> Tournament:
+        yield pairs
+        return None
+
+    return Strategy(play, has_one_round=True)
+
+
+def find_strategy(name: str) -> Strategy:
+    """The strategy of that name; raises InputError with the names there are."""
+    if name not in STRATEGIES:
+        raise InputError(f"there is no strategy {name!r}: expected one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]

@@ -1,0 +1,82 @@
+"""From a token tree to the packed passes of one round.
+
+The tree and the planning are C++ (csrc/token_tree.h, csrc/tree_plan.h); here are the arrays that come out, named.
+Shape letters: T packed tokens, N nodes, S spans, R key ranges, L leaves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gram_fast.extension import _C
+
+TokenTree = _C.TokenTree
+"""Radix tree of all sequences asked for; every distinct prefix is one node."""
+
+
+@dataclass(frozen=True)
+class TreePass:
+    """One forward over T packed tokens, in depth-first order. Integers are int64, tensors lie on the CPU.
+
+    Slots [0, T) of the key/value buffer are the pass itself in packed order; keys and values kept from earlier passes
+    lie from the token budget on.
+    """
+
+    input_ids: Tensor
+    """[T]"""
+    position_ids: Tensor
+    """[T], counted along the path from the root, not along the packing."""
+    nodes: NDArray[np.int64]
+    """[N, 5]: start, end, subtree_end (packed), row of the parent or -1 when it lies in an earlier pass, depth."""
+    spans: Tensor
+    """[S, 2]: start, end. A node and its chain of first children: causal on itself."""
+    range_offsets: Tensor
+    """[S + 1]: the rows of `ranges` that span s reads are range_offsets[s] to range_offsets[s + 1]."""
+    ranges: Tensor
+    """[R, 2]: slots [start, end) of ancestors, read without a mask."""
+    leaf_rows: Tensor
+    """[L]: packed index of the last token of a leaf."""
+    leaf_index: NDArray[np.int64]
+    """[L]: position of that leaf in the list of leaves asked for."""
+    keep: list[tuple[int, int, int]]
+    """(packed start, slot, length) of the keys and values to copy after the pass."""
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class TreePlan:
+    """The passes of one round."""
+
+    passes: list[TreePass]
+    num_slots: int
+    """Slots of the key/value buffer that the plan uses."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the plan computes."""
+        return sum(tree_pass.num_tokens for tree_pass in self.passes)
+
+
+def plan_round(
+    tree: TokenTree, leaves: NDArray[np.int32], *, budget: int, keep_limit: int, more_rounds: bool
+) -> TreePlan:
+    """Plans the passes that give the logits of `leaves`, none over `budget` tokens.
+
+    With `more_rounds`, nodes above a reusable segment border keep their slots for the next round while fewer than
+    `keep_limit` slots are in use. The tree then counts on the plan being run; when it was not, call forget_slots().
+    """
+    tables, num_slots = tree.plan(leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
+    return TreePlan([_tree_pass(table) for table in tables], num_slots)
+
+
+def _tree_pass(table: dict[str, NDArray[np.int64]]) -> TreePass:
+    as_is = {"nodes": table.pop("nodes"), "leaf_index": table.pop("leaf_index")}
+    keep = [(int(start), int(slot), int(length)) for start, slot, length in table.pop("keep")]
+    return TreePass(**{name: torch.from_numpy(array) for name, array in table.items()}, **as_is, keep=keep)

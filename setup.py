@@ -1,0 +1,60 @@
+"""Builds gram_fast._C with CMake and maps the top-level folders into the package; all metadata is in pyproject.toml."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+# Import name -> folder. The symlinks gram_fast/kernels and gram_fast/training say the same to pytest, mypy and pkgutil.
+PACKAGE_DIRS = {"gram_fast": "gram_fast", "gram_fast.kernels": "kernels", "gram_fast.training": "training"}
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds CMakeLists.txt. GRAM_FAST_CUDA=AUTO|ON|OFF and GRAM_FAST_SANITIZE=ON are passed on."""
+
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        options = {
+            "CMAKE_BUILD_TYPE": "RelWithDebInfo" if self.debug else "Release",
+            "CMAKE_LIBRARY_OUTPUT_DIRECTORY": output,
+            # Always named: a reused build folder remembers the ninja of an isolated environment that is gone.
+            "CMAKE_MAKE_PROGRAM": shutil.which("ninja"),
+            "Python_EXECUTABLE": sys.executable,
+            "GRAM_FAST_CUDA": os.environ.get("GRAM_FAST_CUDA", "AUTO"),
+            "GRAM_FAST_SANITIZE": os.environ.get("GRAM_FAST_SANITIZE", "OFF"),
+        }
+        import pybind11
+
+        options["pybind11_DIR"] = pybind11.get_cmake_dir()
+        arguments = [f"-D{name}={value}" for name, value in options.items()]
+        subprocess.run(["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build), *arguments], check=True)
+        subprocess.run(["cmake", "--build", str(build)], check=True)
+
+
+def packages() -> list[str]:
+    found = []
+    for name, folder in PACKAGE_DIRS.items():
+        found += [name, *(f"{name}.{sub}" for sub in find_packages(str(ROOT / folder)))]
+    # The symlinks make find_packages see kernels and training a second time below gram_fast.
+    return sorted(set(found))
+
+
+setup(
+    packages=packages(),
+    package_dir=PACKAGE_DIRS,
+    ext_modules=[
+        Extension(
+            "gram_fast._C",
+            sources=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").iterdir() if p.is_file()),
+            depends=["CMakeLists.txt"],
+        )
+    ],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,0 +1,1 @@
+"""Training of generative pairwise judges. Empty so far."""
