@@ -105,8 +105,7 @@ void bind_tree(py::module_& m) {
           },
           py::arg("segments"), py::arg("reusable"))
       .def("clear", &TokenTree::clear)
-      .def(
-          "forget_slots", [](TokenTree& tree) { tree.forget_slots(tree.slots().base()); })
+      .def("forget_slots", [](TokenTree& tree) { tree.forget_slots(tree.slots().base()); })
       .def(
           "leaf_lengths",
           [](const TokenTree& tree, const Ids& leaves) {
@@ -118,7 +117,8 @@ void bind_tree(py::module_& m) {
       .def(
           "plan",
           [](TokenTree& tree, const Ids& leaves, int64_t budget, int64_t keep_limit, bool more_rounds) {
-            if (budget < 1) throw std::invalid_argument("budget: expected at least 1 token, got " + std::to_string(budget));
+            if (budget < 1)
+              throw std::invalid_argument("budget: expected at least 1 token, got " + std::to_string(budget));
             for (py::ssize_t i = 0; i < leaves.size(); ++i) check(tree, leaves, i);
             TreePlan plan = plan_passes(tree, leaves.data(), leaves.size(), budget, keep_limit, more_rounds);
             py::list passes;
@@ -130,8 +130,8 @@ void bind_tree(py::module_& m) {
   m.def(
       "attention_blocks",
       [](const Table& spans, const Table& range_offsets, const Table& ranges) {
-        return to_array(
-            attention_blocks(spans.data(), range_offsets.data(), ranges.data(), range_offsets.size() - 1), 5);
+        return to_array(attention_blocks(spans.data(), range_offsets.data(), ranges.data(), range_offsets.size() - 1),
+                        5);
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"));
 }
@@ -167,11 +167,16 @@ void bind_ops(py::module_& m) {
       "label_logits",
       [](uintptr_t hidden, int64_t hidden_stride, uintptr_t rows, uintptr_t label_weight, uintptr_t norm_weight,
          float eps, uintptr_t logits, int dtype, std::array<int64_t, 2> shape, std::optional<uintptr_t> stream) {
-        const LabelLogits args{address<void>(hidden),       hidden_stride,
-                               address<int64_t>(rows),      address<void>(label_weight),
-                               address<void>(norm_weight),  eps,
-                               address<float>(logits),      static_cast<Dtype>(dtype),
-                               shape[0],                    shape[1]};
+        const LabelLogits args{address<void>(hidden),
+                               hidden_stride,
+                               address<int64_t>(rows),
+                               address<void>(label_weight),
+                               address<void>(norm_weight),
+                               eps,
+                               address<float>(logits),
+                               static_cast<Dtype>(dtype),
+                               shape[0],
+                               shape[1]};
         run(args, stream, label_logits_cpu, GRAM_FAST_CUDA(label_logits_cuda));
       },
       py::arg("hidden"), py::arg("hidden_stride"), py::arg("rows"), py::arg("label_weight"), py::arg("norm_weight"),

@@ -18,9 +18,9 @@ class TokenTree {
     int64_t depth;   // tokens on the path before this node = position of its first token
     int64_t begin;   // own tokens: pool[begin, end)
     int64_t end;
-    int64_t slot;   // first key/value slot where its keys and values are kept, else -1
-    bool reusable;  // lies above a segment border from which later sequences will branch off
-    bool closed;    // may not be extended: a border or a sequence ends here, or it has children
+    int64_t slot;                   // first key/value slot where its keys and values are kept, else -1
+    bool reusable;                  // lies above a segment border from which later sequences will branch off
+    bool closed;                    // may not be extended: a border or a sequence ends here, or it has children
     std::vector<int32_t> children;  // in order of insertion
 
     int64_t length() const { return end - begin; }
@@ -48,7 +48,7 @@ class TokenTree {
   int32_t split(int32_t node, int64_t length);
 
   int32_t leaf_node(int32_t leaf) const { return resolve(leaves_[leaf]); }  // the node at whose end the leaf lies
-  int64_t leaf_length(int32_t leaf) const { return leaves_[leaf].depth; }  // tokens of the whole sequence, with head
+  int64_t leaf_length(int32_t leaf) const { return leaves_[leaf].depth; }   // tokens of the whole sequence, with head
   int64_t num_leaves() const { return static_cast<int64_t>(leaves_.size()); }
   int64_t num_tokens() const { return static_cast<int64_t>(pool_.size()); }  // distinct tokens, with head
 

@@ -163,9 +163,7 @@ class Planner {
     plan_.num_slots = std::max(plan_.num_slots, tree_.slots().top());
   }
 
-  bool is_wanted_later(int32_t n) const {
-    return n == tree_.head_node() || (more_rounds_ && tree_.node(n).reusable);
-  }
+  bool is_wanted_later(int32_t n) const { return n == tree_.head_node() || (more_rounds_ && tree_.node(n).reusable); }
 
   bool stays(int32_t n) {
     return n == tree_.head_node() || (is_wanted_later(n) && tree_.slots().used() <= keep_limit_);
@@ -218,13 +216,13 @@ std::vector<int64_t> attention_blocks(const int64_t* spans, const int64_t* range
       if (rank == by_rank.size()) by_rank.emplace_back();
       std::vector<int64_t>& rows = by_rank[rank];
       const size_t n = rows.size();
-      const bool continues = n > 0 && rows[n - 3] == spans[2 * s] && rows[n - 2] == ranges[2 * r] &&
-                             rows[n - 1] == ranges[2 * r + 1];
+      const bool continues =
+          n > 0 && rows[n - 3] == spans[2 * s] && rows[n - 2] == ranges[2 * r] && rows[n - 1] == ranges[2 * r + 1];
       if (continues) {
         rows[n - 3] = spans[2 * s + 1];
       } else {
-        rows.insert(rows.end(), {static_cast<int64_t>(rank), spans[2 * s], spans[2 * s + 1], ranges[2 * r],
-                                 ranges[2 * r + 1]});
+        rows.insert(rows.end(),
+                    {static_cast<int64_t>(rank), spans[2 * s], spans[2 * s + 1], ranges[2 * r], ranges[2 * r + 1]});
       }
     }
   }

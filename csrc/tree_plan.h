@@ -7,13 +7,13 @@
 
 namespace gram_fast {
 
-// One forward over T packed tokens. Slots [0, T) hold the keys and values of the pass itself, in packed order; kept ones
-// lie from the token budget on.
+// One forward over T packed tokens. Slots [0, T) hold the keys and values of the pass itself, in packed order; kept
+// ones lie from the token budget on.
 struct TreePass {
-  std::vector<int64_t> input_ids;      // [T]
-  std::vector<int64_t> position_ids;   // [T], counted along the path
-  std::vector<int64_t> nodes;          // [N, 5]: start, end, subtree_end in packed order, parent in this table or -1, depth
-  std::vector<int64_t> spans;          // [S, 2]: start, end; causal on itself. A node and its chain of first children.
+  std::vector<int64_t> input_ids;     // [T]
+  std::vector<int64_t> position_ids;  // [T], counted along the path
+  std::vector<int64_t> nodes;  // [N, 5]: start, end, subtree_end in packed order, parent in this table or -1, depth
+  std::vector<int64_t> spans;  // [S, 2]: start, end; causal on itself. A node and its chain of first children.
   std::vector<int64_t> range_offsets;  // [S + 1]: rows of `ranges` that a span reads
   std::vector<int64_t> ranges;         // [R, 2]: slots [start, end) of ancestors, read without a mask
   std::vector<int64_t> leaf_rows;      // [L]: packed index of the last token of a leaf
@@ -26,10 +26,11 @@ struct TreePlan {
   int64_t num_slots = 0;  // slots that the key/value buffer needs while the plan runs
 };
 
-// Plans the forwards that give the logits of `leaves`, in depth-first order, none over `budget` tokens. Nodes whose keys
-// and values are kept are read, not computed. What a later pass reads is kept until then; with `more_rounds`, reusable
-// nodes of this round stay for the next one while fewer than `keep_limit` slots are in use. Kept nodes that this round
-// does not touch are let go. The tree records the slots as if the plan had run: when it did not, call forget_slots().
+// Plans the forwards that give the logits of `leaves`, in depth-first order, none over `budget` tokens. Nodes whose
+// keys and values are kept are read, not computed. What a later pass reads is kept until then; with `more_rounds`,
+// reusable nodes of this round stay for the next one while fewer than `keep_limit` slots are in use. Kept nodes that
+// this round does not touch are let go. The tree records the slots as if the plan had run: when it did not, call
+// forget_slots().
 TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
                      bool more_rounds);
 

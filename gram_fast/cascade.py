@@ -5,8 +5,10 @@ attention, one call for all spans and one per rank of ancestor ranges.
 Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K key/value heads, E head width, N spans.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,27 +43,48 @@ def _attend_cpu(
     scale: float,
     merge: Merge,
 ) -> Tensor:
-    def flash(query: slice, keys: slice, is_causal: bool) -> tuple[Tensor, Tensor]:
+    def flash(query: slice, keys: slice, is_causal: bool = False, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         out_1HTE, lse_1HT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q_THE[None, query].transpose(1, 2),
             k_SKE[None, keys].transpose(1, 2),
             v_SKE[None, keys].transpose(1, 2),
             0.0,
             is_causal,
+            attn_mask=mask,
             scale=scale,
         )
         return out_1HTE[0].transpose(0, 1), lse_1HT[0].transpose(0, 1)
 
     if len(spans) == 1 and not blocks:
-        return flash(slice(*spans[0]), slice(*spans[0]), True)[0]
-    out_THE = torch.empty((*q_THE.shape[:2], v_SKE.shape[2]), dtype=torch.float32)
+        return flash(slice(*spans[0]), slice(*spans[0]), is_causal=True)[0]
+    out_THE = torch.empty_like(q_THE, dtype=torch.float32)
     lse_TH = torch.empty(q_THE.shape[:2], dtype=torch.float32)
     for start, end in spans:
-        own = slice(start, end)
-        out_THE[own], lse_TH[own] = flash(own, own, True)
+        if not _CHUNK < end - start < _LARGE:
+            out_THE[start:end], lse_TH[start:end] = flash(slice(start, end), slice(start, end), is_causal=True)
+            continue
+        for begin in range(start, end, _CHUNK):
+            chunk, keys = slice(begin, min(begin + _CHUNK, end)), slice(start, min(begin + _CHUNK, end))
+            mask = _chunk_mask(q_THE.dtype)[: chunk.stop - chunk.start, _LARGE - _CHUNK - (begin - start) :]
+            mask = mask[None, None, :, : keys.stop - keys.start]
+            out_THE[chunk], lse_TH[chunk] = flash(chunk, keys, mask=mask)
     for _, start, end, key_start, key_end in blocks:
-        merge(out_THE[start:end], lse_TH[start:end], *flash(slice(start, end), slice(key_start, key_end), False))
+        merge(out_THE[start:end], lse_TH[start:end], *flash(slice(start, end), slice(key_start, key_end)))
     return out_THE.to(q_THE.dtype)
+
+
+# The CPU flash kernel walks keys in blocks of 512 even where the causal mask hides most of one. Below 768 tokens, where
+# its query blocks are 64 rows, chunks of queries with just the keys before them took 0.80 to 0.89 of the time (350 to
+# 700 tokens, 6 heads of 64, two cores); from 768 on, with blocks of 256 rows, one call is faster.
+_CHUNK = 192
+_LARGE = 768
+
+
+@functools.cache
+def _chunk_mask(dtype: torch.dtype) -> Tensor:
+    """[_CHUNK, _LARGE] additive mask: row r of the last chunk of _LARGE queries sees keys up to its own."""
+    blocked = torch.full((_CHUNK, _LARGE), float("-inf"), dtype=dtype)
+    return blocked.triu(_LARGE - _CHUNK + 1)
 
 
 def _attend_cuda(
@@ -110,7 +133,7 @@ def varlen_attention(
 
     lengths_q = torch.tensor([end - start for start, end in queries])
     lengths_k = torch.tensor([end - start for start, end in keys])
-    options = {}
+    options: dict[str, Any] = {}
     if q_THE.shape[1] != k_SKE.shape[1]:
         if "enable_gqa" in inspect.signature(varlen_attn).parameters:
             options["enable_gqa"] = True

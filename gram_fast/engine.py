@@ -168,7 +168,7 @@ class EngineRequest:
 
 def default_budget(device: torch.device) -> int:
     """Tokens a pass. On a CPU small enough that activations stay near the caches, on a GPU large enough to fill it."""
-    return 16384 if device.type == "cuda" else 2048
+    return 16384 if device.type == "cuda" else 1024
 
 
 def _default_keep_limit(runner: Runner, budget: int) -> int:

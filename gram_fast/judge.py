@@ -61,6 +61,11 @@ class PairwiseJudge:
         engine = Engine(self.runner, None if max_batch_tokens == "auto" else max_batch_tokens)
         self._arena = Arena(self.tokenizer, engine, limit, reason)
 
+    @property
+    def max_length(self) -> int:
+        """Most tokens of one pair, the judge's prompt included."""
+        return self._arena.max_length
+
     @classmethod
     def from_pretrained(
         cls,
@@ -98,8 +103,7 @@ class PairwiseJudge:
                 cannot be scored exactly. Every judge is checked against the model's plain forward when it is made.
             BackendError: a device or attention backend that cannot be had.
         """
-        template = PairTemplate.load(preset)  # a wrong name is said before minutes of loading
-        del template
+        PairTemplate.load(preset)  # a wrong name is said before minutes of loading
         model, tokenizer = load_checkpoint(
             str(name_or_path),
             device=device,

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from gram_fast.cuts import PROBES, CutProver
 from gram_fast.errors import UnsupportedModelError
-from gram_fast.prompts import LABELS, SLOTS, ChatText, PairTemplate, render_chat
+from gram_fast.prompts import LABELS, SLOTS, ChatText, Message, PairTemplate, render_chat
 
 Ids = NDArray[np.int32]
 Pair = tuple[int, int, int]
@@ -278,7 +278,11 @@ class TokenizedRequest:
 def _template_only(tokenizer: Any) -> list[str]:
     """Texts of the added tokens that only the template may place: special ones, and those that frame a chat's turns."""
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "z"}]
+    turns: list[Message] = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "y"},
+        {"role": "user", "content": "z"},
+    ]
     framing = str(render_chat(tokenizer, turns, add_generation_prompt=False))
     return [token.content for token in added if token.special or token.content in framing]
 

@@ -36,19 +36,19 @@ class _PassContext:
 class TransformersRunner:
     """Label logits of packed passes, through the model's own layers."""
 
-    def __init__(self, model: nn.Module, label_ids: tuple[int, int], attention: str) -> None:
+    def __init__(self, model: Any, label_ids: tuple[int, int], attention: str) -> None:
         """`model`: a causal language model of transformers, on its device, in eval mode.
 
         `attention`: a name for ops.resolve_attention_backend. Raises UnsupportedModelError for an architecture whose
         attention is not plain and causal, BackendError for a backend that cannot run.
         """
         self.model: Any = model
-        self.config: Any = self.model.config.get_text_config(decoder=True)
-        self.device: torch.device = self.model.device
-        self.dtype: torch.dtype = self.model.dtype
+        self.config: Any = model.config.get_text_config(decoder=True)
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
         self.max_length, self.max_length_reason = attention_span(self.config)
         self.attention = ops.resolve_attention_backend(attention, self.device, self.dtype)
-        head = self.model.get_output_embeddings()
+        head = model.get_output_embeddings()
         if head is None:
             raise UnsupportedModelError(f"{type(model).__name__} has no output embedding to read label logits from")
         self._labels = torch.tensor(label_ids, device=self.device)
@@ -80,7 +80,9 @@ class TransformersRunner:
                 f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
             )
         logits_L2 = ops.label_logits(hidden_1TD[0], tree_pass.leaf_rows.to(self.device), self._label_weight_2D)
-        return logits_L2 if self._label_bias_2 is None else logits_L2 + self._label_bias_2
+        if self._label_bias_2 is not None:
+            logits_L2 = logits_L2 + self._label_bias_2
+        return torch.as_tensor(logits_L2)
 
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:

@@ -77,6 +77,17 @@ def plan_round(
 
 
 def _tree_pass(table: dict[str, NDArray[np.int64]]) -> TreePass:
-    as_is = {"nodes": table.pop("nodes"), "leaf_index": table.pop("leaf_index")}
-    keep = [(int(start), int(slot), int(length)) for start, slot, length in table.pop("keep")]
-    return TreePass(**{name: torch.from_numpy(array) for name, array in table.items()}, **as_is, keep=keep)
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(table[name])
+
+    return TreePass(
+        input_ids=tensor("input_ids"),
+        position_ids=tensor("position_ids"),
+        nodes=table["nodes"],
+        spans=tensor("spans"),
+        range_offsets=tensor("range_offsets"),
+        ranges=tensor("ranges"),
+        leaf_rows=tensor("leaf_rows"),
+        leaf_index=table["leaf_index"],
+        keep=[(int(start), int(slot), int(length)) for start, slot, length in table["keep"]],
+    )

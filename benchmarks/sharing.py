@@ -1,0 +1,189 @@
+"""What is prefix sharing worth? gram_fast against forwards of whole pairs, in one run, on the same model and pairs.
+
+    python benchmarks/sharing.py --model DIR --data FILE [--repeats 3]
+
+Rivals:
+(a) the loop of GRAM's evaluation script: the two orders of a pair as one left-padded batch, vocabulary logits of every
+    position;
+(b) padded batches sorted by length, logits of the last token only, the best of batch sizes 1, 4 and 8.
+
+FILE is RM-Bench's JSON (prompt, chosen, rejected) or JSON lines with prompt and responses. Larger groups than a prompt
+has are filled up with the responses to the prompts after it. Efficiency = (time ratio to b) / (token ratio): 1 means
+that a token costs here what it costs the padded rival. Prints a table and ends with one line of JSON.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+import gram_fast
+from gram_fast.group import Group
+from gram_fast.tournament import find_strategy
+
+ROWS = (("reference", 32), ("round_robin", 6), ("round_robin", 16))
+BATCH_SIZES = (1, 4, 8)
+Pairs = list[tuple[str, str, str]]
+
+
+def read_groups(path: Path) -> list[tuple[str, list[str]]]:
+    """(prompt, responses) of RM-Bench's JSON or of JSON lines."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".json":
+        return [(row["prompt"], row["chosen"] + row["rejected"]) for row in json.loads(text)]
+    return [(row["prompt"], row["responses"]) for row in map(json.loads, text.splitlines())]
+
+
+def pairs_of(judge: gram_fast.PairwiseJudge, prompt: str, responses: list[str], strategy: str) -> Pairs:
+    """(prompt, A, B) of every forward that a strategy of one round asks for, both orders, A before B."""
+    group = Group.of(prompt, responses)
+    rounds = find_strategy(strategy).play(len(group.texts), None)  # type: ignore[arg-type]
+    return [(prompt, group.texts[a], group.texts[b]) for i, j in next(rounds) for a, b in ((i, j), (j, i))]
+
+
+class Rival:
+    """Plain forwards of whole pairs through the judge's own model."""
+
+    def __init__(self, judge: gram_fast.PairwiseJudge, pairs: Pairs) -> None:
+        self.runner, self.pairs, self.tokenizer = judge.runner, pairs, judge.tokenizer
+
+    def forward(self, ids: list[list[int]], **options: Any) -> torch.Tensor:
+        """Label logits [batch, 2] of left-padded sequences."""
+        length = max(map(len, ids))
+        padded = torch.tensor([[0] * (length - len(row)) + row for row in ids])
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids])
+        model = self.runner.model
+        # Without padding no mask: the faster causal path, as any rival would take.
+        attention_mask = None if bool(mask.all()) else mask.to(model.device)
+        with torch.inference_mode():
+            logits = model(
+                input_ids=padded.to(model.device),
+                attention_mask=attention_mask,
+                use_cache=False,
+                **options,
+            ).logits
+        return torch.as_tensor(logits[:, -1, list(self.tokenizer.label_ids)].float().cpu())
+
+    def gram_loop(self) -> torch.Tensor:
+        """Rival (a)."""
+        logits = []
+        for first in range(0, len(self.pairs), 2):
+            ids = [row.tolist() for row in self.tokenizer.whole_ids(self.pairs[first : first + 2])]
+            logits.append(self.forward(ids))
+        return torch.cat(logits)
+
+    def padded_batches(self, batch_size: int) -> torch.Tensor:
+        """Rival (b)."""
+        ids = [row.tolist() for row in self.tokenizer.whole_ids(self.pairs)]
+        by_length = sorted(range(len(ids)), key=lambda k: len(ids[k]))
+        logits = torch.empty(len(ids), 2)
+        for first in range(0, len(ids), batch_size):
+            batch = by_length[first : first + batch_size]
+            logits[batch] = self.forward([ids[k] for k in batch], logits_to_keep=1)
+        return logits
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def measure(
+    judge: gram_fast.PairwiseJudge, prompt: str, responses: list[str], strategy: str, repeats: int
+) -> dict[str, Any]:
+    """One row. Ours and the rivals take turns, so that drift of the machine meets all."""
+    rival = Rival(judge, pairs_of(judge, prompt, responses, strategy))
+    times: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        ranking = judge.rank(prompt, responses, strategy)
+        times.setdefault("ours", []).append(ranking.stats.seconds)
+        for size in BATCH_SIZES:
+            times.setdefault(f"b{size}", []).append(seconds(partial(rival.padded_batches, size)))
+        times.setdefault("a", []).append(seconds(rival.gram_loop))
+    plain = rival.padded_batches(1)
+    p_ab = torch.sigmoid(plain[0::2, 0] - plain[0::2, 1]).tolist()
+    worst = max(abs(c.p_ab - p) for c, p in zip(ranking.comparisons, p_ab, strict=True))  # type: ignore[operator]
+    median = {name: statistics.median(values) for name, values in times.items()}
+    best_size = min(BATCH_SIZES, key=lambda size: median[f"b{size}"])
+    stats = ranking.stats
+    token_ratio = stats.tokens_unshared / stats.tokens_computed
+    time_ratio = median[f"b{best_size}"] / median["ours"]
+    return {
+        "strategy": strategy,
+        "n": len(responses),
+        "comparisons": stats.comparisons,
+        "tokens_unshared": stats.tokens_unshared,
+        "tokens_computed": stats.tokens_computed,
+        "token_ratio": token_ratio,
+        "seconds": median["ours"],
+        "seconds_a": median["a"],
+        "seconds_b": median[f"b{best_size}"],
+        "batch_size_b": best_size,
+        "time_ratio_a": median["a"] / median["ours"],
+        "time_ratio_b": time_ratio,
+        "efficiency": time_ratio / token_ratio,
+        "max_difference_p": worst,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    judge = gram_fast.PairwiseJudge.from_pretrained(arguments.model)
+    groups = read_groups(arguments.data)
+    pool = [response for _, responses in groups for response in responses]
+    console = Console(width=150)
+    rows = []
+    for strategy, count in ROWS:
+        rows.append(measure(judge, groups[0][0], pool[:count], strategy, arguments.repeats))
+        console.print(f"measured {strategy}, n = {count}", style="dim")
+    table = Table(title="Median seconds; both orders")
+    columns = ("strategy", "n", "forwards", "tokens", "computed", "token ratio", "ours", "loop (a)", "padded (b)")
+    for column in (*columns, "time ratio a", "time ratio b", "efficiency"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["strategy"],
+            str(row["n"]),
+            str(row["comparisons"]),
+            f"{row['tokens_unshared']:,}",
+            f"{row['tokens_computed']:,}",
+            f"{row['token_ratio']:.2f}",
+            f"{row['seconds']:.2f}",
+            f"{row['seconds_a']:.2f}",
+            f"{row['seconds_b']:.2f} (batch {row['batch_size_b']})",
+            f"{row['time_ratio_a']:.2f}",
+            f"{row['time_ratio_b']:.2f}",
+            f"{row['efficiency']:.2f}",
+        )
+    console.print(table)
+    record = {
+        "benchmark": "sharing",
+        "device": str(judge.runner.device),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(judge.runner.dtype),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "gram_fast": gram_fast.__version__,
+        "rows": rows,
+    }
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What is installed, what can run here, and whether a checkpoint's answers are right."""
+
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+
+import torch
+
+import gram_fast
+from gram_fast.extension import _C
+from gram_fast.judge import PairwiseJudge
+from gram_fast.known_answers import known_answers
+from gram_fast.ops import ATTENTION_BACKENDS, attention_backend_problem
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "triton", "flash-attn")
+
+
+def installation() -> Iterator[tuple[str, str]]:
+    """(what, how it stands) of versions, devices, the extension and the attention backends."""
+    yield "gram_fast", gram_fast.__version__
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    for package in _PACKAGES:
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            yield package, "not installed"
+    yield "extension", f"built, {'with' if _C.has_cuda else 'without'} its CUDA part"
+    yield "cpu", f"{torch.get_num_threads()} threads"
+    devices = [torch.device("cpu")]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        devices.append(torch.device("cuda", index))
+        yield f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if len(devices) == 1:
+        yield "cuda", "torch sees no GPU"
+    for device in devices:
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        for backend in ATTENTION_BACKENDS:
+            problem = attention_backend_problem(backend, device, dtype)
+            yield f"attention {backend} on {device}", problem or "can run"
+
+
+def checkpoint(judge: PairwiseJudge) -> Iterator[tuple[str, str]]:
+    """(what, how it stands) of a judge: template, labels, engine against the model's plain forward."""
+    runner, tokenizer = judge.runner, judge.tokenizer
+    yield "model", f"{type(runner.model).__name__} on {runner.device}, {runner.dtype}, attention {runner.attention}"
+    yield "longest pair", f"{judge.max_length} tokens"
+    yield (
+        "template",
+        f"composed of pieces behind {len(tokenizer.head_ids)} shared tokens"
+        if tokenizer.frames
+        else ("tokenized whole for every pair: this tokenizer has no safe place to cut it"),
+    )
+    yield "labels", f"A = {tokenizer.label_ids[0]}, B = {tokenizer.label_ids[1]}"
+    for order, answer in zip(("ab", "ba"), known_answers(tokenizer, runner), strict=True):
+        verdict = "right" if answer.is_right else "WRONG"
+        yield (
+            f"known answer, order {order}",
+            f"{verdict}: logits {answer.logits[0]:.5f} {answer.logits[1]:.5f}, plain forward "
+            f"{answer.plain_logits[0]:.5f} {answer.plain_logits[1]:.5f}, off by {answer.difference:.1e}",
+        )
