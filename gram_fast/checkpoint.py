@@ -1,5 +1,6 @@
 """Loads a judge's model and tokenizer with transformers, from a folder or the Hugging Face hub."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ def load_checkpoint(
     target = find_device(device)
     hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
     wanted = find_dtype(dtype, target)
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise InputError(f"there is no checkpoint folder {name!r}")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True, **hub)
     except (OSError, ValueError, KeyError) as error:

@@ -98,15 +98,20 @@ def open_output(path: str, resume: bool) -> Iterator[tuple[IO[str], set[str]]]:
             raise InputError("--resume: expected --output FILE, what went to standard output cannot be read back")
         yield sys.stdout, set()
         return
+    is_new = not os.path.exists(path)
+    if not (is_new or resume):
+        raise InputError(f"output {path} is there already: go on with --resume, or name another file")
     try:
-        with open(path, "r+b" if resume and os.path.exists(path) else "xb") as file:
-            done = _read_done(file, path) if resume else set()
+        with open(path, "xb" if is_new else "r+b") as file:
+            done = set() if is_new else _read_done(file, path)
             with open(file.fileno(), "a", encoding="utf-8", closefd=False) as text:
                 yield text, done
-    except FileExistsError:
-        raise InputError(f"output {path} is there already: go on with --resume, or name another file") from None
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        # A run that failed before its first row leaves no empty file in the way of the next.
+        if is_new and os.path.exists(path) and os.path.getsize(path) == 0:
+            os.unlink(path)
 
 
 def _read_done(file: IO[bytes], path: str) -> set[str]:

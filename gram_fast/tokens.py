@@ -258,9 +258,9 @@ class TokenizedRequest:
         return True
 
     def _is_exact_on_a_sample(self) -> bool:
-        """Compares composed ids with those of the whole text: first against last response of up to three groups."""
-        last = len(self._groups) - 1
-        sample = [(g, i, j) for g in {0, last // 2, last} for i, j in ((0, -1), (-1, 0))]
+        """Compares composed ids with those of the whole text: first against last response of the first and last group."""
+        groups = range(len(self._groups))
+        sample = [(g, i, j) for g in {*groups[:1], *groups[-1:]} for i, j in ((0, -1), (-1, 0))]
         whole = self._tokenizer.whole_ids([self._texts(pair) for pair in sample])
         composed = [[self._tokenizer.head_ids, *(self.segments[k] for k in self._pieces_of(pair))] for pair in sample]
         return all(np.array_equal(np.concatenate(c), w) for c, w in zip(composed, whole, strict=True))

@@ -62,20 +62,22 @@ INST = """\
 {{ " " + message.content + eos_token }}
 {%- endif -%}
 {%- endfor -%}"""
+# The names of DeepSeek's tokens have full-width bars.
+_BAR = str.maketrans("|", "\uff5c")
 DEEPSEEK = """\
 {{- bos_token -}}
 {%- for message in messages -%}
 {%- if message.role == "user" -%}
-<｜User｜>{{ message.content }}
+<|User|>{{ message.content }}
 {%- else -%}
-<｜Assistant｜>{{ message.content }}<｜end▁of▁sentence｜>
+<|Assistant|>{{ message.content }}<|end▁of▁sentence|>
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-<｜Assistant｜><think>
+<|Assistant|><think>
 
 </think>
-{%- endif -%}"""
+{%- endif -%}""".translate(_BAR)
 
 PRESETS = [
     (resources.files("gram_fast") / "presets" / f"{name}.txt").read_text("utf-8") for name in ("gram", "gram-demo")
@@ -146,10 +148,12 @@ def lookbehind() -> PreTrainedTokenizerFast:
 def deepseek() -> PreTrainedTokenizerFast:
     """The tokens that frame its turns are added, but not marked special."""
     tokenizer = byte_level(LLAMA3_SPLIT)
-    tokenizer.add_special_tokens(["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"])
-    plain = ["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"]
-    tokenizer.add_tokens([AddedToken(content, normalized=False) for content in plain])
-    return wrap(tokenizer, DEEPSEEK, bos_token="<｜begin▁of▁sentence｜>", eos_token="<｜end▁of▁sentence｜>")
+    bos, eos, user, assistant = (
+        name.translate(_BAR) for name in ("<|begin▁of▁sentence|>", "<|end▁of▁sentence|>", "<|User|>", "<|Assistant|>")
+    )
+    tokenizer.add_special_tokens([bos, eos])
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in (user, assistant, "<think>", "</think>")])
+    return wrap(tokenizer, DEEPSEEK, bos_token=bos, eos_token=eos)
 
 
 CONTROL = ["<unk>", "<s>", "</s>"]
@@ -198,7 +202,16 @@ def no_cut() -> PreTrainedTokenizerFast:
     return wrap(tokenizer, INST, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
+def metaspace_first() -> PreTrainedTokenizerFast:
+    """As newer conversions of Llama 2: "▁" is put before the first text only, not behind special tokens."""
+    tokenizer = sentencepiece_bpe(_lines(), 700, by_word=True)
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return wrap(tokenizer, INST, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
 def unigram() -> PreTrainedTokenizerFast:
+    """Its best path is a sum over the whole text: ".." + "." and "." + ".." tie, and rounding decides."""
     pieces, _ = merges_of(_lines(), 700, by_word=True)
     # Scores by rank, not from the trainer, which is not the same in every run.
     vocab = [(token, 0.0) for token in CONTROL] + [(token, -20.0) for token in _BYTES]
@@ -216,13 +229,14 @@ MAKE: dict[str, Make] = {
     "gpt2": gpt2,
     "deepseek": deepseek,
     "llama2": llama2,
+    "metaspace_first": metaspace_first,
     "unigram": unigram,
     "no_cut": no_cut,
     "lookbehind": lookbehind,
 }
 ALL = list(MAKE)
 # Those for which no template of these tests has a safe cut.
-WHOLE = ["no_cut", "lookbehind"]
+WHOLE = ["unigram", "no_cut", "lookbehind"]
 COMPOSED = [name for name in ALL if name not in WHOLE]
 
 

@@ -1,0 +1,108 @@
+"""Rows in and out: bad lines, resuming, nothing lost."""
+
+import json
+
+import pytest
+
+from gram_fast.errors import InputError
+from gram_fast.jobs import open_output, read_rows, run_rows
+
+
+def write(path, *lines):
+    path.write_bytes(b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines))
+    return str(path)
+
+
+def refuse(error):
+    raise error
+
+
+ROW = {"id": "x", "prompt": "p", "responses": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{bad\n", "line 2: expected JSON"),
+        (b"\xff\n", "line 2: expected JSON"),
+        ([1, 2], "line 2: expected a JSON object, got list"),
+        ({"id": "y", "prompt": "p"}, "line 2: expected a key 'responses', found 'id', 'prompt'"),
+        ({"id": "y", "prompt": "p", "responses": ["a"]}, "line 2: responses: expected at least 2, got 1"),
+        ({"id": "y", "prompt": "p", "responses": "ab"}, "line 2: responses: expected a list of responses, got str"),
+        ({"id": "y", "prompt": 1, "responses": ["a", "b"]}, "line 2: prompt: expected a string"),
+        ({"id": None, "prompt": "p", "responses": ["a", "b"]}, "line 2: expected 'id' to be a string or an integer"),
+        (ROW, "line 2: expected an id of its own, 'x' is also that of .* line 1"),
+    ],
+)
+def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, line, message):
+    path = write(tmp_path / "in.jsonl", ROW, line, {**ROW, "id": 3})
+    with pytest.raises(InputError, match=message):
+        read_rows(path, refuse)
+    errors = []
+    assert [row.id for row in read_rows(path, errors.append)] == ["x", 3]
+    assert len(errors) == 1
+
+
+def test_rows_without_id_are_known_by_their_line(tmp_path):
+    row = {"prompt": "p", "responses": ["a", "b"]}
+    assert [r.id for r in read_rows(write(tmp_path / "in.jsonl", row, b"\n", row), refuse)] == [1, 3]
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(InputError, match=r"cannot read nothing.jsonl: No such file"):
+        read_rows("nothing.jsonl", refuse)
+
+
+def run(path, rows, fail_at=None, resume=False):
+    """Scores rows; a KeyboardInterrupt stands for an interruption at that row."""
+    asked = []
+
+    def score(row):
+        if row.id == fail_at:
+            raise KeyboardInterrupt
+        asked.append(row.id)
+        return {"best": row.id}
+
+    with open_output(str(path), resume) as (file, done):
+        run_rows(rows, score, file, done, refuse)
+    return asked
+
+
+def test_resuming_neither_repeats_nor_loses_a_row(tmp_path):
+    rows = read_rows(write(tmp_path / "in.jsonl", *({**ROW, "id": k} for k in range(6))), refuse)
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run(out, rows, fail_at=3)
+    with out.open("ab") as file:
+        file.write(b'{"id": 3, "be')  # killed in the middle of a write
+    assert run(out, rows, resume=True) == [3, 4, 5]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [{"id": k, "best": k} for k in range(6)]
+    assert run(out, rows, resume=True) == []
+
+
+def test_what_was_written_is_never_overwritten(tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("precious\n")
+    with pytest.raises(InputError, match="is there already: go on with --resume, or name another file"):
+        run(out, [])
+    with pytest.raises(InputError, match="line 1: expected an output row with an 'id'"):
+        run(out, [], resume=True)
+    assert out.read_text() == "precious\n"
+
+
+def test_an_output_of_another_input_is_refused(tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"id": "other"}\n')
+    with pytest.raises(InputError, match='holds id "other", which the input lacks'):
+        run(out, [], resume=True)
+
+
+def test_a_failure_before_the_first_row_leaves_no_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), open_output(str(tmp_path / "out.jsonl"), False):
+        raise ZeroDivisionError
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(InputError, match="cannot write"), open_output(str(tmp_path / "no" / "out.jsonl"), False):
+        pass

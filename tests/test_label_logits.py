@@ -1,0 +1,218 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gram_fast import ops
+from gram_fast.kernels.label_logits import label_logits_reference
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+on_each_device = pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+            ],
+        ),
+    ],
+)
+with_and_without_norm = pytest.mark.parametrize("has_norm", [True, False], ids=["norm", "no norm"])
+EPS = 1e-6
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # hidden [T, D], rows [L], label weight [2, D], norm weight [D]
+
+
+def random_inputs(
+    num_tokens: int, num_leaves: int, width: int, dtype: torch.dtype = torch.float32, has_norm: bool = True
+) -> Inputs:
+    generator = torch.Generator().manual_seed(num_tokens + width)
+    hidden_TD = 3 * torch.randn((num_tokens, width), generator=generator)
+    rows_L = torch.randint(num_tokens, (num_leaves,), generator=generator)
+    label_weight_2D = torch.randn((2, width), generator=generator)
+    norm_weight_D = 1 + 0.3 * torch.randn(width, generator=generator)
+    norm = norm_weight_D.to(dtype) if has_norm else None
+    return hidden_TD.to(dtype), rows_L, label_weight_2D.to(dtype), norm
+
+
+def exact_logits(inputs: Inputs, eps: float) -> Tensor:
+    hidden_TD, rows_L, label_weight_2D, norm_weight_D = inputs
+    hidden_LD = hidden_TD.double()[rows_L]
+    if norm_weight_D is not None:
+        hidden_LD = hidden_LD / (hidden_LD.square().mean(dim=-1, keepdim=True) + eps).sqrt() * norm_weight_D.double()
+    return hidden_LD @ label_weight_2D.double().T
+
+
+def assert_as_exact_as_float32(actual: Tensor, inputs: Inputs, eps: float) -> None:
+    """No further from float64 than twice what the float32 reference is, and four roundings of the terms of the sum."""
+    assert actual.dtype == torch.float32
+    assert actual.shape == (len(inputs[1]), 2)
+    exact = exact_logits(inputs, eps)
+    error = (label_logits_reference(*inputs, eps).double() - exact).abs()
+    # Two products, a square root and a quotient touch every term: what a leaf may miss even where the reference, by
+    # luck of its order of summation, does not.
+    sizes = exact_logits(tuple(x if x is None or x.dtype == torch.int64 else x.abs() for x in inputs), eps)
+    assert ((actual.cpu().double() - exact).abs() <= 2 * error + 4 * torch.finfo(torch.float32).eps * sizes).all()
+
+
+def on(device: str, inputs: Inputs, layout: Callable[[Tensor], Tensor] = Tensor.contiguous) -> Inputs:
+    hidden_TD, rows_L, label_weight_2D, norm_weight_D = inputs
+    return (
+        layout(hidden_TD.to(device)),
+        rows_L.to(device),
+        label_weight_2D.to(device),
+        None if norm_weight_D is None else norm_weight_D.to(device),
+    )
+
+
+# (L, D); the loop over leaves is shared among threads from 32,768 elements on.
+SIZES = [(1, 1), (1, 4099), (7, 97), (13, 31), (3, 64), (32, 1023), (32, 1024), (101, 521), (40009, 1)]
+
+
+@on_each_device
+@with_and_without_norm
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("num_leaves", "width"), SIZES)
+def test_awkward_sizes(num_leaves: int, width: int, dtype: torch.dtype, has_norm: bool, device: str) -> None:
+    inputs = random_inputs(11, num_leaves, width, dtype, has_norm)
+    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS), inputs, EPS)
+
+
+@on_each_device
+@with_and_without_norm
+def test_model_width(has_norm: bool, device: str) -> None:
+    inputs = random_inputs(5, 3, 4096, torch.bfloat16, has_norm)
+    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS), inputs, EPS)
+
+
+@on_each_device
+@pytest.mark.parametrize("num_tokens", [0, 5])
+def test_no_leaves(num_tokens: int, device: str) -> None:
+    hidden_TD, label_weight_2D = torch.ones(num_tokens, 8, device=device), torch.ones(2, 8, device=device)
+    logits = ops.label_logits(hidden_TD, torch.empty(0, dtype=torch.int64, device=device), label_weight_2D)
+    assert logits.shape == (0, 2)
+    assert logits.dtype == torch.float32
+
+
+def test_without_norm_is_the_default() -> None:
+    inputs = random_inputs(5, 3, 16, has_norm=False)
+    assert torch.equal(ops.label_logits(*inputs[:3]), ops.label_logits(*inputs, 123.0))
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5, 10.0])
+def test_eps_is_the_callers(eps: float) -> None:
+    inputs = random_inputs(5, 3, 16)
+    assert_as_exact_as_float32(ops.label_logits(*inputs, eps), inputs, eps)
+
+
+def test_a_row_of_zeros_needs_eps_alone() -> None:
+    logits = ops.label_logits(torch.zeros(1, 7), torch.tensor([0]), torch.ones(2, 7), torch.ones(7), EPS)
+    assert torch.equal(logits, torch.zeros(1, 2))
+
+
+@on_each_device
+def test_logits_are_for_a_then_b(device: str) -> None:
+    hidden_TD, label_weight_2D = torch.eye(3, device=device), torch.tensor([[1.0, 2, 3], [4, 5, 6]], device=device)
+    rows_L = torch.tensor([2, 0, 2], device=device)
+    assert ops.label_logits(hidden_TD, rows_L, label_weight_2D).tolist() == [[3, 6], [1, 4], [3, 6]]
+
+
+def rows_inside_a_buffer(hidden_TD: Tensor) -> Tensor:
+    num_tokens, width = hidden_TD.shape
+    buffer = hidden_TD.new_full((num_tokens + 2, width + 5), float("nan"))
+    buffer[1:-1, 2:-3] = hidden_TD
+    return buffer[1:-1, 2:-3]
+
+
+def every_other(hidden_TD: Tensor) -> Tensor:
+    return torch.stack([hidden_TD, torch.full_like(hidden_TD, float("nan"))], dim=1).flatten(0, 1)[::2]
+
+
+def last_of_batch(hidden_TD: Tensor) -> Tensor:
+    return torch.stack([torch.full_like(hidden_TD, float("nan")), hidden_TD])[-1]
+
+
+@on_each_device
+@with_and_without_norm
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [rows_inside_a_buffer, every_other, last_of_batch])
+def test_strides(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, has_norm: bool, device: str) -> None:
+    inputs = random_inputs(11, 7, 97, dtype, has_norm)
+    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs, layout), EPS), inputs, EPS)
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, device: str) -> None:
+    hidden_TD = torch.arange(65536).to(torch.uint16).view(dtype)[:, None].to(device)  # subnormal, inf and NaN too
+    label_weight_2D = torch.ones(2, 1, dtype=dtype, device=device)
+    logits = ops.label_logits(hidden_TD, torch.arange(65536, device=device), label_weight_2D)
+    torch.testing.assert_close(logits, hidden_TD.float().expand(-1, 2), rtol=0, atol=0, equal_nan=True)
+
+
+@on_each_device
+@with_and_without_norm
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype: torch.dtype, has_norm: bool, device: str) -> None:
+    torch.library.opcheck(ops.label_logits, (*on(device, random_inputs(11, 7, 97, dtype, has_norm)), EPS))
+
+
+def good_arguments() -> dict[str, object]:
+    names = ("hidden_TD", "rows_L", "label_weight_2D", "norm_weight_D")
+    return dict(zip(names, random_inputs(5, 4, 8), strict=True)) | {"eps": EPS}
+
+
+def strided_last(tensor: Tensor) -> Tensor:
+    return torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
+
+
+WRONG: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "hidden_TD 3 dimensions": ("hidden_TD", lambda x: x[None]),
+    "hidden_TD dtype": ("hidden_TD", lambda x: x.double()),
+    "hidden_TD integers": ("hidden_TD", lambda x: x.int()),
+    "hidden_TD stride": ("hidden_TD", strided_last),
+    "hidden_TD transposed": ("hidden_TD", lambda x: x.T.contiguous().T),
+    "rows_L 2 dimensions": ("rows_L", lambda x: x[None]),
+    "rows_L dtype": ("rows_L", lambda x: x.int()),
+    "rows_L stride": ("rows_L", strided_last),
+    "rows_L negative": ("rows_L", lambda x: torch.tensor([0, -1, 4])),
+    "rows_L beyond": ("rows_L", lambda x: torch.tensor([0, 5, 4])),
+    "label_weight_2D whole vocabulary": ("label_weight_2D", lambda x: torch.cat([x, x])),
+    "label_weight_2D width": ("label_weight_2D", lambda x: x[:, 1:].contiguous()),
+    "label_weight_2D dtype": ("label_weight_2D", lambda x: x.half()),
+    "label_weight_2D stride": ("label_weight_2D", strided_last),
+    "label_weight_2D rows apart": ("label_weight_2D", lambda x: torch.cat([x, x])[::2]),
+    "norm_weight_D 2 dimensions": ("norm_weight_D", lambda x: x[None]),
+    "norm_weight_D width": ("norm_weight_D", lambda x: x[1:]),
+    "norm_weight_D dtype": ("norm_weight_D", lambda x: x.bfloat16()),
+    "norm_weight_D stride": ("norm_weight_D", strided_last),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_arguments_are_named(wrong: str) -> None:
+    name, change = WRONG[wrong]
+    arguments = good_arguments()
+    ops.label_logits(**arguments)
+    arguments[name] = change(arguments[name])
+    with pytest.raises(ValueError, match=rf"^{name}: expected "):
+        ops.label_logits(**arguments)
+
+
+def test_no_token_has_no_row() -> None:
+    with pytest.raises(ValueError, match=r"^rows_L: expected "):
+        ops.label_logits(torch.ones(0, 4), torch.tensor([0]), torch.ones(2, 4))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", ["rows_L", "label_weight_2D", "norm_weight_D"])
+def test_wrong_devices_are_named(name: str) -> None:
+    arguments = {key: x.cuda() if isinstance(x, Tensor) else x for key, x in good_arguments().items()}
+    arguments[name] = arguments[name].cpu()
+    with pytest.raises(ValueError, match=rf"^{name}: expected device"):
+        ops.label_logits(**arguments)
