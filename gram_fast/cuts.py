@@ -8,8 +8,9 @@ slots, and when the text on one side cannot change the tokens on the other:
   tried on every pair of character classes beside the literal, and a pattern that looks behind has no cuts. The same
   boundary is then seen again in every text that is really encoded (Frame in gram_fast/tokens.py), so text that a trial
   did not think of is caught, not mis-scored.
-- Without splitting (SentencePiece-style BPE, Unigram), tokens grow by merging neighbours: a place whose two characters
-  stand side by side in no entry of the vocabulary is a cut. That is a proof; nothing is tried.
+- Without splitting, BPE (SentencePiece style) grows tokens by merging neighbours: a place whose two characters stand
+  side by side in no entry of the vocabulary is a cut. That is a proof; nothing is tried. It does not hold for Unigram,
+  whose best path is a rounded sum over the whole text: far text can tip a tie. Unigram has cuts only where it splits.
 
 Characters beside a cut are ASCII, so Unicode normalization cannot join across it.
 """
@@ -47,7 +48,9 @@ class CutProver:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._splits = len(self._pre_tokenize("a b\n1. c")) > 1
-        self._looks_behind = "(?<" in json.dumps(json.loads(tokenizer.to_str())["pre_tokenizer"])
+        spec = json.loads(tokenizer.to_str())
+        self._looks_behind = "(?<" in json.dumps(spec["pre_tokenizer"])
+        self._merges = spec["model"]["type"] == "BPE"
         # One long text to search for pairs of characters; no pair that is looked for holds the separator.
         self._vocab = "" if self._splits else "\0".join(tokenizer.get_vocab(with_added_tokens=False))
 
@@ -60,7 +63,7 @@ class CutProver:
         candidates = [c for c in range(1, len(literal)) if plain[c - 1] and plain[c]]
         if self._splits:
             return self._always_split(literal, candidates, follows_slot, precedes_slot)
-        return self._never_merged(literal, candidates)
+        return self._never_merged(literal, candidates) if self._merges else []
 
     def _always_split(self, literal: str, cuts: list[int], follows_slot: bool, precedes_slot: bool) -> list[int]:
         if self._looks_behind:
@@ -72,11 +75,11 @@ class CutProver:
         return cuts
 
     def _never_merged(self, literal: str, cuts: list[int]) -> list[int]:
-        surface = "".join(piece for piece, _ in self._pre_tokenize(literal))
-        shift = len(surface) - len(literal)  # 1 where the tokenizer puts a space in front
-        if shift not in (0, 1):
-            return []
-        return [c for c in cuts if surface[c + shift - 1 : c + shift + 1] not in self._vocab]
+        def surface(pair: str) -> str:
+            """The pair as the vocabulary writes it; some tokenizers put a space in front."""
+            return "".join(piece for piece, _ in self._pre_tokenize(pair))[-2:]
+
+        return [c for c in cuts if len(pair := surface(literal[c - 1 : c + 1])) == 2 and pair not in self._vocab]
 
     def _normalize(self, text: str) -> str:
         normalizer = self._tokenizer.normalizer

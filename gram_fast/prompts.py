@@ -174,8 +174,10 @@ def _content(message: Message, name: str) -> str:
     content = message.get("content")
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence) and all(
-        isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content
+    if (
+        isinstance(content, list)
+        and content
+        and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content)
     ):
         return "".join(part["text"] for part in content)
     raise InputError(f"{name}: expected the 'content' of every chat message to be text")

@@ -56,6 +56,8 @@ class PairTokenizer:
         self._literals = tuple(self._to_secret(literal) for literal in self.text.literals)
         self._check_private_copy(tokenizer)
         self.label_ids = (self._label_id(LABELS[0]), self._label_id(LABELS[1]))
+        if self.label_ids[0] == self.label_ids[1]:
+            raise UnsupportedModelError(f"labels {LABELS} are the same token {self.label_ids[0]} to this tokenizer")
         self.frames = self._frames()
         if self.frames is None:
             warnings.warn(
@@ -258,7 +260,7 @@ class TokenizedRequest:
         return True
 
     def _is_exact_on_a_sample(self) -> bool:
-        """Compares composed ids with those of the whole text: first against last response of the first and last group."""
+        """Compares composed ids with those of the whole text: first against last response, first and last group."""
         groups = range(len(self._groups))
         sample = [(g, i, j) for g in {*groups[:1], *groups[-1:]} for i, j in ((0, -1), (-1, 0))]
         whole = self._tokenizer.whole_ids([self._texts(pair) for pair in sample])
@@ -278,12 +280,13 @@ class TokenizedRequest:
 def _template_only(tokenizer: Any) -> list[str]:
     """Texts of the added tokens that only the template may place: special ones, and those that frame a chat's turns."""
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
-    turns: list[Message] = [
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "content": "y"},
-        {"role": "user", "content": "z"},
-    ]
-    framing = str(render_chat(tokenizer, turns, add_generation_prompt=False))
+    user: Message = {"role": "user", "content": "x"}
+    try:
+        turns = render_chat(tokenizer, [user, {"role": "assistant", "content": "y"}, user], add_generation_prompt=False)
+    except UnsupportedModelError:  # some templates take one turn only, all that a judge needs
+        turns = render_chat(tokenizer, [user])
+    # Words and white space that happen to be added tokens frame nothing.
+    framing = [t.content for t in added if t.content in turns and re.search(r"[^\w\s]", t.content)]
     return [token.content for token in added if token.special or token.content in framing]
 
 
@@ -301,7 +304,12 @@ def _private_copy(tokenizer: Any, names: dict[str, str]) -> Tokenizer:
         spec["model"]["vocab"] = [[names.get(token, token), score] for token, score in vocab]
     if spec["model"].get("unk_token") in names:
         spec["model"]["unk_token"] = names[spec["model"]["unk_token"]]
-    copy = Tokenizer.from_str(json.dumps(spec))
+    try:
+        copy = Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise UnsupportedModelError(
+            f"the tokenizer cannot be copied with its special tokens set apart, one of which it also merges: {error}"
+        ) from error
     for token, name in names.items():
         if copy.token_to_id(name) != tokenizer.backend_tokenizer.token_to_id(token):
             raise UnsupportedModelError(f"the tokenizer does not keep the id of its added token {token!r} when copied")
