@@ -57,13 +57,14 @@ class PairTemplate:
         """A preset by name, or a template from a UTF-8 file when `preset` is the path of one."""
         if preset in preset_names():
             return cls.parse((resources.files("gram_fast") / "presets" / f"{preset}.txt").read_text("utf-8"), preset)
-        path = Path(preset)
-        if not path.is_file():
-            raise InputError(f"there is no preset or template file {preset!r}: presets are {', '.join(preset_names())}")
         try:
-            return cls.parse(path.read_bytes().decode("utf-8"), str(path))
+            return cls.parse(Path(preset).read_bytes().decode("utf-8-sig"), preset)
+        except OSError:
+            name = preset if len(preset) <= 80 else f"{preset[:80]}..."
+            presets = ", ".join(preset_names())
+            raise InputError(f"there is no preset or template file {name!r}: presets are {presets}") from None
         except UnicodeDecodeError as error:
-            raise InputError(f"template {path}: expected UTF-8, found byte {error.start} that is not") from None
+            raise InputError(f"template {preset}: expected UTF-8, found byte {error.start} that is not") from None
 
     def fill(self, prompt: str, response_a: str, response_b: str) -> str:
         """The user message for one pair."""

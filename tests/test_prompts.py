@@ -247,7 +247,7 @@ def test_list_of_anything_but_messages_is_refused(value):
 
 
 @pytest.mark.parametrize(
-    "content", [None, 3, {"text": "x"}, ["x"], [{"type": "image", "url": "x"}], [{"text": None}], b"x"]
+    "content", [None, 3, {"text": "x"}, ["x"], [{"type": "image", "url": "x"}], [{"text": None}], b"x", b"", []]
 )
 def test_content_that_is_not_text_is_refused(content):
     for messages in ([{"role": "user", "content": content}], [{"role": "user", "content": "x"}, {"content": content}]):
@@ -272,3 +272,15 @@ def test_lone_surrogate_is_named_with_its_place(text, said):
     for value in (text, [{"role": "user", "content": text}]):
         with pytest.raises(InputError, match=rf"^responses\[7\]: expected text, found the lone surrogate {said}$"):
             to_text(value, "responses[7]")
+
+
+def test_template_text_in_place_of_a_name_is_an_error_that_is_short():
+    with pytest.raises(InputError, match="no preset or template file") as caught:
+        PairTemplate.load("Which is better? " * 400)
+    assert len(str(caught.value)) < 200
+
+
+def test_byte_order_mark_is_not_part_of_a_template(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_bytes(b"\xef\xbb\xbf{input} {response_a} {response_b}")
+    assert PairTemplate.load(str(path)).literals[0] == ""

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import json
 import warnings
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers
 from tokenizers_for_tests import ALL, COMPOSED, MAKE, PLAIN_CHATML, WHOLE, tokenizer, wrap
-from transformers import PreTrainedTokenizer
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from gram_fast.cuts import CutProver
 from gram_fast.errors import UnsupportedModelError
@@ -548,3 +549,39 @@ def test_label_spelled_as_its_byte():
     pairs = PairTokenizer(tok, TEMPLATES["gram"])
     assert pairs.label_ids == (2 + ord("A"), 2 + ord("B"))
     assert pairs.frames is not None
+
+
+def test_unigram_that_does_not_split_has_no_cuts():
+    # Its best path is a rounded sum over the whole text: where pieces tie ("z" + "zz" and "zz" + "z"), far text decides.
+    model = tokenizer("unigram").backend_tokenizer
+    assert CutProver(model).safe_cuts("[The End]\n", follows_slot=True, precedes_slot=True) == []
+
+
+def test_words_and_white_space_that_are_added_tokens_frame_nothing():
+    tok = MAKE["qwen"]()
+    tok.add_tokens([AddedToken("assistant", normalized=False), AddedToken("\n\n", normalized=False)])
+    pairs = PairTokenizer(tok, PairTemplate.load("gram"))
+    assert not {"assistant", "\n\n"} & set(pairs._secret_names)
+
+
+def test_chat_template_of_one_turn_only_is_enough():
+    tok = MAKE["qwen"]()
+    tok.chat_template = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}" + tok.chat_template
+    pairs = PairTokenizer(tok, PairTemplate.load("gram"))
+    assert {"<|im_start|>", "<|im_end|>"} <= set(pairs._secret_names)
+
+
+def test_labels_that_are_one_unknown_token_are_refused():
+    vocab = {"<unk>": 0, **{char: index for index, char in enumerate(" abcdefg\n", 1)}}
+    model = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    tok = PreTrainedTokenizerFast(tokenizer_object=model, chat_template="{{ messages[-1].content }}\n")
+    with pytest.raises(UnsupportedModelError, match="are the same token 0"):
+        PairTokenizer(tok, PairTemplate.parse("{input} a {response_a} b {response_b} c"))
+
+
+def test_a_special_token_that_is_merged_too_is_named():
+    tok = MAKE["qwen"]()
+    merged = "".join(json.loads(tok.backend_tokenizer.to_str())["model"]["merges"][0])
+    tok.add_special_tokens({"pad_token": merged})
+    with pytest.raises(UnsupportedModelError, match="special tokens set apart"):
+        PairTokenizer(tok, PairTemplate.load("gram"))
