@@ -552,7 +552,7 @@ def test_label_spelled_as_its_byte():
 
 
 def test_unigram_that_does_not_split_has_no_cuts():
-    # Its best path is a rounded sum over the whole text: where pieces tie ("z" + "zz" and "zz" + "z"), far text decides.
+    # Its best path is a rounded sum over the whole text: where pieces tie, text far away decides.
     model = tokenizer("unigram").backend_tokenizer
     assert CutProver(model).safe_cuts("[The End]\n", follows_slot=True, precedes_slot=True) == []
 
