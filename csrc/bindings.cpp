@@ -44,7 +44,9 @@ constexpr bool kHasCuda = true;
 #define GRAM_FAST_CUDA(function) function
 #else
 constexpr bool kHasCuda = false;
-#define GRAM_FAST_CUDA(function) nullptr
+#define GRAM_FAST_CUDA(function) \
+  {                              \
+  }
 #endif
 
 // Without a stream on the CPU, otherwise on CUDA.

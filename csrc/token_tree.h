@@ -33,8 +33,8 @@ class TokenTree {
   int32_t add_segment(const int32_t* ids, int64_t count);
 
   // Adds head + segments and returns the handle of its leaf. The ends of the first `reusable` segments become node
-  // ends, and the nodes above them are marked reusable. Throws std::invalid_argument where a segment is unknown or the
-  // segments hold no token.
+  // ends, and the nodes above them are marked reusable; a prefix of segments that is there already stays as it was
+  // first added. Throws std::invalid_argument where a segment is unknown or the segments hold no token.
   int32_t add_sequence(const int32_t* segments, int64_t count, int64_t reusable);
 
   // Forgets every sequence and segment. The head's keys and values stay.

@@ -108,7 +108,9 @@ class Planner {
       const int64_t start = start_[n], end = start + node.length();
       out.input_ids.insert(out.input_ids.end(), tree_.ids(node), tree_.ids(node) + node.length());
       for (int64_t t = 0; t < node.length(); ++t) out.position_ids.push_back(node.depth + t);
-      const int64_t parent = row_of[node.parent];
+      int32_t ancestor = node.parent;
+      while (ancestor > 0 && row_of[ancestor] < 0) ancestor = tree_.node(ancestor).parent;
+      const int64_t parent = row_of[ancestor];
       out.nodes.insert(out.nodes.end(), {start, end, end, parent, node.depth});
       // A first child directly behind its parent continues the parent's causal span.
       if (row > 0 && members[row - 1] == node.parent) {

@@ -12,8 +12,8 @@ namespace gram_fast {
 struct TreePass {
   std::vector<int64_t> input_ids;     // [T]
   std::vector<int64_t> position_ids;  // [T], counted along the path
-  std::vector<int64_t> nodes;  // [N, 5]: start, end, subtree_end in packed order, parent in this table or -1, depth
-  std::vector<int64_t> spans;  // [S, 2]: start, end; causal on itself. A node and its chain of first children.
+  std::vector<int64_t> nodes;         // [N, 5]: start, end, subtree_end (packed), row of the next ancestor or -1, depth
+  std::vector<int64_t> spans;         // [S, 2]: start, end; causal on itself. A node and its chain of first children.
   std::vector<int64_t> range_offsets;  // [S + 1]: rows of `ranges` that a span reads
   std::vector<int64_t> ranges;         // [R, 2]: slots [start, end) of ancestors, read without a mask
   std::vector<int64_t> leaf_rows;      // [L]: packed index of the last token of a leaf

@@ -191,7 +191,7 @@ def tree_attention(
     scale: float,
     backend: str,
 ) -> Tensor:
-    """Attention of T packed tokens over a forest -> [T, H, E], dtype as q_THE.
+    """Attention of T packed tokens over a forest -> [T, H, E], contiguous, dtype as q_THE.
 
     The tokens of a span read each other causally (slots [start, end)) and the slots of the span's ranges without a
     mask; softmax over both together.
@@ -202,20 +202,23 @@ def tree_attention(
         spans_N2: int64 [N, 2] on the CPU: start, end; they cover [0, T) in order.
         range_offsets: int64 [N + 1] on the CPU: rows of `ranges_R2` that each span reads.
         ranges_R2: int64 [R, 2] on the CPU: slots [start, end), 0 <= start < end <= S. Ranges of one span are disjoint.
-        scale: factor on the scores, usually E ** -0.5.
+        scale: factor on the scores, above 0, usually E ** -0.5.
         backend: one of ATTENTION_BACKENDS (see resolve_attention_backend for "auto").
 
     Raises ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that
     cannot run.
     """
     _check_tree_attention(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2)
+    _expect(scale > 0, "scale", "a positive number", scale)
     if problem := attention_backend_problem(backend, q_THE.device, q_THE.dtype):
         raise BackendError(problem)
     if q_THE.shape[0] == 0:
-        return torch.empty_like(q_THE)
+        return q_THE.new_empty(q_THE.shape)
     if backend == "reference":
-        return tree_attention_reference(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale)
-    return cascade_attention(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale, merge_states)
+        out_THE = tree_attention_reference(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale)
+    else:
+        out_THE = cascade_attention(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale, merge_states)
+    return out_THE.contiguous()
 
 
 @tree_attention.register_fake
@@ -229,7 +232,7 @@ def _(
     scale: float,
     backend: str,
 ) -> Tensor:
-    return torch.empty_like(q_THE)
+    return q_THE.new_empty(q_THE.shape)
 
 
 def _check_tree_attention(

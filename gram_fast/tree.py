@@ -30,7 +30,7 @@ class TreePass:
     position_ids: Tensor
     """[T], counted along the path from the root, not along the packing."""
     nodes: NDArray[np.int64]
-    """[N, 5]: start, end, subtree_end (packed), row of the parent or -1 when it lies in an earlier pass, depth."""
+    """[N, 5]: start, end, subtree_end (packed), row of the nearest ancestor in this pass or -1, depth."""
     spans: Tensor
     """[S, 2]: start, end. A node and its chain of first children: causal on itself."""
     range_offsets: Tensor

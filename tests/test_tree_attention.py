@@ -369,10 +369,11 @@ def test_unknown_backend() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tables", [FOREST, tables_of_lengths([FOREST_TOKENS], [[]])], ids=["forest", "one span"])
 @pytest.mark.parametrize("layout", [Tensor.contiguous, transposed, offset_in_a_wider_buffer])
-def test_opcheck(layout, tables: Tables, dtype: torch.dtype, device: str) -> None:
-    skip_what_cannot_run("cascade", device, dtype)
+@pytest.mark.parametrize("backend", ops.ATTENTION_BACKENDS)
+def test_opcheck(backend: str, layout, tables: Tables, dtype: torch.dtype, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
     inputs = (layout(x.to(device)) for x in random_inputs(FOREST_TOKENS, FOREST_SLOTS, dtype=dtype))
-    torch.library.opcheck(ops.tree_attention, (*inputs, *tables, 0.25, "cascade"))
+    torch.library.opcheck(ops.tree_attention, (*inputs, *tables, 0.25, backend))
 
 
 def good_arguments() -> dict[str, object]:
