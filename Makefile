@@ -1,10 +1,14 @@
 # make demo | test | lint | sanitize. Each sets .venv up first, and again only when what it is made from has changed.
 PYTHON ?= python3
+# Warnings are errors here, but not for those who install from source with another compiler.
+export CXXFLAGS := -Werror
+export CUDAFLAGS := -Werror=all-warnings
 VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(wildcard csrc/*.cpp csrc/*.cu csrc/*.h csrc/*.cuh)
 SANITIZED := build/sanitize
-GNU_LIBS = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so.6)
+SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED)
 
 .PHONY: demo test lint sanitize clean
 
@@ -20,12 +24,13 @@ lint: $(VENV)/.built
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
-# The extension with the address and undefined-behaviour sanitizers, under the tests of everything that it does.
-# libstdc++ is preloaded beside libasan: with libasan alone the first C++ exception ends the process.
+# A copy of the package whose extension has the address and undefined-behaviour sanitizers, under the tests of all that
+# it does. libstdc++ is preloaded beside libasan: with libasan alone the first C++ exception ends the process.
 sanitize: $(VENV)/.built
-	GRAM_FAST_SANITIZE=ON GRAM_FAST_CUDA=OFF $(BIN)/python setup.py -q build --build-base build/sanitize.tmp --build-lib $(SANITIZED)
-	LD_PRELOAD="$(GNU_LIBS)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED) GRAM_FAST_EXPECT_SANITIZED=1 \
-		$(BIN)/pytest tests/test_token_tree.py tests/test_merge_states.py tests/test_label_logits.py tests/test_tree_attention.py
+	GRAM_FAST_SANITIZE=ON GRAM_FAST_CUDA=OFF PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/python setup.py -q build --build-temp build/sanitize.tmp --build-lib $(SANITIZED)
+	$(SANITIZERS) $(BIN)/python -P -c "import gram_fast._C as c; assert '$(SANITIZED)' in c.__file__, c.__file__"
+	$(SANITIZERS) $(BIN)/pytest $(addprefix tests/test_,token_tree.py merge_states.py label_logits.py tree_attention.py)
 
 $(VENV)/.installed: constraints.txt pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

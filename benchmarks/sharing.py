@@ -105,12 +105,13 @@ def measure(
     """One row. The first repeat runs everything; the others ours and the best batch size, in turns."""
     rival = Rival(judge, pairs_of(prompt, responses, strategy))
     ranking = judge.rank(prompt, responses, strategy)
+    rank = partial(judge.rank, prompt, responses, strategy)
     seconds_a = seconds(rival.gram_loop)
     first_b = {size: seconds(partial(rival.padded_batches, size)) for size in BATCH_SIZES}
     best_size = min(first_b, key=first_b.__getitem__)
-    ours, seconds_b = [ranking.stats.seconds], [first_b[best_size]]
+    ours, seconds_b = [seconds(rank)], [first_b[best_size]]
     for _ in range(repeats - 1):
-        ours.append(judge.rank(prompt, responses, strategy).stats.seconds)
+        ours.append(seconds(rank))
         seconds_b.append(seconds(partial(rival.padded_batches, best_size)))
     plain = rival.padded_batches(1)
     p_ab = torch.sigmoid(plain[0::2, 0] - plain[0::2, 1]).tolist()

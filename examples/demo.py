@@ -24,7 +24,9 @@ def ranking_table(row: dict[str, Any], ranking: gram_fast.Ranking) -> Table:
     """The ranking of one row, best first, and what it cost."""
     prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
     stats = ranking.stats
-    table = Table(title=shorten(prompt, 78, placeholder="…"), title_justify="left", title_style="bold", caption_justify="left")
+    table = Table(
+        title=shorten(prompt, 78, placeholder="…"), title_justify="left", title_style="bold", caption_justify="left"
+    )
     table.caption = (
         f"{stats.comparisons} comparisons, {stats.tokens_unshared:,} tokens without sharing, "
         f"{stats.tokens_computed:,} computed, {stats.seconds:.2f} seconds"

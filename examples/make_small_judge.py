@@ -8,6 +8,7 @@ every line of the package, and its verdicts mean nothing.
 
 import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -110,7 +111,10 @@ def cached_small_judge() -> Path:
         # Written beside and renamed, so that an interrupted run leaves nothing that looks whole.
         unfinished = cache / f".unfinished-{recipe}-{os.getpid()}"
         make_small_judge(unfinished, texts)
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(unfinished)
     return folder
 
 

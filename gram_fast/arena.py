@@ -1,5 +1,6 @@
 """Plays tournaments: turns the pairs that they ask for into sequences, scores all of a round together, answers."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,10 +36,13 @@ class Arena:
 
     def play(self, groups: Sequence[Group], strategy: Strategy, orders: str, seed: int = 0) -> Outcome:
         """Plays one tournament a group, in lockstep: a round of all groups is packed into the same passes."""
+        started = time.perf_counter()
         check_orders(orders)
+        if not isinstance(seed, int) or seed < 0:
+            raise InputError(f"seed: expected an integer of at least 0, got {seed!r}")
         request = self.tokenizer.request([group.prompt for group in groups], [group.texts for group in groups])
         outcome = Outcome([None] * len(groups), [[] for _ in groups], Stats(0, 0, 0, 0, 0, 0.0))
-        with self.engine.request(request.head_ids) as engine_request:
+        with self.engine.request(request.head_ids, started) as engine_request:
             playing: dict[int, tuple[Tournament, Round]] = {}
             for g, group in enumerate(groups):
                 tournament = strategy.play(len(group.texts), np.random.default_rng(seed))

@@ -18,10 +18,10 @@ class KeyValueStore:
         """Makes room for at least `num_slots` slots; what is in the others stays."""
         if num_slots <= self._num_slots:
             return
-        self._num_slots = num_slots
         for layer, buffers in self._layers.items():
             key, value = (_grown(buffer, num_slots) for buffer in buffers)
             self._layers[layer] = (key, value)
+        self._num_slots = num_slots
 
     def write(self, layer: int, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the keys and values of a pass into slots [0, T) and returns the layer's buffers."""

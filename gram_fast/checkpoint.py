@@ -1,13 +1,13 @@
 """Loads a judge's model and tokenizer with transformers, from a folder or the Hugging Face hub."""
 
-from pathlib import Path
+import os
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gram_fast.errors import BackendError, InputError, UnsupportedModelError
+from gram_fast.errors import BackendError, InputError, UnsupportedModelError, first_line
 
 
 def load_checkpoint(
@@ -23,20 +23,23 @@ def load_checkpoint(
     target = find_device(device)
     hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
     wanted = find_dtype(dtype, target)
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+    name = os.path.expanduser(name)
+    if os.path.isfile(name):
+        raise InputError(f"expected a checkpoint folder, {name!r} is a file")
+    if name.startswith((".", "/")) and not os.path.isdir(name):
         raise InputError(f"there is no checkpoint folder {name!r}")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True, **hub)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot load a causal language model from {name!r}: {_first_line(error)}") from error
+    except Exception as error:  # transformers and safetensors raise anything for a broken file
+        raise InputError(f"cannot load a causal language model from {name!r}: {first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]!r}"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+    except Exception as error:
+        raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
     return model.to(target).eval().requires_grad_(False), tokenizer
 
 
@@ -63,7 +66,3 @@ def find_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dt
     if found not in (torch.float32, torch.float16, torch.bfloat16):
         raise InputError(f"dtype: expected auto, float32, float16 or bfloat16, got {dtype!r}")
     return found  # type: ignore[no-any-return]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -4,12 +4,13 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
@@ -74,8 +75,11 @@ class JobOptions(JudgeOptions):
     )
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad rows, name them and count them.")] = False
 
-    def run(self, score: Score) -> None:
-        """Works through the rows and says on standard error what became of them."""
+    def run(self, score: Score, **settings: Any) -> None:
+        """Works through the rows and says on standard error what became of them.
+
+        `settings`: of the command; with the judge's they are recorded in every row, and --resume wants the same.
+        """
         skipped = 0
 
         def on_bad(error: GramFastError) -> None:
@@ -86,10 +90,11 @@ class JobOptions(JudgeOptions):
             stderr.print(f"gram-fast: skipped: {error}", markup=False)
 
         rows = read_rows(self.input, on_bad)
-        with open_output(self.output, self.resume) as (file, done):
+        run = {**settings, "model": self.model, "revision": self.revision, "preset": self.preset, "dtype": self.dtype}
+        with open_output(self.output, self.input, self.resume, run) as output:
             judge = self.load()
-            written = run_rows(rows, lambda row: score(judge, row), file, done, on_bad)
-        stderr.print(f"gram-fast: {written} rows written, {len(done)} already there, {skipped} skipped")
+            written = run_rows(rows, lambda row: {**score(judge, row), "run": run}, output, on_bad)
+        stderr.print(f"gram-fast: {written} rows written, {len(output.done)} already there, {skipped} skipped")
 
 
 def _command(name: str, options: type[JudgeOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -124,12 +129,12 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
         a, b = row.responses
         return asdict(judge.compare(row.prompt, a, b, orders))  # type: ignore[arg-type]
 
-    options.run(score)
+    options.run(score, command="compare", orders=orders)
 
 
 Strategy = Annotated[str, typer.Option(help=", ".join(STRATEGIES) + ".")]
 Scores = Annotated[str, typer.Option(help="auto, win_rate or bradley_terry.")]
-Seed = Annotated[int, typer.Option(help="Draws the bracket of knockout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Draws the bracket of knockout.")]
 
 
 @_command("rank", JobOptions)
@@ -141,8 +146,10 @@ def rank(
     seed: Seed = 0,
 ) -> None:
     """Rank the responses of every row."""
-    _check_tournament(strategy, orders, scores)
-    options.run(lambda judge, row: asdict(judge.rank(row.prompt, row.responses, strategy, orders, scores, seed)))  # type: ignore[arg-type]
+    settings = _tournament(strategy, orders, scores, seed)
+    options.run(
+        lambda judge, row: asdict(judge.rank(row.prompt, row.responses, **settings)), command="rank", **settings
+    )
 
 
 @_command("best-of-n", JobOptions)
@@ -154,15 +161,20 @@ def best_of_n(
     seed: Seed = 0,
 ) -> None:
     """Choose the best response of every row."""
-    _check_tournament(strategy, orders, scores)
-    options.run(lambda judge, row: asdict(judge.best_of_n(row.prompt, row.responses, strategy, orders, scores, seed)))  # type: ignore[arg-type]
+    settings = _tournament(strategy, orders, scores, seed)
+    options.run(
+        lambda judge, row: asdict(judge.best_of_n(row.prompt, row.responses, **settings)),
+        command="best-of-n",
+        **settings,
+    )
 
 
-def _check_tournament(strategy: str, orders: str, scores: str) -> None:
-    """A wrong name is said before a model is loaded."""
+def _tournament(strategy: str, orders: str, scores: str, seed: int) -> dict[str, Any]:
+    """The settings of a tournament by name; a wrong one is said before a model is loaded."""
     find_strategy(strategy)
     find_scores(scores, strategy)
     check_orders(orders)
+    return {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
 
 
 @app.command("doctor")
@@ -170,16 +182,22 @@ def doctor_command(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Checkpoint to try as well.")] = None,
     preset: Annotated[str, typer.Option(help="Its judge prompt.")] = "gram",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    attention: Annotated[str, typer.Option(help="Attention backend: auto, reference or cascade.")] = "auto",
 ) -> None:
     """Say what is installed and can run; with a checkpoint, test template, labels and engine on a known answer."""
-    table = Table(show_header=False, box=None)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for what, how in doctor.installation():
-        table.add_row(what, how)
+    _print_table(doctor.installation())
     if model is not None:
-        for what, how in doctor.checkpoint(PairwiseJudge.from_pretrained(model, preset=preset, device=device)):
-            table.add_row(what, how)
+        judge = PairwiseJudge.from_pretrained(model, preset=preset, device=device, dtype=dtype, attention=attention)
+        _print_table(doctor.checkpoint(judge))
+
+
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold", width=28)
+    table.add_column(overflow="fold")
+    for what, how in rows:
+        table.add_row(what, escape(how))
     Console().print(table)
 
 
@@ -195,9 +213,10 @@ def main() -> None:
     except GramFastError as error:
         stderr.print(f"gram-fast: {error}", markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        stderr.print("gram-fast: interrupted; rows written so far are whole, --resume goes on")
-        sys.exit(130)
+    except SystemExit as error:
+        if error.code == 130:  # what typer makes of an interruption, without a word
+            stderr.print("gram-fast: interrupted; rows written to a file so far are whole, --resume goes on")
+        raise
 
 
 if __name__ == "__main__":

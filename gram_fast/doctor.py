@@ -12,7 +12,7 @@ from gram_fast.judge import PairwiseJudge
 from gram_fast.known_answers import known_answers
 from gram_fast.ops import ATTENTION_BACKENDS, attention_backend_problem
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "triton", "flash-attn")
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "triton")
 
 
 def installation() -> Iterator[tuple[str, str]]:

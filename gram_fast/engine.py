@@ -53,8 +53,8 @@ class Engine:
         self._keep_limit = _default_keep_limit(runner, self.budget)
 
     @contextmanager
-    def request(self, head_ids: Ids) -> "Iterator[EngineRequest]":
-        """Opens a request whose sequences all start with `head_ids`.
+    def request(self, head_ids: Ids, started: float | None = None) -> "Iterator[EngineRequest]":
+        """Opens a request whose sequences all start with `head_ids`; its seconds count from `started`, or from now.
 
         What it computed is forgotten at its end, save the head's keys and values: the next request with the same head
         starts from them.
@@ -63,9 +63,11 @@ class Engine:
             if not np.array_equal(head_ids, self._head_ids):
                 self._head_ids, self._tree = head_ids, TokenTree(head_ids)
             try:
-                yield EngineRequest(self)
+                yield EngineRequest(self, time.perf_counter() if started is None else started)
             except BaseException:
-                self._tree.forget_slots()  # the plan may not have been run to its end
+                # The plan may not have been run to its end, nor the store grown to its end.
+                self._tree.forget_slots()
+                self._store.release()
                 raise
             finally:
                 self._tree.clear()
@@ -77,7 +79,8 @@ class Engine:
         pending = np.arange(len(leaves))
         tokens = passes = 0
         while len(pending):
-            done = np.zeros(len(pending), bool)
+            done: list[tuple[NDArray[np.int64], Tensor]] = []
+            ran_out_of_memory = False
             try:
                 plan = plan_round(
                     self._tree,
@@ -92,17 +95,22 @@ class Engine:
                     total=plan.num_tokens, unit="tok", unit_scale=True, delay=2, leave=False, disable=None
                 ) as bar:
                     for tree_pass in plan.passes:
-                        pass_logits = self._runner.forward(tree_pass, self._store)
+                        done.append((tree_pass.leaf_index, self._runner.forward(tree_pass, self._store)))
                         self._store.keep(tree_pass.keep)
-                        logits[pending[tree_pass.leaf_index]] = pass_logits.cpu().numpy()
-                        done[tree_pass.leaf_index] = True
                         tokens, passes = tokens + tree_pass.num_tokens, passes + 1
                         bar.update(tree_pass.num_tokens)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error) or self.budget // 2 < _SMALLEST_BUDGET:
                     raise
+                ran_out_of_memory = True
+            # Behind the handler: the exception holds the failed forward's activations.
+            if ran_out_of_memory:
                 self._halve_budget()
-            pending = pending[~done]
+            # Read back once a round, so that a GPU need not wait for the host between passes.
+            index = np.concatenate([leaf_index for leaf_index, _ in done]) if done else np.empty(0, np.int64)
+            if len(index):
+                logits[pending[index]] = torch.cat([pass_logits for _, pass_logits in done]).cpu().numpy()
+            pending = np.delete(pending, index)
         return logits, tokens, passes
 
     def _halve_budget(self) -> None:
@@ -122,10 +130,10 @@ class Engine:
 class EngineRequest:
     """Rounds of one request over one growing token tree."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, started: float) -> None:
         self._engine = engine
         self._tree = engine._tree
-        self._started = time.perf_counter()
+        self._started = started
         self._num_segments = 0
         self._comparisons = self._tokens_unshared = self._tokens_computed = self._passes = 0
 
@@ -180,5 +188,6 @@ def _default_keep_limit(runner: Runner, budget: int) -> int:
     return max(budget, min(65536, free // 8 // runner.bytes_per_slot))
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

@@ -19,3 +19,9 @@ class BackendError(GramFastError, RuntimeError):
 
 class NumericalError(GramFastError, ArithmeticError):
     """The model returned logits that are not finite."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, cut to one line, with its type where that is all but a name."""
+    text = str(error).strip().partition("\n")[0]
+    return text if " " in text else f"{type(error).__name__} {text}".strip()

@@ -31,14 +31,13 @@ class Group:
         *,
         prompt_name: str = "prompt",
         name: Callable[[int], str] = "responses[{}]".format,
-        where: str = "responses",
         at_least: int = 2,
     ) -> "Group":
         """Reads a prompt and its responses. Raises InputError on fewer than `at_least` and on what is not text."""
         if isinstance(responses, str) or not isinstance(responses, Sequence):
-            raise InputError(f"{where}: expected a list of responses, got {type(responses).__name__}")
+            raise InputError(f"responses: expected a list of responses, got {type(responses).__name__}")
         if len(responses) < at_least:
-            raise InputError(f"{where}: expected at least {at_least}, got {len(responses)}")
+            raise InputError(f"responses: expected at least {at_least}, got {len(responses)}")
         names = [name(index) for index in range(len(responses))]
         texts = [to_text(response, name) for response, name in zip(responses, names, strict=True)]
         numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}

@@ -15,8 +15,9 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from gram_fast.errors import GramFastError, InputError
+from gram_fast.errors import GramFastError, InputError, first_line
 from gram_fast.group import Group
+from gram_fast.prompts import to_text
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def read_rows(path: str, on_bad: Callable[[InputError], None]) -> list[Row]:
 
 def _lines(path: str) -> Iterator[tuple[str, bytes]]:
     name = "standard input" if path == "-" else path
+    if path == "-" and sys.stdin is None:
+        raise InputError("standard input is closed: expected --input FILE")
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -64,17 +67,18 @@ def _lines(path: str) -> Iterator[tuple[str, bytes]]:
 def _read_row(where: str, line: bytes) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:  # bad UTF-8 is a ValueError too
-        raise InputError(f"{where}: expected JSON, {error}") from None
+    except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
+        raise InputError(f"{where}: expected JSON, {first_line(error)}") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, got {type(row).__name__}")
     for key in ("prompt", "responses"):
         if key not in row:
             raise InputError(f"{where}: expected a key {key!r}, found {', '.join(map(repr, row)) or 'none'}")
     row_id = row.get("id", int(where.rpartition(" ")[2]))
-    if not isinstance(row_id, str | int):
-        raise InputError(f"{where}: expected 'id' to be a string or an integer, got {row_id!r}")
+    if not isinstance(row_id, str | int) or isinstance(row_id, bool):
+        raise InputError(f"{where}: expected 'id' to be a string or an integer, got {type(row_id).__name__}")
     try:
+        to_text(str(row_id), "id")
         Group.of(row["prompt"], row["responses"])
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
@@ -86,74 +90,112 @@ def id_key(row_id: Any) -> str:
     return json.dumps(row_id, ensure_ascii=False)
 
 
-@contextmanager
-def open_output(path: str, resume: bool) -> Iterator[tuple[IO[str], set[str]]]:
-    """A file to append rows to, and the keys of the ids that it holds already; "-" is standard output.
+@dataclass
+class Output:
+    """Where rows go. Nothing is written, and no file made, before the first row."""
 
-    With `resume`, a last line that an interruption cut short is taken off. Raises InputError for a file that is there
-    without `resume`, so that nothing written is lost, and for one that holds something else.
+    path: str
+    done: set[str]
+    """Keys of the ids that the file holds already."""
+    size: int
+    """Bytes of the whole lines that it holds; what an interruption left behind them is cut off."""
+    _file: IO[bytes] | None = None
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends a row and flushes it."""
+        data = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        if self._file is None:
+            try:
+                self._file = sys.stdout.buffer if self.path == "-" else open(self.path, "ab")  # noqa: SIM115
+            except OSError as error:
+                raise InputError(f"cannot write {self.path}: {error.strerror}") from None
+            if self.path != "-" and self._file.seekable() and self._file.tell() > self.size:
+                self._file.truncate(self.size)
+        self._file.write(data)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None and self.path != "-":
+            self._file.close()
+
+
+@contextmanager
+def open_output(path: str, source: str, resume: bool, run: dict[str, Any]) -> Iterator[Output]:
+    """The output for the rows of `source`; "-" is standard output.
+
+    With `resume`, rows that the file holds count as done; they must be of the same `run`, the settings that every row
+    records. Raises InputError for a file that is there without `resume`, so that nothing written is lost, for one that
+    holds something else, and where the output would be the input.
     """
     if path == "-":
         if resume:
             raise InputError("--resume: expected --output FILE, what went to standard output cannot be read back")
-        yield sys.stdout, set()
-        return
-    is_new = not os.path.exists(path)
-    if not (is_new or resume):
+        if sys.stdout is None:
+            raise InputError("standard output is closed: expected --output FILE")
+        output = Output(path, set(), 0)
+    elif not os.path.isdir(os.path.dirname(path) or "."):
+        raise InputError(f"cannot write {path}: there is no folder {os.path.dirname(path)}")
+    elif not os.path.exists(path) or not (os.path.isfile(path) or os.path.isdir(path)):
+        output = Output(path, set(), 0)
+    elif os.path.isdir(path) or not os.access(path, os.W_OK):
+        raise InputError(f"cannot write {path}: expected a file that may be written")
+    elif source != "-" and os.path.samefile(path, source):
+        raise InputError(f"output {path} is the input: name another file")
+    elif not resume:
         raise InputError(f"output {path} is there already: go on with --resume, or name another file")
+    else:
+        output = _read_output(path, run)
     try:
-        with open(path, "xb" if is_new else "r+b") as file:
-            done = set() if is_new else _read_done(file, path)
-            with open(file.fileno(), "a", encoding="utf-8", closefd=False) as text:
-                yield text, done
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        yield output
     finally:
-        # A run that failed before its first row leaves no empty file in the way of the next.
-        if is_new and os.path.exists(path) and os.path.getsize(path) == 0:
-            os.unlink(path)
+        output.close()
 
 
-def _read_done(file: IO[bytes], path: str) -> set[str]:
-    data = file.read()
-    whole = data[: data.rfind(b"\n") + 1]
+def _read_output(path: str, run: dict[str, Any]) -> Output:
+    data = Path(path).read_bytes()
+    size = data.rfind(b"\n") + 1
     done = set()
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(data[:size].splitlines(), start=1):
+        where = f"{path} line {number}"
         try:
-            done.add(id_key(json.loads(line)["id"]))
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path} line {number}: expected an output row with an 'id'") from None
-    file.truncate(len(whole))
-    return done
+            row = json.loads(line)
+            done.add(id_key(row["id"]))
+            before = row["run"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(f"{where}: expected a row that this command wrote, with 'id' and 'run'") from None
+        if different := [key for key in run if before.get(key) != run[key]]:
+            key = different[0]
+            raise InputError(f"{where}: {key} was {before.get(key)!r}, now it is {run[key]!r}: it is of another run")
+    if not b'{"id": '.startswith(data[size : size + 7]):
+        raise InputError(f"{path}: expected its last line to be the start of a row that this command wrote")
+    return Output(path, done, size)
 
 
 def run_rows(
     rows: list[Row],
     score: Callable[[Row], dict[str, Any]],
-    output: IO[str],
-    done: set[str],
+    output: Output,
     on_bad: Callable[[GramFastError], None],
 ) -> int:
     """Scores rows that are not done and writes one line each, with a progress bar -> how many were written.
 
-    A row whose scoring fails goes to `on_bad`, which raises or returns to go on. Raises InputError when `done` holds
-    ids that the rows lack: then the output is another job's.
+    A row whose scoring fails goes to `on_bad`, which raises or returns to go on. Raises InputError when the output
+    holds ids that the rows lack: then it is another job's.
     """
-    keys = {id_key(row.id) for row in rows}
-    if foreign := done - keys:
+    if foreign := output.done - {id_key(row.id) for row in rows}:
         raise InputError(f"--resume: the output holds id {min(foreign)}, which the input lacks: it is of another run")
     written = 0
-    with tqdm(total=len(rows), initial=len(done), unit="row", disable=None) as bar:
+    with tqdm(total=len(rows), initial=len(output.done), unit="row", disable=None) as bar:
         for row in rows:
-            if id_key(row.id) in done:
+            if id_key(row.id) in output.done:
                 continue
             try:
                 result = score(row)
             except GramFastError as error:
                 on_bad(type(error)(f"{row.where}: {error}"))
             else:
-                output.write(json.dumps({"id": row.id, **result}, ensure_ascii=False) + "\n")
-                output.flush()
+                output.write({"id": row.id, **result})
                 written += 1
             bar.update()
     return written

@@ -22,12 +22,15 @@ from gram_fast.tokens import PairTokenizer
 from gram_fast.tournament import find_strategy, one_round
 from gram_fast.transformers_runner import TransformersRunner
 
+_LARGEST = 2**24
+
 
 class PairwiseJudge:
     """A generative pairwise reward model that compares, ranks and rewards responses (GRAM, arXiv 2506.14175).
 
     Prompts and responses are strings or lists of chat messages. A judge keeps the keys and values of its instruction
-    across calls; it may be called from several threads, one call runs at a time.
+    across calls; it may be called from several threads, one call runs at a time. The model is the judge's own: while a
+    call runs, nothing else may run the model.
     """
 
     def __init__(
@@ -45,8 +48,8 @@ class PairwiseJudge:
         Arguments and errors as for `from_pretrained`.
         """
         for name, value, default in (("max_batch_tokens", max_batch_tokens, "auto"), ("max_length", max_length, None)):
-            if value != default and (not isinstance(value, int) or value < 1):
-                raise InputError(f"{name}: expected {default!r} or an integer of at least 1, got {value!r}")
+            if value != default and (type(value) is not int or not 1 <= value <= _LARGEST):
+                raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
         self.tokenizer = PairTokenizer(tokenizer, PairTemplate.load(preset))
         self.runner = TransformersRunner(model, self.tokenizer.label_ids, attention)
         for answer in known_answers(self.tokenizer, self.runner):
@@ -90,8 +93,9 @@ class PairwiseJudge:
             preset: the judge's prompt, a name of `gram_fast.preset_names()` or the path of a template file. It must be
                 the text that the checkpoint was trained with.
             attention: "auto" or one of `gram_fast.ops.ATTENTION_BACKENDS`.
-            max_batch_tokens: most tokens of one forward, the bound on activation memory; "auto" for what suits the
-                device. Halved, with a warning, when memory runs out.
+            max_batch_tokens: most tokens of one forward, the bound on memory: activations follow the forward, keys
+                and values are reserved for that many tokens. "auto" for what suits the device. Halved, with a warning,
+                when memory runs out.
             max_length: most tokens of one pair, at most what the checkpoint allows (the default).
             revision: as in transformers.
             token: as in transformers.
@@ -235,9 +239,8 @@ class PairwiseJudge:
 
         Raises errors as `rank`; their message names the group.
         """
-        if isinstance(prompts, str) or len(prompts) != len(groups):
-            given = 1 if isinstance(prompts, str) else len(prompts)
-            raise InputError(f"prompts: expected a list with one for each of {len(groups)} groups, got {given}")
+        _check_list("groups", groups)
+        _check_list("prompts", prompts, len(groups))
         if references is not None:
             if strategy not in (None, "reference") or scores != "auto":
                 raise InputError("references: expected neither strategy nor scores beside them")
@@ -259,9 +262,7 @@ class PairwiseJudge:
         groups: Sequence[Sequence[Prompt]],
         orders: Orders,
     ) -> Rewards:
-        if isinstance(references, str) or len(references) != len(groups):
-            given = 1 if isinstance(references, str) else len(references)
-            raise InputError(f"references: expected a list with one for each of {len(groups)} groups, got {given}")
+        _check_list("references", references, len(groups))
         read = [_read_group(g, prompts[g], group, [references[g]]) for g, group in enumerate(groups)]
         outcome = self._arena.play(read, find_strategy("reference"), orders)
         values = []
@@ -275,11 +276,17 @@ class PairwiseJudge:
         return {name: flags for group in groups for name, flags in group.flags(self.tokenizer.flags).items()}
 
 
+def _check_list(name: str, values: Any, count: int | None = None) -> None:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"{name}: expected a list, got {type(values).__name__}")
+    if count is not None and len(values) != count:
+        raise InputError(f"{name}: expected one for each of {count} groups, got {len(values)}")
+
+
 def _read_group(g: int, prompt: Prompt, responses: Sequence[Prompt], reference: Sequence[Prompt] = ()) -> Group:
     """Group g of a batch; a reference goes before its candidates."""
     where = f"groups[{g}]"
-    if isinstance(responses, str) or not isinstance(responses, Sequence):
-        raise InputError(f"{where}: expected a list of responses, got {type(responses).__name__}")
+    _check_list(where, responses)
     least = 1 if reference else 2
     if len(responses) < least:
         raise InputError(f"{where}: expected at least {least} responses, got {len(responses)}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from gram_fast.engine import Engine
+from gram_fast.errors import GramFastError, UnsupportedModelError, first_line
 from gram_fast.tokens import PairTokenizer
 from gram_fast.transformers_runner import TransformersRunner
 
@@ -39,14 +40,27 @@ class KnownAnswer:
 def known_answers(tokenizer: PairTokenizer, runner: TransformersRunner) -> list[KnownAnswer]:
     """Scores one pair in both orders with the engine, and with the model's plain forward on the whole text's ids."""
     pairs = [(0, 0, 1), (0, 1, 0)]
-    request = tokenizer.request([_PROMPT], [_RESPONSES])
-    with Engine(runner, max_batch_tokens=_BUDGET).request(request.head_ids) as engine_request:
-        leaves = engine_request.add(request.segments, request.sequences(pairs), request.reusable)
-        ours = engine_request.score(leaves, more_rounds=False)
+    name = type(runner.model).__name__
     whole = tokenizer.whole_ids([(_PROMPT, _RESPONSES[i], _RESPONSES[j]) for _, i, j in pairs])
+    longest = max(map(len, whole))
+    if longest > runner.max_length:
+        raise UnsupportedModelError(
+            f"{name} takes {runner.max_length} tokens ({runner.max_length_reason}), too few for this prompt: a pair of "
+            f"short sentences has {longest}"
+        )
+    request = tokenizer.request([_PROMPT], [_RESPONSES])
+    try:
+        with Engine(runner, max_batch_tokens=_BUDGET).request(request.head_ids) as engine_request:
+            leaves = engine_request.add(request.segments, request.sequences(pairs), request.reusable)
+            ours = engine_request.score(leaves, more_rounds=False)
+        plain_logits = [runner.plain_logits(torch.from_numpy(ids).long()).tolist() for ids in whole]
+    except (GramFastError, torch.OutOfMemoryError):
+        raise
+    except (TypeError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+        # Models that take other arguments, or give other results, than transformers' decoders do.
+        raise UnsupportedModelError(f"{name} cannot be run as a judge: {first_line(error)}") from error
     answers = []
-    for logits, ids in zip(ours.tolist(), whole, strict=True):
-        plain = runner.plain_logits(torch.from_numpy(ids).long()).tolist()
+    for logits, plain in zip(ours.tolist(), plain_logits, strict=True):
         size = max(1.0, *map(abs, plain))
         answers.append(KnownAnswer(tuple(logits), tuple(plain), _TOLERANCES[runner.dtype] * size))
     return answers

@@ -27,6 +27,8 @@ def attention_backend_problem(name: str, device: torch.device, dtype: torch.dtyp
     if name not in ATTENTION_BACKENDS:
         return f"there is no attention backend {name!r}: expected auto or one of {', '.join(ATTENTION_BACKENDS)}"
     if name == "cascade" and device.type == "cuda":
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return "attention backend 'cascade' on CUDA needs compute capability 8.0 or higher"
         if dtype == torch.float32:
             return "attention backend 'cascade' on CUDA takes float16 and bfloat16, got float32"
         if not _C.has_cuda:

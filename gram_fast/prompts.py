@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from gram_fast.errors import InputError, UnsupportedModelError
+from gram_fast.errors import InputError, UnsupportedModelError, first_line
 
 SLOTS = ("input", "response_a", "response_b")
 LABELS = ("A", "B")
@@ -60,6 +60,8 @@ class PairTemplate:
         try:
             return cls.parse(Path(preset).read_bytes().decode("utf-8-sig"), preset)
         except OSError:
+            if Path(preset[:255]).is_dir():
+                raise InputError(f"expected a preset or template file, {preset!r} is a folder") from None
             name = preset if len(preset) <= 80 else f"{preset[:80]}..."
             presets = ", ".join(preset_names())
             raise InputError(f"there is no preset or template file {name!r}: presets are {presets}") from None
@@ -133,11 +135,7 @@ def render_chat(tokenizer: ChatTokenizer, messages: list[Message], add_generatio
             messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
         )
     except Exception as error:  # jinja2 raises what the template's author wrote
-        raise UnsupportedModelError(f"the checkpoint's chat template failed: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UnsupportedModelError(f"the checkpoint's chat template failed: {first_line(error)}") from error
 
 
 def _join(literals: tuple[str, ...], slots: tuple[str, ...], prompt: str, response_a: str, response_b: str) -> str:

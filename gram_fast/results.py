@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Flagged = Mapping[str, tuple[str, ...]]
-"""By place ("responses[2]"): lines of the judge's template, or texts of special tokens, that the text contains. It was
-scored as it is; such text may try to pass for part of the prompt."""
+"""By place ("responses[2]", "a", "groups[0][1]"): lines of the judge's template, or texts of special tokens, that the
+text contains. It was scored as it is; such text may try to pass for part of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Stats:
     passes: int
     """Forwards that were run."""
     seconds: float
-    """Wall time of the call."""
+    """Wall time of the call, from tokenization to the last logits."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,11 @@ class PreferenceMatrix(np.ndarray[Any, np.dtype[np.float64]]):
     """Result of `PairwiseJudge.matrix`: float64 [C, C], entry (i, j) = P(i better than j), 0.5 on the diagonal."""
 
     flagged: Flagged
-    stats: Stats
+    stats: Stats | None
+    """None in an array made from another than by slicing or arithmetic, such as an unpickled one."""
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.flagged, self.stats = getattr(source, "flagged", {}), getattr(source, "stats", None)
 
     @classmethod
     def wrap(cls, values: NDArray[np.float64], flagged: Flagged, stats: Stats) -> "PreferenceMatrix":

@@ -91,11 +91,6 @@ class PairTokenizer:
         cut = [frame.cut(ids) for ids in self._encode([frame.left + text + frame.right for text in distinct])]
         return None if any(ids is None for ids in cut) else dict(zip(distinct, cut, strict=True))  # type: ignore[arg-type]
 
-    def encode_whole_from_now_on(self) -> None:
-        """Gives composing up: a cut that was held for safe is not."""
-        self.frames = None
-        warnings.warn("composed token ids differ from those of the whole text: pairs are tokenized whole", stacklevel=2)
-
     def _encode(self, texts: list[str]) -> list[Ids]:
         return [np.array(e.ids, np.int32) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
@@ -226,11 +221,14 @@ class TokenizedRequest:
         self._prompts, self._groups = prompts, groups
         self.segments: list[Ids] = []
         self._numbers: list[dict[str, int]] = []  # by slot: text -> piece
-        self._is_composed = tokenizer.frames is not None and self._compose() and self._is_exact_on_a_sample()
-        if tokenizer.frames and not self._is_composed:
-            tokenizer.encode_whole_from_now_on()
-            self.segments = []
-        self.head_ids = tokenizer.head_ids
+        frames = tokenizer.frames
+        self.head_ids = frames[0].before_ids if frames else np.empty(0, np.int32)
+        self._is_composed = frames is not None and self._compose(frames) and self._is_exact_on_a_sample()
+        if frames and not self._is_composed:
+            warnings.warn(
+                "a text of this request moves a cut that was held for safe: its pairs are tokenized whole", stacklevel=2
+            )
+            self.head_ids, self.segments = np.empty(0, np.int32), []
         self.reusable = 2 if self._is_composed else 0
 
     def sequences(self, pairs: Sequence[Pair]) -> NDArray[np.int32]:
@@ -241,10 +239,8 @@ class TokenizedRequest:
         self.segments += self._tokenizer.whole_ids([self._texts(pair) for pair in pairs])
         return np.arange(first, len(self.segments), dtype=np.int32)[:, None]
 
-    def _compose(self) -> bool:
+    def _compose(self, frames: "tuple[Frame, ...]") -> bool:
         """Encodes every distinct text once a slot, or once for slots whose surroundings are the same."""
-        frames = self._tokenizer.frames
-        assert frames is not None
         responses = [text for group in self._groups for text in group]
         encoded: dict[tuple[str, str], dict[str, Ids]] = {}
         for frame, slot in zip(frames, self._tokenizer.text.slots, strict=True):
@@ -264,7 +260,7 @@ class TokenizedRequest:
         groups = range(len(self._groups))
         sample = [(g, i, j) for g in {*groups[:1], *groups[-1:]} for i, j in ((0, -1), (-1, 0))]
         whole = self._tokenizer.whole_ids([self._texts(pair) for pair in sample])
-        composed = [[self._tokenizer.head_ids, *(self.segments[k] for k in self._pieces_of(pair))] for pair in sample]
+        composed = [[self.head_ids, *(self.segments[k] for k in self._pieces_of(pair))] for pair in sample]
         return all(np.array_equal(np.concatenate(c), w) for c, w in zip(composed, whole, strict=True))
 
     def _texts(self, pair: Pair) -> tuple[str, str, str]:

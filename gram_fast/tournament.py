@@ -44,7 +44,7 @@ def knockout(count: int, rng: np.random.Generator) -> Tournament:
     """Winners meet winners in a drawn bracket: n - 1 pairs in ceil(log2 n) rounds. GRAM's divide and conquer.
 
     Of a pair, one that stood first (in slot A) before stands there again: its tokens are computed already. With an odd
-    number, the last of the bracket goes through.
+    number, the last of the bracket goes through and plays first in the next round: nobody does so twice running.
     """
     alive = [int(index) for index in rng.permutation(count)]
     stood_first: set[int] = set()
@@ -56,7 +56,7 @@ def knockout(count: int, rng: np.random.Generator) -> Tournament:
         stood_first.update(i for i, _ in pairs)
         p = yield pairs
         bye = alive[len(pairs) * 2 :]
-        alive = [i if preferred >= 0.5 else j for (i, j), preferred in zip(pairs, p, strict=True)] + bye
+        alive = bye + [i if preferred >= 0.5 else j for (i, j), preferred in zip(pairs, p, strict=True)]
     return alive[0]
 
 

@@ -49,6 +49,13 @@ class TransformersRunner:
         self.max_length, self.max_length_reason = attention_span(self.config)
         self.attention = ops.resolve_attention_backend(attention, self.device, self.dtype)
         head = model.get_output_embeddings()
+        if model.base_model is model:
+            raise UnsupportedModelError(f"{type(model).__name__} has no base model that gives hidden states")
+        for name in ("logits_scaling", "logit_scale"):
+            if getattr(self.config, name, 1) not in (None, 1, 1.0):
+                raise UnsupportedModelError(f"model type {self.config.model_type!r} scales its logits by {name}")
+        if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise UnsupportedModelError(f"expected a model in float32, float16 or bfloat16, got {self.dtype}")
         if head is None:
             raise UnsupportedModelError(f"{type(model).__name__} has no output embedding to read label logits from")
         self._labels = torch.tensor(label_ids, device=self.device)

@@ -1,1 +1,1 @@
-"""Triton kernels, one file an op, each beside its plain-PyTorch reference of the same signature."""
+"""One file an op: its plain-PyTorch reference, and in time the Triton kernel of the same signature."""

@@ -74,9 +74,11 @@ def test_doctor_reports_the_installation_and_a_known_answer(folder):
         (
             ["rank", "--max-length", "20"],
             ROWS,
-            "standard input line 1: responses[0] in slot A with responses[1] in slot",
+            "standard input line 1: responses[0] in slot A with responses[2] in slot B: the pair has",
         ),
         (["rank", "--input", "nothing.jsonl"], [], "cannot read nothing.jsonl"),
+        (["rank", "--max-batch-tokens", "9" * 20], ROWS, "max_batch_tokens: expected 'auto' or an integer from 1 to"),
+        (["rank", "--output", "no/out.jsonl"], ROWS, "cannot write no/out.jsonl"),
         (["rank", "--resume"], ROWS, "--resume: expected --output FILE"),
         (["compare"], ROWS, "standard input line 1: responses: expected 2, got 3"),
         (
@@ -100,6 +102,16 @@ def test_a_missing_checkpoint_is_named():
     assert "there is no checkpoint folder './nothing'" in run.stderr
 
 
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_broken_checkpoint_is_one_sentence(folder, tmp_path, file):
+    for source in folder.iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes()[: 100 if source.name == file else None])
+    run = gram_fast("rank", "-m", tmp_path, rows=ROWS)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "cannot load" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_bad_rows_are_skipped_named_and_counted(folder):
     rows = [ROWS[0], {"prompt": "p"}, {**ROWS[1], "responses": ["short", "word " * 3000]}, ROWS[2]]
     run = gram_fast("rank", "-m", folder, "--skip-bad", rows=rows)
@@ -121,7 +133,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert "Traceback" not in process.stderr.read()
+        said = process.stderr.read()
+        assert "Traceback" not in said
+        assert "interrupted; rows written to a file so far are whole, --resume goes on" in said
     before = target.read_text()
     assert 2 <= before.count("\n") < 40
     run = gram_fast(*arguments, "--resume")

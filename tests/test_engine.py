@@ -10,6 +10,8 @@ from small_models import plain, score, tiny_runner
 
 from gram_fast.engine import Engine
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HEAD = list(range(10, 40))
 PROMPT, A, OTHER_A = [50, 51, 52], [60, 61, 62, 63], [70, 71]
 RUNNER = tiny_runner("qwen3")

@@ -25,6 +25,9 @@ ROW = {"id": "x", "prompt": "p", "responses": ["a", "b"]}
     [
         (b"{bad\n", "line 2: expected JSON"),
         (b"\xff\n", "line 2: expected JSON"),
+        (b"[" * 100_000 + b"\n", "line 2: expected JSON"),
+        ({**ROW, "id": "\ud800"}, "line 2: id: expected text, found the lone surrogate"),
+        ({**ROW, "id": True}, "line 2: expected 'id' to be a string or an integer, got bool"),
         ([1, 2], "line 2: expected a JSON object, got list"),
         ({"id": "y", "prompt": "p"}, "line 2: expected a key 'responses', found 'id', 'prompt'"),
         ({"id": "y", "prompt": "p", "responses": ["a"]}, "line 2: responses: expected at least 2, got 1"),
@@ -53,7 +56,10 @@ def test_a_missing_file_is_named():
         read_rows("nothing.jsonl", refuse)
 
 
-def run(path, rows, fail_at=None, resume=False):
+RUN = {"command": "rank", "model": "m"}
+
+
+def run(path, rows, fail_at=None, resume=False, settings=RUN, source="-"):
     """Scores rows; a KeyboardInterrupt stands for an interruption at that row."""
     asked = []
 
@@ -61,10 +67,10 @@ def run(path, rows, fail_at=None, resume=False):
         if row.id == fail_at:
             raise KeyboardInterrupt
         asked.append(row.id)
-        return {"best": row.id}
+        return {"best": row.id, "run": settings}
 
-    with open_output(str(path), resume) as (file, done):
-        run_rows(rows, score, file, done, refuse)
+    with open_output(str(path), source, resume, settings) as output:
+        run_rows(rows, score, output, refuse)
     return asked
 
 
@@ -76,33 +82,58 @@ def test_resuming_neither_repeats_nor_loses_a_row(tmp_path):
     with out.open("ab") as file:
         file.write(b'{"id": 3, "be')  # killed in the middle of a write
     assert run(out, rows, resume=True) == [3, 4, 5]
-    assert [json.loads(line) for line in out.read_text().splitlines()] == [{"id": k, "best": k} for k in range(6)]
+    expected = [{"id": k, "best": k, "run": RUN} for k in range(6)]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == expected
     assert run(out, rows, resume=True) == []
 
 
-def test_what_was_written_is_never_overwritten(tmp_path):
+def test_resuming_wants_the_same_settings(tmp_path):
+    rows = read_rows(write(tmp_path / "in.jsonl", ROW), refuse)
+    run(tmp_path / "out.jsonl", rows)
+    with pytest.raises(InputError, match="line 1: model was 'm', now it is 'other'"):
+        run(tmp_path / "out.jsonl", rows, resume=True, settings={**RUN, "model": "other"})
+
+
+@pytest.mark.parametrize("content", ["precious\n", '{"precious": 1}', '{"id": 1}\n', "precious"])
+def test_what_this_command_did_not_write_is_never_touched(tmp_path, content):
     out = tmp_path / "out.jsonl"
-    out.write_text("precious\n")
+    out.write_text(content)
     with pytest.raises(InputError, match="is there already: go on with --resume, or name another file"):
         run(out, [])
-    with pytest.raises(InputError, match="line 1: expected an output row with an 'id'"):
+    with pytest.raises(InputError, match="that this command wrote"):
         run(out, [], resume=True)
-    assert out.read_text() == "precious\n"
+    assert out.read_text() == content
+
+
+def test_nothing_is_cut_off_before_there_is_a_row_to_write(tmp_path):
+    rows = read_rows(write(tmp_path / "in.jsonl", ROW), refuse)
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"id": "x", "b')
+    with pytest.raises(KeyboardInterrupt):
+        run(out, rows, fail_at="x", resume=True)
+    assert out.read_text() == '{"id": "x", "b'
+
+
+def test_the_input_is_no_output(tmp_path):
+    path = write(tmp_path / "in.jsonl", ROW)
+    with pytest.raises(InputError, match="is the input"):
+        run(path, [], resume=True, source=path)
 
 
 def test_an_output_of_another_input_is_refused(tmp_path):
     out = tmp_path / "out.jsonl"
-    out.write_text('{"id": "other"}\n')
+    out.write_text(json.dumps({"id": "other", "run": RUN}) + "\n")
     with pytest.raises(InputError, match='holds id "other", which the input lacks'):
         run(out, [], resume=True)
 
 
 def test_a_failure_before_the_first_row_leaves_no_file(tmp_path):
-    with pytest.raises(ZeroDivisionError), open_output(str(tmp_path / "out.jsonl"), False):
+    with pytest.raises(ZeroDivisionError), open_output(str(tmp_path / "out.jsonl"), "-", False, RUN):
         raise ZeroDivisionError
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(InputError, match="cannot write"), open_output(str(tmp_path / "no" / "out.jsonl"), False):
-        pass
+    for path in (tmp_path / "no" / "out.jsonl", tmp_path):
+        with pytest.raises(InputError, match="cannot write"):
+            run(path, [])

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from scipy.special import expit
 from small_models import tiny_judge, tiny_model, tiny_tokenizer
 
 import gram_fast
 from gram_fast.judge import PairwiseJudge
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPT = "Name a colour of the sky."
 RESPONSES = ["Blue.", "It is blue, mostly.\n", "", "Green?", "Blue.", "Red, at dusk 🌇"]
@@ -161,7 +164,11 @@ def test_nan_logits_name_the_pair():
         (lambda j: j.rank(PROMPT, ["a", "b"], "swiss"), "no strategy 'swiss'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], orders="aa"), "no orders 'aa'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], scores="elo"), "no scores 'elo'"),
-        (lambda j: j.rewards(["p"], [["a", "b"], ["c", "d"]]), "one for each of 2 groups, got 1"),
+        (lambda j: j.rank(PROMPT, ["a", "b"], "knockout", seed=-1), "seed: expected an integer of at least 0, got -1"),
+        (lambda j: j.rewards("p", [["a", "b"]]), "prompts: expected a list, got str"),
+        (lambda j: j.rewards(["p"], 5), "groups: expected a list, got int"),
+        (lambda j: j.rewards(["p"], ["ab"]), r"groups\[0\]: expected a list, got str"),
+        (lambda j: j.rewards(["p"], [["a", "b"], ["c", "d"]]), "prompts: expected one for each of 2 groups, got 1"),
         (lambda j: j.rewards(["p", "q"], [["a", "b"], ["c"]]), r"groups\[1\]: expected at least 2 responses, got 1"),
         (lambda j: j.rewards(["p"], [["a"]], references=[]), "references: .* one for each of 1 groups, got 0"),
         (lambda j: j.rewards(["p"], [["a"]], references=["b"], strategy="linear"), "references: expected neither"),
@@ -178,13 +185,54 @@ def test_bad_input_is_one_sentence_that_names_the_thing(judge, call, message):
     [
         ({"preset": "nope"}, "no preset or template file 'nope': presets are gram, gram-demo"),
         ({"attention": "nope"}, "no attention backend 'nope'"),
-        ({"max_batch_tokens": 0}, "max_batch_tokens: expected 'auto' or an integer of at least 1, got 0"),
-        ({"max_length": -1}, "max_length: expected None or an integer of at least 1, got -1"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens: expected 'auto' or an integer from 1 to 16777216, got 0"),
+        ({"max_length": -1}, "max_length: expected None or an integer from 1 to 16777216, got -1"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(gram_fast.GramFastError, match=message):
         tiny_judge(**options)
+
+
+def test_an_interrupted_call_leaves_the_judge_usable(monkeypatch):
+    judge = tiny_judge(max_batch_tokens=64)
+    before = judge.compare(PROMPT, "Blue.", "Red.").p
+    forward, calls = judge.runner.forward, []
+
+    def interrupted(tree_pass, store):
+        calls.append(tree_pass)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return forward(tree_pass, store)
+
+    monkeypatch.setattr(judge.runner, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        judge.rank(PROMPT, ["word " * 200, "b " * 50, "c " * 90])
+    assert judge.compare(PROMPT, "Blue.", "Red.").p == pytest.approx(before, abs=1e-5)
+
+
+def test_architectures_that_cannot_be_run_are_refused_with_the_reason():
+    tokenizer = tiny_tokenizer()
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 32}
+    for config, reason in (
+        (transformers.BloomConfig(n_layer=2, n_head=4, **shape), "cannot be"),
+        (transformers.FalconConfig(num_hidden_layers=2, num_attention_heads=4, alibi=False, **shape), "cannot be"),
+        (transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=len(tokenizer)), "cannot be"),
+        (
+            transformers.GraniteConfig(num_hidden_layers=2, num_attention_heads=4, logits_scaling=8.0, **shape),
+            "logits_scaling",
+        ),
+    ):
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
+        with pytest.raises(gram_fast.UnsupportedModelError, match=reason):
+            PairwiseJudge(model, tokenizer)
+
+
+def test_a_model_too_short_for_the_prompt_says_so():
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("mistral", vocab_size=len(tokenizer), sliding_window=128)
+    with pytest.raises(gram_fast.UnsupportedModelError, match=r"takes 128 tokens .* too few for this prompt"):
+        PairwiseJudge(model, tokenizer)
 
 
 def test_a_model_that_disagrees_with_its_plain_forward_is_refused():

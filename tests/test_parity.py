@@ -15,6 +15,8 @@ from gram_fast.engine import Engine
 from gram_fast.errors import BackendError, UnsupportedModelError
 from gram_fast.transformers_runner import TransformersRunner, attention_span
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RUNNERS = {name: tiny_runner(name) for name in CONFIGS}
 
 # Few distinct tokens, so that segments share prefixes and are prefixes of each other.

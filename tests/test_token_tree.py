@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,17 +10,10 @@ from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import tree_mask
 from gram_fast.tree import TokenTree, TreePass, TreePlan, plan_round
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Prefix = tuple[int, ...]
 EVERYTHING = 10**6  # as budget: one pass; as keep_limit: nothing reusable is let go
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors here are tiny, and waking threads is slow where other processes keep the cores busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def prefixes(sequence: Prefix) -> set[Prefix]:
@@ -79,9 +71,8 @@ class Executor:
             self.slots, self.budget = {}, budget
         computed: list[Prefix] = []
         answers: dict[int, Prefix] = {}
-        some_kept = any(slot >= budget for slot in self.slots)
         for tree_pass in plan.passes:
-            packed = self.run_pass(tree_pass, plan, some_kept)
+            packed = self.run_pass(tree_pass, plan)
             computed += packed
             for row, leaf in zip(tree_pass.leaf_rows.tolist(), tree_pass.leaf_index.tolist(), strict=True):
                 assert leaf not in answers
@@ -92,7 +83,7 @@ class Executor:
         assert set(computed) <= prefixes(trie.head).union(*(prefixes(trie.sequences[leaf]) for leaf in leaves))
         return computed
 
-    def run_pass(self, tree_pass: TreePass, plan: TreePlan, some_kept: bool) -> list[Prefix]:
+    def run_pass(self, tree_pass: TreePass, plan: TreePlan) -> list[Prefix]:
         num_tokens = tree_pass.num_tokens
         assert 0 < num_tokens <= self.budget
         # Keys of the pass before are gone: whoever reads them, or a slot nobody wrote, gets a KeyError.

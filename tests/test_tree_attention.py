@@ -1,5 +1,5 @@
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.tree import TokenTree, plan_round
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 needs_gpu = [
@@ -25,15 +27,6 @@ on_each_backend = pytest.mark.parametrize("backend", ["reference", "cascade"])
 
 Tables = tuple[Tensor, Tensor, Tensor]  # spans [N, 2], range_offsets [N + 1], ranges [R, 2]
 Inputs = tuple[Tensor, Tensor, Tensor]  # q [T, H, E], k [S, K, E], v [S, K, E]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These sizes gain nothing from more, and lose much where other processes keep the cores busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_tables(spans: Sequence[tuple[int, int]], reads: Sequence[Sequence[tuple[int, int]]]) -> Tables:

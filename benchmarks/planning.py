@@ -1,0 +1,73 @@
+"""How long does the host need from text to plan? One core, no model forward.
+
+    python benchmarks/planning.py --model DIR --data FILE [--count 64] [--repeats 5]
+
+Tokenizes the responses, builds the token tree of a round robin in both orders and plans its passes. FILE as for
+benchmarks/sharing.py; responses are mixed across its prompts. Prints the median of each step and ends with one line of
+JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+import torch
+from sharing import read_groups
+from transformers import AutoTokenizer
+
+from gram_fast.engine import default_budget
+from gram_fast.prompts import PairTemplate
+from gram_fast.tokens import PairTokenizer
+from gram_fast.tree import TokenTree, plan_round
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    tokenizer = PairTokenizer(AutoTokenizer.from_pretrained(arguments.model), PairTemplate.load("gram"))
+    groups = read_groups(arguments.data)
+    responses = list(dict.fromkeys(text for _, texts in groups for text in texts))[: arguments.count]
+    pairs = [(0, i, j) for i in range(len(responses)) for j in range(len(responses)) if i != j]
+    budget = default_budget(torch.device("cpu"))
+    times: dict[str, list[float]] = {"tokenize": [], "tree": [], "plan": []}
+    for _ in range(arguments.repeats):
+        started = time.perf_counter()
+        request = tokenizer.request([groups[0][0]], [responses])
+        sequences = request.sequences(pairs)
+        tokenized = time.perf_counter()
+        tree = TokenTree(request.head_ids)
+        for ids in request.segments:
+            tree.add_segment(ids)
+        leaves = tree.add_sequences(sequences, request.reusable)
+        built = time.perf_counter()
+        plan = plan_round(tree, leaves, budget=budget, keep_limit=0, more_rounds=False)
+        planned = time.perf_counter()
+        for step, seconds in (
+            ("tokenize", tokenized - started),
+            ("tree", built - tokenized),
+            ("plan", planned - built),
+        ):
+            times[step].append(seconds)
+    median = {step: statistics.median(values) for step, values in times.items()}
+    unshared = int(tree.leaf_lengths(leaves).sum())
+    print(f"{len(responses)} responses, {len(pairs)} pairs, {unshared:,} tokens, {tree.num_tokens:,} in the tree")
+    for step, seconds in median.items():
+        print(f"{step:>10} {seconds * 1e3:8.1f} ms")
+    print(f"{'total':>10} {sum(median.values()) * 1e3:8.1f} ms, {len(plan.passes)} passes of up to {budget} tokens")
+    record = {"benchmark": "planning", "responses": len(responses), "pairs": len(pairs), "tokens_unshared": unshared}
+    print(json.dumps({**record, "tokens_tree": tree.num_tokens, "passes": len(plan.passes), "seconds": median}))
+
+
+if __name__ == "__main__":
+    main()
