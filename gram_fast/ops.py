@@ -27,12 +27,12 @@ def attention_backend_problem(name: str, device: torch.device, dtype: torch.dtyp
     if name not in ATTENTION_BACKENDS:
         return f"there is no attention backend {name!r}: expected auto or one of {', '.join(ATTENTION_BACKENDS)}"
     if name == "cascade" and device.type == "cuda":
-        if torch.cuda.get_device_capability(device) < (8, 0):
-            return "attention backend 'cascade' on CUDA needs compute capability 8.0 or higher"
         if dtype == torch.float32:
             return "attention backend 'cascade' on CUDA takes float16 and bfloat16, got float32"
         if not _C.has_cuda:
             return "attention backend 'cascade' on CUDA needs the CUDA part of the extension: install nvcc and rebuild"
+        if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
+            return "attention backend 'cascade' on CUDA needs compute capability 8.0 or higher"
     return None
 
 
