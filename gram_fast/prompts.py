@@ -58,15 +58,14 @@ class PairTemplate:
         if preset in preset_names():
             return cls.parse((resources.files("gram_fast") / "presets" / f"{preset}.txt").read_text("utf-8"), preset)
         try:
-            return cls.parse(Path(preset).read_bytes().decode("utf-8-sig"), preset)
-        except OSError:
-            if Path(preset[:255]).is_dir():
-                raise InputError(f"expected a preset or template file, {preset!r} is a folder") from None
+            text = Path(preset).read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"template {preset}: expected UTF-8, found byte {error.start} that is not") from None
+        except (OSError, ValueError):  # a name that no file can have is a ValueError
             name = preset if len(preset) <= 80 else f"{preset[:80]}..."
             presets = ", ".join(preset_names())
             raise InputError(f"there is no preset or template file {name!r}: presets are {presets}") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"template {preset}: expected UTF-8, found byte {error.start} that is not") from None
+        return cls.parse(text, preset)
 
     def fill(self, prompt: str, response_a: str, response_b: str) -> str:
         """The user message for one pair."""

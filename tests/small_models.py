@@ -1,21 +1,16 @@
 """Tiny random models and judges for tests. Weights are large enough that attention matters to the logits."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from make_small_judge import make_tokenizer
 
 from gram_fast.engine import Engine
 from gram_fast.judge import PairwiseJudge
 from gram_fast.prompts import PairTemplate, preset_names
 from gram_fast.transformers_runner import TransformersRunner
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-
-from make_small_judge import make_tokenizer
 
 VOCAB = 96
 LABELS = (5, 7)

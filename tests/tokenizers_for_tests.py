@@ -9,30 +9,15 @@ import json
 from collections.abc import Callable
 from importlib import resources
 
+from make_small_judge import CHAT_TEMPLATE as CHATML
+from make_small_judge import QWEN_SPLIT
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 # Splits at a digit only behind white space: what stands in front of a cut changes what comes after it.
 LOOKBEHIND_SPLIT = r"(?<=\s)\p{N}+|\p{L}+|[^\p{L}\s]+|\s+"
 
-CHATML = """\
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}
-<|im_start|>assistant
-{% if enable_thinking is defined and not enable_thinking -%}
-<think>
-
-</think>
-
-{% endif -%}
-{%- endif -%}"""
 # As CHATML, without a thinking switch and without <think> tokens.
 PLAIN_CHATML = """\
 {%- for message in messages -%}
