@@ -9,7 +9,6 @@ import torch
 import gram_fast
 from gram_fast.extension import _C
 from gram_fast.judge import PairwiseJudge
-from gram_fast.known_answers import known_answers
 from gram_fast.ops import ATTENTION_BACKENDS, attention_backend_problem
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "triton")
@@ -52,10 +51,11 @@ def checkpoint(judge: PairwiseJudge) -> Iterator[tuple[str, str]]:
         else ("tokenized whole for every pair: this tokenizer has no safe place to cut it"),
     )
     yield "labels", f"A = {tokenizer.label_ids[0]}, B = {tokenizer.label_ids[1]}"
-    for order, answer in zip(("ab", "ba"), known_answers(tokenizer, runner), strict=True):
-        verdict = "right" if answer.is_right else "WRONG"
+    for order, answer in zip(("ab", "ba"), judge.known_answers, strict=True):
+        # A judge whose answers are wrong is refused when it is made.
         yield (
             f"known answer, order {order}",
-            f"{verdict}: logits {answer.logits[0]:.5f} {answer.logits[1]:.5f}, plain forward "
-            f"{answer.plain_logits[0]:.5f} {answer.plain_logits[1]:.5f}, off by {answer.difference:.1e}",
+            f"right: logits {answer.logits[0]:.5f} {answer.logits[1]:.5f}, plain forward "
+            f"{answer.plain_logits[0]:.5f} {answer.plain_logits[1]:.5f}, off by {answer.difference:.1e} of "
+            f"{answer.tolerance:.0e} allowed",
         )

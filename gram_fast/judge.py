@@ -52,7 +52,8 @@ class PairwiseJudge:
                 raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
         self.tokenizer = PairTokenizer(tokenizer, PairTemplate.load(preset))
         self.runner = TransformersRunner(model, self.tokenizer.label_ids, attention)
-        for answer in known_answers(self.tokenizer, self.runner):
+        self.known_answers = known_answers(self.tokenizer, self.runner)
+        for answer in self.known_answers:
             if not answer.is_right:
                 raise UnsupportedModelError(
                     f"{type(model).__name__} cannot be scored by prefix sharing: its label logits are "

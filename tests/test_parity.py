@@ -79,6 +79,19 @@ def test_bfloat16_is_no_further_from_float32_than_the_plain_forward():
     assert our_error.mean() <= 1.5 * plain_error.mean()
 
 
+def test_the_output_embedding_is_never_multiplied(monkeypatch):
+    runner = tiny_runner("qwen3")
+    expected = plain(runner, [], [[[1, 2, 3]]])
+
+    def multiplied(*_):
+        raise AssertionError("vocabulary logits were computed")
+
+    monkeypatch.setattr(runner.model.lm_head, "forward", multiplied)
+    np.testing.assert_allclose(score(Engine(runner), [], [[[[1, 2, 3]]]])[0], expected, atol=1e-4)
+    with pytest.raises(AssertionError, match="vocabulary logits"):
+        runner.plain_logits(torch.tensor([1, 2, 3]))
+
+
 def test_output_bias_is_added():
     runner = TransformersRunner(tiny_model("gpt_neox"), LABELS, "auto")
     before = score(Engine(runner), [], [[[[1, 2, 3]]]])[0]
@@ -146,3 +159,11 @@ def test_attention_sinks_are_refused():
 def test_an_unknown_backend_is_named():
     with pytest.raises(BackendError, match="no attention backend 'fast': expected auto or one of reference, cascade"):
         TransformersRunner(tiny_model("qwen3"), LABELS, "fast")
+
+
+def test_what_auto_stands_for_is_logged_once(caplog):
+    with caplog.at_level("INFO", logger="gram_fast"):
+        runner = TransformersRunner(tiny_model("qwen3"), LABELS, "auto")
+        score(Engine(runner), [], [[[[1, 2, 3]]]])
+    assert [r.message for r in caplog.records] == ["attention backend: cascade (cpu, torch.float32)"]
+    assert runner.attention == "cascade"
