@@ -1,6 +1,8 @@
 """Loads a judge's model and tokenizer with transformers, from a folder or the Hugging Face hub."""
 
+import logging
 import os
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -8,6 +10,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError, first_line
+from gram_fast.prompts import LABELS, PairTemplate
+
+log = logging.getLogger(__name__)
+
+# Where a checkpoint's config.json keeps the prompt that it was trained with.
+_RECORD = "gram_fast"
 
 
 def load_checkpoint(
@@ -15,32 +23,67 @@ def load_checkpoint(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
-    revision: str | None = None,
-    token: str | bool | None = None,
-    trust_remote_code: bool = False,
+    **hub: Any,
 ) -> tuple[nn.Module, Any]:
     """The model in eval mode on its device, and the tokenizer. As PairwiseJudge.from_pretrained, errors too."""
     target = find_device(device)
-    hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-    wanted = find_dtype(dtype, target)
+    model = load_model(name, find_dtype(dtype, target), **hub)
+    return model.to(target).eval().requires_grad_(False), load_tokenizer(name, **hub)
+
+
+def load_model(
+    name: str, dtype: str | torch.dtype, *, kind: Any = AutoModelForCausalLM, new_weights: Collection[str] = (), **hub: Any
+) -> Any:
+    """A model on the CPU; `hub`: revision, token, trust_remote_code as in transformers.
+
+    `kind`: transformers' class for it, with keyword arguments of its own behind functools.partial. `new_weights`: names
+    that the checkpoint may lack. Raises InputError when there is no such checkpoint or weights are missing.
+    """
     name = os.path.expanduser(name)
     if os.path.isfile(name):
         raise InputError(f"expected a checkpoint folder, {name!r} is a file")
     if name.startswith((".", "/")) and not os.path.isdir(name):
         raise InputError(f"there is no checkpoint folder {name!r}")
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True, **hub)
+        model, info = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **hub)
     except Exception as error:  # transformers and safetensors raise anything for a broken file
         raise InputError(f"cannot load a causal language model from {name!r}: {first_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(set(info["missing_keys"]) - set(new_weights)):
         raise InputError(
             f"checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]!r}"
         )
+    return model
+
+
+def load_tokenizer(name: str, **hub: Any) -> Any:
+    """The tokenizer of a checkpoint. Raises UnsupportedModelError when there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+        return AutoTokenizer.from_pretrained(os.path.expanduser(name), **hub)
     except Exception as error:
         raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
-    return model.to(target).eval().requires_grad_(False), tokenizer
+
+
+def find_template(preset: str, config: Any) -> PairTemplate:
+    """The judge's prompt: by name or file, or for "auto" what the model's configuration records, else `gram`."""
+    record = getattr(config, _RECORD, None)
+    if record is None:
+        return PairTemplate.load("gram" if preset == "auto" else preset)
+    if not isinstance(record, dict) or not isinstance(record.get("template"), str):
+        raise UnsupportedModelError(f"the checkpoint's {_RECORD} record has no 'template': name a preset")
+    if record.get("labels") != list(LABELS):
+        raise UnsupportedModelError(f"the checkpoint answers with {record.get('labels')}, expected {list(LABELS)}")
+    recorded = PairTemplate.parse(record["template"], "the template that the checkpoint records")
+    if preset == "auto":
+        return recorded
+    template = PairTemplate.load(preset)
+    if template != recorded:
+        log.warning("preset %s is not the template that the checkpoint records (%s)", preset, record.get("preset"))
+    return template
+
+
+def record_template(config: Any, template: PairTemplate, preset: str) -> None:
+    """Writes the judge's prompt and labels into the model's configuration, for `find_template`."""
+    setattr(config, _RECORD, {"preset": preset, "template": template.text, "labels": list(LABELS)})
 
 
 def find_device(device: str | torch.device) -> torch.device:

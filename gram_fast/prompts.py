@@ -67,6 +67,12 @@ class PairTemplate:
             raise InputError(f"there is no preset or template file {name!r}: presets are {presets}") from None
         return cls.parse(text, preset)
 
+    @property
+    def text(self) -> str:
+        """The template as `parse` reads it."""
+        slots = [f"{{{slot}}}" for slot in self.slots]
+        return self.literals[0] + "".join(s + literal for s, literal in zip(slots, self.literals[1:], strict=True))
+
     def fill(self, prompt: str, response_a: str, response_b: str) -> str:
         """The user message for one pair."""
         return _join(self.literals, self.slots, prompt, response_a, response_b)

@@ -74,6 +74,16 @@ class PairTokenizer:
         text = ChatText(self._literals, self.text.slots)
         return self._encode([text.fill(*pair) for pair in pairs])
 
+    def ids_between(self, literals: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Ids]:
+        """Ids [T] of each row's texts set between the literals, of which there is one more than texts in a row.
+
+        Special tokens come from the literals alone, as everywhere here.
+        """
+        hidden = [self._to_secret(literal) for literal in literals]
+        return self._encode(
+            [hidden[0] + "".join(t + lit for t, lit in zip(row, hidden[1:], strict=True)) for row in rows]
+        )
+
     def request(self, prompts: Sequence[str], groups: Sequence[Sequence[str]]) -> "TokenizedRequest":
         """Encodes every prompt and response once; `groups[g]` are the responses to `prompts[g]`."""
         return TokenizedRequest(self, prompts, groups)

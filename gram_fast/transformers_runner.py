@@ -48,16 +48,9 @@ class TransformersRunner:
         self.dtype: torch.dtype = model.dtype
         self.max_length, self.max_length_reason = attention_span(self.config)
         self.attention = ops.resolve_attention_backend(attention, self.device, self.dtype)
-        head = model.get_output_embeddings()
-        if model.base_model is model:
-            raise UnsupportedModelError(f"{type(model).__name__} has no base model that gives hidden states")
-        for name in ("logits_scaling", "logit_scale"):
-            if getattr(self.config, name, 1) not in (None, 1, 1.0):
-                raise UnsupportedModelError(f"model type {self.config.model_type!r} scales its logits by {name}")
         if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise UnsupportedModelError(f"expected a model in float32, float16 or bfloat16, got {self.dtype}")
-        if head is None:
-            raise UnsupportedModelError(f"{type(model).__name__} has no output embedding to read label logits from")
+        head: Any = plain_output_embedding(model)
         self._labels = torch.tensor(label_ids, device=self.device)
         self._label_weight_2D = head.weight[self._labels].contiguous()
         bias = getattr(head, "bias", None)
@@ -108,6 +101,23 @@ class TransformersRunner:
             self.config._attn_implementation = before
 
 
+def plain_output_embedding(model: Any) -> nn.Module:
+    """The output embedding, whose product with the last hidden state is the logits and nothing else.
+
+    Raises UnsupportedModelError where there is none, or where the logits are scaled.
+    """
+    head: nn.Module | None = model.get_output_embeddings()
+    config = model.config.get_text_config(decoder=True)
+    if model.base_model is model:
+        raise UnsupportedModelError(f"{type(model).__name__} has no base model that gives hidden states")
+    for name in ("logits_scaling", "logit_scale"):
+        if getattr(config, name, 1) not in (None, 1, 1.0):
+            raise UnsupportedModelError(f"model type {config.model_type!r} scales its logits by {name}")
+    if head is None:
+        raise UnsupportedModelError(f"{type(model).__name__} has no output embedding to read label logits from")
+    return head
+
+
 def attention_span(config: Any) -> tuple[int, str]:
     """Up to how many tokens attention is plain and causal, and what sets that limit.
 
@@ -139,6 +149,18 @@ def attention_span(config: Any) -> tuple[int, str]:
     return min(finite) if finite else (2**31 - 1, "no limit known")
 
 
+def check_plain_attention(module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
+    """Raises UnsupportedModelError when what a layer hands to its attention function is not plain and causal."""
+    name = type(module).__name__
+    for argument in _FOREIGN_ARGUMENTS:
+        if options.get(argument) is not None:
+            raise UnsupportedModelError(f"{name} cannot be scored exactly: its attention uses {argument}")
+    if options.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        raise UnsupportedModelError(f"{name} cannot be scored by prefix sharing: its attention is not causal")
+    if key.shape[-1] != value.shape[-1]:
+        raise UnsupportedModelError(f"{name} has keys of width {key.shape[-1]} and values of {value.shape[-1]}")
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -150,16 +172,9 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: [1, H, T, E] queries, [1, K, T, E] keys and values -> [1, T, H, E]."""
-    name = type(module).__name__
     if gram_fast_pass is None:
-        raise UnsupportedModelError(f"{name} does not hand its keyword arguments on to attention")
-    for argument in _FOREIGN_ARGUMENTS:
-        if options.get(argument) is not None:
-            raise UnsupportedModelError(f"{name} cannot be scored exactly: its attention uses {argument}")
-    if options.get("is_causal") is False or getattr(module, "is_causal", True) is False:
-        raise UnsupportedModelError(f"{name} cannot be scored by prefix sharing: its attention is not causal")
-    if key.shape[-1] != value.shape[-1]:
-        raise UnsupportedModelError(f"{name} has keys of width {key.shape[-1]} and values of {value.shape[-1]}")
+        raise UnsupportedModelError(f"{type(module).__name__} does not hand its keyword arguments on to attention")
+    check_plain_attention(module, key, value, options)
     layer: int = module.layer_idx  # type: ignore[assignment]
     gram_fast_pass.layers_seen.add(layer)
     k_SKE, v_SKE = gram_fast_pass.store.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))

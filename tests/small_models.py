@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from make_small_judge import make_tokenizer
+from random_judge import make_qwen_tokenizer
 
 from gram_fast.engine import Engine
 from gram_fast.judge import PairwiseJudge
@@ -51,7 +51,7 @@ def tiny_runner(name: str, **more: Any) -> TransformersRunner:
 
 def tiny_tokenizer(vocab_size: int = 600) -> Any:
     """A Qwen-like tokenizer trained on the presets."""
-    return make_tokenizer(["".join(PairTemplate.load(preset).literals) for preset in preset_names()], vocab_size)
+    return make_qwen_tokenizer(["".join(PairTemplate.load(preset).literals) for preset in preset_names()], vocab_size)
 
 
 def tiny_judge(**options: Any) -> PairwiseJudge:

@@ -9,10 +9,11 @@ import json
 from collections.abc import Callable
 from importlib import resources
 
-from make_small_judge import CHAT_TEMPLATE as CHATML
-from make_small_judge import QWEN_SPLIT
+from random_judge import CHAT_TEMPLATE as CHATML
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from gram_fast.training.small_judge import QWEN_SPLIT
 
 LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 # Splits at a digit only behind white space: what stands in front of a cut changes what comes after it.

@@ -1,0 +1,275 @@
+"""Training runs of tiny models, through the same functions and command as real ones."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from training_for_tests import run, write_checkpoint, write_obvious_pairs, write_pairs
+
+from gram_fast import PairwiseJudge
+from gram_fast.errors import InputError
+from gram_fast.training.config import RunConfig, recipes
+
+SGD = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("data") / "labeled.jsonl", 24)
+
+
+@pytest.fixture(scope="module")
+def unlabeled(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("data") / "unlabeled.jsonl", 24, labeled=False)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same(first, second, tolerance=0.0):
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance, msg=lambda text: f"{name}: {text}")
+
+
+def losses(folder):
+    state = max(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
+    return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "scalar"])
+def test_loss_falls(stage, base, unlabeled, tmp_path):
+    data = unlabeled if stage == "pretrain" else write_obvious_pairs(tmp_path / "pairs.jsonl", 24)
+    out = run(stage, base, data, tmp_path / "out", num_train_epochs=8, save_strategy="epoch")
+    curve = losses(out)
+    assert sum(curve[-6:]) < 0.8 * sum(curve[:6])
+    assert (out / "loss.png").stat().st_size > 1000
+
+
+def test_the_judge_of_a_checkpoint_is_the_one_that_was_trained(base, labeled, tmp_path):
+    """Its prompt is recorded, and its verdicts are the evaluation's of the training run."""
+    out = run(
+        "finetune", base, labeled, tmp_path / "out", num_train_epochs=3, eval_data=str(labeled), eval_strategy="epoch",
+        save_strategy="epoch",
+    )  # fmt: skip
+    judge = PairwiseJudge.from_pretrained(out)
+    assert judge.tokenizer.template.text.startswith("[Question]\n")
+    state = json.loads(max(out.glob("checkpoint-*/trainer_state.json")).read_text())
+    accuracy = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry][-1]
+    rows = [json.loads(line) for line in labeled.read_text().splitlines()]
+    comparisons = [judge.compare(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
+    right = [p > 0.5 for c in comparisons for p in (c.p_ab, c.p_ba)]
+    assert sum(right) / len(right) == pytest.approx(accuracy, abs=1.5 / len(right))
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.config.gram_fast["labels"] == ["A", "B"]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "scalar"])
+def test_one_large_batch_is_accumulated_small_ones(stage, base, labeled, unlabeled, tmp_path):
+    """Sequences differ in length, so a mean of means would be another number."""
+    data = unlabeled if stage == "pretrain" else labeled
+    shapes = {"large": (8, 1), "small": (1, 8)}
+    for name, (batch, steps) in shapes.items():
+        run(
+            stage, base, data, tmp_path / name, per_device_train_batch_size=batch, gradient_accumulation_steps=steps,
+            max_steps=2, **SGD,
+        )  # fmt: skip
+    start = load_file(base / "model.safetensors")
+    after = weights(tmp_path / "large")
+    moved = max((after[name] - start[name]).abs().max().item() for name in start.keys() & after.keys())
+    assert moved > 1e-3
+    assert_same(tmp_path / "large", tmp_path / "small", tolerance=2e-4 * moved)
+
+
+def launch(*arguments, processes=1, **options):
+    command = [sys.executable, "-m", "gram_fast.cli", "train"]
+    if processes > 1:
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
+            "--main_process_port", "0", "-m", "gram_fast.cli", "train",
+        ]  # fmt: skip
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+def write_config(path, base, data, output, **more):
+    values = {
+        "model_name_or_path": str(base), "train_data": str(data), "output_dir": str(output), "preset": "short",
+        "use_cpu": True, "per_device_train_batch_size": 4, "learning_rate": 1e-2, **more,
+    }  # fmt: skip
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
+    return path
+
+
+def test_two_processes_are_one_with_twice_the_batch(base, unlabeled, tmp_path):
+    """All 24 pairs in every step, so that what is compared is the loss and not the order in which data is drawn."""
+    options = {"max_steps": 2, **SGD}
+    config = write_config(
+        tmp_path / "config.yaml", base, unlabeled, tmp_path / "two", **options, per_device_train_batch_size=12
+    )
+    finish(launch("pretrain", config, processes=2))
+    run("pretrain", base, unlabeled, tmp_path / "one", per_device_train_batch_size=24, **options)
+    assert_same(tmp_path / "one", tmp_path / "two", tolerance=1e-5)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(base, labeled, tmp_path):
+    more = {"max_steps": 12, "save_steps": 2, "logging_steps": 4}
+    config = write_config(tmp_path / "config.yaml", base, labeled, tmp_path / "killed", **more)
+    process = launch("finetune", config)
+    while not (tmp_path / "killed" / "checkpoint-4" / "trainer_state.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    # What a kill in the middle of saving leaves behind.
+    (tmp_path / "killed" / "checkpoint-99").mkdir()
+    finish(launch("finetune", config, "resume_from_checkpoint=true"))
+    whole = launch("finetune", config, f"output_dir={tmp_path / 'whole'}")
+    finish(whole)
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_lora_moves_adapters_alone_and_is_merged(base, labeled, tmp_path):
+    out = run("finetune", base, labeled, tmp_path / "out", max_steps=3, lora={"r": 4})
+    before, after = load_file(base / "model.safetensors"), weights(out)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("proj" in name for name in changed)
+    assert (out / "adapter" / "adapter_config.json").is_file()
+    assert PairwiseJudge.from_pretrained(out).tokenizer.template.text.startswith("[Question]\n")
+
+
+def test_streaming_reads_while_it_trains(base, unlabeled, tmp_path):
+    out = run("pretrain", base, unlabeled, tmp_path / "out", streaming=True, max_steps=4, save_strategy="steps",
+              save_steps=4)  # fmt: skip
+    assert len(losses(out)) == 4
+
+
+def test_bfloat16_and_gradient_checkpointing_run(base, labeled, tmp_path):
+    plain = run("finetune", base, labeled, tmp_path / "plain", max_steps=2, **SGD)
+    checkpointed = run("finetune", base, labeled, tmp_path / "gc", max_steps=2, gradient_checkpointing=True, **SGD)
+    assert_same(plain, checkpointed, tolerance=1e-6)
+    half = run("finetune", base, labeled, tmp_path / "half", max_steps=2, bf16=True, **SGD)
+    assert_same(plain, half, tolerance=5e-2)
+
+
+def test_long_pairs_are_left_out_and_counted(base, labeled, tmp_path, caplog):
+    run("finetune", base, labeled, tmp_path / "out", max_steps=1, cutoff_len=90)
+    assert "are longer than cutoff_len=90 and left out" in caplog.text
+    with pytest.raises(InputError, match=r"train_data: no pair of .* is left"):
+        run("finetune", base, labeled, tmp_path / "none", max_steps=1, cutoff_len=3)
+
+
+def refused(tmp_path, message, stage="finetune", **values):
+    values = {"model_name_or_path": "m", "train_data": "d", "output_dir": str(tmp_path / "out")} | values
+    with pytest.raises(InputError, match=message):
+        RunConfig.parse({key: value for key, value in values.items() if value is not None}, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("message", "values"),
+    [
+        ("run.yaml: there is no key 'leaning_rate'", {"leaning_rate": 1}),
+        ("run.yaml: expected a value for train_data", {"train_data": None}),
+        ("run.yaml: train_data: expected a name", {"train_data": 3}),
+        ("run.yaml: cutoff_len: expected a positive integer, got 'long'", {"cutoff_len": "long"}),
+        ("run.yaml: label_smoothing: expected a number", {"label_smoothing": 1.5}),
+        ("run.yaml: learning_rate: expected a number, got 'fast'", {"learning_rate": "fast"}),
+        ("run.yaml: streaming wants max_steps", {"streaming": True}),
+        ("run.yaml: label_smoothing_factor .* expected label_smoothing", {"label_smoothing_factor": 0.1}),
+        ("run.yaml: expected one of warmup_ratio and warmup_steps", {"warmup_ratio": 0.1, "warmup_steps": 3}),
+        ("run.yaml: lora: there is no key 'rank'", {"lora": {"rank": 3}}),
+        ("run.yaml: dtype: expected float32 or bfloat16, got 'int8'", {"dtype": "int8"}),
+        ("run.yaml: .*lr_scheduler", {"lr_scheduler_type": "wavy"}),
+        ("run.yaml: skip_bad: expected true or false", {"skip_bad": "maybe"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_configuration_names_file_and_key(tmp_path, message, values):
+    refused(tmp_path, message, **values)
+
+
+def test_files_and_overrides(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "model_name_or_path: m\ntrain_data: [a, b]\nlearning_rate: 1e-5\nlora: {r: 4}\nuse_cpu: true\n"
+        f"finetune:\n  output_dir: {tmp_path / 'fine'}\npretrain:\n  output_dir: {tmp_path / 'pre'}\n"
+    )
+    config, arguments = RunConfig.load(str(path), "finetune", ["lora.lora_alpha=8", "warmup_ratio=0.25", "seed=7"])
+    assert (config.train_data, config.output_dir) == (["a", "b"], str(tmp_path / "fine"))
+    assert (config.lora.r, config.lora.lora_alpha) == (4, 8)
+    assert (arguments.learning_rate, arguments.warmup_steps, arguments.seed) == (1e-5, 0.25, 7)
+    assert RunConfig.load(str(path), "pretrain")[0].output_dir == str(tmp_path / "pre")
+    for override in ("seed", "=3", "learning_rate.x=3", "seed=[1"):
+        with pytest.raises(InputError, match=r"seed|=3|learning_rate"):
+            RunConfig.load(str(path), "finetune", [override])
+    for text, message in (("a: [", "expected YAML"), ("- a", "expected keys"), ("finetune: 3", "expected a section")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"run.yaml: .*{message}"):
+            RunConfig.load(str(path), "finetune")
+    with pytest.raises(InputError, match=r"no configuration file or recipe 'qwen4': recipes are llama3.1-8b"):
+        RunConfig.load("qwen4", "finetune")
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_recipes_carry_grams_settings(name, tmp_path):
+    for stage, rate, epochs, batch in (("pretrain", 1e-5, 1, 32), ("finetune", 2e-5, 2, 8)):
+        config, arguments = RunConfig.load(name, stage, ["use_cpu=true"])
+        if name == "small":
+            continue
+        assert (arguments.learning_rate, arguments.num_train_epochs) == (rate, epochs)
+        assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == batch
+        assert (config.cutoff_len, config.label_smoothing, arguments.warmup_steps) == (2048, 0.1, 0.1)
+        assert arguments.lr_scheduler_type == "cosine" and arguments.bf16
+
+
+def test_an_output_folder_is_never_overwritten(base, labeled, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match=r"output_dir .* is not empty: go on with resume_from_checkpoint=true"):
+        run("finetune", base, labeled, tmp_path / "out", max_steps=1)
+    with pytest.raises(InputError, match=r"holds no training run to go on with"):
+        run("finetune", base, labeled, tmp_path / "out", max_steps=1, resume_from_checkpoint=True)
+    run("finetune", base, labeled, tmp_path / "run", max_steps=1)
+    with pytest.raises(InputError, match=r"learning_rate was 0.01, now it is 0.5"):
+        run("finetune", base, labeled, tmp_path / "run", max_steps=1, resume_from_checkpoint=True, learning_rate=0.5)
+
+
+def test_unlabeled_pairs_are_no_preferences(base, unlabeled, tmp_path):
+    with pytest.raises(InputError, match=r"unlabeled.jsonl line 1: finetune wants labeled pairs"):
+        run("finetune", base, unlabeled, tmp_path / "out", max_steps=1)
+
+
+def test_a_pair_may_not_be_longer_than_the_model_can_read(labeled, tmp_path):
+    model = write_checkpoint(tmp_path / "model", max_position_embeddings=64)
+    with pytest.raises(InputError, match=r"cutoff_len: expected at most 64 \(max_position_embeddings\), got 2048"):
+        run("finetune", model, labeled, tmp_path / "out", max_steps=1)
+

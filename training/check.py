@@ -1,0 +1,259 @@
+"""What is in a set of pairs: counts, lengths, balance of labels, duplicates, overlap with an evaluation set.
+
+Texts are read once and forgotten: of every pair, hashes of 64 bits and a few numbers stay, some 50 bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from gram_fast.errors import InputError
+from gram_fast.prompts import PairTemplate
+from gram_fast.tokens import PairTokenizer
+from gram_fast.training.records import PairRecord, read_pairs
+
+# Examples that a finding names.
+_HANDFUL = 5
+# Pairs that are tokenized in one call.
+_BATCH = 256
+# Seconds before a progress bar is worth its line.
+_PATIENCE = 2
+# What stays of a pair. `prefers`: 1 for A, -1 for B, 0 for none; `winner`: the same, with the lesser of both texts in
+# place of A, so that it is the same in either order; the last three are hashes.
+_FACTS = np.dtype(
+    [("number", "i8"), ("prefers", "i1"), ("winner", "i1"), ("tokens", "i4")]
+    + [(f"{name}_characters", "i4") for name in ("prompt", "a", "b")]
+    + [(name, "u8") for name in ("pair", "prompt", "plain_prompt")]
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How many rows, with the first few by name."""
+
+    count: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of many lengths; at least half of them are no more than `median`, and at least 95 % no more than `p95`."""
+
+    min: int
+    median: int
+    p95: int
+    max: int
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Rows of an evaluation set that the training set holds."""
+
+    source: str
+    rows: int
+    """Bad ones included."""
+    bad: Finding
+    pairs: Finding
+    """Same prompt and responses, in either order."""
+    prompts: Finding
+    """Same prompt."""
+    plain_prompts: Finding
+    """Same prompt but for case and white space."""
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What `check_data` found. Characters are code points; tokens are those of the whole text that the judge reads."""
+
+    source: str
+    rows: int
+    """Bad ones included."""
+    labeled: int
+    unlabeled: int
+    bad: Finding
+    prefers_a: int
+    """Labeled rows that prefer A: all of those with chosen and rejected."""
+    prefers_longer: int
+    """Labeled rows whose preferred response has more characters."""
+    prefers_shorter: int
+    empty_responses: int
+    """Rows with an empty response."""
+    prompt_characters: Lengths | None
+    response_characters: Lengths | None
+    """Of both responses of every row."""
+    pair_characters: Lengths | None
+    """Prompt and both responses. Lengths are None where there is no good row."""
+    pair_tokens: Lengths | None
+    """None without a tokenizer."""
+    over_max_length: Finding | None
+    """Rows of more than `max_length` tokens; None where none was given."""
+    repeated_pairs: Finding
+    """Rows with the prompt and the responses, in either order, of an earlier row."""
+    contradictions: Finding
+    """Pairs of which one labeled row prefers one response and another row the other."""
+    repeated_prompts: Finding
+    """Rows with the prompt of an earlier row."""
+    against: Overlap | None
+
+
+def check_data(
+    source: str,
+    *,
+    template: PairTemplate,
+    tokenizer: PairTokenizer | None = None,
+    max_length: int | None = None,
+    against: str | None = None,
+    dataset_info: str | None = None,
+) -> DataReport:
+    """Reads all of `source`, and of the evaluation set `against`, named as for `read_pairs`, and reports.
+
+    `max_length`: most tokens of a pair that training would take. Raises InputError for a source that cannot be read or
+    has no rows, and for a `max_length` without a tokenizer; bad rows are in the report.
+    """
+    if max_length is not None and tokenizer is None:
+        raise InputError("max_length: expected a tokenizer as well, in whose tokens to count")
+    pairs = _Pairs.read(source, template, dataset_info, tokenizer)
+    facts = pairs.facts
+    prefers = facts["prefers"]
+    longer = prefers * np.sign(facts["a_characters"] - facts["b_characters"])
+    tokens = facts["tokens"]
+    responses = np.stack([facts["a_characters"], facts["b_characters"]])
+    return DataReport(
+        source=source,
+        rows=pairs.rows,
+        labeled=_count(prefers != 0),
+        unlabeled=_count(prefers == 0),
+        bad=pairs.bad,
+        prefers_a=_count(prefers > 0),
+        prefers_longer=_count(longer > 0),
+        prefers_shorter=_count(longer < 0),
+        empty_responses=_count((responses == 0).any(axis=0)),
+        prompt_characters=_lengths(facts["prompt_characters"]),
+        response_characters=_lengths(responses),
+        pair_characters=_lengths(facts["prompt_characters"] + responses.sum(axis=0)),
+        pair_tokens=_lengths(tokens) if tokenizer else None,
+        over_max_length=None if max_length is None else pairs.where(tokens > max_length),
+        repeated_pairs=pairs.repeats("pair"),
+        contradictions=pairs.contradictions(),
+        repeated_prompts=pairs.repeats("prompt"),
+        against=None if against is None else _overlap(pairs, _Pairs.read(against, template, dataset_info, None)),
+    )
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The facts of all good rows of a source."""
+
+    source: str
+    facts: NDArray[Any]
+    """[N] of _FACTS, in the order of the rows."""
+    unit: str
+    """What `number` counts: "line" or "row"."""
+    bad: Finding
+
+    @classmethod
+    def read(
+        cls, source: str, template: PairTemplate, dataset_info: str | None, tokenizer: PairTokenizer | None
+    ) -> "_Pairs":
+        bad, examples = 0, []
+
+        def on_bad(error: InputError) -> None:
+            nonlocal bad
+            bad += 1
+            if bad <= _HANDFUL:
+                examples.append(str(error))
+
+        unit, batches = "", [np.empty(0, _FACTS)]
+        read = read_pairs(source, template=template, dataset_info=dataset_info, skip_bad=on_bad)
+        records = iter(tqdm(read, desc=source, unit=" pairs", delay=_PATIENCE, disable=None))
+        while batch := list(islice(records, _BATCH)):
+            batches.append(_facts(batch, tokenizer))
+            unit = batch[0].where.split()[-2]
+        pairs = cls(source, np.concatenate(batches), unit, Finding(bad, tuple(examples)))
+        if not pairs.rows:
+            raise InputError(f"{source}: expected rows, found none")
+        return pairs
+
+    @property
+    def rows(self) -> int:
+        return len(self.facts) + self.bad.count
+
+    def name(self, index: Any) -> str:
+        return f"{self.unit} {self.facts['number'][index]}"
+
+    def where(self, mask: NDArray[np.bool_]) -> Finding:
+        return Finding(_count(mask), tuple(map(self.name, np.flatnonzero(mask)[:_HANDFUL])))
+
+    def repeats(self, column: str) -> Finding:
+        """Rows whose hash is that of an earlier one."""
+        _, first, group = np.unique(self.facts[column], return_index=True, return_inverse=True)
+        earliest = first[group]
+        repeated = np.flatnonzero(earliest < np.arange(len(earliest)))
+        examples = (f"{self.name(index)} repeats {self.name(earliest[index])}" for index in repeated[:_HANDFUL])
+        return Finding(len(repeated), tuple(examples))
+
+    def contradictions(self) -> Finding:
+        """Pairs that are won by the one response in some row and by the other in another."""
+        pair, winner = self.facts["pair"], self.facts["winner"]
+        both = np.intersect1d(pair[winner > 0], pair[winner < 0])
+        rows = ([np.flatnonzero((pair == key) & (winner == side))[0] for side in (1, -1)] for key in both[:_HANDFUL])
+        return Finding(
+            len(both), tuple(" contradicts ".join(map(self.name, sorted(two, reverse=True))) for two in rows)
+        )
+
+
+def _facts(records: Sequence[PairRecord], tokenizer: PairTokenizer | None) -> NDArray[Any]:
+    """[N] of _FACTS."""
+    texts = [(record.prompt, record.response_a, record.response_b) for record in records]
+    tokens = [len(ids) for ids in tokenizer.whole_ids(texts)] if tokenizer else [0] * len(records)
+    return np.array([_row(record, count) for record, count in zip(records, tokens, strict=True)], _FACTS)
+
+
+def _row(record: PairRecord, tokens: int) -> tuple[int, ...]:
+    prompt, a, b = record.prompt, record.response_a, record.response_b
+    prefers = {"A": 1, "B": -1, None: 0}[record.preferred]
+    return (
+        int(record.where.split()[-1]),
+        prefers,
+        prefers if a < b else -prefers,
+        tokens,
+        len(prompt),
+        len(a),
+        len(b),
+        _hash(prompt, min(a, b), max(a, b)),
+        _hash(prompt),
+        _hash(" ".join(prompt.casefold().split())),
+    )
+
+
+def _hash(*texts: str) -> int:
+    digest = blake2b(digest_size=8)
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _overlap(training: _Pairs, evaluation: _Pairs) -> Overlap:
+    def shared(column: str) -> Finding:
+        return evaluation.where(np.isin(evaluation.facts[column], training.facts[column]))
+
+    return Overlap(
+        evaluation.source, evaluation.rows, evaluation.bad, shared("pair"), shared("prompt"), shared("plain_prompt")
+    )
+
+
+def _count(mask: NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(mask))
+
+
+def _lengths(values: NDArray[np.int32]) -> Lengths | None:
+    if not values.size:
+        return None
+    return Lengths(*map(int, np.quantile(values, (0, 0.5, 0.95, 1), method="inverted_cdf")))

@@ -1,0 +1,57 @@
+"""The command line of training: gram-fast train pretrain | finetune | scalar | recipes."""
+
+import logging
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gram_fast.errors import BackendError
+from gram_fast.training.config import RunConfig, Stage, accelerate_configs, recipes
+
+app = typer.Typer(help="Train a judge: both stages of GRAM, or a scalar reward model to compare with.", no_args_is_help=True)
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys laid over the file's.")]
+
+
+@app.command("pretrain")
+def pretrain(config: Config, overrides: Overrides = None) -> None:
+    """Stage 1: language modelling of unlabeled response pairs."""
+    _run("pretrain", config, overrides)
+
+
+@app.command("finetune")
+def finetune(config: Config, overrides: Overrides = None) -> None:
+    """Stage 2: preferences, by cross entropy over the two labels."""
+    _run("finetune", config, overrides)
+
+
+@app.command("scalar")
+def scalar(config: Config, overrides: Overrides = None) -> None:
+    """The baseline: a scalar reward head on the same backbone, trained on Bradley-Terry's likelihood."""
+    _run("scalar", config, overrides)
+
+
+@app.command("recipes")
+def list_recipes() -> None:
+    """List the recipes and the accelerate configurations that ship with the package."""
+    table = Table(box=None)
+    table.add_column("name", style="bold")
+    table.add_column("file", overflow="fold")
+    for name, path in recipes().items():
+        table.add_row(name, str(path))
+    for path in accelerate_configs():
+        table.add_row(f"accelerate: {path.stem}", str(path))
+    Console().print(table)
+
+
+def _run(stage: Stage, name: str, overrides: list[str] | None) -> None:
+    try:
+        from gram_fast.training.train import train
+    except ModuleNotFoundError as error:
+        raise BackendError(f"training wants the extra 'train', pip install 'gram_fast[train]': {error}") from None
+    logging.getLogger("gram_fast").setLevel(logging.INFO)
+    folder = train(stage, *RunConfig.load(name, stage, overrides or ()))
+    Console(stderr=True, highlight=False).print(f"gram-fast: the model and its loss curve are in {folder}", markup=False)

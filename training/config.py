@@ -1,0 +1,208 @@
+"""What a training run is told: a YAML file with names of transformers' TrainingArguments beside those of this file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from transformers import TrainingArguments
+
+from gram_fast.errors import InputError, first_line
+
+_HERE = Path(__file__).parent
+
+Stage = Literal["pretrain", "finetune", "scalar"]
+"""GRAM's stage 1, its stage 2, and the scalar-head baseline."""
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """As in peft's LoraConfig."""
+
+    r: int = 16
+    lora_alpha: float = 32
+    lora_dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. Everything else in the YAML file goes to transformers' TrainingArguments."""
+
+    model_name_or_path: str
+    output_dir: str
+    train_data: list[str]
+    """Files, names of `dataset_info`, or names on the hub; read one after the other."""
+    eval_data: list[str] = field(default_factory=list)
+    """The same, for the loss (and in stage 2 the accuracy) during training: see eval_strategy."""
+    dataset_info: str | None = None
+    """A LLaMA-Factory dataset_info.json."""
+    preset: str = "auto"
+    """The judge's prompt: a preset, a template file, or auto: what the checkpoint records, else gram."""
+    cutoff_len: int = 2048
+    """Most tokens of one sequence. Longer pairs are dropped and counted, never cut."""
+    max_samples: int | None = None
+    """Most pairs that are read."""
+    streaming: bool = False
+    """Read and tokenize while training, for sets larger than memory; wants max_steps."""
+    skip_bad: bool = False
+    """Pass over bad rows, name them and count them."""
+    label_smoothing: float = 0.1
+    """Stage 2: torch's, over two classes; GRAM recommends 0.05 to 0.15."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights; bf16: true computes in bfloat16 whatever this is."""
+    lora: LoraOptions | None = None
+    """Train low-rank adapters in place of all parameters; the result is merged."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def load(cls, name: str, stage: Stage, overrides: Sequence[str] = ()) -> tuple["RunConfig", TrainingArguments]:
+        """Reads a YAML file, or a recipe of that name, and `key=value` overrides; lora.r=8 sets a key of a section.
+
+        A section named as the stage is laid over the rest, sections of other stages are left out.
+        Raises InputError that names file and key.
+        """
+        path = _find(name)
+        try:
+            values = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read the configuration {path}: {first_line(error)}") from None
+        except yaml.YAMLError as error:
+            raise InputError(f"{path}: expected YAML, {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
+        sections = {other: values.pop(other, None) or {} for other in get_args(Stage)}
+        if not isinstance(sections[stage], dict):
+            raise InputError(f"{path}: {stage}: expected a section of keys and values, got {sections[stage]!r}")
+        values |= sections[stage]
+        for override in overrides:
+            _override(values, override)
+        return cls.parse(values, str(path))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str) -> tuple["RunConfig", TrainingArguments]:
+        """As `load`, from a mapping that messages call `source`."""
+        own_names = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(TrainingArguments)} | own_names | {"warmup_ratio"}
+        for key in values:
+            if key not in known:
+                raise InputError(f"{source}: there is no key {key!r}: expected one of gram_fast's or TrainingArguments'")
+        own = {key: value for key, value in values.items() if key in own_names}
+        for f in fields(cls):
+            if f.name not in own and f.default is MISSING and f.default_factory is MISSING:
+                raise InputError(f"{source}: expected a value for {f.name}")
+        for key in ("train_data", "eval_data"):
+            if isinstance(own.get(key), str):
+                own[key] = [own[key]]
+        if isinstance(own.get("lora"), dict):
+            own["lora"] = _section(LoraOptions, own["lora"], f"{source}: lora")
+        config = cls(**own)
+        config._check(source)
+        return config, _training_arguments(config, {k: v for k, v in values.items() if k not in own_names}, source)
+
+    def _check(self, source: str) -> None:
+        def expect(holds: bool, key: str, what: str) -> None:
+            if not holds:
+                raise InputError(f"{source}: {key}: expected {what}, got {getattr(self, key)!r}")
+
+        for key in ("model_name_or_path", "output_dir", "preset"):
+            value = getattr(self, key)
+            expect(isinstance(value, str) and bool(value), key, "text")
+        for key in ("train_data", "eval_data"):
+            value = getattr(self, key)
+            expect(isinstance(value, list) and all(isinstance(v, str) for v in value), key, "a name or a list of names")
+        expect(bool(self.train_data), "train_data", "at least one name")
+        for key in ("dataset_info", "revision"):
+            expect(getattr(self, key) is None or isinstance(getattr(self, key), str), key, "text")
+        for key in ("streaming", "skip_bad", "trust_remote_code"):
+            expect(isinstance(getattr(self, key), bool), key, "true or false")
+        expect(type(self.cutoff_len) is int and self.cutoff_len > 0, "cutoff_len", "a positive integer")
+        expect(
+            self.max_samples is None or (type(self.max_samples) is int and self.max_samples > 0),
+            "max_samples",
+            "a positive integer",
+        )
+        expect(
+            isinstance(self.label_smoothing, int | float) and 0 <= self.label_smoothing < 1,
+            "label_smoothing",
+            "a number from 0 to below 1",
+        )
+        expect(self.dtype in get_args(self.__annotations__["dtype"]), "dtype", "float32 or bfloat16")
+        expect(self.lora is None or isinstance(self.lora, LoraOptions), "lora", "a section with r, lora_alpha, ...")
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    return {path.stem: path for path in sorted((_HERE / "recipes").glob("*.yaml"))}
+
+
+def accelerate_configs() -> list[Path]:
+    """The configuration files for `accelerate launch` that ship with the package."""
+    return sorted((_HERE / "accelerate").glob("*.yaml"))
+
+
+def _find(name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    if name not in recipes():
+        raise InputError(f"there is no configuration file or recipe {name!r}: recipes are {', '.join(recipes())}")
+    return recipes()[name]
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Sets one `key=value` or `section.key=value`, the value read as YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"expected key=value, got {override!r}")
+    *sections, name = key.split(".")
+    target = values
+    for section in sections:
+        if not isinstance(target.get(section) or {}, dict):
+            raise InputError(f"{override}: {section} is no section, it is {target[section]!r}")
+        target[section] = target = dict(target.get(section) or {})
+    try:
+        target[name] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{override}: expected YAML behind the =, got {text!r}") from None
+
+
+def _section(kind: type, values: dict[str, Any], source: str) -> Any:
+    names = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in names:
+            raise InputError(f"{source}: there is no key {key!r}: expected one of {', '.join(names)}")
+    return kind(**values)
+
+
+def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) -> TrainingArguments:
+    if values.get("label_smoothing_factor"):
+        raise InputError(f"{source}: label_smoothing_factor smooths over the vocabulary: expected label_smoothing")
+    if "warmup_ratio" in values:
+        # The name of transformers before version 5, where warmup_steps below 1 is that ratio.
+        ratio = values.pop("warmup_ratio")
+        if "warmup_steps" in values:
+            raise InputError(f"{source}: expected one of warmup_ratio and warmup_steps, got both")
+        values["warmup_steps"] = ratio
+    if config.streaming and not values.get("max_steps", -1) > 0:
+        raise InputError(f"{source}: streaming wants max_steps, the length of the data being unknown")
+    for f in fields(TrainingArguments):
+        # YAML reads 1e-5 as text.
+        if isinstance(values.get(f.name), str) and isinstance(f.default, float):
+            try:
+                values[f.name] = float(values[f.name])
+            except ValueError:
+                raise InputError(f"{source}: {f.name}: expected a number, got {values[f.name]!r}") from None
+    fixed = {
+        "output_dir": config.output_dir,
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        # Batches are packed: one cannot be cut between processes.
+        "accelerator_config": {**(values.pop("accelerator_config", None) or {}), "dispatch_batches": False},
+    }
+    try:
+        return TrainingArguments(**{"report_to": "none", **values, **fixed})
+    except (ValueError, TypeError, ImportError, KeyError, AssertionError) as error:
+        keys = [f"{key}: " for key, value in values.items() if isinstance(value, str) and value in str(error)]
+        raise InputError(f"{source}: {''.join(keys[:1])}{first_line(error)}") from error

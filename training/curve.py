@@ -1,0 +1,24 @@
+"""The loss curve of a run, as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def draw_curve(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws the training loss, and the evaluation loss where there is one, over optimizer steps.
+
+    `log_history`: as transformers' TrainerState keeps it.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for key, label in (("loss", "training"), ("eval_loss", "evaluation")):
+        points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 20 else None)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

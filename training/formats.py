@@ -1,0 +1,262 @@
+"""What a raw row says: the formats of pairs that are read, one function a kind. docs/data.md shows rows of each.
+
+A row is what JSON, parquet or the datasets library hold: a mapping whose None values count as absent.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gram_fast.errors import InputError
+from gram_fast.prompts import LABELS, SLOTS, Message, PairTemplate, Prompt, to_text
+from gram_fast.training.gram_rows import MARKERS, stage_1_answers, stage_1_prompt, take_apart
+
+Row = Mapping[str, Any]
+Label = Literal["A", "B"]
+Pair = tuple[str, str, str, Label | None]
+"""(prompt, response a, response b, the preferred one or None where nobody has said)."""
+Kind = Literal["gram", "preference", "sharegpt", "unlabeled"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which field of a row holds what; a field that is None is not read.
+
+    Names and defaults are those of LLaMA-Factory's dataset_info.json (data/README.md of hiyouga/LLaMA-Factory).
+    """
+
+    kind: Kind
+    prompt: str = "instruction"
+    query: str | None = "input"
+    response: str = "output"
+    system: str | None = None
+    history: str | None = None
+    messages: str = "conversations"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    role_tag: str = "from"
+    content_tag: str = "value"
+    user_tag: str = "human"
+    assistant_tag: str = "gpt"
+    observation_tag: str = "observation"
+    function_tag: str = "function_call"
+    system_tag: str = "system"
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The chat role that each value of the role tag stands for."""
+        return {
+            self.user_tag: "user",
+            self.assistant_tag: "assistant",
+            self.observation_tag: "tool",
+            self.function_tag: "assistant",
+            self.system_tag: "system",
+        }
+
+
+_PREFERENCE = Layout("preference", prompt="prompt", query=None, system="system")
+_ALPACA = Layout("preference", system="system", history="history")
+_SHAREGPT = Layout("sharegpt", system="system")
+_UNLABELED = Layout("unlabeled", prompt="prompt", query=None, system="system")
+_GRAM = Layout("gram")
+
+# Turns of a dialogue as hh-rlhf writes them.
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def read_row(row: Any, layout: Layout | None, template: PairTemplate) -> Pair:
+    """The pair that a row holds, its format told by its fields when `layout` is None.
+
+    `template` takes judge prompts apart. Raises InputError that names the field: for a row of no known format, an empty
+    prompt, two equal responses of which one is preferred, and what is not text. An empty response is a response.
+    """
+    if not isinstance(row, Mapping):
+        raise InputError(f"expected a JSON object, got {type(row).__name__}")
+    row = {name: value for name, value in row.items() if value is not None}
+    layout = layout or _layout_of(row)
+    prompt, response_a, response_b, preferred = _READERS[layout.kind](row, layout, template)
+    if not prompt.strip():
+        raise InputError("prompt: expected text, found none but white space")
+    if preferred and response_a == response_b:
+        raise InputError("responses: expected two that differ, as one is preferred, found two equal ones")
+    return prompt, response_a, response_b, preferred
+
+
+def _layout_of(row: Row) -> Layout:
+    if "chosen" in row and "rejected" in row:
+        if "conversations" in row:
+            return _SHAREGPT
+        return _ALPACA if "instruction" in row and "prompt" not in row else _PREFERENCE
+    if "prompt" in row and "responses" in row:
+        return _UNLABELED
+    if "instruction" in row and "output" in row:
+        return _GRAM
+    raise InputError(
+        "expected the fields of a pair (chosen and rejected; prompt and responses; or instruction and output), found "
+        + (", ".join(map(repr, row)) or "none")
+    )
+
+
+def _gram(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+    instruction, output = _text(row, layout.prompt), _text(row, layout.response)
+    query = _optional_text(row, layout.query)
+    label = output.strip()
+    if label in LABELS:
+        slots = take_apart(template, _below(instruction, query), layout.prompt)
+        prompt, response_a, response_b = (slots[slot] for slot in SLOTS)
+        return prompt, response_a, response_b, "A" if label == "A" else "B"
+    if not any(marker in output for marker in MARKERS):
+        raise InputError(f"{layout.response}: expected 'A', 'B', or two answers between lines such as {MARKERS[0]!r}")
+    prompt = _below(stage_1_prompt(instruction, layout.prompt), query)
+    return prompt, *stage_1_answers(output, layout.response), None
+
+
+def _preference(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+    chosen, rejected = _value(row, layout.chosen), _value(row, layout.rejected)
+    prompt = row.get(layout.prompt)
+    if query := _optional_text(row, layout.query):
+        prompt = _below(_text(row, layout.prompt), query)
+    if _is_conversation(chosen) or _is_conversation(rejected):
+        prompt, chosen, rejected = _split_conversations(layout, prompt, chosen, rejected)
+    elif prompt is None:
+        prompt, chosen, rejected = _split_dialogues(layout, chosen, rejected)
+    text = _in_context(row, layout, prompt, layout.prompt)
+    return text, to_text(chosen, layout.chosen), to_text(rejected, layout.rejected), "A"
+
+
+def _sharegpt(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+    conversation = _value(row, layout.messages)
+    if not isinstance(conversation, list) or not conversation:
+        raise InputError(f"{layout.messages}: expected a list of messages, got {type(conversation).__name__}")
+    messages = [_message(message, layout, f"{layout.messages}[{k}]") for k, message in enumerate(conversation)]
+    if messages[-1]["role"] == "assistant":
+        raise InputError(f"{layout.messages}: expected a last message to be answered, found the assistant's own")
+    chosen, rejected = (_message(_value(row, name), layout, name) for name in (layout.chosen, layout.rejected))
+    for name, answer in ((layout.chosen, chosen), (layout.rejected, rejected)):
+        if answer["role"] != "assistant":
+            raise InputError(f"{name}: expected the assistant's message, found the {answer['role']}'s")
+    prompt = _in_context(row, layout, messages, layout.messages)
+    return prompt, to_text([chosen], layout.chosen), to_text([rejected], layout.rejected), "A"
+
+
+def _unlabeled(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+    responses = _value(row, "responses")
+    if not isinstance(responses, list) or len(responses) != 2:
+        got = len(responses) if isinstance(responses, list) else type(responses).__name__
+        raise InputError(f"responses: expected a list of 2, got {got}")
+    response_a, response_b = (to_text(response, f"responses[{k}]") for k, response in enumerate(responses))
+    return _in_context(row, layout, _value(row, layout.prompt), layout.prompt), response_a, response_b, None
+
+
+_READERS: dict[Kind, Callable[[Row, Layout, PairTemplate], Pair]] = {
+    "gram": _gram,
+    "preference": _preference,
+    "sharegpt": _sharegpt,
+    "unlabeled": _unlabeled,
+}
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether a response is a whole conversation: messages of which the first is not the assistant's."""
+    return (
+        isinstance(value, list)
+        and len(value) > 1
+        and isinstance(value[0], Mapping)
+        and value[0].get("role") != "assistant"
+    )
+
+
+def _split_conversations(layout: Layout, prompt: Any, chosen: Any, rejected: Any) -> tuple[Prompt, Prompt, Prompt]:
+    """The messages with which both conversations begin, and what is left of each, at least one message."""
+    shared = 0
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+            shared += 1
+    if not shared:
+        raise InputError(
+            f"{layout.chosen}, {layout.rejected}: expected conversations that begin with the same messages"
+        )
+    begin = chosen[:shared]
+    if isinstance(prompt, list):
+        if begin[: len(prompt)] != prompt:
+            raise InputError(f"{layout.prompt}: expected the messages with which {layout.chosen} begins")
+        shared = len(prompt)
+    elif prompt and to_text(prompt, layout.prompt).strip() not in [
+        to_text([message], layout.chosen).strip() for message in begin
+    ]:
+        raise InputError(f"{layout.prompt}: expected one of the messages with which {layout.chosen} begins")
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _split_dialogues(layout: Layout, chosen: Any, rejected: Any) -> tuple[Prompt, Prompt, Prompt]:
+    """What both dialogues say before the last answer, as messages, and the two answers."""
+    turns, answers = [], []
+    for name, dialogue in ((layout.chosen, chosen), (layout.rejected, rejected)):
+        before, _, answer = dialogue.rpartition("\n\nAssistant:") if isinstance(dialogue, str) else ("", "", "")
+        start, *parts = _TURN.split(before)
+        if start or not parts:
+            raise InputError(
+                f"{layout.prompt}: expected this field, or {name} to be a conversation, as messages or as "
+                r"'\n\nHuman: ...\n\nAssistant: ...'"
+            )
+        turns.append(list(zip(parts[0::2], parts[1::2], strict=True)))
+        answers.append(answer.strip())
+    if turns[0] != turns[1]:
+        raise InputError(f"{layout.chosen}, {layout.rejected}: expected dialogues that differ in the last answer alone")
+    messages = [{"role": _SPEAKERS[speaker], "content": said.strip()} for speaker, said in turns[0]]
+    return messages, answers[0], answers[1]
+
+
+def _in_context(row: Row, layout: Layout, prompt: Any, name: str) -> str:
+    """The text of a prompt with the earlier turns and the system message of its row before it."""
+    text = to_text(prompt, name)
+    messages = [{"role": "user", "content": text}] if isinstance(prompt, str) else list(prompt)
+    messages = [*_history(row, layout.history), *messages]
+    system = _optional_text(row, layout.system)
+    if system and messages[0].get("role") != "system":
+        messages = [{"role": "system", "content": system}, *messages]
+    return to_text(messages, name)
+
+
+def _history(row: Row, name: str | None) -> list[Message]:
+    turns = row.get(name) if name else None
+    if turns is None:
+        return []
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        raise InputError(f"{name}: expected a list of turns, each a list of the user's text and the assistant's")
+    roles = ("user", "assistant")
+    return [{"role": role, "content": said} for turn in turns for role, said in zip(roles, turn, strict=True)]
+
+
+def _message(value: Any, layout: Layout, name: str) -> Message:
+    role_tag, content_tag = layout.role_tag, layout.content_tag
+    if not isinstance(value, Mapping) or role_tag not in value or content_tag not in value:
+        raise InputError(f"{name}: expected a message with {role_tag!r} and {content_tag!r}")
+    role = value[role_tag]
+    if not isinstance(role, str) or role not in layout.roles:
+        raise InputError(f"{name}: expected {role_tag!r} to be one of {', '.join(layout.roles)}, got {role!r}")
+    return {"role": layout.roles[role], "content": value[content_tag]}
+
+
+def _value(row: Row, name: str) -> Any:
+    if name not in row:
+        raise InputError(f"expected a field {name!r}, found {', '.join(map(repr, row)) or 'none'}")
+    return row[name]
+
+
+def _text(row: Row, name: str) -> str:
+    value = _value(row, name)
+    if not isinstance(value, str):
+        raise InputError(f"{name}: expected text, got {type(value).__name__}")
+    return to_text(value, name)
+
+
+def _optional_text(row: Row, name: str | None) -> str:
+    return _text(row, name) if name is not None and name in row else ""
+
+
+def _below(text: str, query: str) -> str:
+    """As LLaMA-Factory joins an instruction and its input."""
+    return f"{text}\n{query}" if query else text

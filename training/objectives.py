@@ -1,0 +1,152 @@
+"""What is minimised: the two stages of GRAM (arXiv 2506.14175) and the scalar baseline, each as a model's forward.
+
+A batch holds sequences packed end to end: input_ids and position_ids [1, T], labels [1, T] (-100 where nothing is asked),
+lengths [S]. A loss is a sum over what is asked divided by `num_items_in_batch`, the number asked in the whole optimizer
+step on all processes, so accumulation and data parallelism change nothing.
+
+Shape letters: T packed tokens, S sequences, R rows asked, D model width, V vocabulary.
+"""
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from gram_fast.errors import UnsupportedModelError
+from gram_fast.training.packed_attention import Packing
+
+Loss = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+"""(hidden states [T, D], labels [T], lengths [S]) -> {"loss": sum, ...}."""
+
+# Logits that the chunked cross entropy holds at once: 64 MiB in float32.
+_CHUNK_ELEMENTS = 2**24
+
+
+def set_objective(model: Any, loss: Loss) -> None:
+    """Replaces the model's forward by one that takes a batch and returns the loss.
+
+    The replacement runs inside the model's own call, so that sharded parameters (FSDP2, ZeRO-3) are there when it reads
+    the output embedding.
+    """
+
+    def forward(
+        self: Any,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        lengths: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        packing = Packing(lengths.cpu())
+        hidden_1TD = self.base_model(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False, packing=packing
+        ).last_hidden_state
+        if len(packing.layers_seen) != self.config.num_hidden_layers:
+            raise UnsupportedModelError(
+                f"{type(self).__name__} cannot be trained on packed sequences: {len(packing.layers_seen)} of its "
+                f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
+            )
+        outputs = loss(hidden_1TD[0], labels[0], lengths)
+        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        return {**outputs, "loss": outputs["loss"] / count}
+
+    model.forward = MethodType(forward, model)
+    # Tells transformers' Trainer to count labels over accumulated batches and processes, and to pass the count.
+    model.accepts_loss_kwargs = True
+
+
+def language_modelling(model: Any) -> Loss:
+    """Stage 1: -log P(next token), labels[t] being the token that follows row t."""
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise UnsupportedModelError(f"{type(model).__name__} has an output embedding with a bias")
+
+    def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        asked = (labels_T != -100).nonzero()[:, 0]
+        return {"loss": linear_cross_entropy(hidden_TD[asked], head.weight, labels_T[asked])}
+
+    return loss
+
+
+def label_preference(model: Any, label_ids: tuple[int, int], smoothing: float) -> Loss:
+    """Stage 2: cross entropy over the two label logits at the last token of each sequence.
+
+    With the margin z = logit of the right label minus logit of the other and smoothing s (torch's, over two classes),
+
+        loss = -(1 - s/2) log sigmoid(z) - s/2 log sigmoid(-z) = -log sigmoid(z) + s/2 z
+
+    the pairwise ranking loss of Bradley and Terry with a penalty on the margin: the regularised form that the GRAM paper
+    derives (arXiv 2506.14175), whose epsilon is s/2. labels[t] is 0 for A and 1 for B. Reads two rows of the output
+    embedding and never multiplies by the rest.
+    """
+    head = model.get_output_embeddings()
+    rows = torch.tensor(label_ids)
+
+    def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        asked = (labels_T != -100).nonzero()[:, 0]
+        indices = rows.to(head.weight.device)
+        bias = None if getattr(head, "bias", None) is None else head.bias[indices]
+        logits_R2 = F.linear(hidden_TD[asked], head.weight[indices], bias).float()
+        labels_R = labels_T[asked]
+        return {
+            "loss": F.cross_entropy(logits_R2, labels_R, label_smoothing=smoothing, reduction="sum"),
+            "is_right": (logits_R2.argmax(-1) == labels_R).float(),
+        }
+
+    return loss
+
+
+def bradley_terry(model: Any) -> Loss:
+    """The baseline: -log sigmoid(r(chosen) - r(rejected)), r a linear function of the last token's hidden state.
+
+    Sequences alternate chosen, rejected; a label (0) stands at the last token of each chosen one.
+    """
+
+    def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        rewards_S = model.score(hidden_TD[lengths.cumsum(0) - 1])[:, 0].float()
+        margins = rewards_S[0::2] - rewards_S[1::2]
+        return {"loss": -F.logsigmoid(margins).sum(), "is_right": (margins > 0).float()}
+
+    return loss
+
+
+def linear_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> Tensor:
+    """Sum over rows of cross entropy of hidden @ weight.T, without the [R, V] logits in memory -> float32 scalar."""
+    if hidden_RD.is_cuda:
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+        return torch.as_tensor(
+            liger_fused_linear_cross_entropy(hidden_RD, weight_VD.to(hidden_RD.dtype), targets_R, reduction="sum")
+        )
+    return _ChunkedCrossEntropy.apply(hidden_RD, weight_VD, targets_R)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Gradients are made in the forward, chunk by chunk, while the logits are there (as Liger-Kernel does)."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32)
+        # Products come out in bfloat16 under autocast; sums over chunks stay in float32.
+        weight = weight_VD.to(hidden_RD.dtype)
+        grad_hidden, grad_weight = torch.empty_like(hidden_RD), torch.zeros_like(weight_VD, dtype=torch.float32)
+        for rows in torch.arange(len(hidden_RD)).split(max(1, _CHUNK_ELEMENTS // len(weight_VD))):
+            hidden, targets = hidden_RD[rows], targets_R[rows]
+            log_p = F.log_softmax(F.linear(hidden, weight), dim=-1, dtype=torch.float32)
+            total += F.nll_loss(log_p, targets, reduction="sum")
+            grad = log_p.exp_()
+            grad[torch.arange(len(rows)), targets] -= 1
+            grad = grad.to(hidden.dtype)
+            grad_hidden[rows] = (grad @ weight).to(hidden.dtype)
+            grad_weight += grad.T @ hidden
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grads[0] * grad_hidden, grads[0] * grad_weight, None
+

@@ -1,0 +1,136 @@
+"""Where training data is: a local file, an entry of a LLaMA-Factory dataset_info.json, a folder, or the hub."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gram_fast.errors import InputError, first_line
+from gram_fast.training.formats import Kind, Layout
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_FILE_NAME = re.compile(r".*\.(jsonl?|parquet|csv|txt|arrow|gz|zst|zip)")
+
+# What an entry of dataset_info.json may say. The other hubs have the same data set under another name.
+_PLACE_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "subset", "split", "folder")
+_LAYOUT_KEYS = ("formatting", "ranking", "columns", "tags")
+_KINDS: dict[tuple[Any, Any], Kind] = {
+    ("alpaca", False): "gram",
+    ("alpaca", True): "preference",
+    ("sharegpt", True): "sharegpt",
+}
+_NEEDED_COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "gram": ("prompt", "response"),
+    "preference": ("chosen", "rejected"),
+    "sharegpt": ("messages", "chosen", "rejected"),
+}
+_OTHER_COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "gram": ("query",),
+    "preference": ("prompt", "query", "system", "history"),
+    "sharegpt": ("system",),
+}
+_TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a folder or hub name that the datasets library loads."""
+
+    path: str
+    layout: Layout | None = None
+    """None: each row tells its format by its fields."""
+    subset: str | None = None
+    split: str = "train"
+    folder: str | None = None
+
+
+def find_source(name: str, dataset_info: str | None = None) -> Source:
+    """What `name` stands for: a local file; else an entry of the file `dataset_info`; else a local folder or a name on
+    the hub, `org/name`, either with `:split` behind it.
+
+    Raises InputError that says what was looked for, and for an entry that cannot be read as pairs.
+    """
+    if os.path.isfile(name):
+        return Source(name)
+    if dataset_info is not None:
+        entries = _read_entries(dataset_info)
+        if name in entries:
+            return _registered(entries[name], f"{dataset_info}: {name}", os.path.dirname(dataset_info))
+    if os.path.isdir(name):
+        return Source(name)
+    path, _, split = name.partition(":")
+    if os.path.isdir(path) or (_HUB_NAME.fullmatch(path) and not _FILE_NAME.fullmatch(path)):
+        return Source(path, split=split or "train")
+    entry = f"no entry of that name in {dataset_info}" if dataset_info else "no dataset_info.json was given"
+    raise InputError(
+        f"there is no file or folder {name!r}, {entry}, and names on the hub are org/name or org/name:split"
+    )
+
+
+def _read_entries(path: str) -> Mapping[str, Any]:
+    try:
+        entries = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON, {first_line(error)}") from None
+    if not isinstance(entries, dict):
+        raise InputError(f"{path}: expected an object of data sets by name, got {type(entries).__name__}")
+    return entries
+
+
+def _registered(entry: Any, where: str, base: str) -> Source:
+    entry = _known(entry, where, (*_PLACE_KEYS, *_LAYOUT_KEYS))
+    layout = _layout(entry, where) if any(key in entry for key in _LAYOUT_KEYS) else None
+    place = _strings({key: entry[key] for key in _PLACE_KEYS if key in entry}, where)
+    part = {key: place[key] for key in ("subset", "split", "folder") if key in place}
+    if "hf_hub_url" in place:
+        return Source(place["hf_hub_url"], layout, **part)
+    if "file_name" not in place:
+        raise InputError(f"{where}: expected 'file_name' or 'hf_hub_url'")
+    path = os.path.join(base, place["file_name"])
+    if not os.path.exists(path):
+        raise InputError(f"{where}: there is no file or folder {path}")
+    if os.path.isfile(path) and part not in ({}, {"split": "train"}):
+        raise InputError(f"{where}: expected no {next(iter(part))!r}, since 'file_name' is one file")
+    return Source(path, layout, **part)
+
+
+def _layout(entry: dict[str, Any], where: str) -> Layout:
+    formatting, ranking = entry.get("formatting", "alpaca"), entry.get("ranking", False)
+    if not isinstance(formatting, str) or not isinstance(ranking, bool) or (formatting, ranking) not in _KINDS:
+        raise InputError(
+            f"{where}: expected 'formatting' alpaca, or sharegpt and 'ranking' true, got {formatting!r} and {ranking!r}"
+        )
+    kind = _KINDS[formatting, ranking]
+    names: dict[str, str | None] = {}
+    if "columns" in entry:
+        columns = _known(entry["columns"], f"{where}: columns", (*_NEEDED_COLUMNS[kind], *_OTHER_COLUMNS[kind]))
+        for column in _NEEDED_COLUMNS[kind]:
+            if column not in columns:
+                raise InputError(
+                    f"{where}: columns: expected {column!r}, found {', '.join(map(repr, columns)) or 'none'}"
+                )
+        names = {"query": None, **_strings(columns, f"{where}: columns")}
+    tags = _known(entry.get("tags", {}), f"{where}: tags", _TAGS if kind == "sharegpt" else ())
+    return Layout(kind, **names, **_strings(tags, f"{where}: tags"))  # type: ignore[arg-type]
+
+
+def _known(value: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The mapping `value` without what is null. Raises InputError for a key that is not one of `keys`."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected an object, got {type(value).__name__}")
+    for key in value:
+        if key not in keys:
+            raise InputError(f"{where}: cannot read a set with {key!r}, expected any of {', '.join(keys) or 'none'}")
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def _strings(values: dict[str, Any], where: str) -> dict[str, str]:
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise InputError(f"{where}: expected {key!r} to be text, got {type(value).__name__}")
+    return values

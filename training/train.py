@@ -1,0 +1,265 @@
+"""Runs one stage: reads the data, trains with transformers' Trainer, writes a checkpoint that PairwiseJudge loads."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer
+from transformers import TrainingArguments, set_seed
+
+from gram_fast.checkpoint import find_template, load_model, load_tokenizer, record_template
+from gram_fast.errors import GramFastError, InputError, first_line
+from gram_fast.prompts import PairTemplate
+from gram_fast.tokens import PairTokenizer
+from gram_fast.training import objectives, sequences
+from gram_fast.training.config import RunConfig, Stage
+from gram_fast.training.curve import draw_curve
+from gram_fast.training.packed_attention import PACKED_ATTENTION
+from gram_fast.training.records import PairRecord, read_pairs
+from gram_fast.training.sequences import Encode, Item
+from gram_fast.transformers_runner import attention_span, plain_output_embedding
+
+log = logging.getLogger(__name__)
+
+_RUN_FILE = "run.json"
+# Pairs among which a stream is shuffled.
+_SHUFFLE_BUFFER = 4096
+
+
+def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path:
+    """Trains; writes model, tokenizer and loss.png into `config.output_dir`, which is returned.
+
+    Raises InputError for data and configuration, UnsupportedModelError for a model that the packed sequences or the
+    objective do not suit; all that can be known is said before training starts.
+    """
+    checkpoint = _checkpoint_to_resume(stage, config, arguments)
+    hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    tokenizer = load_tokenizer(config.model_name_or_path, **hub)
+    try:
+        model_config = AutoConfig.from_pretrained(config.model_name_or_path, **hub)
+    except Exception as error:  # transformers raises anything for a broken file
+        raise InputError(f"cannot load {config.model_name_or_path!r}: {first_line(error)}") from error
+    template = find_template(config.preset, model_config)
+    limit, reason = attention_span(model_config.get_text_config(decoder=True))
+    if config.cutoff_len > limit:
+        raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
+    pair_tokenizer = PairTokenizer(tokenizer, template)
+    reader = _Reader(stage, config, template, _encoder(stage, pair_tokenizer, tokenizer))
+    train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
+    eval_data = reader.dataset(config.eval_data, "eval_data") if config.eval_data else None
+
+    set_seed(arguments.seed)
+    dtype = getattr(torch, config.dtype)
+    model = _load(stage, config, dtype, hub)
+    record_template(model.config, template, config.preset)
+    model.set_attn_implementation(PACKED_ATTENTION)
+    objectives.set_objective(model, _objective(stage, model, pair_tokenizer, config))
+    trainer = Trainer(
+        _with_lora(model, stage, config),
+        arguments,
+        data_collator=_collate,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        processing_class=tokenizer,
+        compute_metrics=None if stage == "pretrain" else _accuracy,
+    )
+    _write_run_file(stage, config, arguments)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    _save(trainer, stage, config, template, dtype, hub)
+    return Path(config.output_dir)
+
+
+class _Reader:
+    """Turns names of data into datasets of items, and says what it left out."""
+
+    def __init__(self, stage: Stage, config: RunConfig, template: PairTemplate, encode: Encode) -> None:
+        self._stage, self._config, self._template, self._encode = stage, config, template, encode
+        self._bad = self._long = 0
+
+    def dataset(self, names: Sequence[str], key: str, stream: bool = False, seed: int = 0) -> Any:
+        """A dataset that the Trainer takes: a list in memory, or an iterable one."""
+        if stream:
+            import datasets
+
+            rows = datasets.IterableDataset.from_generator(lambda: map(vars, self._items(names)))
+            return rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER).with_format("numpy")
+        self._bad = self._long = 0
+        with tqdm(self._items(names), unit=" pairs", desc=key, disable=None) as bar:
+            items = [vars(item) for item in bar]
+        if self._long:
+            log.warning(
+                "%s: %d pairs are longer than cutoff_len=%d and left out", key, self._long, self._config.cutoff_len
+            )
+        if self._bad:
+            log.warning("%s: %d bad rows left out", key, self._bad)
+        if not items:
+            raise InputError(f"{key}: no pair of {', '.join(names)} is left to train on")
+        log.info("%s: %d pairs, %d tokens", key, len(items), sum(len(item["input_ids"]) for item in items))
+        return _Items(items)
+
+    def _items(self, names: Sequence[str]) -> Iterator[Item]:
+        return sequences.read_items(self._records(names), self._encode, self._config.cutoff_len, self._on_long)
+
+    def _records(self, names: Sequence[str]) -> Iterator[PairRecord]:
+        count = 0
+        for name in names:
+            pairs = read_pairs(
+                name,
+                template=self._template,
+                dataset_info=self._config.dataset_info,
+                skip_bad=self._on_bad if self._config.skip_bad else None,
+            )
+            for record in pairs:
+                if count == self._config.max_samples:
+                    return
+                if self._stage != "pretrain" and record.preferred is None:
+                    raise InputError(f"{record.where}: {self._stage} wants labeled pairs, this one has no label")
+                yield _alternated(record, count) if self._stage == "pretrain" else record
+                count += 1
+
+    def _on_bad(self, error: GramFastError) -> None:
+        self._bad += 1
+        log.warning("skipped: %s", error)
+
+    def _on_long(self, record: PairRecord, length: int) -> None:
+        self._long += 1
+
+
+def _alternated(record: PairRecord, number: int) -> PairRecord:
+    """Every second labeled pair the other way round: stage 1 shall not learn that the better one comes first."""
+    if record.preferred is None or number % 2 == 0:
+        return record
+    return PairRecord(record.prompt, record.response_b, record.response_a, None, record.where)
+
+
+class _Items(Dataset[dict[str, Any]]):
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._items[index]
+
+
+def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return sequences.collate([Item(**row) for row in rows])
+
+
+def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any) -> Encode:
+    if stage == "pretrain":
+        return sequences.pretrain_items(pair_tokenizer, chat)
+    if stage == "finetune":
+        return sequences.finetune_items(pair_tokenizer)
+    return sequences.scalar_items(pair_tokenizer, chat)
+
+
+def _load(stage: Stage, config: RunConfig, dtype: torch.dtype, hub: dict[str, Any]) -> Any:
+    if stage == "scalar":
+        return load_model(
+            config.model_name_or_path,
+            dtype,
+            kind=AutoModelForSequenceClassification,
+            new_weights=("score.weight",),
+            num_labels=1,
+            **hub,
+        )
+    model = load_model(config.model_name_or_path, dtype, kind=AutoModelForCausalLM, **hub)
+    plain_output_embedding(model)
+    return model
+
+
+def _objective(stage: Stage, model: Any, pair_tokenizer: PairTokenizer, config: RunConfig) -> objectives.Loss:
+    if stage == "pretrain":
+        return objectives.language_modelling(model)
+    if stage == "finetune":
+        return objectives.label_preference(model, pair_tokenizer.label_ids, config.label_smoothing)
+    return objectives.bradley_terry(model)
+
+
+def _with_lora(model: Any, stage: Stage, config: RunConfig) -> Any:
+    if config.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    # No task type: peft's wrappers for tasks add arguments to the forward that the objective does not know.
+    options = LoraConfig(**asdict(config.lora), modules_to_save=["score"] if stage == "scalar" else None)
+    return get_peft_model(model, options)
+
+
+def _accuracy(prediction: Any) -> dict[str, float]:
+    right = prediction.predictions
+    return {"accuracy": float(right[right >= 0].mean())}
+
+
+def _save(
+    trainer: Trainer, stage: Stage, config: RunConfig, template: PairTemplate, dtype: torch.dtype, hub: dict[str, Any]
+) -> None:
+    """Writes the trained model; adapters are merged into a fresh copy of the base, however that was sharded."""
+    folder = Path(config.output_dir)
+    if config.lora is None:
+        trainer.save_model(str(folder))
+    else:
+        trainer.save_model(str(folder / "adapter"))
+        if trainer.is_world_process_zero():
+            from peft import PeftModel
+
+            base = _load(stage, config, dtype, hub)
+            record_template(base.config, template, config.preset)
+            PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload().save_pretrained(folder)
+            trainer.processing_class.save_pretrained(folder)
+    if trainer.is_world_process_zero():
+        draw_curve(trainer.state.log_history, folder / "loss.png")
+
+
+def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> str | None:
+    """The last whole checkpoint of an interrupted run where resume_from_checkpoint asks to go on.
+
+    Raises InputError when the output folder holds something else than what was asked for.
+    """
+    folder, asked = Path(config.output_dir), arguments.resume_from_checkpoint
+    if not folder.is_dir() or not any(folder.iterdir()):
+        if isinstance(asked, str) and asked not in ("true", "auto"):
+            raise InputError(f"resume_from_checkpoint: there is no {asked!r}")
+        return None
+    if not asked:
+        raise InputError(
+            f"output_dir {config.output_dir!r} is not empty: go on with resume_from_checkpoint=true, or name another"
+        )
+    if not (folder / _RUN_FILE).is_file():
+        raise InputError(f"output_dir {config.output_dir!r} holds no training run to go on with")
+    before, now = json.loads((folder / _RUN_FILE).read_text("utf-8")), _run_record(stage, config, arguments)
+    if different := [key for key in now if before.get(key) != now[key]]:
+        key = different[0]
+        raise InputError(f"{key} was {before.get(key)!r}, now it is {now[key]!r}: expected the run that is resumed")
+    if isinstance(asked, str) and asked not in ("true", "auto"):
+        if not (Path(asked) / "trainer_state.json").is_file():
+            raise InputError(f"resume_from_checkpoint: {asked!r} is no whole checkpoint")
+        return asked
+    # trainer_state.json is written last: a checkpoint without it was cut short.
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def _run_record(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> dict[str, Any]:
+    """What makes a run the same run."""
+    names = (
+        "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "optim",
+        "num_train_epochs", "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "bf16", "fp16",
+    )  # fmt: skip
+    own = {"stage": stage, **asdict(config), **{name: getattr(arguments, name) for name in names}}
+    return dict(json.loads(json.dumps(own, default=str)))
+
+
+def _write_run_file(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> None:
+    if arguments.process_index == 0:
+        folder = Path(config.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _RUN_FILE).write_text(json.dumps(_run_record(stage, config, arguments), indent=2) + "\n", "utf-8")
