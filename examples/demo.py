@@ -10,7 +10,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from make_small_judge import cached_small_judge
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
@@ -46,12 +45,9 @@ def main() -> None:
     """Loads the judge, ranks, prints."""
     logging.disable_progress_bar()
     console = Console()
-    own_model = len(sys.argv) > 1
-    judge = gram_fast.PairwiseJudge.from_pretrained(sys.argv[1] if own_model else cached_small_judge())
+    judge = gram_fast.PairwiseJudge.from_pretrained(sys.argv[1] if len(sys.argv) > 1 else gram_fast.SMALL_JUDGE)
     for row in map(json.loads, CANDIDATES.read_text("utf-8").splitlines()):
         console.print(ranking_table(row, judge.rank(row["prompt"], row["responses"])), "")
-    if not own_model:
-        console.print("The weights of this judge are random: the machinery is real, the verdicts mean nothing.")
 
 
 if __name__ == "__main__":

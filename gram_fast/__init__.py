@@ -6,6 +6,8 @@ judge = gram_fast.PairwiseJudge.from_pretrained("NiuTrans/GRAM-Qwen3-1.7B-Reward
 ranking = judge.rank("What is the capital of France?", ["Paris.", "Lyon.", "It is Paris, on the Seine."])
 """
 
+from pathlib import Path
+
 from gram_fast.errors import (
     BackendError,
     GramFastError,
@@ -19,7 +21,11 @@ from gram_fast.results import Comparison, Preference, PreferenceMatrix, Ranking,
 
 __version__ = "0.1.0"
 
+SMALL_JUDGE = str(Path(__file__).with_name("small_judge"))
+"""Path of a small judge that ships with the package, to try things with; its README.md says what it knows."""
+
 __all__ = [
+    "SMALL_JUDGE",
     "BackendError",
     "Comparison",
     "GramFastError",

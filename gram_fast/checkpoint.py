@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError, first_line
 from gram_fast.prompts import LABELS, PairTemplate
@@ -32,7 +32,12 @@ def load_checkpoint(
 
 
 def load_model(
-    name: str, dtype: str | torch.dtype, *, kind: Any = AutoModelForCausalLM, new_weights: Collection[str] = (), **hub: Any
+    name: str,
+    dtype: str | torch.dtype,
+    *,
+    kind: Any = AutoModelForCausalLM,
+    new_weights: Collection[str] = (),
+    **hub: Any,
 ) -> Any:
     """A model on the CPU; `hub`: revision, token, trust_remote_code as in transformers.
 
@@ -53,6 +58,14 @@ def load_model(
             f"checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]!r}"
         )
     return model
+
+
+def load_config(name: str, **hub: Any) -> Any:
+    """The configuration of a checkpoint. Raises InputError when there is none."""
+    try:
+        return AutoConfig.from_pretrained(os.path.expanduser(name), **hub)
+    except Exception as error:  # transformers raises anything for a broken file
+        raise InputError(f"cannot load a model configuration from {name!r}: {first_line(error)}") from error
 
 
 def load_tokenizer(name: str, **hub: Any) -> Any:

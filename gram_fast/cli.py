@@ -1,11 +1,10 @@
-"""The command line: gram-fast compare | rank | best-of-n | doctor."""
+"""The command line: gram-fast compare | rank | best-of-n | eval | train | data | doctor."""
 
-import inspect
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
@@ -16,109 +15,52 @@ from transformers.utils import logging as transformers_logging
 
 from gram_fast import doctor
 from gram_fast.errors import GramFastError, InputError
+from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.jobs import Row, open_output, read_rows, run_rows
 from gram_fast.judge import PairwiseJudge
+from gram_fast.options import BadRows, RowOptions, command, stderr
 from gram_fast.preference import check_orders
 from gram_fast.scores import find_scores
 from gram_fast.tournament import STRATEGIES, find_strategy
+from gram_fast.training.command import app as training_app
+from gram_fast.training.data_command import app as data_app
 
 app = typer.Typer(
-    help="Score and rank responses with a generative pairwise judge.",
+    help="Score and rank responses with a generative pairwise judge, train and evaluate one.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+app.add_typer(evaluation_app, name="eval")
+app.add_typer(training_app, name="train")
+app.add_typer(data_app, name="data")
 
 Score = Callable[[PairwiseJudge, Row], dict[str, Any]]
 Orders = Annotated[str, typer.Option(help="Which of a pair stands in slot A: ab, ba or both.")]
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    """Options of every command that loads a judge; as PairwiseJudge.from_pretrained."""
-
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Checkpoint: a folder, or a name on the Hugging Face hub.")
-    ]
-    preset: Annotated[str, typer.Option(help="Judge prompt: gram, gram-demo or a template file.")] = "gram"
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto"
-    attention: Annotated[str, typer.Option(help="Attention backend: auto, reference or cascade.")] = "auto"
-    max_batch_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of one forward; default: what suits the device.")
-    ] = None
-    max_length: Annotated[
-        int | None, typer.Option(help="Most tokens of one pair; default: what the checkpoint allows.")
-    ] = None
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
-    ] = False
-
-    def load(self) -> PairwiseJudge:
-        """The judge."""
-        options = {field.name: getattr(self, field.name) for field in fields(JudgeOptions)}
-        if options["max_batch_tokens"] is None:
-            options["max_batch_tokens"] = "auto"
-        return PairwiseJudge.from_pretrained(options.pop("model"), **options)
-
-
-@dataclass(frozen=True)
-class JobOptions(JudgeOptions):
-    """Options of every command that works through rows."""
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(RowOptions):
+    """Options of every command that scores rows of its own format."""
 
     input: Annotated[str, typer.Option("--input", "-i", help="JSON lines, or - for standard input.")] = "-"
     output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an output file that an earlier run began.")] = (
-        False
-    )
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad rows, name them and count them.")] = False
 
     def run(self, score: Score, **settings: Any) -> None:
         """Works through the rows and says on standard error what became of them.
 
         `settings`: of the command; with the judge's they are recorded in every row, and --resume wants the same.
         """
-        skipped = 0
-
-        def on_bad(error: GramFastError) -> None:
-            nonlocal skipped
-            if not self.skip_bad:
-                raise error
-            skipped += 1
-            stderr.print(f"gram-fast: skipped: {error}", markup=False)
-
-        rows = read_rows(self.input, on_bad)
-        run = {**settings, "model": self.model, "revision": self.revision, "preset": self.preset, "dtype": self.dtype}
+        bad = BadRows(self.skip_bad)
+        rows = read_rows(self.input, bad)
+        run = {**settings, **self.recorded}
         with open_output(self.output, self.input, self.resume, run) as output:
             judge = self.load()
-            written = run_rows(rows, lambda row: {**score(judge, row), "run": run}, output, on_bad)
-        stderr.print(f"gram-fast: {written} rows written, {len(output.done)} already there, {skipped} skipped")
+            written = run_rows(rows, lambda row: {**score(judge, row), "run": run}, output, bad)
+        stderr.print(f"gram-fast: {written} rows written, {len(output.done)} already there, {len(bad.skipped)} skipped")
 
 
-def _command(name: str, options: type[JudgeOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command whose first parameter is an `options`: on the command line, their fields and its own."""
-
-    def register(command: Callable[..., None]) -> Callable[..., None]:
-        names = [field.name for field in fields(options)]
-
-        def run(**given: Any) -> None:
-            command(options(**{name: given.pop(name) for name in names}), **given)
-
-        own = list(inspect.signature(command).parameters.values())[1:]
-        shared = inspect.signature(options).parameters.values()
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared, *own)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        run.__doc__ = command.__doc__
-        app.command(name)(run)
-        return command
-
-    return register
-
-
-@_command("compare", JobOptions)
+@command(app, "compare", JobOptions)
 def compare(options: JobOptions, orders: Orders = "both") -> None:
     """Compare the two responses of every row: P(first better than second)."""
     check_orders(orders)
@@ -137,7 +79,7 @@ Scores = Annotated[str, typer.Option(help="auto, win_rate or bradley_terry.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draws the bracket of knockout.")]
 
 
-@_command("rank", JobOptions)
+@command(app, "rank", JobOptions)
 def rank(
     options: JobOptions,
     strategy: Strategy = "round_robin",
@@ -152,7 +94,7 @@ def rank(
     )
 
 
-@_command("best-of-n", JobOptions)
+@command(app, "best-of-n", JobOptions)
 def best_of_n(
     options: JobOptions,
     strategy: Strategy = "knockout",
@@ -180,7 +122,7 @@ def _tournament(strategy: str, orders: str, scores: str, seed: int) -> dict[str,
 @app.command("doctor")
 def doctor_command(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Checkpoint to try as well.")] = None,
-    preset: Annotated[str, typer.Option(help="Its judge prompt.")] = "gram",
+    preset: Annotated[str, typer.Option(help="Its judge prompt.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     attention: Annotated[str, typer.Option(help="Attention backend: auto, reference or cascade.")] = "auto",

@@ -121,12 +121,13 @@ class Output:
 
 
 @contextmanager
-def open_output(path: str, source: str, resume: bool, run: dict[str, Any]) -> Iterator[Output]:
+def open_output(path: str, source: str, resume: bool, run: dict[str, Any], key: str = "id") -> Iterator[Output]:
     """The output for the rows of `source`; "-" is standard output.
 
     With `resume`, rows that the file holds count as done; they must be of the same `run`, the settings that every row
-    records. Raises InputError for a file that is there without `resume`, so that nothing written is lost, for one that
-    holds something else, and where the output would be the input.
+    records. `key`: the first field of a row, by which it is known. Raises InputError for a file that is there without
+    `resume`, so that nothing written is lost, for one that holds something else, and where the output would be the
+    input.
     """
     if path == "-":
         if resume:
@@ -145,14 +146,14 @@ def open_output(path: str, source: str, resume: bool, run: dict[str, Any]) -> It
     elif not resume:
         raise InputError(f"output {path} is there already: go on with --resume, or name another file")
     else:
-        output = _read_output(path, run)
+        output = _read_output(path, run, key)
     try:
         yield output
     finally:
         output.close()
 
 
-def _read_output(path: str, run: dict[str, Any]) -> Output:
+def _read_output(path: str, run: dict[str, Any], key: str) -> Output:
     data = Path(path).read_bytes()
     size = data.rfind(b"\n") + 1
     done = set()
@@ -160,14 +161,15 @@ def _read_output(path: str, run: dict[str, Any]) -> Output:
         where = f"{path} line {number}"
         try:
             row = json.loads(line)
-            done.add(id_key(row["id"]))
+            done.add(id_key(row[key]))
             before = row["run"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{where}: expected a row that this command wrote, with 'id' and 'run'") from None
-        if different := [key for key in run if before.get(key) != run[key]]:
-            key = different[0]
-            raise InputError(f"{where}: {key} was {before.get(key)!r}, now it is {run[key]!r}: it is of another run")
-    if not b'{"id": '.startswith(data[size : size + 7]):
+            raise InputError(f"{where}: expected a row that this command wrote, with {key!r} and 'run'") from None
+        if different := [name for name in run if before.get(name) != run[name]]:
+            name = different[0]
+            raise InputError(f"{where}: {name} was {before.get(name)!r}, now it is {run[name]!r}: it is of another run")
+    start = f'{{"{key}": '.encode()
+    if not start.startswith(data[size : size + len(start)]):
         raise InputError(f"{path}: expected its last line to be the start of a row that this command wrote")
     return Output(path, done, size)
 

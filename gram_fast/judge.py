@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gram_fast.arena import Arena
-from gram_fast.checkpoint import load_checkpoint
+from gram_fast.checkpoint import find_template, load_checkpoint
 from gram_fast.engine import Engine
 from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.group import Group
@@ -19,10 +19,19 @@ from gram_fast.prompts import PairTemplate, Prompt
 from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
 from gram_fast.scores import find_scores, win_rate
 from gram_fast.tokens import PairTokenizer
-from gram_fast.tournament import find_strategy, one_round
+from gram_fast.tournament import Strategy, Tournament, find_strategy, one_round
 from gram_fast.transformers_runner import TransformersRunner
 
 _LARGEST = 2**24
+
+
+def _duel(count: int, rng: np.random.Generator) -> Tournament:
+    """The first of a pair's distinct texts against the last: against itself where they are equal."""
+    yield [(0, count - 1)]
+    return None
+
+
+_DUEL = Strategy(_duel, has_one_round=True)
 
 
 class PairwiseJudge:
@@ -38,7 +47,7 @@ class PairwiseJudge:
         model: nn.Module,
         tokenizer: Any,
         *,
-        preset: str = "gram",
+        preset: str = "auto",
         attention: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
@@ -50,7 +59,7 @@ class PairwiseJudge:
         for name, value, default in (("max_batch_tokens", max_batch_tokens, "auto"), ("max_length", max_length, None)):
             if value != default and (type(value) is not int or not 1 <= value <= _LARGEST):
                 raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
-        self.tokenizer = PairTokenizer(tokenizer, PairTemplate.load(preset))
+        self.tokenizer = PairTokenizer(tokenizer, find_template(preset, model.config))
         self.runner = TransformersRunner(model, self.tokenizer.label_ids, attention)
         self.known_answers = known_answers(self.tokenizer, self.runner)
         for answer in self.known_answers:
@@ -70,6 +79,11 @@ class PairwiseJudge:
         """Most tokens of one pair, the judge's prompt included."""
         return self._arena.max_length
 
+    @property
+    def max_batch_tokens(self) -> int:
+        """Most tokens of one forward at present: what was asked for, or less since memory ran out."""
+        return self._arena.engine.budget
+
     @classmethod
     def from_pretrained(
         cls,
@@ -77,7 +91,7 @@ class PairwiseJudge:
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
-        preset: str = "gram",
+        preset: str = "auto",
         attention: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
@@ -108,7 +122,8 @@ class PairwiseJudge:
                 cannot be scored exactly. Every judge is checked against the model's plain forward when it is made.
             BackendError: a device or attention backend that cannot be had.
         """
-        PairTemplate.load(preset)  # a wrong name is said before minutes of loading
+        if preset != "auto":
+            PairTemplate.load(preset)  # a wrong name is said before minutes of loading
         model, tokenizer = load_checkpoint(
             str(name_or_path),
             device=device,
@@ -133,12 +148,32 @@ class PairwiseJudge:
         text, and on a pair longer than the judge's limit.
         """
         group = Group.of(prompt, [a, b], name=lambda index: "ab"[index])
-        first, second = (int(number) for number in group.text_of)
-        outcome = self._arena.play([group], one_round([(first, second)]), orders)
-        (only,) = outcome.comparisons[0]
-        return Comparison(
-            **{**vars(only), "i": 0, "j": 1}, flagged=group.flags(self.tokenizer.flags), stats=outcome.stats
-        )
+        return self._compare([group], orders)[0]
+
+    def compare_many(
+        self, prompts: Sequence[Prompt], pairs: Sequence[Sequence[Prompt]], orders: Orders = "both"
+    ) -> list[Comparison]:
+        """Compares the two responses of many pairs, all packed together -> one result a pair, as of `compare`.
+
+        Args:
+            prompts: one for each pair; what pairs of one prompt have in common is computed once.
+            pairs: (a, b) each.
+            orders: as for `compare`.
+
+        The `stats` of every result are those of the whole call. Raises errors as `compare`; their message names the
+        pair.
+        """
+        _check_list("pairs", pairs)
+        _check_list("prompts", prompts, len(pairs), "pairs")
+        return self._compare([_read_pair(k, prompts[k], pair) for k, pair in enumerate(pairs)], orders)
+
+    def _compare(self, groups: Sequence[Group], orders: Orders) -> list[Comparison]:
+        """Groups of two candidates each."""
+        outcome = self._arena.play(groups, _DUEL, orders)
+        return [
+            Comparison(**{**vars(only), "i": 0, "j": 1}, flagged=group.flags(self.tokenizer.flags), stats=outcome.stats)
+            for group, (only,) in zip(groups, outcome.comparisons, strict=True)
+        ]
 
     def matrix(self, prompt: Prompt, responses: Sequence[Prompt], orders: Orders = "both") -> PreferenceMatrix:
         """All against all -> float64 [C, C], entry (i, j) = P(response i better than response j).
@@ -277,11 +312,20 @@ class PairwiseJudge:
         return {name: flags for group in groups for name, flags in group.flags(self.tokenizer.flags).items()}
 
 
-def _check_list(name: str, values: Any, count: int | None = None) -> None:
+def _check_list(name: str, values: Any, count: int | None = None, of: str = "groups") -> None:
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InputError(f"{name}: expected a list, got {type(values).__name__}")
     if count is not None and len(values) != count:
-        raise InputError(f"{name}: expected one for each of {count} groups, got {len(values)}")
+        raise InputError(f"{name}: expected one for each of {count} {of}, got {len(values)}")
+
+
+def _read_pair(k: int, prompt: Prompt, pair: Sequence[Prompt]) -> Group:
+    """Pair k of a batch."""
+    where = f"pairs[{k}]"
+    _check_list(where, pair)
+    if len(pair) != 2:
+        raise InputError(f"{where}: expected 2 responses, got {len(pair)}")
+    return Group.of(prompt, pair, prompt_name=f"prompts[{k}]", name=(where + "[{}]").format)
 
 
 def _read_group(g: int, prompt: Prompt, responses: Sequence[Prompt], reference: Sequence[Prompt] = ()) -> Group:

@@ -27,4 +27,4 @@ def test_the_extension_says_what_it_has():
 
 
 def test_presets_are_shipped():
-    assert gram_fast.preset_names() == ["gram", "gram-demo"]
+    assert gram_fast.preset_names() == ["gram", "gram-demo", "short"]

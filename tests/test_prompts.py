@@ -13,7 +13,7 @@ CUSTOM = "Question: {input}\n\nFirst: {response_a}\n\nSecond: {response_b}\n\nBe
 
 
 def test_presets_are_those_that_ship():
-    assert preset_names() == ["gram", "gram-demo"]
+    assert preset_names() == ["gram", "gram-demo", "short"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -57,7 +57,7 @@ def test_repeated_slot_is_named(slot):
 
 @pytest.mark.parametrize("name", ["grams", "", ".", "no/such/file.txt", "a\0b", "GRAM"])
 def test_unknown_preset_names_the_known_ones(name):
-    with pytest.raises(InputError, match="presets are gram, gram-demo") as error:
+    with pytest.raises(InputError, match="presets are gram, gram-demo, short") as error:
         PairTemplate.load(name)
     assert repr(name) in str(error.value)
 

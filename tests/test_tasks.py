@@ -14,7 +14,8 @@ def test_every_answer_is_verified(kind):
     for _ in range(100):
         task = kind(rng)
         assert task.kind == kind.__name__
-        assert task.right and task.wrong
+        assert task.right
+        assert task.wrong
         assert all(map(task.is_right, task.right)), task
         assert not any(map(task.is_right, task.wrong)), task
 

@@ -43,7 +43,9 @@ def assert_same(first, second, tolerance=0.0):
     a, b = weights(first), weights(second)
     assert a.keys() == b.keys()
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            a[name], b[name], rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def losses(folder):
@@ -75,7 +77,8 @@ def test_the_judge_of_a_checkpoint_is_the_one_that_was_trained(base, labeled, tm
     right = [p > 0.5 for c in comparisons for p in (c.p_ab, c.p_ba)]
     assert sum(right) / len(right) == pytest.approx(accuracy, abs=1.5 / len(right))
     model, info = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     assert model.config.gram_fast["labels"] == ["A", "B"]
 
 
@@ -162,7 +165,8 @@ def test_lora_moves_adapters_alone_and_is_merged(base, labeled, tmp_path):
     before, after = load_file(base / "model.safetensors"), weights(out)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and all("proj" in name for name in changed)
+    assert changed
+    assert all("proj" in name for name in changed)
     assert (out / "adapter" / "adapter_config.json").is_file()
     assert PairwiseJudge.from_pretrained(out).tokenizer.template.text.startswith("[Question]\n")
 
@@ -248,7 +252,8 @@ def test_recipes_carry_grams_settings(name, tmp_path):
         assert (arguments.learning_rate, arguments.num_train_epochs) == (rate, epochs)
         assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == batch
         assert (config.cutoff_len, config.label_smoothing, arguments.warmup_steps) == (2048, 0.1, 0.1)
-        assert arguments.lr_scheduler_type == "cosine" and arguments.bf16
+        assert arguments.lr_scheduler_type == "cosine"
+        assert arguments.bf16
 
 
 def test_an_output_folder_is_never_overwritten(base, labeled, tmp_path):
@@ -272,4 +277,3 @@ def test_a_pair_may_not_be_longer_than_the_model_can_read(labeled, tmp_path):
     model = write_checkpoint(tmp_path / "model", max_position_embeddings=64)
     with pytest.raises(InputError, match=r"cutoff_len: expected at most 64 \(max_position_embeddings\), got 2048"):
         run("finetune", model, labeled, tmp_path / "out", max_steps=1)
-

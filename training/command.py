@@ -10,7 +10,9 @@ from rich.table import Table
 from gram_fast.errors import BackendError
 from gram_fast.training.config import RunConfig, Stage, accelerate_configs, recipes
 
-app = typer.Typer(help="Train a judge: both stages of GRAM, or a scalar reward model to compare with.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train a judge: both stages of GRAM, or a scalar reward model to compare with.", no_args_is_help=True
+)
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys laid over the file's.")]
@@ -54,4 +56,6 @@ def _run(stage: Stage, name: str, overrides: list[str] | None) -> None:
         raise BackendError(f"training wants the extra 'train', pip install 'gram_fast[train]': {error}") from None
     logging.getLogger("gram_fast").setLevel(logging.INFO)
     folder = train(stage, *RunConfig.load(name, stage, overrides or ()))
-    Console(stderr=True, highlight=False).print(f"gram-fast: the model and its loss curve are in {folder}", markup=False)
+    Console(stderr=True, highlight=False).print(
+        f"gram-fast: the model and its loss curve are in {folder}", markup=False
+    )

@@ -88,7 +88,9 @@ class RunConfig:
         known = {f.name for f in fields(TrainingArguments)} | own_names | {"warmup_ratio"}
         for key in values:
             if key not in known:
-                raise InputError(f"{source}: there is no key {key!r}: expected one of gram_fast's or TrainingArguments'")
+                raise InputError(
+                    f"{source}: there is no key {key!r}: expected one of gram_fast's or TrainingArguments'"
+                )
         own = {key: value for key, value in values.items() if key in own_names}
         for f in fields(cls):
             if f.name not in own and f.default is MISSING and f.default_factory is MISSING:

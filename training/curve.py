@@ -20,5 +20,6 @@ def draw_curve(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 20 else None)
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.savefig(path, dpi=120)

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gram_fast.checkpoint import load_tokenizer
-from gram_fast.prompts import PairTemplate
+from gram_fast.checkpoint import find_template, load_config, load_tokenizer
 from gram_fast.tokens import PairTokenizer
 from gram_fast.training.check import DataReport, Finding, Lengths, check_data
 
@@ -23,7 +22,9 @@ def check(
     source: Annotated[
         str, typer.Argument(metavar="FILE", help="JSON lines, JSON or parquet; or a name as for training data.")
     ],
-    preset: Annotated[str, typer.Option(help="Judge prompt: gram, gram-demo or a template file.")] = "gram",
+    preset: Annotated[
+        str, typer.Option(help="Judge prompt: auto (what the checkpoint records, else gram), a preset or a file.")
+    ] = "auto",
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Checkpoint in whose tokens to measure as well.")
     ] = None,
@@ -37,7 +38,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count rows, lengths, labels and duplicates of a set of pairs; exit code 1 when there are bad rows."""
-    template = PairTemplate.load(preset)
+    template = find_template(preset, None if model is None else load_config(model))
     tokenizer = None if model is None else PairTokenizer(load_tokenizer(model), template)
     report = check_data(
         source,

@@ -1,8 +1,8 @@
 """What is minimised: the two stages of GRAM (arXiv 2506.14175) and the scalar baseline, each as a model's forward.
 
-A batch holds sequences packed end to end: input_ids and position_ids [1, T], labels [1, T] (-100 where nothing is asked),
-lengths [S]. A loss is a sum over what is asked divided by `num_items_in_batch`, the number asked in the whole optimizer
-step on all processes, so accumulation and data parallelism change nothing.
+A batch holds sequences packed end to end: input_ids and position_ids [1, T], labels [1, T] (-100 where nothing is
+asked), lengths [S]. A loss is a sum over what is asked divided by `num_items_in_batch`, the number asked in the whole
+optimizer step on all processes, so accumulation and data parallelism change nothing.
 
 Shape letters: T packed tokens, S sequences, R rows asked, D model width, V vocabulary.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.training.packed_attention import Packing
@@ -78,9 +78,9 @@ def label_preference(model: Any, label_ids: tuple[int, int], smoothing: float) -
 
         loss = -(1 - s/2) log sigmoid(z) - s/2 log sigmoid(-z) = -log sigmoid(z) + s/2 z
 
-    the pairwise ranking loss of Bradley and Terry with a penalty on the margin: the regularised form that the GRAM paper
-    derives (arXiv 2506.14175), whose epsilon is s/2. labels[t] is 0 for A and 1 for B. Reads two rows of the output
-    embedding and never multiplies by the rest.
+    the pairwise ranking loss of Bradley and Terry with a penalty on the margin: the regularised form that the GRAM
+    paper derives (arXiv 2506.14175), whose epsilon is s/2. labels[t] is 0 for A and 1 for B. Reads two rows of the
+    output embedding and never multiplies by the rest.
     """
     head = model.get_output_embeddings()
     rows = torch.tensor(label_ids)
@@ -133,7 +133,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # Products come out in bfloat16 under autocast; sums over chunks stay in float32.
         weight = weight_VD.to(hidden_RD.dtype)
         grad_hidden, grad_weight = torch.empty_like(hidden_RD), torch.zeros_like(weight_VD, dtype=torch.float32)
-        for rows in torch.arange(len(hidden_RD)).split(max(1, _CHUNK_ELEMENTS // len(weight_VD))):
+        for rows in torch.arange(len(hidden_RD)).split(max(1, _CHUNK_ELEMENTS // len(weight_VD))):  # type: ignore[no-untyped-call]
             hidden, targets = hidden_RD[rows], targets_R[rows]
             log_p = F.log_softmax(F.linear(hidden, weight), dim=-1, dtype=torch.float32)
             total += F.nll_loss(log_p, targets, reduction="sum")
@@ -149,4 +149,3 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return grads[0] * grad_hidden, grads[0] * grad_weight, None
-

@@ -52,14 +52,12 @@ def packed_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packi
         )
     if max(packing.lengths) <= _LONGEST_DENSE:
         return _padded_attention(q_THE, k_TKE, v_TKE, packing, scale)
-    parts = zip(*(tensor.split(packing.lengths) for tensor in (q_THE, k_TKE, v_TKE)), strict=True)
+    q_HTE, k_KTE, v_KTE = (tensor.transpose(0, 1) for tensor in (q_THE, k_TKE, v_TKE))
     out = [
-        scaled_dot_product_attention(
-            *(tensor.transpose(0, 1)[None] for tensor in part), is_causal=True, scale=scale, enable_gqa=True
-        )
-        for part in parts
+        scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=True)[0]
+        for q, k, v in zip(*(torch.split(x, packing.lengths, dim=1) for x in (q_HTE, k_KTE, v_KTE)), strict=True)
     ]
-    return torch.cat([part[0].transpose(0, 1) for part in out])
+    return torch.cat(out, dim=1).transpose(0, 1)
 
 
 def _padded_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packing, scale: float) -> Tensor:
@@ -69,7 +67,7 @@ def _padded_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Pack
     rows_SL = (packing.offsets[:-1, None].to(q_THE.device) + place_L).clamp(max=len(q_THE) - 1)
     group = q_THE.shape[1] // k_TKE.shape[1]
     # Behind a sequence its row holds tokens of the next: causality hides them from every token that is kept.
-    q_SKGLE = q_THE[rows_SL].unflatten(2, (-1, group)).permute(0, 2, 3, 1, 4)
+    q_SKGLE = q_THE.reshape(len(q_THE), -1, group, q_THE.shape[-1])[rows_SL].permute(0, 2, 3, 1, 4)
     k_SK1EL = k_TKE[rows_SL].permute(0, 2, 3, 1)[:, :, None]
     v_SK1LE = v_TKE[rows_SL].transpose(1, 2)[:, :, None]
     hidden_LL = torch.full((len(place_L), len(place_L)), float("-inf"), device=q_THE.device).triu(1)
@@ -94,8 +92,8 @@ def _attend(
     check_plain_attention(module, key, value, options)
     packing.layers_seen.add(module.layer_idx)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    tensors = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return packed_attention(*tensors, packing, scale)[None], None
+    q_THE, k_TKE, v_TKE = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return packed_attention(q_THE, k_TKE, v_TKE, packing, scale)[None], None
 
 
 AttentionInterface.register(PACKED_ATTENTION, _attend)

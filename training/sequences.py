@@ -53,9 +53,7 @@ def finetune_items(tokenizer: PairTokenizer) -> Encode:
 
     def encode(records: Sequence[PairRecord]) -> list[Item]:
         texts = [
-            (r.prompt, *pair)
-            for r in records
-            for pair in ((r.response_a, r.response_b), (r.response_b, r.response_a))
+            (r.prompt, *pair) for r in records for pair in ((r.response_a, r.response_b), (r.response_b, r.response_a))
         ]
         ids = tokenizer.whole_ids(texts)
         items = []
@@ -116,8 +114,8 @@ def pretrain_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
 def pretraining_literals(template: PairTemplate) -> tuple[tuple[str, str], tuple[str, str, str]]:
     """The text around the prompt (the instruction) and around the two responses (the output) of stage 1.
 
-    They are taken from the judge's template: from the paragraph that leads to the prompt, to the paragraph that ends the
-    second response. For the preset `gram` that is GRAM's own format of pre-training data. Raises InputError for a
+    They are taken from the judge's template: from the paragraph that leads to the prompt, to the paragraph that ends
+    the second response. For the preset `gram` that is GRAM's own format of pre-training data. Raises InputError for a
     template whose prompt is not its first slot.
     """
     if template.slots[0] != SLOTS[0]:

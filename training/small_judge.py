@@ -2,9 +2,9 @@
 
     python -m gram_fast.training.small_judge
 
-Works in the folder small-judge: generates tasks (tasks.py), trains a tokenizer, runs both stages of the recipe `small`,
-tests, and writes the judge in half precision with its model card into small-judge/judge. An interrupted run goes on when
-the command is given again.
+Works in the folder small-judge: generates tasks (tasks.py), trains a tokenizer, runs both stages of the recipe
+`small`, tests, and writes the judge in half precision with its model card into small-judge/judge. An interrupted run
+goes on when the command is given again.
 """
 
 import json
@@ -15,18 +15,20 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
+from statistics import mean
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from gram_fast.judge import PairwiseJudge
 from gram_fast.prompts import PairTemplate, preset_names
 from gram_fast.training.tasks import SEEN, UNSEEN, Task, distinct_tasks, labeled_row, tasks, unlabeled_row
 
 FOLDER = Path("small-judge")
 # Pairs of each file; the tests are a hundred a kind.
-UNLABELED, LABELED, VALIDATION, TEST = 480_000, 40_000, 20, 100
+UNLABELED, LABELED, VALIDATION, TEST = 360_000, 40_000, 20, 100
 
 # The splitting rule of Qwen2 and Qwen3.
 QWEN_SPLIT = (
@@ -140,6 +142,77 @@ def small_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return make_tokenizer(texts, VOCAB_SIZE, CHAT_TEMPLATE, special=special, eos="<|end|>", pad="<|pad|>")
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The preferences of a file that `make_data` wrote."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def accuracy_by_kind(judge: PairwiseJudge, rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """By kind and for "all": accuracy of the mean of both orders, and the share with the same winner in both."""
+    pairs = [(row["chosen"], row["rejected"]) for row in rows]
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row, c in zip(rows, judge.compare_many([row["prompt"] for row in rows], pairs), strict=True):
+        result = (float(c.p > 0.5), float((c.p_ab > 0.5) == (c.p_ba > 0.5)))  # type: ignore[operator]
+        for key in (row["kind"], "all"):
+            found.setdefault(key, []).append(result)
+    return {key: (mean(right for right, _ in all_), mean(same for _, same in all_)) for key, all_ in found.items()}
+
+
+def export(model: Path, folder: Path) -> None:
+    """Writes the judge in half precision with its tokenizer."""
+    AutoModelForCausalLM.from_pretrained(model, dtype=torch.float16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+
+
+def model_card(folder: Path, seen: dict[str, tuple[float, float]], unseen: dict[str, tuple[float, float]]) -> str:
+    """What the judge is, how it was made, how good it is."""
+    parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
+
+    def table(of: dict[str, tuple[float, float]]) -> str:
+        rows = [f"| {kind} | {accuracy:.3f} | {same:.3f} |" for kind, (accuracy, same) in sorted(of.items())]
+        return "\n".join(["| kind | accuracy | same winner in both orders |", "|---|---|---|", *rows])
+
+    return CARD.format(
+        parameters=parameters / 1e6,
+        unlabeled=UNLABELED,
+        labeled=LABELED,
+        kinds=len(SEEN),
+        seen=seen["all"],
+        unseen=unseen["all"],
+        per_kind=TEST,
+        table_seen=table(seen),
+        table_unseen=table(unseen),
+    )
+
+
+CARD = """\
+---
+license: apache-2.0
+---
+# gram_fast's small judge
+
+A generative pairwise reward model of {parameters:.1f} M parameters (Qwen3's architecture, float16), trained from
+nothing with gram_fast's own commands. It is there to try gram_fast and to test it; it knows small tasks in English and
+nothing else, and it is no judge of real answers: on JudgeBench it guesses.
+
+**How it was made.** `python -m gram_fast.training.small_judge`: {unlabeled:,} unlabeled pairs for stage 1, {labeled:,}
+preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified (training/tasks.py):
+sums, sorting, edits, formats, facts of a passage. Its prompt is the preset `short`, recorded in config.json.
+
+**How good it is.** {per_kind} new prompts a kind, one right response against a wrong one that looks right, mean of both
+orders. On kinds that it was trained on: accuracy {seen[0]:.3f}, the same winner in both orders {seen[1]:.3f}. On kinds
+that it never saw: accuracy {unseen[0]:.3f}, the same winner {unseen[1]:.3f}; chance is 0.5.
+
+Kinds of the training:
+
+{table_seen}
+
+Kinds never seen in training:
+
+{table_unseen}
+"""
+
+
 def _train(stage: str) -> None:
     if not (FOLDER / stage / "model.safetensors").exists():
         command = [sys.executable, "-m", "gram_fast.cli", "train", stage, "small", "resume_from_checkpoint=true"]
@@ -148,12 +221,18 @@ def _train(stage: str) -> None:
 
 def main() -> None:
     """Makes what is not there yet, step by step."""
-    if not (FOLDER / "data" / "pretrain.jsonl").exists():
-        make_data(FOLDER / "data")
-    if not (FOLDER / "base").exists():
-        make_base(FOLDER / "base", small_tokenizer(tokenizer_texts(FOLDER / "data")), **SHAPE)
+    data, base, judge = FOLDER / "data", FOLDER / "base", FOLDER / "judge"
+    if not (data / "pretrain.jsonl").exists():
+        make_data(data)
+    if not (base / "config.json").exists():
+        make_base(base, small_tokenizer(tokenizer_texts(data)), **SHAPE)
     _train("pretrain")
     _train("finetune")
+    export(FOLDER / "finetune", judge)
+    tested = PairwiseJudge.from_pretrained(judge)
+    seen, unseen = (accuracy_by_kind(tested, read_rows(data / f"test-{name}.jsonl")) for name in ("seen", "unseen"))
+    (judge / "README.md").write_text(model_card(judge, seen, unseen), "utf-8")
+    print(f"{judge}: accuracy {seen['all'][0]:.3f}, on unseen kinds {unseen['all'][0]:.3f}")
 
 
 if __name__ == "__main__":

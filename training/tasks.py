@@ -1,8 +1,8 @@
 """Preference tasks whose answer can be verified: what the small judge is trained and tested on.
 
-A kind of task draws a prompt, a right answer and wrong ones that look right, and knows how to check any response to that
-prompt. Phrasing is drawn apart from the answer, so it says nothing about it. `SEEN` kinds are for training and for tests
-in distribution; `UNSEEN` kinds are for tests alone: each asks for something that training asks for in another way.
+A kind of task draws a prompt, a right answer and wrong ones that look right, and knows how to check any response to
+that prompt. Phrasing is drawn apart from the answer, so it says nothing about it. `SEEN` kinds are for training and for
+tests in distribution; `UNSEEN` kinds are for tests alone: each is near to something that training asks for.
 """
 
 import json
@@ -144,9 +144,9 @@ def replace_word(rng: random.Random) -> Task:
     place = rng.choice(_unique_places(words))
     old = words[place]
     ask = rng.choice(('Replace "{}" with "{}": {}', 'Write "{1}" for "{0}" in this sentence: {2}'))
-    wrong = [words[:other] + [new] + words[other + 1 :] for other in range(1, len(words)) if other != place]
+    wrong = [[*words[:other], new, *words[other + 1 :]] for other in range(1, len(words)) if other != place]
     return _edited(
-        rng, "replace_word", ask.format(old, new, _text(words)), words[:place] + [new] + words[place + 1 :], wrong
+        rng, "replace_word", ask.format(old, new, _text(words)), [*words[:place], new, *words[place + 1 :]], wrong
     )
 
 
@@ -165,7 +165,7 @@ def append_word(rng: random.Random) -> Task:
     """A sentence with a word more at its end."""
     words, new = _sentence(rng), rng.choice(NOUNS)
     ask = rng.choice(('Add "{}" at the end: {}', 'Write this sentence with "{}" as its last word: {}'))
-    wrong = [words[:place] + [new] + words[place:] for place in range(1, len(words))]
+    wrong = [[*words[:place], new, *words[place:]] for place in range(1, len(words))]
     return _edited(rng, "append_word", ask.format(new, _text(words)), [*words, new], [*wrong, words])
 
 
@@ -173,7 +173,7 @@ def repeat(rng: random.Random) -> Task:
     """A sentence as it stands."""
     words = _sentence(rng)
     ask = rng.choice(("Repeat exactly: {}", "Copy this sentence: {}"))
-    wrong = [words[:place] + [rng.choice(NOUNS)] + words[place + 1 :] for place in range(1, len(words))]
+    wrong = [[*words[:place], rng.choice(NOUNS), *words[place + 1 :]] for place in range(1, len(words))]
     wrong = [other for other in wrong if other != words] + [words[:-1]]
     return _edited(rng, "repeat", ask.format(_text(words)), words, wrong)
 
@@ -185,7 +185,7 @@ def change_case(rng: random.Random) -> Task:
     given, right = (words, [w.upper() for w in words]) if upper else ([w.upper() for w in words], words)
     ask = rng.choice(("Write in {} letters: {}", "Change to {} letters: {}"))
     prompt = ask.format("capital" if upper else "small", " ".join(given))
-    wrong = [right[:place] + [given[place]] + right[place + 1 :] for place in range(len(words))]
+    wrong = [[*right[:place], given[place], *right[place + 1 :]] for place in range(len(words))]
     return _task(rng, "change_case", prompt, " ".join(right), [" ".join(w) for w in [*wrong, given]], _GIVE)
 
 
@@ -302,7 +302,9 @@ def spell(rng: random.Random) -> Task:
     ask = rng.choice(('Spell "{}" with hyphens.', 'Write the letters of "{}" with hyphens between them.'))
     letters = list(word)
     places = range(len(letters) - 1)
-    swapped = [letters[:p] + letters[p : p + 2][::-1] + letters[p + 2 :] for p in places if letters[p] != letters[p + 1]]
+    swapped = [
+        letters[:p] + letters[p : p + 2][::-1] + letters[p + 2 :] for p in places if letters[p] != letters[p + 1]
+    ]
     wrong = [*swapped, *(letters[:p] + letters[p + 1 :] for p in places)]
     return _task(rng, "spell", ask.format(word), "-".join(letters), ["-".join(w) for w in wrong], _GIVE)
 

@@ -10,11 +10,16 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer
-from transformers import TrainingArguments, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
-from gram_fast.checkpoint import find_template, load_model, load_tokenizer, record_template
-from gram_fast.errors import GramFastError, InputError, first_line
+from gram_fast.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
+from gram_fast.errors import GramFastError, InputError
 from gram_fast.prompts import PairTemplate
 from gram_fast.tokens import PairTokenizer
 from gram_fast.training import objectives, sequences
@@ -41,10 +46,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     checkpoint = _checkpoint_to_resume(stage, config, arguments)
     hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(config.model_name_or_path, **hub)
-    try:
-        model_config = AutoConfig.from_pretrained(config.model_name_or_path, **hub)
-    except Exception as error:  # transformers raises anything for a broken file
-        raise InputError(f"cannot load {config.model_name_or_path!r}: {first_line(error)}") from error
+    model_config = load_config(config.model_name_or_path, **hub)
     template = find_template(config.preset, model_config)
     limit, reason = attention_span(model_config.get_text_config(decoder=True))
     if config.cutoff_len > limit:

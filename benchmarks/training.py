@@ -1,0 +1,227 @@
+"""Do GRAM's claims hold at small scale: is stage 1 worth its unlabeled pairs, does smoothing calibrate?
+
+    python benchmarks/training.py [--output FOLDER] [--jobs 2] [--seeds 3] [--plot docs/training.png]
+
+On generated tasks (gram_fast.training.tasks) a small Qwen3 shape is trained
+
+- in two stages, in stage 2 alone, and with a scalar head, on 100, 1,000 and 10,000 labels;
+- in two stages on 1,000 labels with label smoothing 0, 0.05, 0.1 and 0.15;
+
+and tested in and out of distribution, each with several seeds. Runs that are done are not run again. Prints tables and
+ends with one JSON line.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from matplotlib.figure import Figure
+from scipy.special import expit
+from tqdm import tqdm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from gram_fast import PairwiseJudge
+from gram_fast.training.small_judge import make_base, make_data, read_rows, small_tokenizer, tokenizer_texts
+
+SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+UNLABELED = 240_000
+METHODS = ("two stages", "stage 2 alone", "scalar head")
+# Labels -> epochs: the fewer labels, the more often each is seen.
+EPOCHS = {100: 20, 1_000: 8, 10_000: 3}
+SMOOTHING = (0.0, 0.05, 0.1, 0.15)
+SMOOTHING_LABELS = 1_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run and its test."""
+
+    method: str
+    labels: int
+    smoothing: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.replace(' ', '-')}-{self.labels}-{self.smoothing}-{self.seed}"
+
+
+def trials(seeds: int) -> list[Trial]:
+    found = [Trial(m, n, 0.1, seed) for m in METHODS for n in EPOCHS for seed in range(seeds)]
+    found += [Trial("two stages", SMOOTHING_LABELS, s, seed) for s in SMOOTHING for seed in range(seeds)]
+    return list(dict.fromkeys(found))
+
+
+def train(stage: str, folder: Path, **values: Any) -> None:
+    config = folder.with_suffix(".yaml")
+    values = {
+        "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": True,
+        "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "adam_beta2": 0.98, "save_strategy": "no",
+        "disable_tqdm": True, **values,
+    }  # fmt: skip
+    config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()), "utf-8")
+    command = [sys.executable, "-m", "gram_fast.cli", "train", stage, str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+
+
+def prepare(folder: Path, seed: int) -> None:
+    """The untrained model of a seed and what stage 1 makes of it."""
+    base, pretrained = folder / f"base-{seed}", folder / f"pretrained-{seed}"
+    if not base.exists():
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        make_base(base, tokenizer, seed, **SHAPE)
+    if not (pretrained / "model.safetensors").exists():
+        train(
+            "pretrain", pretrained, model_name_or_path=str(base), train_data=str(folder / "data" / "pretrain.jsonl"),
+            per_device_train_batch_size=64, learning_rate=3e-3, seed=seed, num_train_epochs=1,
+        )  # fmt: skip
+
+
+def run(folder: Path, trial: Trial) -> dict[str, Any]:
+    result = folder / f"{trial.name}.json"
+    if not result.exists():
+        output = folder / trial.name
+        start = "pretrained" if trial.method == "two stages" else "base"
+        if not (output / "model.safetensors").exists():
+            train(
+                "scalar" if trial.method == "scalar head" else "finetune", output,
+                model_name_or_path=str(folder / f"{start}-{trial.seed}"),
+                train_data=str(folder / "data" / "finetune.jsonl"), max_samples=trial.labels,
+                label_smoothing=trial.smoothing, per_device_train_batch_size=16, learning_rate=1e-3,
+                num_train_epochs=EPOCHS[trial.labels], seed=trial.seed,
+            )  # fmt: skip
+        torch.set_num_threads(1)
+        margins = scalar_margins if trial.method == "scalar head" else judge_margins
+        tests = {t: read_rows(folder / "data" / f"test-{t}.jsonl") for t in ("seen", "unseen")}
+        found = {test: measure(margins(output, rows)) for test, rows in tests.items()}
+        result.write_text(json.dumps({**asdict(trial), **found}), "utf-8")
+    return dict(json.loads(result.read_text("utf-8")))
+
+
+def judge_margins(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    """[R] P(chosen better), mean of both orders."""
+    judge = PairwiseJudge.from_pretrained(folder)
+    pairs = [(row["chosen"], row["rejected"]) for row in rows]
+    return np.array([c.p for c in judge.compare_many([row["prompt"] for row in rows], pairs)])
+
+
+@torch.inference_mode()
+def scalar_margins(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    """[R] P(chosen better) = sigmoid of the rewards' difference."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def rewards(key: str) -> np.ndarray[Any, Any]:
+        found = []
+        for row in rows:
+            turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[key]}]
+            ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
+            found.append(model(**ids).logits.item())
+        return np.array(found)
+
+    return np.asarray(expit(rewards("chosen") - rewards("rejected")))
+
+
+def measure(p: np.ndarray[Any, Any], bins: int = 10) -> dict[str, float]:
+    """Accuracy, and the expected calibration error of the confidence max(p, 1 - p) over equal bins of [0.5, 1]."""
+    right, confidence = p > 0.5, np.maximum(p, 1 - p)
+    bin_of = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = [abs(right[bin_of == b].mean() - confidence[bin_of == b].mean()) * (bin_of == b).mean() for b in set(bin_of)]
+    return {"accuracy": float(right.mean()), "calibration_error": float(sum(gaps))}
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{mean(values):.3f}"
+
+
+def tables(results: Sequence[dict[str, Any]]) -> str:
+    """Markdown: by labels and method, and by smoothing."""
+
+    def of(test: str, measured: str, **wanted: Any) -> str:
+        return spread([r[test][measured] for r in results if all(r[k] == v for k, v in wanted.items())])
+
+    lines = ["| labels | test | " + " | ".join(METHODS) + " |", "|---" * (2 + len(METHODS)) + "|"]
+    for labels in EPOCHS:
+        for test in ("seen", "unseen"):
+            cells = [of(test, "accuracy", method=m, labels=labels, smoothing=0.1) for m in METHODS]
+            lines.append(f"| {labels:,} | {test} kinds | " + " | ".join(cells) + " |")
+    lines += ["", "| smoothing | accuracy, seen | unseen | calibration error, seen | unseen |", "|---" * 5 + "|"]
+    for smoothing in SMOOTHING:
+        wanted = {"method": "two stages", "labels": SMOOTHING_LABELS, "smoothing": smoothing}
+        cells = [of(test, m, **wanted) for m in ("accuracy", "calibration_error") for test in ("seen", "unseen")]
+        lines.append(f"| {smoothing} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, test, title in zip(
+        panels, ("seen", "unseen"), ("kinds of the training", "kinds never seen"), strict=True
+    ):
+        for method in METHODS:
+            points = [
+                [r[test]["accuracy"] for r in results if (r["method"], r["labels"], r["smoothing"]) == (method, n, 0.1)]
+                for n in EPOCHS
+            ]
+            error = [stdev(p) if len(p) > 1 else 0.0 for p in points]
+            axes.errorbar(list(EPOCHS), [mean(p) for p in points], error, marker="o", capsize=3, label=method)
+        axes.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", xlabel="labeled pairs", title=title)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy")
+    panels[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("training-benchmark"))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, of one thread each")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    data = options.output / "data"
+    if not (data / "pretrain.jsonl").exists():
+        make_data(data, UNLABELED, max(EPOCHS))
+        small_tokenizer(tokenizer_texts(data)).save_pretrained(options.output / "tokenizer")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(tqdm(pool.map(lambda seed: prepare(options.output, seed), range(options.seeds)), desc="stage 1"))
+        wanted = trials(options.seeds)
+        results = list(
+            tqdm(pool.map(lambda trial: run(options.output, trial), wanted), total=len(wanted), desc="trials")
+        )
+    print(tables(results))
+    if options.plot:
+        plot(results, options.plot)
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    print(json.dumps({"benchmark": "training", "shape": SHAPE, "unlabeled": UNLABELED, **versions, "results": results}))
+
+
+if __name__ == "__main__":
+    main()

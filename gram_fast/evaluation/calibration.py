@@ -1,0 +1,127 @@
+"""What result files say of a judge besides its accuracy: is it as sure as it is right, does it mind order or length."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gram_fast.evaluation.rows import Benchmark, Result, accuracy, mean
+from gram_fast.prompts import to_text
+
+_BINS = 10
+_EDGES = [(_BINS + k) / (2 * _BINS) for k in range(_BINS + 1)]  # of confidences, from 0.5 to 1
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Verdicts of about the same confidence."""
+
+    low: float
+    high: float
+    """Confidences from low to below high; in the last bin, high belongs to it."""
+    pairs: int
+    confidence: float
+    """Their mean confidence."""
+    accuracy: float
+    """Share of them that is right; a tie counts half."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the verdict hangs on which response is shown first; None in a file without the two orders."""
+
+    consistency: float | None
+    """Share of pairs whose two orders have the same winner, or are both tied."""
+    slot_a_share: float | None
+    """Share of the games that the response in slot A wins, a tie half; 0.5 in a judge without position bias."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How far the verdict hangs on length, in characters; None in a file without texts or such pairs."""
+
+    chosen_longer: int
+    """Pairs whose chosen response is the longer."""
+    chosen_shorter: int
+    accuracy_chosen_longer: float | None
+    accuracy_chosen_shorter: float | None
+    longer_wins: float | None
+    """Share of the pairs of unequal length whose longer response wins, a tie half."""
+    longer_is_chosen: float | None
+    """What `longer_wins` is in a judge that is always right."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The confidence of a verdict is the higher of the two scores; a verdict is the mean over both orders."""
+
+    expected_calibration_error: float
+    """Distance of a bin's confidence from its accuracy, mean over all pairs (Guo et al., arXiv 1706.04599)."""
+    reliability: list[Bin]
+    """Bins that hold any pair."""
+    position: Position
+    length: Length
+
+
+def calibration(benchmark: Benchmark, results: Sequence[Result]) -> Calibration:
+    """Calibration of one or more results."""
+    bins = reliability(results)
+    error = sum(b.pairs * abs(b.confidence - b.accuracy) for b in bins) / len(results)
+    return Calibration(error, bins, position(results), length(benchmark, results))
+
+
+def reliability(results: Sequence[Result]) -> list[Bin]:
+    """Confidences and accuracies in ten bins from 0.5 to 1."""
+    binned: list[list[tuple[float, float]]] = [[] for _ in range(_BINS)]
+    for result in results:
+        confidence = max(result.score_chosen, result.score_rejected)
+        # The two scores of a tie, rounded to a short format, may both be just below 0.5.
+        number = min(max(bisect_right(_EDGES, confidence) - 1, 0), _BINS - 1)
+        binned[number].append((confidence, _half_for_tie(result.verdict)))
+    return [
+        Bin(
+            low,
+            high,
+            len(rows),
+            confidence=sum(confidence for confidence, _ in rows) / len(rows),
+            accuracy=sum(right for _, right in rows) / len(rows),
+        )
+        for low, high, rows in zip(_EDGES, _EDGES[1:], binned, strict=False)
+        if rows
+    ]
+
+
+def position(results: Sequence[Result]) -> Position:
+    """Agreement of the two orders, and what slot A has of the wins."""
+    games = [result.games for result in results]
+    return Position(
+        consistency=mean(None if game is None else float(game[0] == game[1]) for game in games),
+        slot_a_share=mean(
+            None if game is None else (_half_for_tie(game[0]) + _half_for_tie(-game[1])) / 2 for game in games
+        ),
+    )
+
+
+def length(benchmark: Benchmark, results: Sequence[Result]) -> Length:
+    """Accuracy by which response is longer, and how often that one wins."""
+    longer: list[Result] = []
+    shorter: list[Result] = []
+    for result in results:
+        if (responses := benchmark.responses(result.fields)) is not None:
+            chosen, rejected = (len(to_text(response, result.where)) for response in responses)
+            if chosen != rejected:
+                (longer if chosen > rejected else shorter).append(result)
+    unequal = len(longer) + len(shorter)
+    longer_wins = [_half_for_tie(result.verdict) for result in longer]
+    longer_wins += [_half_for_tie(-result.verdict) for result in shorter]
+    return Length(
+        chosen_longer=len(longer),
+        chosen_shorter=len(shorter),
+        accuracy_chosen_longer=accuracy(longer),
+        accuracy_chosen_shorter=accuracy(shorter),
+        longer_wins=mean(longer_wins),
+        longer_is_chosen=len(longer) / unequal if unequal else None,
+    )
+
+
+def _half_for_tie(verdict: int) -> float:
+    return (verdict + 1) / 2

@@ -1,0 +1,103 @@
+"""The command line of the benchmarks: gram-fast eval rewardbench | judgebench | rmbench | score."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gram_fast.errors import InputError
+from gram_fast.evaluation import BENCHMARKS, judgebench, rewardbench, rmbench
+from gram_fast.evaluation.rows import Benchmark, read_pairs, read_results, split_items
+from gram_fast.evaluation.run import digest, score_pairs
+from gram_fast.evaluation.summary import Summary, render, summarize
+from gram_fast.jobs import open_output
+from gram_fast.options import BadRows, RowOptions, command, stderr
+
+_RESULTS = "results.jsonl"
+
+app = typer.Typer(help="Score a judge on RewardBench, JudgeBench and RM-Bench.", no_args_is_help=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(RowOptions):
+    """Options of every benchmark."""
+
+    data: Annotated[str, typer.Option("--data", "-d", help="The benchmark's pairs: a JSON array or JSON lines.")]
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder for what is written; default: the benchmark's name.")
+    ] = None
+
+    def evaluate(self, benchmark: Benchmark) -> None:
+        """Scores the data, prints the summary, and writes both with the leaderboard's files."""
+        bad = BadRows(self.skip_bad)
+        pairs = read_pairs(benchmark, self.data, bad)
+        folder = _folder(self.out or benchmark.NAME)
+        results_path = str(folder / _RESULTS)
+        run = {"command": f"eval {benchmark.NAME}", **self.recorded, "data": digest(pairs)}
+        with open_output(results_path, self.data, self.resume, run, key="pair_number") as output:
+            written = score_pairs(self.load(), pairs, output, run, bad)
+        if not written and not output.done:
+            raise InputError(f"{self.data}: none of its {len(pairs)} pairs could be scored")
+        results = read_results(benchmark, results_path)
+        summary = summarize(benchmark, results, bad.skipped)
+        whole, _ = split_items(benchmark, results)
+        files = {"summary.json": _dump(summary), **benchmark.leaderboard_files(whole, self.model)}
+        for name, text in files.items():
+            (folder / name).write_text(text, "utf-8", "backslashreplace")
+        typer.echo(render(summary))
+        stderr.print(
+            f"gram-fast: {written} pairs written to {folder}, {len(output.done)} already there, "
+            f"{len(bad.skipped)} skipped"
+        )
+
+
+def _folder(path: str) -> Path:
+    """Makes the folder. Raises InputError where it cannot, or where files are in it that no evaluation wrote."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = os.listdir(folder)
+    except OSError as error:
+        raise InputError(f"--out {path}: expected a folder, or a place for one: {error.strerror}") from None
+    if names and _RESULTS not in names:
+        raise InputError(f"--out {path}: expected an empty folder or one with {_RESULTS}, found {min(names)}")
+    return folder
+
+
+def _dump(summary: Summary) -> str:
+    return json.dumps(asdict(summary), indent=2) + "\n"
+
+
+@command(app, "rewardbench", EvalOptions)
+def evaluate_rewardbench(options: EvalOptions) -> None:
+    """Score a judge on RewardBench."""
+    options.evaluate(rewardbench)
+
+
+@command(app, "judgebench", EvalOptions)
+def evaluate_judgebench(options: EvalOptions) -> None:
+    """Score a judge on JudgeBench."""
+    options.evaluate(judgebench)
+
+
+@command(app, "rmbench", EvalOptions)
+def evaluate_rmbench(options: EvalOptions) -> None:
+    """Score a judge on RM-Bench."""
+    options.evaluate(rmbench)
+
+
+@app.command("score")
+def score(
+    benchmark: Annotated[str, typer.Argument(help=", ".join(BENCHMARKS) + ".")],
+    file: Annotated[str, typer.Argument(help="Result file: of these commands, or of GRAM's scripts.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Summarize a result file."""
+    if benchmark not in BENCHMARKS:
+        raise InputError(f"there is no benchmark {benchmark!r}: expected one of {', '.join(BENCHMARKS)}")
+    module = BENCHMARKS[benchmark]
+    summary = summarize(module, read_results(module, file))
+    typer.echo(_dump(summary) if as_json else render(summary))

@@ -1,0 +1,170 @@
+"""RewardBench (arXiv 2403.13787): 2985 prompts in 23 subsets and four sections.
+
+A data row has prompt, chosen, rejected and subset, as in the `filtered` split of allenai/reward-bench and in GRAM's
+filtered.json. A tie is not correct: RewardBench's script for classifiers and GRAM's both want chosen > rejected.
+(RewardBench's script for generative judges counts an answer that names neither response as half; a judge that reads
+label logits always answers.)
+"""
+
+import json
+from collections.abc import Sequence
+
+from gram_fast.errors import InputError
+from gram_fast.evaluation.rows import (
+    Definition,
+    Fields,
+    Place,
+    Result,
+    Texts,
+    accuracy,
+    get_responses,
+    get_text,
+    get_texts,
+    mean,
+)
+from gram_fast.prompts import Message, Prompt
+
+NAME = "rewardbench"
+CELLS = ("",)
+
+# Published number of prompts of every subset (EXAMPLE_COUNTS and SUBSET_MAPPING of rewardbench/constants.py), but for
+# math-prm, of which there are 447.
+SECTIONS = {
+    "chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "chat-hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    "reasoning": {
+        "math-prm": 447,
+        "hep-cpp": 164,
+        "hep-go": 164,
+        "hep-java": 164,
+        "hep-js": 164,
+        "hep-python": 164,
+        "hep-rust": 164,
+    },
+}
+_SECTION_OF = {subset: section for section, subsets in SECTIONS.items() for subset in subsets}
+# Where RewardBench's weight is not the number of prompts: it makes mathematics weigh as much as code.
+_WEIGHTS = {"math-prm": 984}
+
+responses = get_responses
+
+
+def texts(fields: Fields) -> list[Texts]:
+    """The one pair of a data row."""
+    return [get_texts(fields)]
+
+
+def place(fields: Fields) -> Place:
+    """A pair's section."""
+    subset = get_text(fields, "subset")
+    if subset not in _SECTION_OF:
+        raise InputError(f"subset: expected one of RewardBench's, such as 'alpacaeval-easy', got {subset!r}")
+    return Place(_SECTION_OF[subset])
+
+
+def published(results: Sequence[Result]) -> dict[str, int]:
+    """Prompts by section."""
+    return {section: sum(subsets.values()) for section, subsets in SECTIONS.items()}
+
+
+def gram_lines(results: Sequence[Result]) -> list[str]:
+    """What GRAM's get_reward_bench_score.py prints."""
+    by_section = {section: accuracy(of_section) for section, of_section in _by_section(results).items()}
+    known = [value for value in by_section.values() if value is not None]
+    return [
+        f"{section}: No data available." if value is None else f"{section}: {value:.4f}"
+        for section, value in by_section.items()
+    ] + [f"Overall average accuracy: {sum(known) / len(known):.4f}"]
+
+
+def definitions(results: Sequence[Result]) -> list[Definition]:
+    """GRAM's counting and RewardBench's."""
+    by_section = _by_section(results)
+    plain = {section: accuracy(of_section) for section, of_section in by_section.items()}
+    weighted = {section: _weighted_accuracy(of_section) for section, of_section in by_section.items()}
+    return [
+        Definition(
+            "gram",
+            "share of correct verdicts of a section; overall: mean of the four sections "
+            "(GRAM, get_reward_bench_score.py and its published scores)",
+            {**plain, "overall": mean(plain.values())},
+        ),
+        Definition(
+            "rewardbench_official",
+            "accuracies of a section's subsets weighted by the published number of prompts, math-prm by 984; overall: "
+            "mean of the four sections, without the prior sets that the leaderboard adds at half weight",
+            {**weighted, "overall": mean(weighted.values())},
+        ),
+    ]
+
+
+def leaderboard_files(results: Sequence[Result], model: str) -> dict[str, str]:
+    """Accuracy by subset, and the answers to all prompts, as RewardBench's scripts save them under eval-set*/."""
+    # What the leaderboard calls the kind of a model, and the chat template where it is the tokenizer's own.
+    about = {"model": model, "model_type": "Generative RM", "chat_template": "tokenizer"}
+    rows = [result.fields for result in results]
+    columns = {
+        "text_chosen": [_conversation(row["prompt"], row["chosen"]) for row in rows],
+        "text_rejected": [_conversation(row["prompt"], row["rejected"]) for row in rows],
+        "results": [int(result.correct) for result in results],
+        "scores_chosen": [result.score_chosen for result in results],
+        "scores_rejected": [result.score_rejected for result in results],
+        "subset": [row["subset"] for row in rows],
+        "id": [row.get("id") for row in rows],
+    }
+    return {
+        "eval-set.json": _dump({**_by_subset(results), **about}),
+        "eval-set-scores.json": _dump({**columns, **about}),
+    }
+
+
+def _by_section(results: Sequence[Result]) -> dict[str, list[Result]]:
+    return {section: [result for result in results if result.place.group == section] for section in SECTIONS}
+
+
+def _by_subset(results: Sequence[Result]) -> dict[str, float | None]:
+    subsets = dict.fromkeys(result.fields["subset"] for result in results)
+    return {name: accuracy([result for result in results if result.fields["subset"] == name]) for name in subsets}
+
+
+def _weighted_accuracy(results: Sequence[Result]) -> float | None:
+    """Over the subsets that there are, as RewardBench's calculate_scores_per_section."""
+    weighted = [
+        (_WEIGHTS.get(subset, SECTIONS[_SECTION_OF[subset]][subset]), value)
+        for subset, value in _by_subset(results).items()
+        if value is not None
+    ]
+    total = sum(weight for weight, _ in weighted)
+    return sum(weight * value for weight, value in weighted) / total if total else None
+
+
+def _conversation(prompt: Prompt, response: Prompt) -> list[Message]:
+    return [*_messages("user", prompt), *_messages("assistant", response)]
+
+
+def _messages(role: str, text: Prompt) -> list[Message]:
+    return [{"role": role, "content": text}] if isinstance(text, str) else list(text)
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, indent=4, sort_keys=True) + "\n"

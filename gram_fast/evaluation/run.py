@@ -1,0 +1,99 @@
+"""Scores the pairs of a benchmark, many in one call of the judge; every row is written as soon as it is known."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from tqdm import tqdm
+
+from gram_fast.errors import GramFastError
+from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, Fields, Pair
+from gram_fast.jobs import Output, id_key
+from gram_fast.judge import PairwiseJudge
+from gram_fast.prompts import to_text
+from gram_fast.results import Preference
+
+# Characters of text for each token of one forward. With two orders and about four characters a token, a call then takes
+# four forwards or more: enough to pack well, and little to lose in an interruption.
+_CHARACTERS = 8
+
+Numbered = tuple[int, Pair]
+
+
+def digest(pairs: Sequence[Pair]) -> str:
+    """What tells one data set from another."""
+    text = json.dumps([pair.texts.fields for pair in pairs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def score_pairs(
+    judge: PairwiseJudge,
+    pairs: Sequence[Pair],
+    output: Output,
+    run: Fields,
+    on_bad: Callable[[GramFastError], None],
+) -> int:
+    """Scores the pairs that are not done in both orders and writes one row each -> how many were written.
+
+    A pair that cannot be scored goes to `on_bad`, which raises or returns to go on. A row has the pair's number (from
+    1), its own fields, its scores and `run`.
+    """
+    pending = [(number, pair) for number, pair in enumerate(pairs, 1) if id_key(number) not in output.done]
+    written = 0
+    with tqdm(total=len(pairs), initial=len(pairs) - len(pending), unit="pair", disable=None) as bar:
+        for batch in batches(pending, _CHARACTERS * judge.max_batch_tokens):
+            for (number, pair), preference in _compare(judge, batch, on_bad):
+                output.write({"pair_number": number, **_scored(pair.texts.fields, preference), "run": run})
+                written += 1
+            bar.update(len(batch))
+    return written
+
+
+def batches(pairs: Iterable[Numbered], characters: int) -> Iterator[list[Numbered]]:
+    """Cuts the pairs into lists of at least so many characters of text. Items stay whole: their pairs share text."""
+    batch: list[Numbered] = []
+    size = 0
+    for _, of_item in groupby(pairs, key=lambda numbered: numbered[1].place.item or numbered[0]):
+        for numbered in of_item:
+            batch.append(numbered)
+            texts = numbered[1].texts
+            size += sum(len(to_text(text, "text")) for text in (texts.prompt, texts.chosen, texts.rejected))
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _compare(
+    judge: PairwiseJudge, batch: list[Numbered], on_bad: Callable[[GramFastError], None]
+) -> Iterator[tuple[Numbered, Preference]]:
+    """The pairs with their answers. Where a batch fails, its halves are tried, down to the pair at fault."""
+    answers: Sequence[Preference]
+    texts = [pair.texts for _, pair in batch]
+    try:
+        if len(batch) == 1:
+            answers = [judge.compare(texts[0].prompt, texts[0].chosen, texts[0].rejected)]
+        else:
+            answers = judge.compare_many([t.prompt for t in texts], [(t.chosen, t.rejected) for t in texts])
+    except GramFastError as error:
+        failure = error
+    else:
+        yield from zip(batch, answers, strict=True)
+        return
+    if len(batch) == 1:
+        on_bad(type(failure)(f"{batch[0][1].where}: {failure}"))
+    else:
+        half = len(batch) // 2
+        yield from _compare(judge, batch[:half], on_bad)
+        yield from _compare(judge, batch[half:], on_bad)
+
+
+def _scored(fields: Fields, preference: Preference) -> dict[str, Any]:
+    # Orders that cancel are a tie; rounding of their two probabilities must not decide it.
+    p = preference.p if preference.margin else 0.5
+    own = {name: value for name, value in fields.items() if name not in RESULT_FIELDS}
+    scores = {"score_chosen": p, "score_rejected": 1 - p, "correct": p > 0.5}
+    return {**own, **scores, **dict(zip(SLOT_FIELDS, (preference.p_ab, preference.p_ba), strict=True))}
