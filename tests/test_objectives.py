@@ -1,9 +1,13 @@
 """Losses, gradients and memory of the training objectives against plain formulas."""
 
+import itertools
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import sharded_for_tests
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,56 +176,57 @@ def test_bradley_terry_compares_chosen_with_rejected():
     torch.testing.assert_close(outputs["loss"], expected, rtol=1e-5, atol=1e-6)
 
 
-_MEMORY = """
-import resource, sys
-import torch, transformers
-from gram_fast.training import objectives
-from gram_fast.training.packed_attention import PACKED_ATTENTION
-torch.manual_seed(0)
-config = transformers.Qwen3Config(
-    vocab_size=150_000, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1,
-    num_key_value_heads=1, head_dim=32, tie_word_embeddings=True,
-)
-model = transformers.Qwen3ForCausalLM(config)
-lengths = torch.full((8,), 128)
-ids = torch.randint(150_000, (1, 1024))
-labels = torch.full((1, 1024), -100)
-targets = torch.arange(8) % 2
-if sys.argv[1] == "label":
-    labels[0, lengths.cumsum(0) - 1] = targets
-    loss = objectives.label_preference(model, (5, 7), 0.1)
-else:
-    labels[0, :-1] = ids[0, 1:]
-    loss = objectives.language_modelling(model)
+@pytest.mark.parametrize("objective", ["language", "label"])
+def test_sharded_parameters_get_the_same_gradients(objective, tmp_path):
+    """FSDP2 in two processes over gloo against one process that sees both batches."""
+    script = Path(__file__).with_name("sharded_for_tests.py")
+    path = tmp_path / "gradients.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*command, str(script), objective, str(path)], env=environment, check=True, timeout=120)
+    model = sharded_for_tests.model_with(objective)
+    for rank in range(2):
+        model(**sharded_for_tests.batch(rank, objective), num_items_in_batch=4)["loss"].backward()
+    sharded = torch.load(path)
+    assert sharded.keys() == gradients(model).keys()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(sharded[name], gradient, rtol=0, atol=1e-5, msg=name)
 
-def ours():
-    position_ids = torch.arange(1024)[None] % 128
-    return model(input_ids=ids, position_ids=position_ids, labels=labels, lengths=lengths)["loss"]
 
-def plain():
-    logits = model(input_ids=ids.view(8, 128)).logits.float()
-    if sys.argv[1] == "label":
-        return torch.nn.functional.cross_entropy(logits[:, -1, [5, 7]], targets)
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[0], ignore_index=-100)
-
-# The peak only grows: ours goes first.
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-forward = model.forward
-model.set_attn_implementation(PACKED_ATTENTION)
-objectives.set_objective(model, loss)
-for value in (ours, plain):
-    value().backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-    model.forward = forward
-    model.set_attn_implementation("sdpa")
-"""
+def peak_bytes(call):
+    """Most bytes that torch held at once for the call and its backward, beyond what it held before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call().backward()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(live)
 
 
 @pytest.mark.parametrize("stage", ["label", "language"])
 def test_memory_is_bounded_at_a_large_vocabulary(stage):
     """1,024 tokens by 150,000 words are 586 MiB of logits; the gradient of the embedding alone is 18 MiB."""
-    done = subprocess.run([sys.executable, "-c", _MEMORY, stage], capture_output=True, text=True, check=True)
-    ours, plain = map(float, done.stdout.split())
-    assert plain > 586
-    # Three chunks of 64 MiB, copies of the embedding's gradient, and what torch loads on first use.
-    assert ours < (150 if stage == "label" else 450)
+    inputs = batch([128] * 8)
+    model = packed(vocab_size=150_000, num_hidden_layers=1)
+    last, right = inputs["lengths"].cumsum(0) - 1, torch.arange(8) % 2
+    if stage == "label":
+        inputs["labels"][0, last] = right
+        loss = objectives.label_preference(model, LABELS, 0.1)
+    else:
+        inputs["labels"][0, :-1] = inputs["input_ids"][0, 1:]
+        loss = objectives.language_modelling(model)
+
+    def plain():
+        model.set_attn_implementation("sdpa")
+        logits = model(input_ids=inputs["input_ids"].view(8, 128)).logits
+        if stage == "label":
+            return F.cross_entropy(logits[:, -1, list(LABELS)], right)
+        return F.cross_entropy(logits.flatten(0, 1), inputs["labels"][0])
+
+    plain_peak = peak_bytes(plain)
+    model.zero_grad()
+    model.set_attn_implementation(PACKED_ATTENTION)
+    objectives.set_objective(model, loss)
+    ours_peak = peak_bytes(lambda: model(**inputs)["loss"])
+    assert plain_peak > 586 * 2**20
+    # Stage 2: the embedding's gradient, twice while it is added up. Stage 1: chunks of 64 MiB besides.
+    assert ours_peak < (64 if stage == "label" else 320) * 2**20

@@ -10,12 +10,13 @@ import time
 import pytest
 import torch
 import transformers
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from training_for_tests import run, write_checkpoint, write_obvious_pairs, write_pairs
 
 from gram_fast import PairwiseJudge
 from gram_fast.errors import InputError
-from gram_fast.training.config import RunConfig, recipes
+from gram_fast.training.config import RunConfig, accelerate_configs, recipes
 
 SGD = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
 
@@ -48,30 +49,31 @@ def assert_same(first, second, tolerance=0.0):
         )
 
 
-def losses(folder):
+def logged(folder, key):
+    """All values of a key that the run logged, up to its last checkpoint."""
     state = max(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
-    return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+    return [entry[key] for entry in json.loads(state.read_text())["log_history"] if key in entry]
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "scalar"])
 def test_loss_falls(stage, base, unlabeled, tmp_path):
     data = unlabeled if stage == "pretrain" else write_obvious_pairs(tmp_path / "pairs.jsonl", 24)
     out = run(stage, base, data, tmp_path / "out", num_train_epochs=8, save_strategy="epoch")
-    curve = losses(out)
+    curve = logged(out, "loss")
     assert sum(curve[-6:]) < 0.8 * sum(curve[:6])
     assert (out / "loss.png").stat().st_size > 1000
 
 
-def test_the_judge_of_a_checkpoint_is_the_one_that_was_trained(base, labeled, tmp_path):
+def test_the_judge_of_a_checkpoint_is_the_one_that_was_trained(base, tmp_path):
     """Its prompt is recorded, and its verdicts are the evaluation's of the training run."""
+    labeled = write_obvious_pairs(tmp_path / "pairs.jsonl", 24)
     out = run(
-        "finetune", base, labeled, tmp_path / "out", num_train_epochs=3, eval_data=str(labeled), eval_strategy="epoch",
+        "finetune", base, labeled, tmp_path / "out", num_train_epochs=5, eval_data=str(labeled), eval_strategy="epoch",
         save_strategy="epoch",
     )  # fmt: skip
     judge = PairwiseJudge.from_pretrained(out)
     assert judge.tokenizer.template.text.startswith("[Question]\n")
-    state = json.loads(max(out.glob("checkpoint-*/trainer_state.json")).read_text())
-    accuracy = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry][-1]
+    accuracy = logged(out, "eval_accuracy")[-1]
     rows = [json.loads(line) for line in labeled.read_text().splitlines()]
     comparisons = [judge.compare(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
     right = [p > 0.5 for c in comparisons for p in (c.p_ab, c.p_ba)]
@@ -99,20 +101,15 @@ def test_one_large_batch_is_accumulated_small_ones(stage, base, labeled, unlabel
     assert_same(tmp_path / "large", tmp_path / "small", tolerance=2e-4 * moved)
 
 
-def launch(*arguments, processes=1, **options):
-    command = [sys.executable, "-m", "gram_fast.cli", "train"]
-    if processes > 1:
-        command = [
-            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
-            "--main_process_port", "0", "-m", "gram_fast.cli", "train",
-        ]  # fmt: skip
+def launch(*arguments, processes=1):
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "gram_fast.cli", "train"]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
     )
 
 
@@ -174,7 +171,7 @@ def test_lora_moves_adapters_alone_and_is_merged(base, labeled, tmp_path):
 def test_streaming_reads_while_it_trains(base, unlabeled, tmp_path):
     out = run("pretrain", base, unlabeled, tmp_path / "out", streaming=True, max_steps=4, save_strategy="steps",
               save_steps=4)  # fmt: skip
-    assert len(losses(out)) == 4
+    assert len(logged(out, "loss")) == 4
 
 
 def test_bfloat16_and_gradient_checkpointing_run(base, labeled, tmp_path):
@@ -254,6 +251,14 @@ def test_recipes_carry_grams_settings(name, tmp_path):
         assert (config.cutoff_len, config.label_smoothing, arguments.warmup_steps) == (2048, 0.1, 0.1)
         assert arguments.lr_scheduler_type == "cosine"
         assert arguments.bf16
+
+
+@pytest.mark.parametrize("path", accelerate_configs(), ids=lambda path: path.stem)
+def test_accelerate_reads_the_shipped_configurations(path):
+    config = load_config_from_file(str(path))
+    kinds = {"one_gpu": "NO", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
+    assert config.distributed_type == kinds[path.stem]
+    assert config.mixed_precision == "bf16"
 
 
 def test_an_output_folder_is_never_overwritten(base, labeled, tmp_path):

@@ -200,6 +200,8 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
         "output_dir": config.output_dir,
         "label_names": ["labels"],
         "remove_unused_columns": False,
+        # Every parameter takes part in every objective.
+        "ddp_find_unused_parameters": False,
         # Batches are packed: one cannot be cut between processes.
         "accelerator_config": {**(values.pop("accelerator_config", None) or {}), "dispatch_batches": False},
     }

@@ -1,0 +1,62 @@
+"""One process of two: trains a tiny model sharded by FSDP2 over gloo and writes its gradients.
+
+python sharded_for_tests.py OBJECTIVE FILE, launched by torch.distributed.run. Parameters are sharded as accelerate's
+fsdp2.yaml does it: a unit for every layer, the root for embeddings and the last norm.
+"""
+
+import sys
+
+import torch
+from small_models import tiny_model
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from gram_fast.training import objectives
+from gram_fast.training.packed_attention import PACKED_ATTENTION
+
+
+def model_with(objective: str):
+    """A model and its objective; untied, so that the output embedding is a parameter of its own."""
+    model = tiny_model("qwen3", tie_word_embeddings=False).requires_grad_(True)
+    model.set_attn_implementation(PACKED_ATTENTION)
+    loss = (
+        objectives.language_modelling(model)
+        if objective == "language"
+        else objectives.label_preference(model, (5, 7), 0.1)
+    )
+    objectives.set_objective(model, loss)
+    return model
+
+
+def batch(rank: int, objective: str):
+    """Two sequences of a rank, and how much they ask for."""
+    lengths = torch.tensor([7 + rank, 4])
+    ids = torch.randint(96, (1, int(lengths.sum())), generator=torch.Generator().manual_seed(rank))
+    labels = torch.full_like(ids, -100)
+    if objective == "language":
+        labels[0, 3:5] = ids[0, 4:6]
+    else:
+        labels[0, lengths.cumsum(0) - 1] = torch.tensor([0, 1])
+    position_ids = torch.cat([torch.arange(int(n)) for n in lengths])[None]
+    return {"input_ids": ids, "labels": labels, "position_ids": position_ids, "lengths": lengths}
+
+
+def main(objective: str, path: str) -> None:
+    """Writes the sharded gradients, gathered, from rank 0."""
+    mesh = init_device_mesh("cpu", (2,))
+    model = model_with(objective)
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    # FSDP means over ranks: the sum over both is divided by the count of one.
+    model(**batch(distributed.get_rank(), objective), num_items_in_batch=2)["loss"].backward()
+    gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters() if isinstance(p.grad, DTensor)}
+    if distributed.get_rank() == 0:
+        torch.save(gradients, path)
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
