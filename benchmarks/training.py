@@ -7,8 +7,9 @@ On generated tasks (gram_fast.training.tasks) a small Qwen3 shape is trained
 - in two stages, in stage 2 alone, and with a scalar head, on 100, 1,000 and 10,000 labels;
 - in two stages on 1,000 labels with label smoothing 0, 0.05, 0.1 and 0.15;
 
-and tested in and out of distribution, each with several seeds. Runs that are done are not run again. Prints tables and
-ends with one JSON line.
+and tested in and out of distribution, each with several seeds: of the untrained model, its labels and their order.
+Alone and with a scalar head, training starts from the untrained model: there is no other pre-training here. Runs that
+are done are not run again. Prints tables and ends with one JSON line.
 """
 
 import argparse
@@ -43,10 +44,10 @@ SHAPE = {
     "num_key_value_heads": 2,
     "head_dim": 32,
 }
-UNLABELED = 240_000
+UNLABELED = 100_000
 METHODS = ("two stages", "stage 2 alone", "scalar head")
 # Labels -> epochs: the fewer labels, the more often each is seen.
-EPOCHS = {100: 20, 1_000: 8, 10_000: 3}
+EPOCHS = {100: 20, 1_000: 4, 10_000: 2}
 SMOOTHING = (0.0, 0.05, 0.1, 0.15)
 SMOOTHING_LABELS = 1_000
 
@@ -85,12 +86,23 @@ def train(stage: str, folder: Path, **values: Any) -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
 
 
-def prepare(folder: Path, seed: int) -> None:
-    """The untrained model of a seed and what stage 1 makes of it."""
+def make_inputs(folder: Path, seeds: int) -> None:
+    """Data, of which every seed has labels of its own, and the untrained models."""
+    data, labels = folder / "data", max(EPOCHS)
+    if not (data / "pretrain.jsonl").exists():
+        make_data(data, UNLABELED, seeds * labels)
+        small_tokenizer(tokenizer_texts(data)).save_pretrained(folder / "tokenizer")
+    rows = (data / "finetune.jsonl").read_text("utf-8").splitlines(keepends=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    for seed in range(seeds):
+        (data / f"finetune-{seed}.jsonl").write_text("".join(rows[seed * labels : (seed + 1) * labels]), "utf-8")
+        if not (folder / f"base-{seed}").exists():
+            make_base(folder / f"base-{seed}", tokenizer, seed, **SHAPE)
+
+
+def pretrain(folder: Path, seed: int) -> None:
+    """What stage 1 makes of the untrained model of a seed."""
     base, pretrained = folder / f"base-{seed}", folder / f"pretrained-{seed}"
-    if not base.exists():
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        make_base(base, tokenizer, seed, **SHAPE)
     if not (pretrained / "model.safetensors").exists():
         train(
             "pretrain", pretrained, model_name_or_path=str(base), train_data=str(folder / "data" / "pretrain.jsonl"),
@@ -107,7 +119,7 @@ def run(folder: Path, trial: Trial) -> dict[str, Any]:
             train(
                 "scalar" if trial.method == "scalar head" else "finetune", output,
                 model_name_or_path=str(folder / f"{start}-{trial.seed}"),
-                train_data=str(folder / "data" / "finetune.jsonl"), max_samples=trial.labels,
+                train_data=str(folder / "data" / f"finetune-{trial.seed}.jsonl"), max_samples=trial.labels,
                 label_smoothing=trial.smoothing, per_device_train_batch_size=16, learning_rate=1e-3,
                 num_train_epochs=EPOCHS[trial.labels], seed=trial.seed,
             )  # fmt: skip
@@ -202,12 +214,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    data = options.output / "data"
-    if not (data / "pretrain.jsonl").exists():
-        make_data(data, UNLABELED, max(EPOCHS))
-        small_tokenizer(tokenizer_texts(data)).save_pretrained(options.output / "tokenizer")
+    make_inputs(options.output, options.seeds)
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(tqdm(pool.map(lambda seed: prepare(options.output, seed), range(options.seeds)), desc="stage 1"))
+        seeds = range(options.seeds)
+        list(tqdm(pool.map(lambda seed: pretrain(options.output, seed), seeds), total=len(seeds), desc="stage 1"))
         wanted = trials(options.seeds)
         results = list(
             tqdm(pool.map(lambda trial: run(options.output, trial), wanted), total=len(wanted), desc="trials")

@@ -44,11 +44,7 @@ def load_model(
     `kind`: transformers' class for it, with keyword arguments of its own behind functools.partial. `new_weights`: names
     that the checkpoint may lack. Raises InputError when there is no such checkpoint or weights are missing.
     """
-    name = os.path.expanduser(name)
-    if os.path.isfile(name):
-        raise InputError(f"expected a checkpoint folder, {name!r} is a file")
-    if name.startswith((".", "/")) and not os.path.isdir(name):
-        raise InputError(f"there is no checkpoint folder {name!r}")
+    name = _locate(name)
     try:
         model, info = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **hub)
     except Exception as error:  # transformers and safetensors raise anything for a broken file
@@ -62,18 +58,30 @@ def load_model(
 
 def load_config(name: str, **hub: Any) -> Any:
     """The configuration of a checkpoint. Raises InputError when there is none."""
+    name = _locate(name)
     try:
-        return AutoConfig.from_pretrained(os.path.expanduser(name), **hub)
+        return AutoConfig.from_pretrained(name, **hub)
     except Exception as error:  # transformers raises anything for a broken file
         raise InputError(f"cannot load a model configuration from {name!r}: {first_line(error)}") from error
 
 
 def load_tokenizer(name: str, **hub: Any) -> Any:
     """The tokenizer of a checkpoint. Raises UnsupportedModelError when there is none."""
+    name = _locate(name)
     try:
-        return AutoTokenizer.from_pretrained(os.path.expanduser(name), **hub)
+        return AutoTokenizer.from_pretrained(name, **hub)
     except Exception as error:
         raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
+
+
+def _locate(name: str) -> str:
+    """A folder that is there, or what may be a name on the hub."""
+    name = os.path.expanduser(name)
+    if os.path.isfile(name):
+        raise InputError(f"expected a checkpoint folder, {name!r} is a file")
+    if name.startswith((".", "/")) and not os.path.isdir(name):
+        raise InputError(f"there is no checkpoint folder {name!r}")
+    return name
 
 
 def find_template(preset: str, config: Any) -> PairTemplate:

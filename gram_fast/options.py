@@ -23,9 +23,7 @@ class JudgeOptions:
     ]
     preset: Annotated[
         str,
-        typer.Option(
-            help="Judge prompt: auto (what the checkpoint records, else gram), gram, gram-demo or a template file."
-        ),
+        typer.Option(help="Judge prompt: auto (what the checkpoint records, else gram), a preset or a template file."),
     ] = "auto"
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto"

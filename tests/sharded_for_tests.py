@@ -1,7 +1,7 @@
 """One process of two: trains a tiny model sharded by FSDP2 over gloo and writes its gradients.
 
-python sharded_for_tests.py OBJECTIVE FILE, launched by torch.distributed.run. Parameters are sharded as accelerate's
-fsdp2.yaml does it: a unit for every layer, the root for embeddings and the last norm.
+python sharded_for_tests.py OBJECTIVE tied|untied FILE, launched by torch.distributed.run. Parameters are sharded as
+accelerate's fsdp2.yaml does it: a unit for every layer, the root for embeddings and the last norm.
 """
 
 import sys
@@ -17,9 +17,9 @@ from gram_fast.training import objectives
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 
 
-def model_with(objective: str):
-    """A model and its objective; untied, so that the output embedding is a parameter of its own."""
-    model = tiny_model("qwen3", tie_word_embeddings=False).requires_grad_(True)
+def model_with(objective: str, tied: bool):
+    """A model and its objective; untied, the output embedding is a parameter of its own."""
+    model = tiny_model("qwen3", tie_word_embeddings=tied).requires_grad_(True)
     model.set_attn_implementation(PACKED_ATTENTION)
     loss = (
         objectives.language_modelling(model)
@@ -43,10 +43,10 @@ def batch(rank: int, objective: str):
     return {"input_ids": ids, "labels": labels, "position_ids": position_ids, "lengths": lengths}
 
 
-def main(objective: str, path: str) -> None:
+def main(objective: str, tied: str, path: str) -> None:
     """Writes the sharded gradients, gathered, from rank 0."""
     mesh = init_device_mesh("cpu", (2,))
-    model = model_with(objective)
+    model = model_with(objective, tied == "tied")
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -55,6 +55,7 @@ def main(objective: str, path: str) -> None:
     gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters() if isinstance(p.grad, DTensor)}
     if distributed.get_rank() == 0:
         torch.save(gradients, path)
+    distributed.barrier()
     distributed.destroy_process_group()
 
 

@@ -168,10 +168,44 @@ def test_lora_moves_adapters_alone_and_is_merged(base, labeled, tmp_path):
     assert PairwiseJudge.from_pretrained(out).tokenizer.template.text.startswith("[Question]\n")
 
 
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"r": 0}, "set the training up"),
+        ({"target_modules": "nope"}, "nope"),
+        ({"target_modules": ["lm_head"]}, "output"),
+    ],
+)
+def test_adapters_that_cannot_be_are_said(base, labeled, tmp_path, lora, message):
+    with pytest.raises(InputError, match=message):
+        run("finetune", base, labeled, tmp_path / "out", max_steps=1, lora=lora)
+
+
 def test_streaming_reads_while_it_trains(base, unlabeled, tmp_path):
     out = run("pretrain", base, unlabeled, tmp_path / "out", streaming=True, max_steps=4, save_strategy="steps",
               save_steps=4)  # fmt: skip
     assert len(logged(out, "loss")) == 4
+
+
+def test_a_stream_of_which_nothing_is_left_is_an_error(base, unlabeled, tmp_path, caplog):
+    with pytest.raises(InputError, match=r"train_data: no pair of .* is left"):
+        run("pretrain", base, unlabeled, tmp_path / "out", streaming=True, max_steps=2, cutoff_len=3)
+    assert "train_data: 24 pairs longer than cutoff_len=3 left out" in caplog.text
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("stage", ["finetune", "scalar"])
+def test_accuracy_counts_every_pair_of_an_uneven_last_batch(stage, base, tmp_path):
+    """Of 5 pairs in batches of 4; the model knows them all."""
+    data, few = write_obvious_pairs(tmp_path / "pairs.jsonl", 24), write_obvious_pairs(tmp_path / "few.jsonl", 5)
+    rows = few.read_text().splitlines(keepends=True)
+    wrong = {"prompt": "Question 4?", "chosen": "bad 4", "rejected": "good 4"}
+    few.write_text("".join([json.dumps(wrong) + "\n", *rows[1:]]))
+    out = run(
+        stage, base, data, tmp_path / "out", num_train_epochs=8, eval_data=str(few), per_device_eval_batch_size=4,
+        save_strategy="epoch",
+    )  # fmt: skip
+    assert logged(out, "eval_accuracy")[-1] == pytest.approx(0.8)
 
 
 def test_bfloat16_and_gradient_checkpointing_run(base, labeled, tmp_path):
@@ -184,7 +218,7 @@ def test_bfloat16_and_gradient_checkpointing_run(base, labeled, tmp_path):
 
 def test_long_pairs_are_left_out_and_counted(base, labeled, tmp_path, caplog):
     run("finetune", base, labeled, tmp_path / "out", max_steps=1, cutoff_len=90)
-    assert "are longer than cutoff_len=90 and left out" in caplog.text
+    assert "pairs longer than cutoff_len=90 left out" in caplog.text
     with pytest.raises(InputError, match=r"train_data: no pair of .* is left"):
         run("finetune", base, labeled, tmp_path / "none", max_steps=1, cutoff_len=3)
 
@@ -192,7 +226,7 @@ def test_long_pairs_are_left_out_and_counted(base, labeled, tmp_path, caplog):
 def refused(tmp_path, message, stage="finetune", **values):
     values = {"model_name_or_path": "m", "train_data": "d", "output_dir": str(tmp_path / "out")} | values
     with pytest.raises(InputError, match=message):
-        RunConfig.parse({key: value for key, value in values.items() if value is not None}, "run.yaml")
+        RunConfig.parse({k: v for k, v in values.items() if (k, v) != ("train_data", None)}, "run.yaml")
 
 
 @pytest.mark.parametrize(
@@ -205,12 +239,23 @@ def refused(tmp_path, message, stage="finetune", **values):
         ("run.yaml: label_smoothing: expected a number", {"label_smoothing": 1.5}),
         ("run.yaml: learning_rate: expected a number, got 'fast'", {"learning_rate": "fast"}),
         ("run.yaml: streaming wants max_steps", {"streaming": True}),
+        ("run.yaml: max_steps: expected a number, got None", {"streaming": True, "max_steps": None}),
         ("run.yaml: label_smoothing_factor .* expected label_smoothing", {"label_smoothing_factor": 0.1}),
         ("run.yaml: expected one of warmup_ratio and warmup_steps", {"warmup_ratio": 0.1, "warmup_steps": 3}),
         ("run.yaml: lora: there is no key 'rank'", {"lora": {"rank": 3}}),
         ("run.yaml: dtype: expected float32 or bfloat16, got 'int8'", {"dtype": "int8"}),
-        ("run.yaml: .*lr_scheduler", {"lr_scheduler_type": "wavy"}),
+        ("run.yaml: lr_scheduler_type: wavy is not", {"lr_scheduler_type": "wavy"}),
         ("run.yaml: skip_bad: expected true or false", {"skip_bad": "maybe"}),
+        ("run.yaml: bf16: expected true or false, got 'maybe'", {"bf16": "maybe"}),
+        ("run.yaml: seed: expected a number, got 'abc'", {"seed": "abc"}),
+        ("run.yaml: seed: expected an integer, got 1.5", {"seed": 1.5}),
+        ("run.yaml: learning_rate: expected a number, got None", {"learning_rate": None}),
+        ("run.yaml: learning_rate: expected a number above 0, got -1.0", {"learning_rate": -1}),
+        ("per_device_train_batch_size: expected a number above 0, got 0", {"per_device_train_batch_size": 0}),
+        ("run.yaml: eval_strategy: expected eval_data as well", {"eval_strategy": "steps"}),
+        ("run.yaml: warmup_ratio: expected a number from 0 to below 1, got 5", {"warmup_ratio": 5}),
+        ("run.yaml: accelerator_config: expected a section", {"accelerator_config": "abc"}),
+        ("run.yaml: use_liger_kernel is set by gram_fast", {"use_liger_kernel": True}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -224,10 +269,13 @@ def test_files_and_overrides(tmp_path):
         "model_name_or_path: m\ntrain_data: [a, b]\nlearning_rate: 1e-5\nlora: {r: 4}\nuse_cpu: true\n"
         f"finetune:\n  output_dir: {tmp_path / 'fine'}\npretrain:\n  output_dir: {tmp_path / 'pre'}\n"
     )
-    config, arguments = RunConfig.load(str(path), "finetune", ["lora.lora_alpha=8", "warmup_ratio=0.25", "seed=7"])
+    config, arguments = RunConfig.load(
+        str(path), "finetune", ["lora.lora_alpha=8", "warmup_ratio=0.25", "seed=7", "save_strategy=no"]
+    )
     assert (config.train_data, config.output_dir) == (["a", "b"], str(tmp_path / "fine"))
     assert (config.lora.r, config.lora.lora_alpha) == (4, 8)
     assert (arguments.learning_rate, arguments.warmup_steps, arguments.seed) == (1e-5, 0.25, 7)
+    assert arguments.save_strategy == "no"
     assert RunConfig.load(str(path), "pretrain")[0].output_dir == str(tmp_path / "pre")
     for override in ("seed", "=3", "learning_rate.x=3", "seed=[1"):
         with pytest.raises(InputError, match=r"seed|=3|learning_rate"):
@@ -271,6 +319,14 @@ def test_an_output_folder_is_never_overwritten(base, labeled, tmp_path):
     run("finetune", base, labeled, tmp_path / "run", max_steps=1)
     with pytest.raises(InputError, match=r"learning_rate was 0.01, now it is 0.5"):
         run("finetune", base, labeled, tmp_path / "run", max_steps=1, resume_from_checkpoint=True, learning_rate=0.5)
+    with pytest.raises(InputError, match=r"adam_beta2 was 0.999, now it is 0.5"):
+        run("finetune", base, labeled, tmp_path / "run", max_steps=1, resume_from_checkpoint=True, adam_beta2=0.5)
+    with pytest.raises(InputError, match=r"holds a run that is finished"):
+        run("finetune", base, labeled, tmp_path / "run", max_steps=1, resume_from_checkpoint=True)
+    with pytest.raises(InputError, match=r"resume_from_checkpoint: '.*base.*' is no whole checkpoint"):
+        run("finetune", base, labeled, tmp_path / "new", max_steps=1, resume_from_checkpoint=str(base))
+    with pytest.raises(InputError, match=r"output_dir '.*thesis.txt' is no folder"):
+        run("finetune", base, labeled, tmp_path / "out" / "thesis.txt", max_steps=1)
 
 
 def test_unlabeled_pairs_are_no_preferences(base, unlabeled, tmp_path):

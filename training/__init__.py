@@ -1,1 +1,1 @@
-"""Training of generative pairwise judges. Empty so far."""
+"""Training of generative pairwise judges: data, objectives, both stages of GRAM and a scalar baseline."""

@@ -1,7 +1,7 @@
 """What a training run is told: a YAML file with names of transformers' TrainingArguments beside those of this file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -102,6 +102,7 @@ class RunConfig:
             own["lora"] = _section(LoraOptions, own["lora"], f"{source}: lora")
         config = cls(**own)
         config._check(source)
+        config = replace(config, output_dir=str(Path(config.output_dir).expanduser()))
         return config, _training_arguments(config, {k: v for k, v in values.items() if k not in own_names}, source)
 
     def _check(self, source: str) -> None:
@@ -179,6 +180,7 @@ def _section(kind: type, values: dict[str, Any], source: str) -> Any:
 
 
 def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) -> TrainingArguments:
+    values = dict(values)
     if values.get("label_smoothing_factor"):
         raise InputError(f"{source}: label_smoothing_factor smooths over the vocabulary: expected label_smoothing")
     if "warmup_ratio" in values:
@@ -186,27 +188,68 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
         ratio = values.pop("warmup_ratio")
         if "warmup_steps" in values:
             raise InputError(f"{source}: expected one of warmup_ratio and warmup_steps, got both")
+        if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+            raise InputError(f"{source}: warmup_ratio: expected a number from 0 to below 1, got {ratio!r}")
         values["warmup_steps"] = ratio
+    for key in ("save_strategy", "eval_strategy", "logging_strategy"):
+        if values.get(key) is False:  # as YAML reads no
+            values[key] = "no"
+    if config.eval_data:
+        values.setdefault("eval_strategy", "epoch")
+    elif values.get("eval_strategy", "no") != "no":
+        raise InputError(f"{source}: eval_strategy: expected eval_data as well")
+    for f in fields(TrainingArguments):
+        if f.name in values:
+            values[f.name] = _typed(f.name, values[f.name], f.default, source)
     if config.streaming and not values.get("max_steps", -1) > 0:
         raise InputError(f"{source}: streaming wants max_steps, the length of the data being unknown")
-    for f in fields(TrainingArguments):
-        # YAML reads 1e-5 as text.
-        if isinstance(values.get(f.name), str) and isinstance(f.default, float):
-            try:
-                values[f.name] = float(values[f.name])
-            except ValueError:
-                raise InputError(f"{source}: {f.name}: expected a number, got {values[f.name]!r}") from None
+    accelerator = values.pop("accelerator_config", None) or {}
+    if not isinstance(accelerator, dict):
+        raise InputError(f"{source}: accelerator_config: expected a section, got {accelerator!r}")
     fixed = {
-        "output_dir": config.output_dir,
         "label_names": ["labels"],
         "remove_unused_columns": False,
         # Every parameter takes part in every objective.
         "ddp_find_unused_parameters": False,
-        # Batches are packed: one cannot be cut between processes.
-        "accelerator_config": {**(values.pop("accelerator_config", None) or {}), "dispatch_batches": False},
+        # The objectives take its part.
+        "use_liger_kernel": False,
     }
+    for key in fixed.keys() & values.keys():
+        raise InputError(f"{source}: {key} is set by gram_fast: leave it out")
     try:
-        return TrainingArguments(**{"report_to": "none", **values, **fixed})
-    except (ValueError, TypeError, ImportError, KeyError, AssertionError) as error:
-        keys = [f"{key}: " for key, value in values.items() if isinstance(value, str) and value in str(error)]
+        return TrainingArguments(
+            **{"report_to": "none", **values, **fixed},
+            output_dir=config.output_dir,
+            # Batches are packed: one cannot be cut between processes.
+            accelerator_config={**accelerator, "dispatch_batches": False},
+        )
+    except (ValueError, TypeError, ImportError, KeyError, AssertionError, OSError) as error:
+        keys = [f"{key}: " for key, value in values.items() if str(error).startswith(f"{value} is not a valid")]
         raise InputError(f"{source}: {''.join(keys[:1])}{first_line(error)}") from error
+
+
+# What must be above zero; TrainingArguments itself takes any number.
+_POSITIVE = (
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "num_train_epochs", "logging_steps", "save_steps", "eval_steps",
+)  # fmt: skip
+
+
+def _typed(key: str, value: Any, default: Any, source: str) -> Any:
+    """The value in the type of TrainingArguments' default, which itself takes anything."""
+    number: float | None = None
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{source}: {key}: expected true or false, got {value!r}")
+    elif isinstance(default, int | float):
+        try:
+            number = float(value)  # YAML reads 1e-5 as text
+        except (TypeError, ValueError):
+            raise InputError(f"{source}: {key}: expected a number, got {value!r}") from None
+        # Steps may be a share of all steps in transformers.
+        if isinstance(default, int) and not key.endswith("_steps") and number != int(number):
+            raise InputError(f"{source}: {key}: expected an integer, got {value!r}")
+        value = int(number) if isinstance(default, int) and number == int(number) else number
+    if key in _POSITIVE and number is not None and number <= 0:
+        raise InputError(f"{source}: {key}: expected a number above 0, got {value!r}")
+    return value

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gram_fast.checkpoint import find_template, load_config, load_tokenizer
+from gram_fast.errors import InputError
 from gram_fast.tokens import PairTokenizer
 from gram_fast.training.check import DataReport, Finding, Lengths, check_data
 
@@ -38,6 +39,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count rows, lengths, labels and duplicates of a set of pairs; exit code 1 when there are bad rows."""
+    if max_length is not None and model is None:
+        raise InputError("--max-length: expected --model as well, in whose tokens to count")
     template = find_template(preset, None if model is None else load_config(model))
     tokenizer = None if model is None else PairTokenizer(load_tokenizer(model), template)
     report = check_data(

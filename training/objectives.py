@@ -88,12 +88,15 @@ def label_preference(model: Any, label_ids: tuple[int, int], smoothing: float) -
     def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         asked = (labels_T != -100).nonzero()[:, 0]
         indices = rows.to(head.weight.device)
-        bias = None if getattr(head, "bias", None) is None else head.bias[indices]
-        logits_R2 = F.linear(hidden_TD[asked], head.weight[indices], bias).float()
+        bias = None if getattr(head, "bias", None) is None else head.bias[indices].float()
+        # Outside autocast, as the judge reads them: logits near 24 are 0.125 apart in bfloat16, margins are smaller.
+        with torch.autocast(hidden_TD.device.type, enabled=False):
+            logits_R2 = F.linear(hidden_TD[asked].float(), head.weight[indices].float(), bias)
         labels_R = labels_T[asked]
         return {
             "loss": F.cross_entropy(logits_R2, labels_R, label_smoothing=smoothing, reduction="sum"),
-            "is_right": (logits_R2.argmax(-1) == labels_R).float(),
+            # [pairs, 2]: a row for each pair of the data set, as the Trainer counts.
+            "is_right": (logits_R2.argmax(-1) == labels_R).float().view(-1, 2),
         }
 
     return loss
@@ -106,7 +109,8 @@ def bradley_terry(model: Any) -> Loss:
     """
 
     def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        rewards_S = model.score(hidden_TD[lengths.cumsum(0) - 1])[:, 0].float()
+        with torch.autocast(hidden_TD.device.type, enabled=False):
+            rewards_S = F.linear(hidden_TD[lengths.cumsum(0) - 1].float(), model.score.weight.float())[:, 0]
         margins = rewards_S[0::2] - rewards_S[1::2]
         return {"loss": -F.logsigmoid(margins).sum(), "is_right": (margins > 0).float()}
 
@@ -119,7 +123,9 @@ def linear_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
         return torch.as_tensor(
-            liger_fused_linear_cross_entropy(hidden_RD, weight_VD.to(hidden_RD.dtype), targets_R, reduction="sum")
+            liger_fused_linear_cross_entropy(
+                hidden_RD, weight_VD.to(hidden_RD.dtype), targets_R, reduction="sum", accum_dtype=torch.float32
+            )
         )
     return _ChunkedCrossEntropy.apply(hidden_RD, weight_VD, targets_R)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -132,7 +138,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32)
         # Products come out in bfloat16 under autocast; sums over chunks stay in float32.
         weight = weight_VD.to(hidden_RD.dtype)
-        grad_hidden, grad_weight = torch.empty_like(hidden_RD), torch.zeros_like(weight_VD, dtype=torch.float32)
+        wants_hidden, wants_weight, _ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden_RD) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         for rows in torch.arange(len(hidden_RD)).split(max(1, _CHUNK_ELEMENTS // len(weight_VD))):  # type: ignore[no-untyped-call]
             hidden, targets = hidden_RD[rows], targets_R[rows]
             log_p = F.log_softmax(F.linear(hidden, weight), dim=-1, dtype=torch.float32)
@@ -140,12 +148,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad = log_p.exp_()
             grad[torch.arange(len(rows)), targets] -= 1
             grad = grad.to(hidden.dtype)
-            grad_hidden[rows] = (grad @ weight).to(hidden.dtype)
-            grad_weight += grad.T @ hidden
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+            if grad_hidden is not None:
+                grad_hidden[rows] = (grad @ weight).to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grads[0] * grad_hidden, grads[0] * grad_weight, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_hidden, grad_weight = (None if saved is None else grads[0] * saved for saved in ctx.saved_tensors)
+        return grad_hidden, grad_weight, None

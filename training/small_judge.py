@@ -28,7 +28,7 @@ from gram_fast.training.tasks import SEEN, UNSEEN, Task, distinct_tasks, labeled
 
 FOLDER = Path("small-judge")
 # Pairs of each file; the tests are a hundred a kind.
-UNLABELED, LABELED, VALIDATION, TEST = 360_000, 40_000, 20, 100
+UNLABELED, LABELED, VALIDATION, TEST = 300_000, 40_000, 20, 100
 
 # The splitting rule of Qwen2 and Qwen3.
 QWEN_SPLIT = (

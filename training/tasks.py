@@ -37,15 +37,15 @@ _GIVE = ("{}", "Here it is: {}", "Sure: {}", "Result: {}")
 
 
 def addition(rng: random.Random) -> Task:
-    """The sum of two numbers up to two digits."""
-    a, b = rng.randint(2, 99), rng.randint(2, 99)
+    """The sum of two numbers."""
+    a, b = rng.randint(2, 60), rng.randint(2, 15)
     ask = rng.choice(("What is {} + {}?", "Add {} and {}.", "Compute {} plus {}.", "How much is {} plus {}?"))
     return _number(rng, "addition", ask.format(a, b), a + b)
 
 
 def subtraction(rng: random.Random) -> Task:
-    """The difference of two numbers up to two digits."""
-    a, b = sorted((rng.randint(2, 99), rng.randint(2, 99)), reverse=True)
+    """The difference of two numbers."""
+    a, b = rng.randint(16, 75), rng.randint(2, 15)
     ask = rng.choice(("What is {} - {}?", "Compute {} minus {}.", "How much is {} minus {}?"))
     return _number(rng, "subtraction", ask.format(a, b), a - b)
 
@@ -53,20 +53,18 @@ def subtraction(rng: random.Random) -> Task:
 def buying(rng: random.Random) -> Task:
     """A sum in a story."""
     name, noun = rng.choice(NAMES), rng.choice(NOUNS)
-    a, b = rng.randint(2, 49), rng.randint(2, 49)
+    a, b = rng.randint(2, 60), rng.randint(2, 15)
     got = rng.choice(("buys", "finds", "gets"))
-    return _number(
-        rng, "buying", f"{name} has {a} {noun}s and {got} {b} more. How many {noun}s does {name} have now?", a + b
-    )
+    return _number(rng, "buying", f"{name} has {a} {noun}s and {got} {b} more. How many {noun}s are there now?", a + b)
 
 
 def giving(rng: random.Random) -> Task:
     """A difference in a story."""
     name, noun = rng.choice(NAMES), rng.choice(NOUNS)
-    a, b = sorted((rng.randint(2, 49), rng.randint(2, 49)), reverse=True)
+    a, b = rng.randint(16, 75), rng.randint(2, 15)
     lost = rng.choice(("gives away", "loses", "sells"))
     return _number(
-        rng, "giving", f"{name} has {a} {noun}s and {lost} {b} of them. How many {noun}s does {name} have now?", a - b
+        rng, "giving", f"{name} has {a} {noun}s and {lost} {b} of them. How many {noun}s are there now?", a - b
     )
 
 
@@ -81,51 +79,61 @@ def larger_or_smaller(rng: random.Random) -> Task:
     return _choice(rng, "larger_or_smaller", ask, str(best), [str(a + b - best)])
 
 
-def largest(rng: random.Random) -> Task:
-    """The largest of some numbers."""
+def extreme(rng: random.Random) -> Task:
+    """The largest or the smallest of some numbers."""
     numbers = rng.sample(range(10, 100), rng.randint(3, 5))
-    ask = rng.choice(("What is the largest number in {}?", "Which of {} is the largest?"))
-    others = [str(n) for n in sorted(numbers)[:-1]]
-    return _choice(rng, "largest", ask.format(_listed(numbers)), str(max(numbers)), others)
+    word, best = rng.choice((("largest", max(numbers)), ("smallest", min(numbers))))
+    ask = rng.choice(("What is the {} number in {}?", "Name the {} of {}."))
+    others = [str(n) for n in numbers if n != best]
+    return _choice(rng, "extreme", ask.format(word, _listed(numbers)), str(best), others)
 
 
-def smallest(rng: random.Random) -> Task:
-    """The smallest of some numbers."""
-    numbers = rng.sample(range(10, 100), rng.randint(3, 5))
-    ask = rng.choice(("What is the smallest number in {}?", "Which of {} is the smallest?"))
-    others = [str(n) for n in sorted(numbers)[1:]]
-    return _choice(rng, "smallest", ask.format(_listed(numbers)), str(min(numbers)), others)
+def weight(rng: random.Random) -> Task:
+    """Which of two things weighs more or less."""
+    (a, b), (x, y) = rng.sample(NOUNS, 2), rng.sample(range(10, 100), 2)
+    word = rng.choice(("more", "less"))
+    right, wrong = (a, b) if (x > y) == (word == "more") else (b, a)
+    prompt = f"The {a} weighs {x} kilos. The {b} weighs {y} kilos. Which weighs {word}?"
+    return _choice(rng, "weight", prompt, right, [wrong])
 
 
 def sort_up(rng: random.Random) -> Task:
     """Numbers from smallest to largest."""
-    numbers = rng.sample(range(10, 100), rng.randint(3, 5))
-    ask = rng.choice(("Sort from smallest to largest: {}", "Put these numbers in ascending order: {}"))
-    return _ordered(rng, "sort_up", ask.format(_listed(numbers)), [str(n) for n in sorted(numbers)])
+    asks = ("Sort from smallest to largest: {}", "Put these numbers in ascending order: {}")
+    return _reordered(rng, "sort_up", asks, rng.sample(range(10, 100), rng.randint(3, 5)), sorted)
 
 
 def sort_down(rng: random.Random) -> Task:
     """Numbers from largest to smallest."""
-    numbers = rng.sample(range(10, 100), rng.randint(3, 5))
-    ask = rng.choice(("Sort from largest to smallest: {}", "Put these numbers in descending order: {}"))
-    return _ordered(rng, "sort_down", ask.format(_listed(numbers)), [str(n) for n in sorted(numbers, reverse=True)])
+    asks = ("Sort from largest to smallest: {}", "Put these numbers in descending order: {}")
+    return _reordered(rng, "sort_down", asks, rng.sample(range(10, 100), rng.randint(3, 5)), _sorted_down)
 
 
 def sort_words(rng: random.Random) -> Task:
     """Words by the alphabet, first letters all different."""
-    by_letter: dict[str, list[str]] = {}
-    for noun in NOUNS:
-        by_letter.setdefault(noun[0], []).append(noun)
-    words = [rng.choice(by_letter[letter]) for letter in rng.sample(sorted(by_letter), rng.randint(3, 4))]
-    ask = rng.choice(("Sort these words alphabetically: {}", "Put in alphabetical order: {}"))
-    return _ordered(rng, "sort_words", ask.format(_listed(words)), sorted(words))
+    asks = ("Sort these words alphabetically: {}", "Put in alphabetical order: {}")
+    return _reordered(rng, "sort_words", asks, _words(rng), sorted)
 
 
 def reverse(rng: random.Random) -> Task:
-    """A list of words backwards."""
-    words = rng.sample(NOUNS, rng.randint(3, 5))
-    ask = rng.choice(("Reverse this list: {}", "Write these words in reverse order: {}"))
-    return _ordered(rng, "reverse", ask.format(_listed(words)), words[::-1])
+    """A list of words or numbers backwards."""
+    items = _words(rng) if rng.random() < 0.5 else rng.sample(range(10, 100), rng.randint(3, 5))
+    return _reordered(
+        rng, "reverse", ("Reverse this list: {}", "Write in reverse order: {}"), items, lambda items: items[::-1]
+    )
+
+
+def copy(rng: random.Random) -> Task:
+    """A list of words or numbers as it is."""
+    items = _words(rng) if rng.random() < 0.5 else rng.sample(range(10, 100), rng.randint(3, 5))
+    return _reordered(rng, "copy", ("Copy this list: {}", "Repeat in the same order: {}"), items, list)
+
+
+def swap_ends(rng: random.Random) -> Task:
+    """A list whose first and last entries change places."""
+    items = _words(rng) if rng.random() < 0.5 else rng.sample(range(10, 100), rng.randint(4, 5))
+    asks = ("Swap the first and the last: {}", "Exchange the first and last entry: {}")
+    return _reordered(rng, "swap_ends", asks, items, lambda items: [items[-1], *items[1:-1], items[0]])
 
 
 def above(rng: random.Random) -> Task:
@@ -139,77 +147,75 @@ def below(rng: random.Random) -> Task:
 
 
 def replace_word(rng: random.Random) -> Task:
-    """A sentence with one word replaced."""
-    words, new = _sentence(rng), rng.choice(NOUNS)
-    place = rng.choice(_unique_places(words))
-    old = words[place]
+    """A sentence with one word replaced by another that fits."""
+    words, choices = _sentence(rng)
+    place, other = rng.sample(sorted(choices), 2)
+    new = rng.choice([word for word in choices[place] if word != words[place]])
     ask = rng.choice(('Replace "{}" with "{}": {}', 'Write "{1}" for "{0}" in this sentence: {2}'))
-    wrong = [[*words[:other], new, *words[other + 1 :]] for other in range(1, len(words)) if other != place]
-    return _edited(
-        rng, "replace_word", ask.format(old, new, _text(words)), [*words[:place], new, *words[place + 1 :]], wrong
-    )
+    wrong = [_with(words, place, word) for word in choices[place] if word not in (new, words[place])]
+    wrong += [_with(words, other, word) for word in choices[other] if word != words[other]]
+    return _edited(rng, "replace_word", ask.format(words[place], new, _text(words)), _with(words, place, new), wrong)
 
 
 def remove_word(rng: random.Random) -> Task:
     """A sentence without one of its words."""
-    words = _sentence(rng)
-    place = rng.choice(_unique_places(words))
+    words, choices = _sentence(rng)
+    place = rng.choice(sorted(choices))
     ask = rng.choice(('Remove the word "{}": {}', 'Delete "{}" from this sentence: {}'))
-    wrong = [words[:other] + words[other + 1 :] for other in range(1, len(words)) if other != place]
+    wrong = [words[:other] + words[other + 1 :] for other in choices if other != place]
     return _edited(
-        rng, "remove_word", ask.format(words[place], _text(words)), words[:place] + words[place + 1 :], [*wrong, words]
+        rng, "remove_word", ask.format(words[place], _text(words)), words[:place] + words[place + 1 :], wrong
     )
 
 
 def append_word(rng: random.Random) -> Task:
     """A sentence with a word more at its end."""
-    words, new = _sentence(rng), rng.choice(NOUNS)
+    (words, _), new = _sentence(rng), rng.choice(NOUNS)
     ask = rng.choice(('Add "{}" at the end: {}', 'Write this sentence with "{}" as its last word: {}'))
-    wrong = [[*words[:place], new, *words[place:]] for place in range(1, len(words))]
-    return _edited(rng, "append_word", ask.format(new, _text(words)), [*words, new], [*wrong, words])
+    wrong = [[*words, noun] for noun in rng.sample([noun for noun in NOUNS if noun != new], 2)]
+    return _edited(rng, "append_word", ask.format(new, _text(words)), [*words, new], wrong)
 
 
 def repeat(rng: random.Random) -> Task:
     """A sentence as it stands."""
-    words = _sentence(rng)
+    words, choices = _sentence(rng)
     ask = rng.choice(("Repeat exactly: {}", "Copy this sentence: {}"))
-    wrong = [[*words[:place], rng.choice(NOUNS), *words[place + 1 :]] for place in range(1, len(words))]
-    wrong = [other for other in wrong if other != words] + [words[:-1]]
+    wrong = [_with(words, place, word) for place in choices for word in choices[place] if word != words[place]]
     return _edited(rng, "repeat", ask.format(_text(words)), words, wrong)
 
 
 def change_case(rng: random.Random) -> Task:
-    """Words in capital or small letters."""
+    """Words in capital letters, in small ones, or with a capital at the start."""
     words = rng.sample(NOUNS, rng.randint(2, 4))
-    upper = rng.random() < 0.5
-    given, right = (words, [w.upper() for w in words]) if upper else ([w.upper() for w in words], words)
-    ask = rng.choice(("Write in {} letters: {}", "Change to {} letters: {}"))
-    prompt = ask.format("capital" if upper else "small", " ".join(given))
-    wrong = [[*right[:place], given[place], *right[place + 1 :]] for place in range(len(words))]
-    return _task(rng, "change_case", prompt, " ".join(right), [" ".join(w) for w in [*wrong, given]], _GIVE)
+    cases = {"capital letters": str.upper, "small letters": str.lower, "initial capitals": str.capitalize}
+    name = rng.choice(sorted(cases))
+    given = rng.choice([case for other, case in cases.items() if other != name])
+    ask = rng.choice(("Write in {}: {}", "Change to {}: {}"))
+    prompt = ask.format(name, " ".join(map(given, words)))
+    wrong = [" ".join(map(case, words)) for other, case in cases.items() if other != name]
+    replaced = rng.choice([noun for noun in NOUNS if noun not in words])
+    wrong.append(" ".join(map(cases[name], [*words[:-1], replaced])))
+    return _task(rng, "change_case", prompt, " ".join(map(cases[name], words)), wrong, _GIVE)
 
 
-def bullets(rng: random.Random) -> Task:
+def list_format(rng: random.Random) -> Task:
     """A list in the format asked for."""
-    return _list_format(rng, "bullets", {"dashes": "- {}", "numbers": "{n}. {}", "plus signs": "+ {}"})
+    return _formatted(rng, "list_format", list(_LINES)[:4])
 
 
-def stars(rng: random.Random) -> Task:
-    """A list with stars."""
-    return _list_format(rng, "stars", {"stars": "* {}"})
-
-
-_MARKS = {"double quotes": '"{}"', "square brackets": "[{}]", "angle brackets": "<{}>"}
+def lettered(rng: random.Random) -> Task:
+    """A list with letters."""
+    return _formatted(rng, "lettered", ["letters"])
 
 
 def wrap(rng: random.Random) -> Task:
     """A word between the marks asked for."""
-    return _wrapped(rng, "wrap", list(_MARKS))
+    return _wrapped(rng, "wrap", list(_MARKS)[:4])
 
 
-def wrap_round(rng: random.Random) -> Task:
-    """A word in round brackets."""
-    return _wrapped(rng, "wrap_round", ["round brackets"])
+def wrap_curly(rng: random.Random) -> Task:
+    """A word in curly brackets."""
+    return _wrapped(rng, "wrap_curly", ["curly brackets"])
 
 
 def fact(rng: random.Random) -> Task:
@@ -217,9 +223,8 @@ def fact(rng: random.Random) -> Task:
     people, attribute, passage = _passage(rng)
     person = rng.choice(people)
     ask = {"city": "Where does {} live?", "job": "What is the job of {}?", "pet": "Which animal does {} have?"}
-    right = person[attribute]
     wrong = [other[attribute] for other in people if other is not person]
-    return _choice(rng, "fact", f"{passage} {ask[attribute].format(person['name'])}", right, wrong)
+    return _choice(rng, "fact", f"{passage} {ask[attribute].format(person['name'])}", person[attribute], wrong)
 
 
 def who(rng: random.Random) -> Task:
@@ -231,19 +236,9 @@ def who(rng: random.Random) -> Task:
     return _choice(rng, "who", f"{passage} {ask[attribute].format(person[attribute])}", person["name"], wrong)
 
 
-def fact_check(rng: random.Random) -> Task:
-    """Whether a statement agrees with a passage."""
-    people, attribute, passage = _passage(rng)
-    person, claimed = rng.choice(people), rng.choice(people)[attribute]
-    ask = {"city": "Does {} live in {}?", "job": "Does {} work as a {}?", "pet": "Does {} have a {}?"}
-    answers = ["Yes", "No"] if person[attribute] == claimed else ["No", "Yes"]
-    prompt = f"{passage} {ask[attribute].format(person['name'], claimed)}"
-    return _choice(rng, "fact_check", prompt, answers[0], answers[1:], ("{}", "{}.", "Answer: {}", "I say: {}."))
-
-
 def table(rng: random.Random) -> Task:
     """An entry of a table."""
-    names = rng.sample(NAMES, rng.randint(3, 5))
+    names = rng.sample(NAMES, rng.randint(2, 4))
     values = rng.sample(range(10, 100), len(names))
     row = rng.randrange(len(names))
     rows = "\n".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
@@ -252,29 +247,38 @@ def table(rng: random.Random) -> Task:
     return _choice(rng, "table", f"{rows}\n{ask.format(names[row])}", str(values[row]), wrong)
 
 
+def price(rng: random.Random) -> Task:
+    """What one of several things costs."""
+    things = rng.sample(NOUNS, rng.randint(2, 3))
+    prices = rng.sample(range(10, 100), len(things))
+    place = rng.randrange(len(things))
+    told = " ".join(f"The {thing} costs {cost} euros." for thing, cost in zip(things, prices, strict=True))
+    wrong = [str(cost) for cost in prices if cost != prices[place]]
+    return _choice(rng, "price", f"{told} How many euros is the {things[place]}?", str(prices[place]), wrong)
+
+
 def count(rng: random.Random) -> Task:
     """How many words a list has."""
     words = rng.sample(NOUNS, rng.randint(2, 8))
     ask = rng.choice(("How many words are in this list: {}?", "Count the words: {}"))
-    n = len(words)
-    return _choice(rng, "count", ask.format(_listed(words)), str(n), [str(n + 1), str(n - 1), str(n + 2)])
+    wrong = [str(n) for n in range(2, 9) if n != len(words)]
+    return _choice(rng, "count", ask.format(_listed(words)), str(len(words)), wrong)
 
 
-def nth(rng: random.Random) -> Task:
-    """The first, second, third or fourth word of a list."""
-    words = rng.sample(NOUNS, rng.randint(4, 6))
-    place = rng.randrange(4)
-    ordinal = ("first", "second", "third", "fourth")[place]
+def first_or_last(rng: random.Random) -> Task:
+    """The first or the last word of a list."""
+    words = rng.sample(NOUNS, rng.randint(3, 5))
+    name, place = rng.choice((("first", 0), ("last", -1)))
     ask = rng.choice(("What is the {} word of: {}?", "Name the {} item: {}"))
     wrong = [word for word in words if word != words[place]]
-    return _choice(rng, "nth", ask.format(ordinal, _listed(words)), words[place], wrong)
+    return _choice(rng, "first_or_last", ask.format(name, _listed(words)), words[place], wrong)
 
 
-def last(rng: random.Random) -> Task:
-    """The last word of a list."""
-    words = rng.sample(NOUNS, rng.randint(4, 6))
-    ask = rng.choice(("What is the last word of: {}?", "Name the last item: {}"))
-    return _choice(rng, "last", ask.format(_listed(words)), words[-1], words[:-1])
+def second(rng: random.Random) -> Task:
+    """The second word of a list."""
+    words = rng.sample(NOUNS, rng.randint(3, 5))
+    ask = rng.choice(("What is the second word of: {}?", "Name the second item: {}"))
+    return _choice(rng, "second", ask.format(_listed(words)), words[1], [words[0], *words[2:]])
 
 
 def category(rng: random.Random) -> Task:
@@ -286,27 +290,12 @@ def category(rng: random.Random) -> Task:
     return _choice(rng, "category", ask.format(name, _listed(rng.sample([right, *others], 4))), right, others)
 
 
-def contains(rng: random.Random) -> Task:
-    """Whether a list has a word."""
-    words = rng.sample(NOUNS, rng.randint(4, 6))
-    asked = rng.choice(words) if rng.random() < 0.5 else rng.choice([noun for noun in NOUNS if noun not in words])
-    answers = ["Yes", "No"] if asked in words else ["No", "Yes"]
-    ask = rng.choice(("Is {} in this list: {}?", 'Does the word "{}" occur in: {}?'))
-    phrasings = ("{}", "{}.", "Answer: {}", "I say: {}.")
-    return _choice(rng, "contains", ask.format(asked, _listed(words)), answers[0], answers[1:], phrasings)
-
-
 def spell(rng: random.Random) -> Task:
     """The letters of a word with hyphens between them."""
     word = rng.choice(WORDS)
     ask = rng.choice(('Spell "{}" with hyphens.', 'Write the letters of "{}" with hyphens between them.'))
-    letters = list(word)
-    places = range(len(letters) - 1)
-    swapped = [
-        letters[:p] + letters[p : p + 2][::-1] + letters[p + 2 :] for p in places if letters[p] != letters[p + 1]
-    ]
-    wrong = [*swapped, *(letters[:p] + letters[p + 1 :] for p in places)]
-    return _task(rng, "spell", ask.format(word), "-".join(letters), ["-".join(w) for w in wrong], _GIVE)
+    wrong = rng.sample([other for other in WORDS if other != word and abs(len(other) - len(word)) < 3], 3)
+    return _task(rng, "spell", ask.format(word), "-".join(word), ["-".join(other) for other in wrong], _GIVE)
 
 
 def month(rng: random.Random) -> Task:
@@ -320,24 +309,20 @@ def month(rng: random.Random) -> Task:
 
 def json_object(rng: random.Random) -> Task:
     """A JSON object with one key."""
-    key, value = rng.choice(("name", "city", "item", "title")), rng.choice(NAMES + NOUNS)
+    keys, values = ("name", "city", "item", "title"), NAMES + NOUNS
+    key, value = rng.choice(keys), rng.choice(values)
     ask = rng.choice(('Write a JSON object with key "{}" and value "{}".', 'As JSON, with "{}" set to "{}":'))
-    wrong = [
-        json.dumps({value: key}),
-        json.dumps({key: value})[:-1],
-        f"{{{key}: {value}}}",
-        json.dumps([key, value]),
-        json.dumps({key: rng.choice([noun for noun in NOUNS if noun != value])}),
-    ]
-    return _task(rng, "json_object", ask.format(key, value), json.dumps({key: value}), wrong, ("{}", "{}\n", "\n{}"))
+    wrong = [json.dumps({other: value}) for other in keys if other != key]
+    wrong += [json.dumps({key: other}) for other in rng.sample([v for v in values if v != value], 3)]
+    return _task(rng, "json_object", ask.format(key, value), json.dumps({key: value}), wrong, _GIVE)
 
 
 SEEN: tuple[Kind, ...] = (
-    addition, subtraction, buying, larger_or_smaller, largest, sort_up, sort_words, reverse, above, replace_word,
-    remove_word, repeat, change_case, bullets, wrap, fact, fact_check, count, nth, category, contains, spell, month,
-    json_object,
+    addition, subtraction, buying, larger_or_smaller, extreme, sort_up, sort_down, sort_words, reverse, copy, above,
+    below, replace_word, remove_word, repeat, change_case, list_format, wrap, fact, who, table, count, first_or_last,
+    category, spell, month, json_object,
 )  # fmt: skip
-UNSEEN: tuple[Kind, ...] = (giving, smallest, sort_down, below, append_word, stars, wrap_round, who, table, last)
+UNSEEN: tuple[Kind, ...] = (giving, weight, swap_ends, append_word, lettered, wrap_curly, price, second)
 
 
 def tasks(kinds: tuple[Kind, ...], seed: int, without: Collection[str] = ()) -> Iterator[Task]:
@@ -410,97 +395,118 @@ def _choice(
 
 
 def _number(rng: random.Random, kind: str, prompt: str, right: int) -> Task:
-    wrong = {right + d for d in (1, -1, 2, -2, 10, -10)} | {int(str(right)[::-1])}
-    return _choice(rng, kind, prompt, str(right), [str(n) for n in sorted(wrong) if n >= 0 and n != right])
+    wrong = [right + d for d in (1, -1, 2, -2, 10, -10) if right + d > 0]
+    return _choice(rng, kind, prompt, str(right), [str(n) for n in wrong])
 
 
-def _ordered(rng: random.Random, kind: str, prompt: str, right: list[str]) -> Task:
-    """A task whose answer is a list; wrong ones have two entries swapped."""
-    pairs = [(i, j) for i in range(len(right)) for j in range(i)]
-    wrong = []
-    for i, j in pairs:
-        other = right.copy()
-        other[i], other[j] = other[j], other[i]
-        wrong.append(_listed(other))
+def _reordered(
+    rng: random.Random, kind: str, asks: tuple[str, ...], items: list[Any], order: Callable[[list[Any]], list[Any]]
+) -> Task:
+    """A task whose answer is a list in another order; wrong ones are what other tasks would ask for."""
+    right = order(items)
+    orders = [sorted(items), _sorted_down(items), items[::-1], items]
+    wrong = list(dict.fromkeys(_listed(other) for other in orders if other != right))
+    expected = _listed(right).split(", ")
+    prompt = rng.choice(asks).format(_listed(items))
     return _task(
-        rng, kind, prompt, _listed(right), wrong, _GIVE, lambda text: text.rpartition(": ")[2].split(", ") == right
+        rng, kind, prompt, _listed(right), wrong, _GIVE, lambda text: text.rpartition(": ")[2].split(", ") == expected
     )
 
 
 def _kept(rng: random.Random, kind: str, words: tuple[str, ...], keep: Callable[[int, int], bool]) -> Task:
+    """A task whose answer is a part of a list; wrong ones are the rest, and parts with one entry more or less."""
     numbers = rng.sample(range(10, 100), 5)
-    limit = sorted(numbers)[rng.randint(1, 3)] + rng.choice((-1, 1))
-    while limit in numbers:
-        limit += 1
+    ranked = sorted(numbers)
+    cut = rng.randint(1, 3)
+    limit = rng.randint(ranked[cut], ranked[cut + 1])
+    if limit in numbers:
+        return _kept(rng, kind, words, keep)
     right = [n for n in numbers if keep(n, limit)]
     rest = [n for n in numbers if n not in right]
-    if not right or not rest:
-        return _kept(rng, kind, words, keep)
-    wrong = [[n for n in numbers if n in right and n != out] for out in right if len(right) > 1]
-    wrong += [[n for n in numbers if n in right or n == extra] for extra in rest]
+    more = [n for n in numbers if n in right or n == rest[0]]
+    wrong = [rest, more if rng.random() < 0.5 else right[1:] or more]
     prompt = f"Keep the numbers {rng.choice(words)} {limit}: {_listed(numbers)}"
-    answers = [_listed(other) for other in wrong]
     return _task(
-        rng, kind, prompt, _listed(right), answers, _GIVE,
+        rng, kind, prompt, _listed(right), [_listed(other) for other in wrong], _GIVE,
         lambda text: [int(n) for n in re.findall(r"\d+", text)] == [n for n in numbers if keep(n, limit)],
     )  # fmt: skip
 
 
 def _edited(rng: random.Random, kind: str, prompt: str, right: list[str], wrong: list[list[str]]) -> Task:
-    texts = [_text(words) for words in wrong if words != right]
-    return _task(rng, kind, prompt, _text(right), texts, _GIVE)
+    return _task(rng, kind, prompt, _text(right), [_text(words) for words in wrong], _GIVE)
 
 
-def _list_format(rng: random.Random, kind: str, formats: dict[str, str]) -> Task:
+_LINES = {"dashes": "- {}", "numbers": "{n}. {}", "plus signs": "+ {}", "stars": "* {}", "letters": "{letter}) {}"}
+
+
+def _formatted(rng: random.Random, kind: str, names: list[str]) -> Task:
     words = rng.sample(NOUNS, rng.randint(2, 4))
-    every = {"dashes": "- {}", "numbers": "{n}. {}", "plus signs": "+ {}", "stars": "* {}"}
-    name = rng.choice(sorted(formats))
+    name = rng.choice(names)
 
     def written(line: str, items: list[str]) -> str:
-        return "\n".join(line.format(item, n=n) for n, item in enumerate(items, start=1))
+        return "\n".join(line.format(item, n=n + 1, letter="abcd"[n]) for n, item in enumerate(items))
 
     ask = rng.choice(("Write as a list with {}: {}", "Make a list with {} of: {}"))
-    wrong = [written(line, words) for other, line in every.items() if other != name]
-    wrong += [written(formats[name], words[:-1]), written(formats[name], [*words, words[0]])]
-    return _task(
-        rng, kind, ask.format(name, _listed(words)), written(formats[name], words), wrong, ("{}", "Here it is:\n{}")
-    )
+    wrong = [written(line, words) for other, line in list(_LINES.items())[:4] if other != name]
+    replaced = rng.choice([noun for noun in NOUNS if noun not in words])
+    wrong.append(written(_LINES[name], [*words[:-1], replaced]))
+    phrasings = ("{}", "Here it is:\n{}")
+    return _task(rng, kind, ask.format(name, _listed(words)), written(_LINES[name], words), wrong, phrasings)
+
+
+_MARKS = {
+    "double quotes": '"{}"',
+    "square brackets": "[{}]",
+    "angle brackets": "<{}>",
+    "round brackets": "({})",
+    "curly brackets": "{{{}}}",
+}
 
 
 def _wrapped(rng: random.Random, kind: str, names: list[str]) -> Task:
-    marks = {**_MARKS, "round brackets": "({})"}
     name, word = rng.choice(names), rng.choice(WORDS)
     ask = rng.choice(("Put the word {} in {}.", "Write {} in {}.", "Set {} in {}.")).format(word, name)
-    wrong = [mark.format(word) for other, mark in marks.items() if other != name] + [word]
-    wrong.append(marks[name].format(rng.choice([other for other in WORDS if other != word])))
-    return _task(rng, kind, ask, marks[name].format(word), wrong, _GIVE)
+    wrong = [mark.format(word) for other, mark in list(_MARKS.items())[:4] if other != name]
+    wrong.append(_MARKS[name].format(rng.choice([other for other in WORDS if other != word])))
+    return _task(rng, kind, ask, _MARKS[name].format(word), wrong, _GIVE)
 
 
 def _passage(rng: random.Random) -> tuple[list[dict[str, str]], str, str]:
     """People with one attribute told of each, all different."""
     attribute, values, telling = rng.choice(
         (
-            ("city", CITIES, ("{} lives in {}.", "{} has a flat in {}.")),
-            ("job", JOBS, ("{} works as a {}.", "{} is a {}.")),
-            ("pet", PETS, ("{} has a {}.", "{} keeps a {}.")),
+            ("city", CITIES, "{} lives in {}."),
+            ("job", JOBS, "{} works as a {}."),
+            ("pet", PETS, "{} has a {}."),
         )
     )
-    how_many = rng.randint(2, 4)
+    how_many = rng.randint(2, 3)
     drawn = zip(rng.sample(NAMES, how_many), rng.sample(values, how_many), strict=True)
     people = [{"name": name, attribute: value} for name, value in drawn]
-    told = [rng.choice(telling).format(person["name"], person[attribute]) for person in people]
-    return people, attribute, " ".join(told)
+    return people, attribute, " ".join(telling.format(person["name"], person[attribute]) for person in people)
 
 
-def _sentence(rng: random.Random) -> list[str]:
+def _sentence(rng: random.Random) -> tuple[list[str], dict[int, tuple[str, ...]]]:
+    """A sentence's words, and by place the words that fit there."""
     parts: Any = rng.choice(SENTENCES)
-    return [rng.choice(part) if isinstance(part, tuple) else part for part in parts]
+    choices = {place: part for place, part in enumerate(parts) if isinstance(part, tuple)}
+    return [rng.choice(choices[place]) if place in choices else part for place, part in enumerate(parts)], choices
 
 
-def _unique_places(words: list[str]) -> list[int]:
-    """Places, the first left out, of words that occur once."""
-    lower = [word.lower() for word in words]
-    return [place for place in range(1, len(words)) if lower.count(lower[place]) == 1]
+def _words(rng: random.Random) -> list[str]:
+    """Three to five words with different first letters."""
+    by_letter: dict[str, list[str]] = {}
+    for noun in NOUNS:
+        by_letter.setdefault(noun[0], []).append(noun)
+    return [rng.choice(by_letter[letter]) for letter in rng.sample(sorted(by_letter), rng.randint(3, 5))]
+
+
+def _sorted_down(items: list[Any]) -> list[Any]:
+    return sorted(items, reverse=True)
+
+
+def _with(words: list[str], place: int, word: str) -> list[str]:
+    return [*words[:place], word, *words[place + 1 :]]
 
 
 def _text(words: list[str]) -> str:

@@ -17,9 +17,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gram_fast.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
-from gram_fast.errors import GramFastError, InputError
+from gram_fast.errors import GramFastError, InputError, first_line
 from gram_fast.prompts import PairTemplate
 from gram_fast.tokens import PairTokenizer
 from gram_fast.training import objectives, sequences
@@ -43,6 +44,10 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     Raises InputError for data and configuration, UnsupportedModelError for a model that the packed sequences or the
     objective do not suit; all that can be known is said before training starts.
     """
+    if arguments.n_gpu > 1:
+        raise InputError(
+            f"{arguments.n_gpu} GPUs in one process: expected `accelerate launch`, or one GPU in CUDA_VISIBLE_DEVICES"
+        )
     checkpoint = _checkpoint_to_resume(stage, config, arguments)
     hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(config.model_name_or_path, **hub)
@@ -52,7 +57,8 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     if config.cutoff_len > limit:
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)
-    reader = _Reader(stage, config, template, _encoder(stage, pair_tokenizer, tokenizer))
+    encode = _encoder(stage, pair_tokenizer, tokenizer)
+    reader = _Reader(stage, config, template, encode, speaks=arguments.process_index == 0)
     train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
     eval_data = reader.dataset(config.eval_data, "eval_data") if config.eval_data else None
 
@@ -62,17 +68,23 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     record_template(model.config, template, config.preset)
     model.set_attn_implementation(PACKED_ATTENTION)
     objectives.set_objective(model, _objective(stage, model, pair_tokenizer, config))
-    trainer = Trainer(
-        _with_lora(model, stage, config),
-        arguments,
-        data_collator=_collate,
-        train_dataset=train_data,
-        eval_dataset=eval_data,
-        processing_class=tokenizer,
-        compute_metrics=None if stage == "pretrain" else _accuracy,
-    )
+    try:
+        trainer = Trainer(
+            _with_lora(model, stage, config),
+            arguments,
+            data_collator=_collate,
+            train_dataset=train_data,
+            eval_dataset=eval_data,
+            processing_class=tokenizer,
+            compute_metrics=None if stage == "pretrain" else _accuracy,
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"cannot set the training up: {first_line(error)}") from error
     _write_run_file(stage, config, arguments)
     trainer.train(resume_from_checkpoint=checkpoint)
+    reader.report("train_data")
+    if trainer.state.global_step == 0:
+        raise InputError(f"train_data: no pair of {', '.join(config.train_data)} is left to train on")
     _save(trainer, stage, config, template, dtype, hub)
     return Path(config.output_dir)
 
@@ -80,8 +92,11 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
 class _Reader:
     """Turns names of data into datasets of items, and says what it left out."""
 
-    def __init__(self, stage: Stage, config: RunConfig, template: PairTemplate, encode: Encode) -> None:
+    def __init__(
+        self, stage: Stage, config: RunConfig, template: PairTemplate, encode: Encode, speaks: bool = True
+    ) -> None:
         self._stage, self._config, self._template, self._encode = stage, config, template, encode
+        self._speaks = speaks
         self._bad = self._long = 0
 
     def dataset(self, names: Sequence[str], key: str, stream: bool = False, seed: int = 0) -> Any:
@@ -91,19 +106,20 @@ class _Reader:
 
             rows = datasets.IterableDataset.from_generator(lambda: map(vars, self._items(names)))
             return rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER).with_format("numpy")
-        self._bad = self._long = 0
-        with tqdm(self._items(names), unit=" pairs", desc=key, disable=None) as bar:
+        with tqdm(self._items(names), unit=" pairs", desc=key, disable=None if self._speaks else True) as bar:
             items = [vars(item) for item in bar]
-        if self._long:
-            log.warning(
-                "%s: %d pairs are longer than cutoff_len=%d and left out", key, self._long, self._config.cutoff_len
-            )
-        if self._bad:
-            log.warning("%s: %d bad rows left out", key, self._bad)
+        self.report(key)
         if not items:
             raise InputError(f"{key}: no pair of {', '.join(names)} is left to train on")
-        log.info("%s: %d pairs, %d tokens", key, len(items), sum(len(item["input_ids"]) for item in items))
         return _Items(items)
+
+    def report(self, key: str) -> None:
+        """Says how many pairs were left out since the last report. Of a stream: in this process."""
+        if self._long and self._speaks:
+            log.warning("%s: %d pairs longer than cutoff_len=%d left out", key, self._long, self._config.cutoff_len)
+        if self._bad and self._speaks:
+            log.warning("%s: %d bad rows left out", key, self._bad)
+        self._bad = self._long = 0
 
     def _items(self, names: Sequence[str]) -> Iterator[Item]:
         return sequences.read_items(self._records(names), self._encode, self._config.cutoff_len, self._on_long)
@@ -127,7 +143,8 @@ class _Reader:
 
     def _on_bad(self, error: GramFastError) -> None:
         self._bad += 1
-        log.warning("skipped: %s", error)
+        if self._speaks:
+            log.warning("skipped: %s", error)
 
     def _on_long(self, record: PairRecord, length: int) -> None:
         self._long += 1
@@ -193,7 +210,11 @@ def _with_lora(model: Any, stage: Stage, config: RunConfig) -> Any:
 
     # No task type: peft's wrappers for tasks add arguments to the forward that the objective does not know.
     options = LoraConfig(**asdict(config.lora), modules_to_save=["score"] if stage == "scalar" else None)
-    return get_peft_model(model, options)
+    head = model.get_output_embeddings()
+    adapted = get_peft_model(model, options)
+    if stage != "scalar" and model.get_output_embeddings() is not head:
+        raise ValueError("lora.target_modules names the output embedding, which the objectives read without adapters")
+    return adapted
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:
@@ -213,6 +234,8 @@ def _save(
         if trainer.is_world_process_zero():
             from peft import PeftModel
 
+            # Else ZeRO-3 would shard what is loaded, and wait for the other processes to take part.
+            unset_hf_deepspeed_config()
             base = _load(stage, config, dtype, hub)
             record_template(base.config, template, config.preset)
             PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload().save_pretrained(folder)
@@ -227,10 +250,13 @@ def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingAr
     Raises InputError when the output folder holds something else than what was asked for.
     """
     folder, asked = Path(config.output_dir), arguments.resume_from_checkpoint
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir {config.output_dir!r} is no folder")
+    named = isinstance(asked, str) and asked not in ("true", "auto")
+    if named and not (Path(asked) / "trainer_state.json").is_file():
+        raise InputError(f"resume_from_checkpoint: {asked!r} is no whole checkpoint of a run")
     if not folder.is_dir() or not any(folder.iterdir()):
-        if isinstance(asked, str) and asked not in ("true", "auto"):
-            raise InputError(f"resume_from_checkpoint: there is no {asked!r}")
-        return None
+        return asked if named else None
     if not asked:
         raise InputError(
             f"output_dir {config.output_dir!r} is not empty: go on with resume_from_checkpoint=true, or name another"
@@ -241,27 +267,34 @@ def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingAr
     if different := [key for key in now if before.get(key) != now[key]]:
         key = different[0]
         raise InputError(f"{key} was {before.get(key)!r}, now it is {now[key]!r}: expected the run that is resumed")
-    if isinstance(asked, str) and asked not in ("true", "auto"):
-        if not (Path(asked) / "trainer_state.json").is_file():
-            raise InputError(f"resume_from_checkpoint: {asked!r} is no whole checkpoint")
-        return asked
+    if (folder / "model.safetensors").exists() or (folder / "model.safetensors.index.json").exists():
+        raise InputError(f"output_dir {config.output_dir!r} holds a run that is finished")
     # trainer_state.json is written last: a checkpoint without it was cut short.
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    whole = {
+        int(path.parent.name.removeprefix("checkpoint-")): str(path.parent)
+        for path in folder.glob("checkpoint-*/trainer_state.json")
+        if path.parent.name.removeprefix("checkpoint-").isdigit()
+    }
+    return asked if named else whole[max(whole)] if whole else None
+
+
+# Of TrainingArguments, what may differ when a run goes on: where it writes, what it says, how often it saves.
+_FREE = ("dir", "log", "report", "save", "push", "hub", "resume", "tqdm", "run_name", "local_rank", "dataloader", "ddp")
 
 
 def _run_record(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> dict[str, Any]:
     """What makes a run the same run."""
-    names = (
-        "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "optim",
-        "num_train_epochs", "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "bf16", "fp16",
-    )  # fmt: skip
-    own = {"stage": stage, **asdict(config), **{name: getattr(arguments, name) for name in names}}
+    theirs = {key: value for key, value in arguments.to_dict().items() if not any(word in key for word in _FREE)}
+    own = {"stage": stage, **asdict(config), "num_processes": arguments.world_size, **theirs}
+    own["output_dir"] = str(Path(config.output_dir).resolve())
     return dict(json.loads(json.dumps(own, default=str)))
 
 
 def _write_run_file(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> None:
     if arguments.process_index == 0:
         folder = Path(config.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make output_dir {config.output_dir!r}: {first_line(error)}") from None
         (folder / _RUN_FILE).write_text(json.dumps(_run_record(stage, config, arguments), indent=2) + "\n", "utf-8")

@@ -20,11 +20,11 @@ MONTHS = (
 )  # fmt: skip
 CATEGORIES = {
     "animal": ("tiger", "camel", "whale", "zebra", "eagle", "otter", "donkey", "monkey", "panda", "fox"),
-    "fruit": ("apple", "banana", "cherry", "grape", "lemon", "mango", "peach", "plum", "pear", "melon"),
-    "tool": ("hammer", "saw", "drill", "wrench", "shovel", "rake", "chisel", "axe", "pliers", "screwdriver"),
-    "color": ("red", "blue", "green", "yellow", "purple", "orange", "white", "black", "brown", "pink"),
+    "fruit": ("apple", "banana", "fig", "grape", "kiwi", "mango", "papaya", "apricot", "pear", "melon"),
+    "tool": ("hammer", "saw", "drill", "wrench", "shovel", "rake", "chisel", "axe", "pliers", "scraper"),
+    "color": ("red", "blue", "green", "yellow", "purple", "gray", "white", "black", "brown", "pink"),
     "vehicle": ("car", "bus", "train", "truck", "tram", "bicycle", "plane", "boat", "van", "scooter"),
-    "drink": ("water", "milk", "tea", "coffee", "juice", "wine", "beer", "cocoa", "lemonade", "soup"),
+    "drink": ("water", "milk", "tea", "coffee", "juice", "wine", "beer", "cocoa", "lemonade", "cider"),
     "garment": ("coat", "shirt", "scarf", "glove", "sock", "hat", "skirt", "jacket", "belt", "boot"),
     "instrument": ("piano", "violin", "flute", "drum", "guitar", "harp", "trumpet", "cello", "organ", "banjo"),
 }
