@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError, first_line
-from gram_fast.prompts import LABELS, PairTemplate
+from gram_fast.prompts import LABELS, PairTemplate, preset_names
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,9 @@ def find_template(preset: str, config: Any) -> PairTemplate:
     return template
 
 
-def record_template(config: Any, template: PairTemplate, preset: str) -> None:
+def record_template(config: Any, template: PairTemplate) -> None:
     """Writes the judge's prompt and labels into the model's configuration, for `find_template`."""
+    preset = next((name for name in preset_names() if PairTemplate.load(name) == template), "custom")
     setattr(config, _RECORD, {"preset": preset, "template": template.text, "labels": list(LABELS)})
 
 

@@ -199,9 +199,15 @@ nothing else, and it is no judge of real answers: on JudgeBench it guesses.
 preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified (training/tasks.py):
 sums, sorting, edits, formats, facts of a passage. Its prompt is the preset `short`, recorded in config.json.
 
-**How good it is.** {per_kind} new prompts a kind, one right response against a wrong one that looks right, mean of both
-orders. On kinds that it was trained on: accuracy {seen[0]:.3f}, the same winner in both orders {seen[1]:.3f}. On kinds
-that it never saw: accuracy {unseen[0]:.3f}, the same winner {unseen[1]:.3f}; chance is 0.5.
+**How good it is.** Of each kind, {per_kind} prompts that are in no training data (where a kind has few questions, as
+`month`, the same question may be there in other words), with one right response and a wrong one that is well formed and
+right for another prompt: a linear classifier that sees the responses alone stays near chance. On the mean of both
+orders:
+
+| kinds | accuracy | same winner in both orders |
+|---|---|---|
+| of the training | {seen[0]:.3f} | {seen[1]:.3f} |
+| never seen | {unseen[0]:.3f} | {unseen[1]:.3f} |
 
 Kinds of the training:
 

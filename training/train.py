@@ -65,7 +65,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     set_seed(arguments.seed)
     dtype = getattr(torch, config.dtype)
     model = _load(stage, config, dtype, hub)
-    record_template(model.config, template, config.preset)
+    record_template(model.config, template)
     model.set_attn_implementation(PACKED_ATTENTION)
     objectives.set_objective(model, _objective(stage, model, pair_tokenizer, config))
     try:
@@ -237,7 +237,7 @@ def _save(
             # Else ZeRO-3 would shard what is loaded, and wait for the other processes to take part.
             unset_hf_deepspeed_config()
             base = _load(stage, config, dtype, hub)
-            record_template(base.config, template, config.preset)
+            record_template(base.config, template)
             PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload().save_pretrained(folder)
             trainer.processing_class.save_pretrained(folder)
     if trainer.is_world_process_zero():
