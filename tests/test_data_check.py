@@ -165,7 +165,7 @@ def test_the_table_says_it_for_people(tmp_path, rows):
 
 def test_a_model_measures_in_its_tokens(tmp_path, rows):
     tiny_tokenizer().save_pretrained(tmp_path / "judge")
-    run = check(rows, "-m", tmp_path / "judge", "--max-length", 10)
+    run = check(rows, "-m", tmp_path / "judge", "--preset", "gram", "--max-length", 10)
     assert "judged text, tokens" in run.stdout
     assert "over --max-length 8: line 1, line 3, line 4, line 5, line 6, 3 more" in " ".join(run.stdout.split())
 

@@ -41,7 +41,7 @@ def check(
     """Count rows, lengths, labels and duplicates of a set of pairs; exit code 1 when there are bad rows."""
     if max_length is not None and model is None:
         raise InputError("--max-length: expected --model as well, in whose tokens to count")
-    template = find_template(preset, None if model is None else load_config(model))
+    template = find_template(preset, load_config(model) if model and preset == "auto" else None)
     tokenizer = None if model is None else PairTokenizer(load_tokenizer(model), template)
     report = check_data(
         source,
