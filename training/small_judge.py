@@ -169,7 +169,11 @@ def model_card(folder: Path, seen: dict[str, tuple[float, float]], unseen: dict[
     parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
 
     def table(of: dict[str, tuple[float, float]]) -> str:
-        rows = [f"| {kind} | {accuracy:.3f} | {same:.3f} |" for kind, (accuracy, same) in sorted(of.items())]
+        rows = [
+            f"| {kind} | {accuracy:.3f} | {same:.3f} |"
+            for kind, (accuracy, same) in sorted(of.items())
+            if kind != "all"
+        ]
         return "\n".join(["| kind | accuracy | same winner in both orders |", "|---|---|---|", *rows])
 
     return CARD.format(
@@ -192,8 +196,8 @@ license: apache-2.0
 # gram_fast's small judge
 
 A generative pairwise reward model of {parameters:.1f} M parameters (Qwen3's architecture, float16), trained from
-nothing with gram_fast's own commands. It is there to try gram_fast and to test it; it knows small tasks in English and
-nothing else, and it is no judge of real answers: on JudgeBench it guesses.
+nothing with gram_fast's own commands. It is there to try gram_fast and to test it; it knows some small tasks in
+English, those with a high accuracy in the tables below, and it is no judge of real answers: there it guesses.
 
 **How it was made.** `python -m gram_fast.training.small_judge`: {unlabeled:,} unlabeled pairs for stage 1, {labeled:,}
 preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified (training/tasks.py):
