@@ -105,8 +105,9 @@ class PairwiseJudge:
             name_or_path: a causal language model in transformers' format, with a tokenizer that has a chat template.
             device: "auto" (CUDA where there is a GPU, else the CPU) or a torch device.
             dtype: "auto" (float32 on the CPU, the checkpoint's own on CUDA), a torch dtype or its name.
-            preset: the judge's prompt, a name of `gram_fast.preset_names()` or the path of a template file. It must be
-                the text that the checkpoint was trained with.
+            preset: the judge's prompt: "auto" (what the checkpoint records, else `gram`), a name of
+                `gram_fast.preset_names()` or the path of a template file. It must be the text that the checkpoint was
+                trained with.
             attention: "auto" or one of `gram_fast.ops.ATTENTION_BACKENDS`.
             max_batch_tokens: most tokens of one forward, the bound on memory: activations follow the forward, keys
                 and values are reserved for that many tokens. "auto" for what suits the device. Halved, with a warning,

@@ -34,11 +34,13 @@ def preference(i: int, j: int, logits_O2: NDArray[np.float32], orders: str) -> P
     margin_ba = -float(margins[-1]) if orders != "ab" else None
     p_ab = None if margin_ab is None else float(expit(margin_ab))
     p_ba = None if margin_ba is None else float(expit(margin_ba))
+    margin = _mean(margin_ab, margin_ba)
     return Preference(
         i,
         j,
-        p=_mean(p_ab, p_ba),
-        margin=_mean(margin_ab, margin_ba),
+        # Orders that cancel are a draw; rounding of their two probabilities must not decide it.
+        p=_mean(p_ab, p_ba) if margin else 0.5,
+        margin=margin,
         p_ab=p_ab,
         p_ba=p_ba,
     )

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gram_fast.errors import BackendError
+from gram_fast.options import stderr
 from gram_fast.training.config import RunConfig, Stage, accelerate_configs, recipes
 
 app = typer.Typer(
@@ -55,7 +56,7 @@ def _run(stage: Stage, name: str, overrides: list[str] | None) -> None:
     except ModuleNotFoundError as error:
         raise BackendError(f"training wants the extra 'train', pip install 'gram_fast[train]': {error}") from None
     logging.getLogger("gram_fast").setLevel(logging.INFO)
-    folder = train(stage, *RunConfig.load(name, stage, overrides or ()))
-    Console(stderr=True, highlight=False).print(
-        f"gram-fast: the model and its loss curve are in {folder}", markup=False
-    )
+    config, arguments = RunConfig.load(name, stage, overrides or ())
+    folder = train(stage, config, arguments)
+    if arguments.process_index == 0:
+        stderr.print(f"gram-fast: the model and its loss curve are in {folder}", markup=False)

@@ -40,7 +40,7 @@ def set_objective(model: Any, loss: Loss) -> None:
         lengths: Tensor,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        packing = Packing(lengths.cpu())
+        packing = Packing(lengths)
         hidden_1TD = self.base_model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False, packing=packing
         ).last_hidden_state

@@ -3,6 +3,7 @@
 Shape letters: T packed tokens, S sequences, L longest of them, H query heads, K key/value heads, E head width.
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,13 +22,36 @@ _LONGEST_DENSE = 256
 
 
 class Packing:
-    """Where the sequences of a batch lie, handed through the model's forward; counts the layers that asked."""
+    """Where the sequences of a batch lie, handed through the model's forward; counts the layers that asked.
+
+    What attention needs to know of it is the same in every layer and made once, on the device of `lengths`.
+    """
 
     def __init__(self, lengths: Tensor) -> None:
-        """`lengths`: int [S] on the CPU."""
+        """`lengths`: int [S]."""
         self.lengths: list[int] = lengths.tolist()
+        self.longest = max(self.lengths)
         self.offsets = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
         self.layers_seen: set[int] = set()
+
+    @cached_property
+    def is_real_SL(self) -> Tensor:  # noqa: N802
+        """[S, L] whether a place of the padded batch holds a token of that sequence."""
+        return self._place_L < self.offsets.diff()[:, None]
+
+    @cached_property
+    def rows_SL(self) -> Tensor:  # noqa: N802
+        """[S, L] packed row of every place; behind a sequence, rows of the next."""
+        return (self.offsets[:-1, None] + self._place_L).clamp(max=sum(self.lengths) - 1)
+
+    @cached_property
+    def hidden_LL(self) -> Tensor:  # noqa: N802
+        """[L, L] -inf where the key comes after the query, else 0."""
+        return torch.full((self.longest, self.longest), float("-inf"), device=self.offsets.device).triu(1)
+
+    @property
+    def _place_L(self) -> Tensor:  # noqa: N802
+        return torch.arange(self.longest, device=self.offsets.device)
 
 
 def packed_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packing, scale: float) -> Tensor:
@@ -36,21 +60,20 @@ def packed_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packi
         from torch.nn.attention.varlen import varlen_attn
 
         group = q_THE.shape[1] // k_TKE.shape[1]
-        offsets, longest = packing.offsets.to(q_THE.device, non_blocking=True), max(packing.lengths)
         return torch.as_tensor(
             varlen_attn(
                 q_THE.to(v_TKE.dtype),
                 k_TKE.to(v_TKE.dtype).repeat_interleave(group, dim=1),
                 v_TKE.repeat_interleave(group, dim=1),
-                offsets,
-                offsets,
-                longest,
-                longest,
+                packing.offsets,
+                packing.offsets,
+                packing.longest,
+                packing.longest,
                 scale=scale,
                 window_size=(-1, 0),
             )
         )
-    if max(packing.lengths) <= _LONGEST_DENSE:
+    if packing.longest <= _LONGEST_DENSE:
         return _padded_attention(q_THE, k_TKE, v_TKE, packing, scale)
     q_HTE, k_KTE, v_KTE = (tensor.transpose(0, 1) for tensor in (q_THE, k_TKE, v_TKE))
     out = [
@@ -61,19 +84,15 @@ def packed_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packi
 
 
 def _padded_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packing, scale: float) -> Tensor:
-    lengths = torch.tensor(packing.lengths, device=q_THE.device)
-    place_L = torch.arange(int(max(packing.lengths)), device=q_THE.device)
-    is_real_SL = place_L < lengths[:, None]
-    rows_SL = (packing.offsets[:-1, None].to(q_THE.device) + place_L).clamp(max=len(q_THE) - 1)
+    rows_SL = packing.rows_SL
     group = q_THE.shape[1] // k_TKE.shape[1]
     # Behind a sequence its row holds tokens of the next: causality hides them from every token that is kept.
     q_SKGLE = q_THE.reshape(len(q_THE), -1, group, q_THE.shape[-1])[rows_SL].permute(0, 2, 3, 1, 4)
     k_SK1EL = k_TKE[rows_SL].permute(0, 2, 3, 1)[:, :, None]
     v_SK1LE = v_TKE[rows_SL].transpose(1, 2)[:, :, None]
-    hidden_LL = torch.full((len(place_L), len(place_L)), float("-inf"), device=q_THE.device).triu(1)
-    scores = torch.matmul(q_SKGLE * scale, k_SK1EL) + hidden_LL
+    scores = torch.matmul(q_SKGLE * scale, k_SK1EL) + packing.hidden_LL
     out_SKGLE = torch.matmul(scores.softmax(-1).to(v_SK1LE.dtype), v_SK1LE)
-    return out_SKGLE.permute(0, 3, 1, 2, 4).flatten(2, 3)[is_real_SL]
+    return out_SKGLE.permute(0, 3, 1, 2, 4).flatten(2, 3)[packing.is_real_SL]
 
 
 def _attend(

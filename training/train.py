@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
@@ -92,9 +91,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
 class _Reader:
     """Turns names of data into datasets of items, and says what it left out."""
 
-    def __init__(
-        self, stage: Stage, config: RunConfig, template: PairTemplate, encode: Encode, speaks: bool = True
-    ) -> None:
+    def __init__(self, stage: Stage, config: RunConfig, template: PairTemplate, encode: Encode, speaks: bool) -> None:
         self._stage, self._config, self._template, self._encode = stage, config, template, encode
         self._speaks = speaks
         self._bad = self._long = 0
@@ -111,7 +108,7 @@ class _Reader:
         self.report(key)
         if not items:
             raise InputError(f"{key}: no pair of {', '.join(names)} is left to train on")
-        return _Items(items)
+        return items
 
     def report(self, key: str) -> None:
         """Says how many pairs were left out since the last report. Of a stream: in this process."""
@@ -155,17 +152,6 @@ def _alternated(record: PairRecord, number: int) -> PairRecord:
     if record.preferred is None or number % 2 == 0:
         return record
     return PairRecord(record.prompt, record.response_b, record.response_a, None, record.where)
-
-
-class _Items(Dataset[dict[str, Any]]):
-    def __init__(self, items: list[dict[str, Any]]) -> None:
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._items[index]
 
 
 def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from gram_fast.evaluation.rows import (
     Result,
     Texts,
     accuracy,
+    accuracy_lines,
     get,
     get_responses,
     get_text,
@@ -83,11 +84,7 @@ def published(results: Sequence[Result]) -> dict[str, int]:
 
 def gram_lines(results: Sequence[Result]) -> list[str]:
     """What GRAM's get_judgebench_score.py prints."""
-    by_group = _by_group(results)
-    return [
-        f"{group}: No data available." if value is None else f"{group}: {value:.4f}"
-        for group, value in by_group.items()
-    ] + [f"Overall average accuracy: {_mean_of_verdicts_and_groups(results):.4f}"]
+    return accuracy_lines(_by_group(results), _mean_of_verdicts_and_groups(results))
 
 
 def definitions(results: Sequence[Result]) -> list[Definition]:

@@ -17,6 +17,7 @@ from gram_fast.evaluation.rows import (
     Result,
     Texts,
     accuracy,
+    accuracy_lines,
     get_responses,
     get_text,
     get_texts,
@@ -91,10 +92,7 @@ def gram_lines(results: Sequence[Result]) -> list[str]:
     """What GRAM's get_reward_bench_score.py prints."""
     by_section = {section: accuracy(of_section) for section, of_section in _by_section(results).items()}
     known = [value for value in by_section.values() if value is not None]
-    return [
-        f"{section}: No data available." if value is None else f"{section}: {value:.4f}"
-        for section, value in by_section.items()
-    ] + [f"Overall average accuracy: {sum(known) / len(known):.4f}"]
+    return accuracy_lines(by_section, sum(known) / len(known))
 
 
 def definitions(results: Sequence[Result]) -> list[Definition]:

@@ -235,6 +235,12 @@ def accuracy(results: Sequence[Result]) -> float | None:
     return mean(float(result.correct) for result in results)
 
 
+def accuracy_lines(by_group: dict[str, float | None], overall: float) -> list[str]:
+    """What GRAM's scripts for RewardBench and JudgeBench print."""
+    lines = [f"{name}: No data available." if v is None else f"{name}: {v:.4f}" for name, v in by_group.items()]
+    return [*lines, f"Overall average accuracy: {overall:.4f}"]
+
+
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean; None of nothing, or where a value is None."""
     total, count = 0.0, 0

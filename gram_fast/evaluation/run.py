@@ -92,8 +92,6 @@ def _compare(
 
 
 def _scored(fields: Fields, preference: Preference) -> dict[str, Any]:
-    # Orders that cancel are a tie; rounding of their two probabilities must not decide it.
-    p = preference.p if preference.margin else 0.5
     own = {name: value for name, value in fields.items() if name not in RESULT_FIELDS}
-    scores = {"score_chosen": p, "score_rejected": 1 - p, "correct": p > 0.5}
+    scores = {"score_chosen": preference.p, "score_rejected": 1 - preference.p, "correct": preference.p > 0.5}
     return {**own, **scores, **dict(zip(SLOT_FIELDS, (preference.p_ab, preference.p_ba), strict=True))}
