@@ -435,9 +435,9 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path, name, row, message):
     ("content", "message"),
     [
         (b"", "expected at least one pair of judgebench, found none"),
-        (b"[{]", "expected a JSON array, "),
+        (b"[{]", "line 1: expected JSON, "),
         (json.dumps(GRAM_ROW).encode() + b"\n{", "line 2: expected JSON, "),
-        (b"\xff", "expected UTF-8, found byte 0 that is not"),
+        (b"\xff", "line 1: expected UTF-8, found the byte 0xff"),
         (None, "cannot read .*: No such file"),
     ],
 )

@@ -4,14 +4,13 @@ A result file has GRAM's format: a row's own fields with `score_chosen` and `sco
 which is score_chosen > score_rejected. Files written here also have the two orders apart, in SLOT_FIELDS.
 """
 
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from gram_fast.errors import InputError, first_line
+from gram_fast.errors import InputError
+from gram_fast.json_rows import OnBad, read_json_rows
 from gram_fast.prompts import Prompt, to_text
 
 Fields = dict[str, Any]
@@ -138,7 +137,7 @@ class Benchmark(Protocol):
         """Name -> text of the files that the benchmark's own repository writes; of whole items."""
 
 
-def read_pairs(benchmark: Benchmark, path: str, on_bad: Callable[[InputError], None]) -> list[Pair]:
+def read_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list[Pair]:
     """All pairs of a data file.
 
     `on_bad` is given the error of a bad row, which names it; it raises, or returns to go on without that row. Raises
@@ -262,40 +261,13 @@ def _check_scores(fields: Fields) -> None:
         raise InputError(f"correct: expected {is_correct} from the two scores, got {fields['correct']!r}")
 
 
-def _rows(path: str, on_bad: Callable[[InputError], None]) -> Iterator[tuple[str, Fields]]:
+def _rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Fields]]:
     """(name of its place, row) of every row that is an object."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8, found byte {error.start} that is not") from None
-    for where, row in _array(path, text) if text.lstrip().startswith("[") else _lines(path, text, on_bad):
+    for where, row in read_json_rows(path, on_bad):
         if isinstance(row, dict):
             yield where, row
         else:
             on_bad(InputError(f"{where}: expected a JSON object, got {type(row).__name__}"))
-
-
-def _array(path: str, text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a JSON array, {first_line(error)}") from None
-    for number, row in enumerate(rows, start=1):
-        yield f"{path} row {number}", row
-
-
-def _lines(path: str, text: str, on_bad: Callable[[InputError], None]) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            where = f"{path} line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                on_bad(InputError(f"{where}: expected JSON, {first_line(error)}"))
-            else:
-                yield where, row
 
 
 def _refuse(error: InputError) -> None:

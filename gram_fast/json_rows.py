@@ -1,0 +1,88 @@
+"""Rows of a JSON file, one by one, each with the line on which it begins: "pairs.jsonl line 7"."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gram_fast.errors import InputError, first_line
+
+OnBad = Callable[[InputError], None]
+"""Is given the error of a bad row; it raises, or returns to go on without that row."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+_BEGINNING = 4096
+
+
+def read_json_rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
+    """(where, row) of all rows of a JSON array or of JSON lines, told apart by how the file begins.
+
+    Lines are read as a stream; of an array, the text is held. `on_bad` is given the error of a line that is not JSON.
+    Raises InputError for a file that cannot be read, and for an array that is not JSON.
+    """
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(_BEGINNING)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if begin.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"["):
+        return _array_rows(path)
+    return _line_rows(path, on_bad)
+
+
+def _line_rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            line = (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).rstrip()
+            if not line:
+                continue
+            try:
+                row = json.loads(line.decode())
+            except (ValueError, RecursionError) as error:
+                on_bad(_not_json(path, number, error))
+            else:
+                yield f"{path} line {number}", row
+
+
+def _array_rows(path: str) -> Iterator[tuple[str, Any]]:
+    """Elements are decoded one at a time, as each is named by the line on which it begins."""
+    data = Path(path).read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise _not_json(path, data.count(b"\n", 0, error.start) + 1, error) from None
+    decode = json.JSONDecoder().raw_decode
+    line, counted, separator = 1, 0, ""
+    position = _skip_white_space(text, _skip_white_space(text, 0) + 1)
+    while not text.startswith("]", position):
+        if not text.startswith(separator, position):
+            raise InputError(f"{path} line {_line_at(text, position)}: expected ',' or ']' after an element")
+        position = _skip_white_space(text, position + len(separator))
+        line, counted, separator = line + text.count("\n", counted, position), position, ","
+        try:
+            row, position = decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise _not_json(path, getattr(error, "lineno", line), error) from None
+        yield f"{path} line {line}", row
+        position = _skip_white_space(text, position)
+    if _skip_white_space(text, position + 1) < len(text):
+        raise InputError(f"{path} line {_line_at(text, position)}: expected nothing after the end of the array")
+
+
+def _line_at(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
+
+
+def _skip_white_space(text: str, position: int) -> int:
+    match = _WHITE_SPACE.match(text, position)
+    assert match is not None  # the pattern matches nothing too
+    return match.end()
+
+
+def _not_json(path: str, line: int, error: Exception) -> InputError:
+    if isinstance(error, UnicodeDecodeError):
+        return InputError(f"{path} line {line}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}")
+    said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else first_line(error)
+    return InputError(f"{path} line {line}: expected JSON, {said}")
