@@ -24,11 +24,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from gram_fast.judge import PairwiseJudge
 from gram_fast.prompts import PairTemplate, preset_names
-from gram_fast.training.tasks import SEEN, UNSEEN, Task, distinct_tasks, labeled_row, tasks, unlabeled_row
+from gram_fast.training.tasks import SEEN, TRAINED, UNSEEN, Task, distinct_tasks, labeled_row, tasks, unlabeled_row
 
 FOLDER = Path("small-judge")
 # Pairs of each file; the tests are a hundred a kind.
-UNLABELED, LABELED, VALIDATION, TEST = 300_000, 40_000, 20, 100
+UNLABELED, LABELED, VALIDATION, TEST = 600_000, 60_000, 20, 100
 
 # The splitting rule of Qwen2 and Qwen3.
 QWEN_SPLIT = (
@@ -102,8 +102,8 @@ def make_data(folder: Path, unlabeled: int = UNLABELED, labeled: int = LABELED) 
         "test-seen": ((task for some in per_kind for task in some[:TEST]), labeled_row),
         "validation": ((task for some in per_kind for task in some[TEST:]), labeled_row),
         "test-unseen": (distinct_tasks(UNSEEN, 2, TEST), labeled_row),
-        "finetune": (islice(tasks(SEEN, 3, prompts), labeled), labeled_row),
-        "pretrain": (islice(tasks(SEEN, 4, prompts), unlabeled), unlabeled_row),
+        "finetune": (islice(tasks(TRAINED, 3, prompts), labeled), labeled_row),
+        "pretrain": (islice(tasks(TRAINED, 4, prompts), unlabeled), unlabeled_row),
     }
     for seed, (name, (of_file, row)) in enumerate(files.items()):
         rng = random.Random(seed)
