@@ -62,7 +62,7 @@ class Rival:
         length = max(map(len, ids))
         padded = torch.tensor([[0] * (length - len(row)) + row for row in ids])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids])
-        model = self.runner.model
+        model: Any = self.runner.model
         # Without padding no mask: the faster causal path, as any rival would take.
         attention_mask = None if bool(mask.all()) else mask.to(model.device)
         with torch.inference_mode():
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    judge = gram_fast.PairwiseJudge.from_pretrained(arguments.model)
+    judge = gram_fast.PairwiseJudge.from_pretrained(arguments.model, runner="transformers")
     groups = read_groups(arguments.data)
     pool = [response for _, responses in groups for response in responses]
     console = Console(width=150)

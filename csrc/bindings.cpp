@@ -1,4 +1,4 @@
-// Binds; nothing else. Tensors come as addresses, checked in gram_fast/ops.py.
+// Binds; nothing else. Tensors come as addresses, checked in gram_fast/ops.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "label_logits.h"
+#include "leaf_attention.h"
+#include "leaf_items.h"
 #include "merge_states.h"
 #include "token_tree.h"
 #include "tree_plan.h"
@@ -30,13 +32,14 @@ T* address(uintptr_t value) {
 }
 
 // Hands a vector over to NumPy without a copy.
-py::array_t<int64_t> to_array(std::vector<int64_t> values, int64_t columns = 0) {
-  const auto* owned = new std::vector<int64_t>(std::move(values));
-  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<int64_t>*>(p); });
+template <typename T>
+py::array_t<T> to_array(std::vector<T> values, int64_t columns = 0) {
+  const auto* owned = new std::vector<T>(std::move(values));
+  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<T>*>(p); });
   const auto count = static_cast<py::ssize_t>(owned->size());
   std::vector<py::ssize_t> shape{count};
   if (columns > 0) shape = {count / columns, columns};
-  return py::array_t<int64_t>(shape, owned->data(), owner);
+  return py::array_t<T>(shape, owned->data(), owner);
 }
 
 #ifdef GRAM_FAST_WITH_CUDA
@@ -136,6 +139,23 @@ void bind_tree(py::module_& m) {
                         5);
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"));
+  m.def(
+      "attention_tiles",
+      [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t tile_tokens) {
+        return to_array(
+            attention_tiles(spans.data(), range_offsets.data(), ranges.data(), range_offsets.size() - 1, tile_tokens));
+      },
+      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("tile_tokens"));
+  m.def(
+      "leaf_items",
+      [](const Table& spans, const Table& range_offsets, const Table& ranges, const Table& leaf_rows) {
+        int64_t num_items = 0;
+        std::vector<int32_t> flat = leaf_items(spans.data(), range_offsets.data(), ranges.data(), spans.size() / 2,
+                                               leaf_rows.data(), leaf_rows.size(), num_items);
+        const auto size = static_cast<int64_t>(flat.size());
+        return to_array(std::move(flat), num_items > 0 ? size / num_items : 1);
+      },
+      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"));
 }
 
 void bind_ops(py::module_& m) {
@@ -183,6 +203,36 @@ void bind_ops(py::module_& m) {
       },
       py::arg("hidden"), py::arg("hidden_stride"), py::arg("rows"), py::arg("label_weight"), py::arg("norm_weight"),
       py::arg("eps"), py::arg("logits"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
+  m.def(
+      "leaf_attention",
+      [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides,
+         uintptr_t items, int64_t num_items, uintptr_t partial_out, uintptr_t partial_lse, uintptr_t out, float scale,
+         int dtype, std::array<int64_t, 4> shape, std::optional<uintptr_t> stream) {
+        const LeafAttention args{address<void>(q),
+                                 q_strides[0],
+                                 q_strides[1],
+                                 address<void>(k),
+                                 k_strides[0],
+                                 k_strides[1],
+                                 address<void>(v),
+                                 v_strides[0],
+                                 v_strides[1],
+                                 address<int32_t>(items),
+                                 address<float>(partial_out),
+                                 address<float>(partial_lse),
+                                 address<void>(out),
+                                 scale,
+                                 static_cast<Dtype>(dtype),
+                                 num_items,
+                                 shape[0],
+                                 shape[1],
+                                 shape[2],
+                                 shape[3]};
+        run(args, stream, leaf_attention_cpu, GRAM_FAST_CUDA(leaf_attention_cuda));
+      },
+      py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
+      py::arg("items"), py::arg("num_items"), py::arg("partial_out"), py::arg("partial_lse"), py::arg("out"),
+      py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
 }
 
 }  // namespace

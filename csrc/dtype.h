@@ -5,7 +5,7 @@
 
 namespace gram_fast {
 
-// Element types of tensors that come in by raw pointer. The order is the one of gram_fast/ops.py.
+// Element types of tensors that come in by raw pointer. The order is the one of gram_fast/ops/checks.py.
 enum class Dtype : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 struct BFloat16 {
@@ -39,6 +39,42 @@ inline float to_float(Float16 x) {
   float out;
   std::memcpy(&out, &bits, sizeof out);
   return out;
+}
+
+// Rounds to the nearest, ties to even; NaN stays NaN.
+template <typename T>
+T from_float(float x);
+
+template <>
+inline float from_float<float>(float x) {
+  return x;
+}
+
+template <>
+inline BFloat16 from_float<BFloat16>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+template <>
+inline Float16 from_float<Float16>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  if (x != x) return {static_cast<uint16_t>(sign | 0x7e00)};
+  if (bits >= 0x47800000) return {static_cast<uint16_t>(sign | 0x7c00)};  // 2^16 and more
+  if (bits < 0x38800000) {
+    // Below 2^-14: adding 0.5 leaves multiples of 2^-24 in the last bits of the sum, rounded by the adder.
+    float sum;
+    std::memcpy(&sum, &bits, sizeof sum);
+    sum += 0.5f;
+    std::memcpy(&bits, &sum, sizeof bits);
+    return {static_cast<uint16_t>(sign | (bits - 0x3f000000))};
+  }
+  return {static_cast<uint16_t>(sign | ((bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13))};
 }
 
 }  // namespace gram_fast

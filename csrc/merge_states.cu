@@ -4,46 +4,73 @@
 namespace gram_fast {
 namespace {
 
-constexpr int kWarpsPerBlock = 8;
+constexpr int kThreads = 256;
+// Numbers of a thread: 16 bytes of `out`, which is read and written, so most of what moves; neighbouring threads then
+// touch neighbouring bytes of both results.
+constexpr int kPack = 4;
 
-// One warp a (query, head): every lane computes the two weights, then strides over the head width.
-template <typename T>
-__global__ void merge_kernel(MergeStates a) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.y;
-  if (row >= a.num_queries * a.num_heads) return;
+// 2^lane_bits neighbouring threads of one warp take a row (query, head). Each computes the two weights; between them
+// they stride over the head width, in two steps or more: the weights cost more instructions than a step.
+template <typename T, int kCount>
+__global__ void __launch_bounds__(kThreads) merge_kernel(MergeStates a, int lane_bits) {
+  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) >> lane_bits;
+  const int lane = threadIdx.x & ((1 << lane_bits) - 1);
+  const bool is_row = row < a.num_queries * a.num_heads;
   const int64_t t = row / a.num_heads, h = row % a.num_heads;
   float* lse = a.lse + t * a.lse_stride_t + h * a.lse_stride_h;
-  const float first = *lse;
-  const float second = a.other_lse[t * a.other_lse_stride_t + h * a.other_lse_stride_h];
+  const float* other_lse = a.other_lse + t * a.other_lse_stride_t + h * a.other_lse_stride_h;
+  const float first = is_row ? *lse : -INFINITY, second = is_row ? *other_lse : -INFINITY;
   const float largest = fmaxf(first, second);
-  if (largest == -INFINITY) return;
+  const bool has_keys = largest != -INFINITY;  // on neither side: the row stays as it is
   const float weight = expf(first - largest), other_weight = expf(second - largest);
-  const float total = weight + other_weight;
-  const float scale = weight / total, other_scale = other_weight / total;
+  const float total = weight + other_weight, inverse = 1.0f / total;
+  const float scale = weight * inverse, other_scale = other_weight * inverse;
   float* out = a.out + t * a.out_stride_t + h * a.out_stride_h;
   const T* other = static_cast<const T*>(a.other_out) + t * a.other_out_stride_t + h * a.other_out_stride_h;
-  for (int64_t e = threadIdx.x; e < a.head_dim; e += kWarpSize) out[e] = scale * out[e] + other_scale * load(other + e);
-  __syncwarp();  // all lanes have read the old lse
-  if (threadIdx.x == 0) *lse = largest + logf(total);
+  const int64_t width = has_keys ? a.head_dim : 0;
+  for (int64_t e = lane * kCount; e < width; e += kCount << lane_bits) {
+    Pack<float, kCount> merged = load_pack<kCount>(out + e);
+    const Pack<float, kCount> added = load_pack<kCount>(other + e);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) merged.values[i] = scale * merged.values[i] + other_scale * added.values[i];
+    store_pack(out + e, merged);
+  }
+  __syncthreads();  // all threads of the row have read its lse
+  if (has_keys && lane == 0) *lse = largest + logf(total);
+}
+
+template <typename T, int kCount>
+void launch(const MergeStates& a, cudaStream_t stream) {
+  int lane_bits = 0;
+  while ((1 << lane_bits) < kWarpSize && (2 * kCount << lane_bits) < a.head_dim) ++lane_bits;
+  const int64_t threads = (a.num_queries * a.num_heads) << lane_bits;
+  const auto blocks = static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+  launch_kernel(merge_kernel<T, kCount>, blocks, kThreads, stream, a, lane_bits);
+}
+
+template <typename T>
+void launch(const MergeStates& a, cudaStream_t stream) {
+  const bool in_packs = a.head_dim % kPack == 0 &&
+                        rows_start_packs<float, kPack>(a.out, {a.out_stride_t, a.out_stride_h}) &&
+                        rows_start_packs<T, kPack>(a.other_out, {a.other_out_stride_t, a.other_out_stride_h});
+  if (in_packs) return launch<T, kPack>(a, stream);
+  return launch<T, 1>(a, stream);
 }
 
 }  // namespace
 
 void merge_states_cuda(const MergeStates& args, void* stream) {
-  const int64_t rows = args.num_queries * args.num_heads;
-  if (rows == 0) return;
-  const dim3 block(kWarpSize, kWarpsPerBlock);
-  const auto blocks = static_cast<unsigned>((rows + kWarpsPerBlock - 1) / kWarpsPerBlock);
+  if (args.num_queries * args.num_heads == 0) return;
   const auto on = static_cast<cudaStream_t>(stream);
   switch (args.other_dtype) {
     case Dtype::kFloat32:
-      merge_kernel<float><<<blocks, block, 0, on>>>(args);
+      launch<float>(args, on);
       break;
     case Dtype::kFloat16:
-      merge_kernel<__half><<<blocks, block, 0, on>>>(args);
+      launch<__half>(args, on);
       break;
     case Dtype::kBFloat16:
-      merge_kernel<__nv_bfloat16><<<blocks, block, 0, on>>>(args);
+      launch<__nv_bfloat16>(args, on);
       break;
   }
   check_launch("merge_states");

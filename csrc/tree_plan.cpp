@@ -233,4 +233,49 @@ std::vector<int64_t> attention_blocks(const int64_t* spans, const int64_t* range
   return blocks;
 }
 
+std::vector<int32_t> attention_tiles(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
+                                     int64_t num_spans, int64_t tile_tokens) {
+  struct Tile {
+    int64_t first, end, own_start, span, num_keys;
+  };
+  const auto reads_the_same = [&](int64_t a, int64_t b) {
+    const int64_t count = range_offsets[a + 1] - range_offsets[a];
+    return range_offsets[b + 1] - range_offsets[b] == count &&
+           std::equal(ranges + 2 * range_offsets[a], ranges + 2 * range_offsets[a + 1], ranges + 2 * range_offsets[b]);
+  };
+  std::vector<Tile> tiles;
+  for (int64_t s = 0; s < num_spans; ++s) {
+    const int64_t start = spans[2 * s], end = spans[2 * s + 1];
+    const int64_t num_tiles = (end - start + tile_tokens - 1) / tile_tokens;
+    if (num_tiles == 1 && !tiles.empty()) {
+      Tile& last = tiles.back();
+      if (last.own_start == last.first && end - last.first <= tile_tokens && reads_the_same(last.span, s)) {
+        last.num_keys += end - last.end;
+        last.end = end;
+        continue;
+      }
+    }
+    int64_t num_keys = 0;
+    for (int64_t r = range_offsets[s]; r < range_offsets[s + 1]; ++r) num_keys += ranges[2 * r + 1] - ranges[2 * r];
+    for (int64_t tile = 0; tile < num_tiles; ++tile) {
+      const int64_t first = start + tile * tile_tokens, last = std::min(end, first + tile_tokens);
+      tiles.push_back({first, last, start, s, num_keys + last - start});
+    }
+  }
+  std::stable_sort(tiles.begin(), tiles.end(), [](const Tile& a, const Tile& b) { return a.num_keys > b.num_keys; });
+  std::vector<int32_t> flat;
+  const auto put = [&flat](int64_t value) { flat.push_back(static_cast<int32_t>(value)); };
+  for (const Tile& tile : tiles) {
+    for (int64_t value :
+         {tile.first, tile.end, tile.own_start, range_offsets[tile.span], range_offsets[tile.span + 1]}) {
+      put(value);
+    }
+  }
+  for (int64_t r = 0; r < 2 * range_offsets[num_spans]; ++r) put(ranges[r]);
+  for (int64_t s = 0; s < num_spans; ++s) {
+    for (int64_t t = spans[2 * s]; t < spans[2 * s + 1]; ++t) put(spans[2 * s]);
+  }
+  return flat;
+}
+
 }  // namespace gram_fast

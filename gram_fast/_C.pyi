@@ -21,6 +21,12 @@ class TokenTree:
     def num_tokens(self) -> int: ...
 
 def attention_blocks(spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike) -> NDArray[np.int64]: ...
+def attention_tiles(
+    spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, tile_tokens: int
+) -> NDArray[np.int32]: ...
+def leaf_items(
+    spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, leaf_rows: ArrayLike
+) -> NDArray[np.int32]: ...
 def merge_states(
     out: int,
     out_strides: Sequence[int],
@@ -42,6 +48,23 @@ def label_logits(
     norm_weight: int,
     eps: float,
     logits: int,
+    dtype: int,
+    shape: Sequence[int],
+    stream: int | None,
+) -> None: ...
+def leaf_attention(
+    q: int,
+    q_strides: Sequence[int],
+    k: int,
+    k_strides: Sequence[int],
+    v: int,
+    v_strides: Sequence[int],
+    items: int,
+    num_items: int,
+    partial_out: int,
+    partial_lse: int,
+    out: int,
+    scale: float,
     dtype: int,
     shape: Sequence[int],
     stream: int | None,

@@ -3,6 +3,8 @@
 Shape letters: S slots, T packed tokens, K key/value heads, E head width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,15 +27,17 @@ class KeyValueStore:
 
     def write(self, layer: int, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the keys and values of a pass into slots [0, T) and returns the layer's buffers."""
-        if layer not in self._layers:
-            self._layers[layer] = (
-                k_TKE.new_empty((self._num_slots, *k_TKE.shape[1:])),
-                v_TKE.new_empty((self._num_slots, *v_TKE.shape[1:])),
-            )
-        k_SKE, v_SKE = self._layers[layer]
+        k_SKE, v_SKE = self.buffers(layer, k_TKE.shape[1:], k_TKE)
         k_SKE[: len(k_TKE)] = k_TKE
         v_SKE[: len(v_TKE)] = v_TKE
         return k_SKE, v_SKE
+
+    def buffers(self, layer: int, of_slot: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's buffers; new ones have slots [K, E] of shape `of_slot` and dtype and device as `like`."""
+        if layer not in self._layers:
+            size = (self._num_slots, *of_slot)
+            self._layers[layer] = (like.new_empty(size), like.new_empty(size))
+        return self._layers[layer]
 
     def keep(self, copies: list[tuple[int, int, int]]) -> None:
         """Copies (start, slot, length): slots [start, start + length) of the last pass to [slot, slot + length)."""

@@ -6,7 +6,6 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError, first_line
@@ -16,19 +15,6 @@ log = logging.getLogger(__name__)
 
 # Where a checkpoint's config.json keeps the prompt that it was trained with.
 _RECORD = "gram_fast"
-
-
-def load_checkpoint(
-    name: str,
-    *,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
-    **hub: Any,
-) -> tuple[nn.Module, Any]:
-    """The model in eval mode on its device, and the tokenizer. As PairwiseJudge.from_pretrained, errors too."""
-    target = find_device(device)
-    model = load_model(name, find_dtype(dtype, target), **hub)
-    return model.to(target).eval().requires_grad_(False), load_tokenizer(name, **hub)
 
 
 def load_model(

@@ -9,7 +9,7 @@ import torch
 import gram_fast
 from gram_fast.extension import _C
 from gram_fast.judge import PairwiseJudge
-from gram_fast.ops import ATTENTION_BACKENDS, attention_backend_problem
+from gram_fast.ops import BACKENDS, backend_problem
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "triton")
 
@@ -34,8 +34,8 @@ def installation() -> Iterator[tuple[str, str]]:
         yield "cuda", "torch sees no GPU"
     for device in devices:
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        for backend in ATTENTION_BACKENDS:
-            problem = attention_backend_problem(backend, device, dtype)
+        for backend in BACKENDS["tree_attention"]:
+            problem = backend_problem("tree_attention", backend, device, dtype)
             yield f"attention {backend} on {device}", problem or "can run"
 
 

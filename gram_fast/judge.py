@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from gram_fast.arena import Arena
-from gram_fast.checkpoint import find_template, load_checkpoint
+from gram_fast.checkpoint import find_device, find_dtype, find_template, load_config, load_model, load_tokenizer
+from gram_fast.dense_runner import DenseRunner, find_runner
+from gram_fast.dense_weights import read_dense_model
 from gram_fast.engine import Engine
 from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.group import Group
@@ -56,16 +58,25 @@ class PairwiseJudge:
 
         Arguments and errors as for `from_pretrained`.
         """
-        for name, value, default in (("max_batch_tokens", max_batch_tokens, "auto"), ("max_length", max_length, None)):
-            if value != default and (type(value) is not int or not 1 <= value <= _LARGEST):
-                raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
-        self.tokenizer = PairTokenizer(tokenizer, find_template(preset, model.config))
-        self.runner = TransformersRunner(model, self.tokenizer.label_ids, attention)
+        _check_limits(max_batch_tokens, max_length)
+        pair_tokenizer = PairTokenizer(tokenizer, find_template(preset, model.config))
+        runner = TransformersRunner(model, pair_tokenizer.label_ids, attention)
+        self._start(pair_tokenizer, runner, max_batch_tokens, max_length)
+
+    def _start(
+        self,
+        tokenizer: PairTokenizer,
+        runner: TransformersRunner | DenseRunner,
+        max_batch_tokens: int | Literal["auto"],
+        max_length: int | None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.runner = runner
         self.known_answers = known_answers(self.tokenizer, self.runner)
         for answer in self.known_answers:
             if not answer.is_right:
                 raise UnsupportedModelError(
-                    f"{type(model).__name__} cannot be scored by prefix sharing: its label logits are "
+                    f"{type(runner.model).__name__} cannot be scored by prefix sharing: its label logits are "
                     f"{answer.plain_logits} in a plain forward and {answer.logits} here"
                 )
         limit, reason = self.runner.max_length, self.runner.max_length_reason
@@ -92,6 +103,7 @@ class PairwiseJudge:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         preset: str = "auto",
+        runner: str = "auto",
         attention: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
@@ -108,7 +120,9 @@ class PairwiseJudge:
             preset: the judge's prompt: "auto" (what the checkpoint records, else `gram`), a name of
                 `gram_fast.preset_names()` or the path of a template file. It must be the text that the checkpoint was
                 trained with.
-            attention: "auto" or one of `gram_fast.ops.ATTENTION_BACKENDS`.
+            runner: "dense" (Llama, Qwen2, Qwen3 and Mistral, by this package's own model), "transformers" (any decoder
+                with plain attention, by its own code) or "auto": dense where it can, which the log says.
+            attention: "auto" or one of `gram_fast.ops.BACKENDS["tree_attention"]`.
             max_batch_tokens: most tokens of one forward, the bound on memory: activations follow the forward, keys
                 and values are reserved for that many tokens. "auto" for what suits the device. Halved, with a warning,
                 when memory runs out.
@@ -123,24 +137,28 @@ class PairwiseJudge:
                 cannot be scored exactly. Every judge is checked against the model's plain forward when it is made.
             BackendError: a device or attention backend that cannot be had.
         """
+        # What is wrong with the arguments is said before minutes of loading.
+        _check_limits(max_batch_tokens, max_length)
         if preset != "auto":
-            PairTemplate.load(preset)  # a wrong name is said before minutes of loading
-        model, tokenizer = load_checkpoint(
-            str(name_or_path),
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            token=token,
-            trust_remote_code=trust_remote_code,
-        )
-        return cls(
-            model,
-            tokenizer,
-            preset=preset,
-            attention=attention,
-            max_batch_tokens=max_batch_tokens,
-            max_length=max_length,
-        )
+            PairTemplate.load(preset)
+        name = str(name_or_path)
+        hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+        target = find_device(device)
+        config = load_config(name, **hub)
+        tokenizer = PairTokenizer(load_tokenizer(name, **hub), find_template(preset, config))
+        loaded: TransformersRunner | DenseRunner
+        if find_runner(runner, config) == "dense":
+            place = find_dtype(dtype, target)
+            exact = place if isinstance(place, torch.dtype) else config.dtype or torch.float32
+            model = read_dense_model(name, config, tokenizer.label_ids, target, exact, revision=revision, token=token)
+            loaded = DenseRunner(model, config, attention)
+        else:
+            model = load_model(name, find_dtype(dtype, target), **hub)
+            model = model.to(target).eval().requires_grad_(False)
+            loaded = TransformersRunner(model, tokenizer.label_ids, attention)
+        judge = cls.__new__(cls)
+        judge._start(tokenizer, loaded, max_batch_tokens, max_length)
+        return judge
 
     def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:
         """Compares two responses; `p` is P(a better than b).
@@ -311,6 +329,12 @@ class PairwiseJudge:
 
     def _flags(self, groups: Sequence[Group]) -> Flagged:
         return {name: flags for group in groups for name, flags in group.flags(self.tokenizer.flags).items()}
+
+
+def _check_limits(max_batch_tokens: Any, max_length: Any) -> None:
+    for name, value, default in (("max_batch_tokens", max_batch_tokens, "auto"), ("max_length", max_length, None)):
+        if value != default and (type(value) is not int or not 1 <= value <= _LARGEST):
+            raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
 
 
 def _check_list(name: str, values: Any, count: int | None = None, of: str = "groups") -> None:

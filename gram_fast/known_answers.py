@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gram_fast.dense_runner import DenseRunner
 from gram_fast.engine import Engine
 from gram_fast.errors import GramFastError, UnsupportedModelError, first_line
 from gram_fast.tokens import PairTokenizer
@@ -37,7 +38,7 @@ class KnownAnswer:
         return self.difference <= self.tolerance
 
 
-def known_answers(tokenizer: PairTokenizer, runner: TransformersRunner) -> list[KnownAnswer]:
+def known_answers(tokenizer: PairTokenizer, runner: TransformersRunner | DenseRunner) -> list[KnownAnswer]:
     """Scores one pair in both orders with the engine, and with the model's plain forward on the whole text's ids."""
     pairs = [(0, 0, 1), (0, 1, 0)]
     name = type(runner.model).__name__

@@ -31,6 +31,19 @@ class _PassContext:
     store: KeyValueStore
     backend: str
     layers_seen: set[int] = field(default_factory=set)
+    tiles: dict[int, Tensor] = field(default_factory=dict)
+    """By query heads of a key/value head: the Triton backend's table, made at the first layer for all."""
+
+    def tiles_of(self, group: int, device: torch.device) -> Tensor | None:
+        """What `ops.tree_attention` takes as `tiles`."""
+        if self.backend != "triton":
+            return None
+        if group not in self.tiles:
+            tree_pass = self.tree_pass
+            self.tiles[group] = ops.attention_tiles(
+                tree_pass.spans, tree_pass.range_offsets, tree_pass.ranges, group, device
+            )
+        return self.tiles[group]
 
 
 class TransformersRunner:
@@ -39,7 +52,7 @@ class TransformersRunner:
     def __init__(self, model: Any, label_ids: tuple[int, int], attention: str) -> None:
         """`model`: a causal language model of transformers, on its device, in eval mode.
 
-        `attention`: a name for ops.resolve_attention_backend. Raises UnsupportedModelError for an architecture whose
+        `attention`: a name for ops.resolve_backend. Raises UnsupportedModelError for an architecture whose
         attention is not plain and causal, BackendError for a backend that cannot run.
         """
         self.model: Any = model
@@ -47,10 +60,11 @@ class TransformersRunner:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.max_length, self.max_length_reason = attention_span(self.config)
-        self.attention = ops.resolve_attention_backend(attention, self.device, self.dtype)
+        self.attention = ops.resolve_backend("tree_attention", attention, self.device, self.dtype)
         if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise UnsupportedModelError(f"expected a model in float32, float16 or bfloat16, got {self.dtype}")
         head: Any = plain_output_embedding(model)
+        self._label_backend = ops.resolve_backend("label_logits", "auto", self.device, self.dtype)
         self._labels = torch.tensor(label_ids, device=self.device)
         self._label_weight_2D = head.weight[self._labels].contiguous()
         bias = getattr(head, "bias", None)
@@ -79,7 +93,8 @@ class TransformersRunner:
                 f"{type(self.model).__name__} cannot be scored by prefix sharing: {len(context.layers_seen)} of its "
                 f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
             )
-        logits_L2 = ops.label_logits(hidden_1TD[0], tree_pass.leaf_rows.to(self.device), self._label_weight_2D)
+        leaf_rows_L = tree_pass.leaf_rows.to(self.device)
+        logits_L2 = ops.label_logits(hidden_1TD[0], leaf_rows_L, self._label_weight_2D, backend=self._label_backend)
         if self._label_bias_2 is not None:
             logits_L2 = logits_L2 + self._label_bias_2
         return torch.as_tensor(logits_L2)
@@ -188,6 +203,7 @@ def _attend(
         tree_pass.ranges,
         query.shape[-1] ** -0.5 if scaling is None else scaling,
         gram_fast_pass.backend,
+        gram_fast_pass.tiles_of(query.shape[1] // key.shape[1], query.device),
     )
     return out_THE[None], None
 

@@ -44,6 +44,22 @@ class TreePass:
     keep: list[tuple[int, int, int]]
     """(packed start, slot, length) of the keys and values to copy after the pass."""
 
+    @classmethod
+    def of_sequence(cls, input_ids: Tensor) -> "TreePass":
+        """One sequence [T] alone, whose last token is the only leaf."""
+        length = len(input_ids)
+        return cls(
+            input_ids=input_ids,
+            position_ids=torch.arange(length),
+            nodes=np.array([[0, length, length, -1, 0]]),
+            spans=torch.tensor([[0, length]]),
+            range_offsets=torch.tensor([0, 0]),
+            ranges=torch.empty((0, 2), dtype=torch.int64),
+            leaf_rows=torch.tensor([length - 1]),
+            leaf_index=np.array([0]),
+            keep=[],
+        )
+
     @property
     def num_tokens(self) -> int:
         """T."""

@@ -1,9 +1,14 @@
-"""Fixtures that several files use."""
+"""Triton's interpreter where there is no GPU, and fixtures that several files use."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# Read when a kernel is decorated, so before any kernel is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_bad_input_is_one_sentence_that_names_the_thing(judge, call, message):
     ("options", "message"),
     [
         ({"preset": "nope"}, "no preset or template file 'nope': presets are gram, gram-demo, short"),
-        ({"attention": "nope"}, "no attention backend 'nope'"),
+        ({"attention": "nope"}, "no tree_attention backend 'nope'"),
         ({"max_batch_tokens": 0}, "max_batch_tokens: expected 'auto' or an integer from 1 to 16777216, got 0"),
         ({"max_length": -1}, "max_length: expected None or an integer from 1 to 16777216, got -1"),
     ],
@@ -299,7 +299,5 @@ def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        gram_fast.InputError, match=r"lacks 1 weights of Qwen3ForCausalLM, first 'model\.layers\.1\.mlp"
-    ):
+    with pytest.raises(gram_fast.InputError, match=r"lacks 1 weights of qwen3, first 'model\.layers\.1\.mlp"):
         PairwiseJudge.from_pretrained(tmp_path)

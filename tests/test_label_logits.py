@@ -1,10 +1,12 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from gram_fast import ops
+from gram_fast.errors import BackendError
 from gram_fast.kernels.label_logits import label_logits_reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -21,8 +23,15 @@ on_each_device = pytest.mark.parametrize(
         ),
     ],
 )
+on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["label_logits"])
 with_and_without_norm = pytest.mark.parametrize("has_norm", [True, False], ids=["norm", "no norm"])
 EPS = 1e-6
+
+
+def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
+    if problem := ops.backend_problem("label_logits", backend, torch.device(device), dtype):
+        pytest.skip(problem)
+
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # hidden [T, D], rows [L], label weight [2, D], norm weight [D]
 
@@ -69,56 +78,77 @@ def on(device: str, inputs: Inputs, layout: Callable[[Tensor], Tensor] = Tensor.
     )
 
 
-# (L, D); the loop over leaves is shared among threads from 32,768 elements on.
-SIZES = [(1, 1), (1, 4099), (7, 97), (13, 31), (3, 64), (32, 1023), (32, 1024), (101, 521), (40009, 1)]
+# (L, D); the loop over leaves is shared among threads from 32,768 elements on, blocks take several from 1024 leaves on.
+SIZES = [(1, 1), (1, 4099), (7, 97), (13, 31), (3, 64), (32, 1023), (32, 1024), (101, 521), (1031, 64), (40009, 1)]
 
 
 @on_each_device
+@on_each_backend
 @with_and_without_norm
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("num_leaves", "width"), SIZES)
-def test_awkward_sizes(num_leaves: int, width: int, dtype: torch.dtype, has_norm: bool, device: str) -> None:
+def test_awkward_sizes(
+    num_leaves: int, width: int, dtype: torch.dtype, has_norm: bool, backend: str, device: str
+) -> None:
+    skip_what_cannot_run(backend, device, dtype)
     inputs = random_inputs(11, num_leaves, width, dtype, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS), inputs, EPS)
+    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
+@on_each_backend
 @with_and_without_norm
-def test_model_width(has_norm: bool, device: str) -> None:
-    inputs = random_inputs(5, 3, 4096, torch.bfloat16, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS), inputs, EPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_model_width(dtype: torch.dtype, has_norm: bool, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
+    inputs = random_inputs(5, 3, 4096, dtype, has_norm)
+    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
+@on_each_backend
 @pytest.mark.parametrize("num_tokens", [0, 5])
-def test_no_leaves(num_tokens: int, device: str) -> None:
+def test_no_leaves(num_tokens: int, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device)
     hidden_TD, label_weight_2D = torch.ones(num_tokens, 8, device=device), torch.ones(2, 8, device=device)
-    logits = ops.label_logits(hidden_TD, torch.empty(0, dtype=torch.int64, device=device), label_weight_2D)
+    rows_L = torch.empty(0, dtype=torch.int64, device=device)
+    logits = ops.label_logits(hidden_TD, rows_L, label_weight_2D, backend=backend)
     assert logits.shape == (0, 2)
     assert logits.dtype == torch.float32
 
 
-def test_without_norm_is_the_default() -> None:
+@on_each_backend
+def test_without_norm_is_the_default(backend: str) -> None:
+    skip_what_cannot_run(backend, "cpu")
     inputs = random_inputs(5, 3, 16, has_norm=False)
-    assert torch.equal(ops.label_logits(*inputs[:3]), ops.label_logits(*inputs, 123.0))
+    without = ops.label_logits(*inputs[:3], backend=backend)
+    assert torch.equal(without, ops.label_logits(*inputs, 123.0, backend=backend))
 
 
+@on_each_backend
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 10.0])
-def test_eps_is_the_callers(eps: float) -> None:
+def test_eps_is_the_callers(eps: float, backend: str) -> None:
+    skip_what_cannot_run(backend, "cpu")
     inputs = random_inputs(5, 3, 16)
-    assert_as_exact_as_float32(ops.label_logits(*inputs, eps), inputs, eps)
+    assert_as_exact_as_float32(ops.label_logits(*inputs, eps, backend=backend), inputs, eps)
 
 
-def test_a_row_of_zeros_needs_eps_alone() -> None:
-    logits = ops.label_logits(torch.zeros(1, 7), torch.tensor([0]), torch.ones(2, 7), torch.ones(7), EPS)
+@on_each_backend
+def test_a_row_of_zeros_needs_eps_alone(backend: str) -> None:
+    skip_what_cannot_run(backend, "cpu")
+    inputs = (torch.zeros(1, 7), torch.tensor([0]), torch.ones(2, 7), torch.ones(7), EPS)
+    logits = ops.label_logits(*inputs, backend=backend)
     assert torch.equal(logits, torch.zeros(1, 2))
 
 
 @on_each_device
-def test_logits_are_for_a_then_b(device: str) -> None:
+@on_each_backend
+def test_logits_are_for_a_then_b(backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device)
     hidden_TD, label_weight_2D = torch.eye(3, device=device), torch.tensor([[1.0, 2, 3], [4, 5, 6]], device=device)
     rows_L = torch.tensor([2, 0, 2], device=device)
-    assert ops.label_logits(hidden_TD, rows_L, label_weight_2D).tolist() == [[3, 6], [1, 4], [3, 6]]
+    logits_L2 = ops.label_logits(hidden_TD, rows_L, label_weight_2D, backend=backend)
+    assert logits_L2.tolist() == [[3, 6], [1, 4], [3, 6]]
 
 
 def rows_inside_a_buffer(hidden_TD: Tensor) -> Tensor:
@@ -137,33 +167,61 @@ def last_of_batch(hidden_TD: Tensor) -> Tensor:
 
 
 @on_each_device
+@on_each_backend
 @with_and_without_norm
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [rows_inside_a_buffer, every_other, last_of_batch])
-def test_strides(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, has_norm: bool, device: str) -> None:
+def test_strides(
+    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, has_norm: bool, backend: str, device: str
+) -> None:
+    skip_what_cannot_run(backend, device, dtype)
     inputs = random_inputs(11, 7, 97, dtype, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs, layout), EPS), inputs, EPS)
+    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs, layout), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
+@on_each_backend
+def test_offsets_beyond_32_bits(backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, torch.float16)
+    inputs = random_inputs(3, 4, 8, torch.float16)
+    far = (rows_far_apart(inputs[0].to(device)), *on(device, inputs)[1:])
+    assert_as_exact_as_float32(ops.label_logits(*far, EPS, backend=backend), inputs, EPS)
+
+
+def rows_far_apart(hidden_TD: Tensor) -> Tensor:
+    num_tokens, width = hidden_TD.shape
+    size = (num_tokens - 1) * 2**30 + width
+    # Of NumPy's zeros only the pages that are touched exist.
+    buffer = hidden_TD.new_zeros(size) if hidden_TD.is_cuda else torch.from_numpy(np.zeros(size, np.float16))
+    return buffer.as_strided((num_tokens, width), (2**30, 1)).copy_(hidden_TD)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # NaN is among them
+@on_each_device
+@on_each_backend
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, device: str) -> None:
+def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
     hidden_TD = torch.arange(65536).to(torch.uint16).view(dtype)[:, None].to(device)  # subnormal, inf and NaN too
     label_weight_2D = torch.ones(2, 1, dtype=dtype, device=device)
-    logits = ops.label_logits(hidden_TD, torch.arange(65536, device=device), label_weight_2D)
+    rows_L = torch.arange(65536, device=device)
+    logits = ops.label_logits(hidden_TD, rows_L, label_weight_2D, backend=backend)
     torch.testing.assert_close(logits, hidden_TD.float().expand(-1, 2), rtol=0, atol=0, equal_nan=True)
 
 
 @on_each_device
+@on_each_backend
 @with_and_without_norm
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_opcheck(dtype: torch.dtype, has_norm: bool, device: str) -> None:
-    torch.library.opcheck(ops.label_logits, (*on(device, random_inputs(11, 7, 97, dtype, has_norm)), EPS))
+def test_opcheck(dtype: torch.dtype, has_norm: bool, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
+    inputs = on(device, random_inputs(11, 7, 97, dtype, has_norm))
+    torch.library.opcheck(ops.label_logits, (*inputs, EPS), {"backend": backend})
 
 
 def good_arguments() -> dict[str, object]:
     names = ("hidden_TD", "rows_L", "label_weight_2D", "norm_weight_D")
-    return dict(zip(names, random_inputs(5, 4, 8), strict=True)) | {"eps": EPS}
+    return dict(zip(names, random_inputs(5, 4, 8), strict=True)) | {"eps": EPS, "backend": "reference"}
 
 
 def strided_last(tensor: Tensor) -> Tensor:
@@ -193,10 +251,12 @@ WRONG: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
+@on_each_backend
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_arguments_are_named(wrong: str) -> None:
+def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
+    skip_what_cannot_run(backend, "cpu")
     name, change = WRONG[wrong]
-    arguments = good_arguments()
+    arguments = good_arguments() | {"backend": backend}
     ops.label_logits(**arguments)
     arguments[name] = change(arguments[name])
     with pytest.raises(ValueError, match=rf"^{name}: expected "):
@@ -205,7 +265,15 @@ def test_wrong_arguments_are_named(wrong: str) -> None:
 
 def test_no_token_has_no_row() -> None:
     with pytest.raises(ValueError, match=r"^rows_L: expected "):
-        ops.label_logits(torch.ones(0, 4), torch.tensor([0]), torch.ones(2, 4))
+        ops.label_logits(torch.ones(0, 4), torch.tensor([0]), torch.ones(2, 4), backend="reference")
+
+
+def test_a_wrong_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match=r"'auto'.*reference, triton, extension"):
+        ops.label_logits(**good_arguments() | {"backend": "auto"})  # resolved once, by the caller, not by the op
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(BackendError, match="TRITON_INTERPRET"):
+        ops.label_logits(**good_arguments() | {"backend": "triton"})
 
 
 @pytest.mark.gpu

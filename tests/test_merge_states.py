@@ -3,11 +3,13 @@ import signal
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from gram_fast import ops
+from gram_fast.errors import BackendError
 from gram_fast.kernels.merge_states import merge_states_reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -24,6 +26,8 @@ on_each_device = pytest.mark.parametrize(
         ),
     ],
 )
+
+on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["merge_states"])
 
 States = tuple[Tensor, Tensor, Tensor, Tensor]  # out [T, H, E], lse [T, H], other_out [T, H, E], other_lse [T, H]
 NO_KEYS = float("-inf")
@@ -43,11 +47,18 @@ def exact_merge(states: States) -> tuple[Tensor, Tensor]:
     return weights[0] * out_THE + weights[1] * other_THE, torch.stack([lse_TH, other_lse_TH]).logsumexp(dim=0)
 
 
-def check(states: States, device: str = "cpu", layout: Callable[[Tensor], Tensor] = Tensor.contiguous) -> None:
+def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
+    if problem := ops.backend_problem("merge_states", backend, torch.device(device), dtype):
+        pytest.skip(problem)
+
+
+def check(
+    states: States, backend: str, device: str = "cpu", layout: Callable[[Tensor], Tensor] = Tensor.contiguous
+) -> None:
     """Merges; no further from float64 than twice what the float32 reference is, and one rounding of the result."""
     exact_out, exact_lse = exact_merge(states)
     ours, plain = ([layout(tensor.to(where, copy=True)) for tensor in states] for where in (device, "cpu"))
-    ops.merge_states(*ours)
+    ops.merge_states(*ours, backend=backend)
     merge_states_reference(*plain)
     eps = torch.finfo(torch.float32).eps
     for actual, reference, exact in zip(ours, plain, (exact_out, exact_lse), strict=False):
@@ -60,21 +71,25 @@ def check(states: States, device: str = "cpu", layout: Callable[[Tensor], Tensor
 
 
 @on_each_device
+@on_each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "shape",
     [(1, 1, 1), (1, 1, 128), (7, 3, 97), (13, 1, 31), (2, 5, 24), (101, 4, 80), (0, 4, 64), (3, 0, 64), (5, 2, 0)],
 )
-def test_awkward_sizes(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> None:
-    check(random_states(shape, dtype), device)
+def test_awkward_sizes(shape: tuple[int, int, int], dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
+    check(random_states(shape, dtype), backend, device)
 
 
 # The loop is shared among threads from 32,768 elements on.
 @on_each_device
+@on_each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(64, 4, 127), (64, 4, 128), (257, 6, 64), (1, 1, 40009), (40009, 1, 1)])
-def test_sizes_around_threads(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> None:
-    check(random_states(shape, dtype), device)
+def test_sizes_around_threads(shape: tuple[int, int, int], dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
+    check(random_states(shape, dtype), backend, device)
 
 
 def heads_first(tensor: Tensor) -> Tensor:
@@ -93,21 +108,42 @@ def every_other(tensor: Tensor) -> Tensor:
 
 
 @on_each_device
+@on_each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [heads_first, inside_a_buffer, every_other])
 @pytest.mark.parametrize("shape", [(7, 3, 31), (101, 4, 97)])
 def test_strides(
-    shape: tuple[int, int, int], layout: Callable[[Tensor], Tensor], dtype: torch.dtype, device: str
+    shape: tuple[int, int, int], layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str
 ) -> None:
-    check(random_states(shape, dtype), device, layout)
+    skip_what_cannot_run(backend, device, dtype)
+    check(random_states(shape, dtype), backend, device, layout)
 
 
 @on_each_device
-def test_a_view_leaves_its_neighbours_alone(device: str) -> None:
+@on_each_backend
+def test_offsets_beyond_32_bits(backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, torch.float16)
+    check(random_states((3, 2, 8), torch.float16), backend, device, far_apart)
+
+
+def far_apart(tensor_THE: Tensor) -> Tensor:
+    """Halves only: their buffer is 4 GiB, of which on the CPU the pages exist that are touched."""
+    if tensor_THE.dtype != torch.float16:
+        return tensor_THE
+    num_tokens, num_heads, width = tensor_THE.shape
+    size = (num_tokens - 1) * 2**30 + num_heads * width
+    buffer = tensor_THE.new_zeros(size) if tensor_THE.is_cuda else torch.from_numpy(np.zeros(size, np.float16))
+    return buffer.as_strided(tensor_THE.shape, (2**30, width, 1)).copy_(tensor_THE)
+
+
+@on_each_device
+@on_each_backend
+def test_a_view_leaves_its_neighbours_alone(backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device)
     out, lse, other, other_lse = (tensor.to(device) for tensor in random_states((9, 3, 8)))
     expected = out.clone(), lse.clone()
     part = slice(2, 6)
-    ops.merge_states(out[part], lse[part], other[part], other_lse[part])
+    ops.merge_states(out[part], lse[part], other[part], other_lse[part], backend=backend)
     outside = [0, 1, 6, 7, 8]
     assert torch.equal(out[outside], expected[0][outside])
     assert torch.equal(lse[outside], expected[1][outside])
@@ -115,47 +151,57 @@ def test_a_view_leaves_its_neighbours_alone(device: str) -> None:
 
 
 @on_each_device
+@on_each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_sides_without_keys(dtype: torch.dtype, device: str) -> None:
+def test_sides_without_keys(dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
     states = random_states((4, 3, 17), dtype)
     out, lse, other, other_lse = (tensor.to(device, copy=True) for tensor in states)
     lse[0] = lse[2] = other_lse[1] = other_lse[2] = NO_KEYS
     expected = torch.where((lse == NO_KEYS)[..., None], other.float(), out)
     expected[2] = out[2]  # no key on either side: out stays as it is
     expected_lse = torch.maximum(lse, other_lse)
-    ops.merge_states(out, lse, other, other_lse)
+    ops.merge_states(out, lse, other, other_lse, backend=backend)
     assert torch.equal(out[:3], expected[:3])
     assert torch.equal(lse[:3], expected_lse[:3])
     assert not torch.equal(out[3], expected[3])
 
 
 @on_each_device
-def test_extreme_scores(device: str) -> None:
+@on_each_backend
+def test_extreme_scores(backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device)
     states = random_states((5, 2, 16))
     states[1].copy_(torch.tensor([1e30, -1e30, 3e4, 88.8, -104.0])[:, None])
     states[3].copy_(torch.tensor([-1e30, 1e30, 3e4, 88.8, -104.0])[:, None])
-    check(states, device)
+    check(states, backend, device)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # NaN is among them
 @on_each_device
+@on_each_backend
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, device: str) -> None:
+def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
     other = torch.arange(65536).to(torch.uint16).view(dtype).view(64, 16, 64).to(device)  # subnormal, inf and NaN too
     out, lse = torch.zeros(other.shape, device=device), torch.full(other.shape[:2], NO_KEYS, device=device)
-    ops.merge_states(out, lse, other, torch.zeros_like(lse))
+    ops.merge_states(out, lse, other, torch.zeros_like(lse), backend=backend)
     torch.testing.assert_close(out, other.float(), rtol=0, atol=0, equal_nan=True)
     assert not lse.any()
 
 
 @on_each_device
-def test_merging_in_parts_is_attention_over_all_keys(device: str) -> None:
+@on_each_backend
+def test_merging_in_parts_is_attention_over_all_keys(backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device)
     generator = torch.Generator().manual_seed(1)
     scores = 3 * torch.randn((5, 2, 40), generator=generator, dtype=torch.float64)
     values = torch.randn((40, 24), generator=generator, dtype=torch.float64)
     out, lse = torch.zeros(5, 2, 24, device=device), torch.full((5, 2), NO_KEYS, device=device)
     for keys in (slice(0, 1), slice(1, 14), slice(14, 40)):
         part = scores[..., keys].softmax(dim=-1) @ values[keys]
-        ops.merge_states(out, lse, part.float().to(device), scores[..., keys].logsumexp(dim=-1).float().to(device))
+        part_lse = scores[..., keys].logsumexp(dim=-1)
+        ops.merge_states(out, lse, part.float().to(device), part_lse.float().to(device), backend=backend)
     # Three roundings of inputs and three merges, each some units in the last place of numbers below 8.
     expected = scores.softmax(dim=-1) @ values
     torch.testing.assert_close(out.cpu().double(), expected, rtol=0, atol=16 * torch.finfo(torch.float32).eps)
@@ -164,10 +210,13 @@ def test_merging_in_parts_is_attention_over_all_keys(device: str) -> None:
 
 
 @on_each_device
+@on_each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [Tensor.contiguous, heads_first])
-def test_opcheck(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, device: str) -> None:
-    torch.library.opcheck(ops.merge_states, tuple(layout(x.to(device)) for x in random_states((5, 3, 16), dtype)))
+def test_opcheck(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
+    states = tuple(layout(x.to(device)) for x in random_states((5, 3, 16), dtype))
+    torch.library.opcheck(ops.merge_states, states, {"backend": backend})
 
 
 def strided_last(tensor: Tensor) -> Tensor:
@@ -193,15 +242,25 @@ WRONG: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
 }
 
 
+@on_each_backend
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_arguments_are_named(wrong: str) -> None:
+def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
     position, change = WRONG[wrong]
     states = list(random_states((5, 3, 16)))
     states[position] = change(states[position])
     untouched = states[0].clone()
     with pytest.raises(ValueError, match=rf"^{wrong.split()[0]}: expected "):
-        ops.merge_states(*states)
+        ops.merge_states(*states, backend=backend)
     assert torch.equal(states[0], untouched)
+
+
+def test_a_wrong_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = random_states((5, 3, 16))
+    with pytest.raises(BackendError, match=r"'auto'.*reference, triton, extension"):
+        ops.merge_states(*states, backend="auto")  # resolved once, by the caller, not by the op
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(BackendError, match="TRITON_INTERPRET"):
+        ops.merge_states(*states, backend="triton")
 
 
 @pytest.mark.gpu
@@ -212,7 +271,7 @@ def test_wrong_devices_are_named(position: int) -> None:
     states[position] = states[position].cpu()
     name = ("out_THE", "lse_TH", "other_out_THE", "other_lse_TH")[position]
     with pytest.raises(ValueError, match=rf"^{name}: expected "):
-        ops.merge_states(*states)
+        ops.merge_states(*states, backend="reference")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -220,12 +279,12 @@ def test_a_forked_child_can_merge_after_its_parent() -> None:
     # Large enough for threads: their pool does not survive a fork, and asking for it would hang.
     states = random_states((128, 8, 64))
     expected = [tensor.clone() for tensor in states]
-    ops.merge_states(*expected)
+    ops.merge_states(*expected, backend="extension")
     shared = [tensor.share_memory_() for tensor in states]
     child = os.fork()
     if child == 0:
         try:
-            ops.merge_states(*shared)
+            ops.merge_states(*shared, backend="extension")
         except BaseException:  # whatever happens, a forked pytest must not go on
             os._exit(1)
         os._exit(0)

@@ -56,7 +56,14 @@ def test_the_logits_are_large_enough_to_tell_wrong_attention():
         assert np.abs(full - cut).max() > 0.01
 
 
-@pytest.mark.parametrize("attention", ["reference", "cascade"])
+@pytest.mark.parametrize(
+    "attention",
+    [
+        "reference",
+        "cascade",
+        pytest.param("triton", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")),
+    ],
+)
 def test_attention_backends_agree(attention):
     runner = TransformersRunner(tiny_model("qwen3"), LABELS, attention)
     rounds = [[[[1, 2, 3], [4, 5], [6]], [[1, 2, 3], [4, 9], [6, 8]], [[1, 2], [3], [6]]]]
@@ -157,7 +164,9 @@ def test_attention_sinks_are_refused():
 
 
 def test_an_unknown_backend_is_named():
-    with pytest.raises(BackendError, match="no attention backend 'fast': expected auto or one of reference, cascade"):
+    with pytest.raises(
+        BackendError, match="no tree_attention backend 'fast': expected auto or one of reference, cascade"
+    ):
         TransformersRunner(tiny_model("qwen3"), LABELS, "fast")
 
 
@@ -165,5 +174,8 @@ def test_what_auto_stands_for_is_logged_once(caplog):
     with caplog.at_level("INFO", logger="gram_fast"):
         runner = TransformersRunner(tiny_model("qwen3"), LABELS, "auto")
         score(Engine(runner), [], [[[[1, 2, 3]]]])
-    assert [r.message for r in caplog.records] == ["attention backend: cascade (cpu, torch.float32)"]
+    assert [r.message for r in caplog.records] == [
+        "tree_attention backend: cascade (cpu, torch.float32)",
+        "label_logits backend: extension (cpu, torch.float32)",
+    ]
     assert runner.attention == "cascade"

@@ -1,3 +1,4 @@
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from gram_fast import cascade, ops
 from gram_fast.errors import BackendError
 from gram_fast.extension import _C
-from gram_fast.kernels.tree_attention import tree_attention_reference
+from gram_fast.kernels.tree_attention import tree_attention_reference, tree_mask
 from gram_fast.tree import TokenTree, plan_round
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -23,7 +24,9 @@ needs_gpu = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
-on_each_backend = pytest.mark.parametrize("backend", ["reference", "cascade"])
+on_each_backend = pytest.mark.parametrize("backend", ["reference", "cascade", "triton"])
+
+MERGE = functools.partial(ops.merge_states, backend="extension")
 
 Tables = tuple[Tensor, Tensor, Tensor]  # spans [N, 2], range_offsets [N + 1], ranges [R, 2]
 Inputs = tuple[Tensor, Tensor, Tensor]  # q [T, H, E], k [S, K, E], v [S, K, E]
@@ -114,7 +117,7 @@ def check(inputs: Inputs, tables: Tables, backend: str, device: str = "cpu") -> 
 
 
 def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype) -> None:
-    if problem := ops.attention_backend_problem(backend, torch.device(device), dtype):
+    if problem := ops.backend_problem("tree_attention", backend, torch.device(device), dtype):
         pytest.skip(problem)
 
 
@@ -174,6 +177,7 @@ def test_two_threads() -> None:
 @on_each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_scores_do_not_overflow(dtype: torch.dtype, backend: str) -> None:
+    skip_what_cannot_run(backend, "cpu", dtype)
     q_THE, k_SKE, v_SKE = random_inputs(FOREST_TOKENS, FOREST_SLOTS, dtype=dtype)
     check((q_THE * 30, k_SKE * 30, v_SKE), FOREST, backend)
 
@@ -273,7 +277,7 @@ def plain_varlen(
 
 def attend_like_cuda(inputs: Inputs, tables: Tables, scale: float) -> Tensor:
     blocks = _C.attention_blocks(*(table.numpy() for table in tables)).tolist()
-    return cascade._attend_cuda(*inputs, tables[0].tolist(), blocks, scale, ops.merge_states)
+    return cascade._attend_cuda(*inputs, tables[0].tolist(), blocks, scale, MERGE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -329,31 +333,41 @@ def test_varlen_attention_is_what_the_plain_one_stands_for(
 
 def test_cascade_on_cuda_needs_a_half_type_and_the_cuda_part(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
-    assert "float32" in ops.attention_backend_problem("cascade", cuda, torch.float32)
-    monkeypatch.setattr(ops._C, "has_cuda", False)
-    assert "nvcc" in ops.attention_backend_problem("cascade", cuda, torch.bfloat16)
+    assert "float32" in ops.backend_problem("tree_attention", "cascade", cuda, torch.float32)
+    monkeypatch.setattr(ops.backends._C, "has_cuda", False)
+    assert "nvcc" in ops.backend_problem("tree_attention", "cascade", cuda, torch.bfloat16)
     with pytest.raises(BackendError, match="nvcc"):
-        ops.resolve_attention_backend("cascade", cuda, torch.bfloat16)
-    assert ops.resolve_attention_backend("auto", cuda, torch.bfloat16) == "reference"
+        ops.resolve_backend("tree_attention", "cascade", cuda, torch.bfloat16)
+    assert ops.resolve_backend("tree_attention", "auto", cuda, torch.bfloat16) == "triton"
+
+
+def test_triton_on_a_cpu_is_for_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(BackendError, match="needs a CUDA device"):
+        ops.tree_attention(*random_inputs(2, 2), *tables_of_lengths([2], [[]]), 1.0, "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(BackendError, match="computes bfloat16 wrongly"):
+        ops.resolve_backend("tree_attention", "triton", CPU, torch.bfloat16)
 
 
 def test_auto_is_the_cascade_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="gram_fast"):
-        assert ops.resolve_attention_backend("auto", CPU, torch.float32) == "cascade"
+        assert ops.resolve_backend("tree_attention", "auto", CPU, torch.float32) == "cascade"
     assert "cascade" in caplog.text
 
 
 @on_each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_named_backend_is_itself(backend: str, dtype: torch.dtype, caplog: pytest.LogCaptureFixture) -> None:
+    skip_what_cannot_run(backend, "cpu", dtype)
     with caplog.at_level(logging.INFO, logger="gram_fast"):
-        assert ops.resolve_attention_backend(backend, CPU, dtype) == backend
+        assert ops.resolve_backend("tree_attention", backend, CPU, dtype) == backend
     assert not caplog.text
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(BackendError, match=r"'flash'.*reference, cascade"):
-        ops.resolve_attention_backend("flash", CPU, torch.float32)
+    with pytest.raises(BackendError, match=r"'flash'.*reference, cascade, triton"):
+        ops.resolve_backend("tree_attention", "flash", CPU, torch.float32)
     with pytest.raises(BackendError, match="'auto'"):  # resolved once, by the caller, not by the op
         ops.tree_attention(*random_inputs(2, 2), *tables_of_lengths([2], [[]]), 1.0, "auto")
 
@@ -362,7 +376,7 @@ def test_unknown_backend() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tables", [FOREST, tables_of_lengths([FOREST_TOKENS], [[]])], ids=["forest", "one span"])
 @pytest.mark.parametrize("layout", [Tensor.contiguous, transposed, offset_in_a_wider_buffer])
-@pytest.mark.parametrize("backend", ops.ATTENTION_BACKENDS)
+@pytest.mark.parametrize("backend", ops.BACKENDS["tree_attention"])
 def test_opcheck(backend: str, layout, tables: Tables, dtype: torch.dtype, device: str) -> None:
     skip_what_cannot_run(backend, device, dtype)
     inputs = (layout(x.to(device)) for x in random_inputs(FOREST_TOKENS, FOREST_SLOTS, dtype=dtype))
@@ -461,3 +475,95 @@ def test_the_reference_keeps_float64() -> None:
     inputs = tuple(tensor.double() for tensor in random_inputs(FOREST_TOKENS, FOREST_SLOTS))
     actual = tree_attention_reference(*inputs, *FOREST, 0.25)
     torch.testing.assert_close(actual, plain_attention(inputs, FOREST, 0.25, torch.float64), atol=1e-14, rtol=0)
+
+
+def tiles_of(tables: Tables, tile_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tiles [X, 5], ranges [R, 2] and span starts [T] of the flat table."""
+    flat = torch.from_numpy(_C.attention_tiles(*(table.numpy() for table in tables), tile_tokens)).long()
+    num_ranges, num_tokens = len(tables[2]), int(tables[0][-1, 1])
+    cut = len(flat) - 2 * num_ranges - num_tokens
+    return flat[:cut].reshape(-1, 5), flat[cut : len(flat) - num_tokens].reshape(-1, 2), flat[len(flat) - num_tokens :]
+
+
+def mask_of_tiles(tables: Tables, tile_tokens: int, num_slots: int) -> Tensor:
+    """How often every query reads every slot, [T, S], when the kernel's walk is followed by hand."""
+    tiles, ranges, span_starts = tiles_of(tables, tile_tokens)
+    reads_TS = torch.zeros(len(span_starts), num_slots, dtype=torch.int64)
+    for first, end, own_start, range_begin, range_end in tiles.tolist():
+        for start, stop in [*ranges[range_begin:range_end].tolist(), (own_start, first)]:
+            reads_TS[first:end, start:stop] += 1
+        for token in range(first, end):
+            reads_TS[token, max(first, int(span_starts[token])) : token + 1] += 1
+    return reads_TS
+
+
+@settings(deadline=None, max_examples=60)
+@given(rounds(), st.sampled_from([1, 3, 18, 32]))
+def test_tiles_read_every_visible_slot_once(made: tuple, tile_tokens: int) -> None:
+    segments, sequences, budget, keep_limit = made
+    tree = TokenTree([1, 0, 1])
+    for ids in segments:
+        tree.add_segment(ids)
+    for rows in sequences:
+        plan = plan_round(tree, tree.add_sequences(rows, 1), budget=budget, keep_limit=keep_limit, more_rounds=True)
+        for p in plan.passes:
+            tables = (p.spans, p.range_offsets, p.ranges)
+            expected_TS = tree_mask(*tables, p.num_tokens, plan.num_slots)
+            assert torch.equal(mask_of_tiles(tables, tile_tokens, plan.num_slots), expected_TS.long())
+            tiles, _, _ = tiles_of(tables, tile_tokens)
+            assert (tiles[:, 1] - tiles[:, 0] <= tile_tokens).all()
+
+
+def test_short_spans_share_tiles_and_the_longest_walk_comes_first() -> None:
+    # A root of 64 and a thousand children of 3: ten to a tile of 32. Then one that reads something else.
+    tables = tables_of_lengths([64, *[3] * 1000, 2], [[], *[[(0, 64)]] * 1000, [(0, 63)]])
+    tiles, _, _ = tiles_of(tables, 32)
+    assert len(tiles) == 2 + 100 + 1
+    sizes = tiles[:, 1] - tiles[:, 0]
+    keys = sizes + torch.where(tiles[:, 3] < tiles[:, 4], 64, 0) + tiles[:, 0] - tiles[:, 2]
+    assert keys[0] == 64 + 30
+    # Of a span's tiles each counts the whole span before it, the diagonal included.
+    assert (keys[:-1] >= keys[1:]).all()
+
+
+def test_tiles_are_checked() -> None:
+    arguments = good_arguments() | {"backend": "triton"}
+    tables = [arguments[name] for name in ("spans_N2", "range_offsets", "ranges_R2")]
+    tiles = ops.attention_tiles(*tables, 2, CPU)
+    plain = ops.tree_attention(**arguments)
+    assert torch.equal(ops.tree_attention(**arguments, tiles=tiles), plain)
+    for wrong in (tiles[1:], tiles.long(), tiles[None], tiles[:0]):
+        with pytest.raises(ValueError, match=r"^tiles: expected "):
+            ops.tree_attention(**arguments, tiles=wrong)
+    with pytest.raises(ValueError, match=r"^group: expected 1 to 128"):
+        ops.attention_tiles(*tables, 129, CPU)
+    wide = random_inputs(5, 9, width=264)
+    with pytest.raises(ValueError, match=r"^q_THE: expected a head width of at most 256"):
+        ops.tree_attention(*wide, *tables, 1.0, "triton")
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("heads", [(2, 2), (7, 1), (12, 4), (71, 1), (20, 4)])
+def test_groups_of_heads_and_many_small_nodes(heads: tuple[int, int], dtype: torch.dtype, device: str) -> None:
+    """Groups that do not divide a tile, and tiles of many spans."""
+    skip_what_cannot_run("triton", device, dtype)
+    lengths = [17, *[1, 5, 2, 1, 1, 37, 2, 4] * 2]
+    tables = tables_of_lengths(lengths, [[], *[[(0, 17)]] * 10, *[[(0, 12), (125, 129)]] * 6])
+    num_tokens = sum(lengths)
+    check(random_inputs(num_tokens, num_tokens + 7, heads, 16, dtype), tables, "triton", device)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_cache_of_more_than_2_to_the_31_elements() -> None:
+    """Slots behind element 2^31 are read where they lie: 4.5 GiB of keys and values."""
+    num_slots, heads, width = 2**20 + 2**18, (32, 16), 128
+    q_THE = torch.randn(5, heads[0], width, device="cuda", dtype=torch.bfloat16)
+    k_SKE = torch.randn(num_slots, heads[1], width, device="cuda", dtype=torch.bfloat16)
+    v_SKE = torch.randn_like(k_SKE)
+    tables = make_tables([(0, 5)], [[(num_slots - 100, num_slots)]])
+    far = ops.tree_attention(q_THE, k_SKE, v_SKE, *tables, width**-0.5, "triton")
+    k_near, v_near = (torch.cat([x[:5], x[-100:]]) for x in (k_SKE, v_SKE))
+    near = ops.tree_attention(q_THE, k_near, v_near, *make_tables([(0, 5)], [[(5, 105)]]), width**-0.5, "triton")
+    assert torch.equal(far, near)

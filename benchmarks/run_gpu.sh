@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# All that wants a GPU, in under eight minutes: builds the extension in place, runs the tests marked gpu, some of them
+# under compute-sanitizer where there is one, and the kernel benchmark.
+#
+#   benchmarks/run_gpu.sh OUTDIR [DATA]
+#
+# For a machine with torch, triton, transformers, nvcc, cmake, ninja, pybind11 and pytest; nothing is fetched. PYTHON
+# names the interpreter (python3). DATA is what benchmarks/kernel_speed.py takes as --data. OUTDIR gets a log a part,
+# the tests as JUnit XML, the measurements as JSON, and a summary. A part that fails or runs out of time does not stop
+# the next; the exit code is 1 when one did.
+set -uo pipefail
+
+if [[ $# -lt 1 || $# -gt 2 ]]; then
+  echo "usage: benchmarks/run_gpu.sh OUTDIR [DATA]" >&2
+  exit 2
+fi
+mkdir -p "$1" || exit 2
+out=$(cd "$1" && pwd)
+data=()
+if [[ $# -eq 2 ]]; then data=(--data "$(realpath "$2")"); fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+
+python=$(command -v "${PYTHON:-python3}") || { echo "no ${PYTHON:-python3}" >&2 && exit 2; }
+cache=$(mktemp -d)
+trap 'rm -rf "$cache"' EXIT
+# cmake and ninja of a virtual environment stand beside its python.
+PATH="$(dirname "$python"):$PATH"
+export PATH PYTHONPATH="$PWD" TRITON_CACHE_DIR="$cache/triton" TORCHINDUCTOR_CACHE_DIR="$cache/inductor"
+unset TRITON_INTERPRET
+
+failed=0
+: >"$out/summary.txt"
+
+# part NAME SECONDS COMMAND...: runs it under its own limit, its output in NAME.log, one line on it in the summary.
+part() {
+  local name=$1 limit=$2 began=$SECONDS status outcome=ok
+  shift 2
+  timeout --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1
+  status=$?
+  if [[ $status -eq 124 || $status -eq 137 ]]; then
+    outcome="out of time"
+  elif [[ $status -ne 0 ]]; then
+    outcome="failed ($status)"
+  fi
+  if [[ $status -ne 0 ]]; then failed=1; fi
+  printf '%-14s %-12s %4d s of %3d  %s\n' "$name" "$outcome" $((SECONDS - began)) "$limit" \
+    "$(grep . "$out/$name.log" | tail -n 1 | cut -c 1-120)" | tee -a "$out/summary.txt"
+}
+
+# Only files with such tests are collected: what others import may be missing here.
+mapfile -t files < <(grep -l 'mark\.gpu' tests/test_*.py)
+pytest=("$python" -m pytest -m gpu -p no:cacheprovider -q)
+workers=()
+if "$python" -c "import xdist" 2>/dev/null; then workers=(-n "$(nproc | awk '{print ($1 < 8) ? $1 : 8}')"); fi
+
+part build 100 env GRAM_FAST_CUDA=ON "$python" setup.py build_ext --inplace
+part tests 150 "${pytest[@]}" "${workers[@]}" --junitxml "$out/tests.xml" "${files[@]}"
+if command -v compute-sanitizer >/dev/null; then
+  # Without torch's cache every tensor is an allocation of its own: a step beyond it is seen.
+  part sanitizer 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 9 \
+    "${pytest[@]}" -k "test_strides or test_strided_inputs" "${files[@]}"
+else
+  echo "sanitizer      left out: no compute-sanitizer" | tee -a "$out/summary.txt"
+fi
+part kernel_speed 160 "$python" benchmarks/kernel_speed.py "${data[@]}" --output "$out/kernel_speed.json"
+
+grep -v '^{' "$out/kernel_speed.log"
+cat "$out/summary.txt"
+exit "$failed"

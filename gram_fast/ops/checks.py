@@ -1,0 +1,40 @@
+"""What every op checks of its arguments before any launch, and how it hands tensors to the extension."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+# Position = value of gram_fast::Dtype (csrc/dtype.h).
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def expect(condition: bool, argument: str, expected: str, actual: object) -> None:
+    """Raises ValueError, naming the argument, when the condition does not hold."""
+    if not condition:
+        raise ValueError(f"{argument}: expected {expected}, got {actual}")
+
+
+def expect_like(
+    tensor: Tensor, argument: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], device: torch.device
+) -> None:
+    """Raises ValueError unless shape, dtype and device are these and the last dimension is contiguous."""
+    expect(tuple(tensor.shape) == shape, argument, f"shape {shape}", tuple(tensor.shape))
+    expect(tensor.dtype in dtypes, argument, " or ".join(map(str, dtypes)), tensor.dtype)
+    expect(tensor.device == device, argument, f"device {device}", tensor.device)
+    expect(
+        tensor.numel() == 0 or tensor.stride(-1) == 1,
+        argument,
+        "a contiguous last dimension",
+        f"stride {tensor.stride(-1)}",
+    )
+
+
+def stream_of(tensor: Tensor) -> int | None:
+    """The current CUDA stream of the tensor's device, None on the CPU."""
+    return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None
+
+
+def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Makes the tensor's device the current one for a launch."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -1,0 +1,41 @@
+"""`swiglu`: the gated activation between a feed-forward layer's two products.
+
+Shape letters: T packed tokens, G = 2F fused gate and up projections, F feed-forward width.
+"""
+
+import torch
+from torch import Tensor
+
+from gram_fast.kernels.swiglu import swiglu_reference
+from gram_fast.ops.backends import check_backend
+from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
+
+
+@torch.library.custom_op("gram_fast::swiglu", mutates_args=())
+def swiglu(gate_up_TG: Tensor, *, backend: str) -> Tensor:
+    """SiLU of the first half times the second half (SwiGLU, arXiv 2002.05202) -> [T, F], contiguous, dtype as given.
+
+    In float32, rounded once.
+
+    Args:
+        gate_up_TG: gate projection, then up projection [T, G], float32, float16 or bfloat16, any row stride with a
+            contiguous G.
+        backend: one of BACKENDS["swiglu"].
+
+    Raises ValueError on a wrong shape, dtype or stride, BackendError on a backend that cannot run.
+    """
+    expect(gate_up_TG.dim() == 2, "gate_up_TG", "2 dimensions", gate_up_TG.dim())
+    expect_like(gate_up_TG, "gate_up_TG", tuple(gate_up_TG.shape), DTYPES, gate_up_TG.device)
+    expect(gate_up_TG.shape[1] % 2 == 0, "gate_up_TG", "an even width", gate_up_TG.shape[1])
+    check_backend("swiglu", backend, gate_up_TG.device, gate_up_TG.dtype)
+    if backend == "reference":
+        return swiglu_reference(gate_up_TG)
+    from gram_fast.kernels.swiglu_triton import swiglu_triton
+
+    with on_device_of(gate_up_TG):
+        return swiglu_triton(gate_up_TG)
+
+
+@swiglu.register_fake
+def _(gate_up_TG: Tensor, *, backend: str) -> Tensor:
+    return gate_up_TG.new_empty((gate_up_TG.shape[0], gate_up_TG.shape[1] // 2))

@@ -1,0 +1,162 @@
+"""`tree_attention`: attention of packed tokens over a forest.
+
+Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K key/value heads, E head width, N spans,
+R key ranges.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from gram_fast.cascade import cascade_attention
+from gram_fast.extension import _C
+from gram_fast.kernels.tree_attention import tree_attention_reference
+from gram_fast.ops.backends import check_backend
+from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
+from gram_fast.ops.merge_states import merge_states
+
+_MERGE = functools.partial(merge_states, backend="extension")
+
+
+@torch.library.custom_op("gram_fast::tree_attention", mutates_args=())
+def tree_attention(
+    q_THE: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    spans_N2: Tensor,
+    range_offsets: Tensor,
+    ranges_R2: Tensor,
+    scale: float,
+    backend: str,
+    tiles: Tensor | None = None,
+) -> Tensor:
+    """Attention of T packed tokens over a forest -> [T, H, E], contiguous, dtype as q_THE.
+
+    The tokens of a span read each other causally (slots [start, end)) and the slots of the span's ranges without a
+    mask; softmax over both together.
+
+    Args:
+        q_THE: queries [T, H, E], float32, float16 or bfloat16.
+        k_SKE, v_SKE: keys and values [S, K, E], S >= T; slots [0, T) belong to the packed tokens. H is a multiple of K.
+        spans_N2: int64 [N, 2] on the CPU: start, end; they cover [0, T) in order.
+        range_offsets: int64 [N + 1] on the CPU: rows of `ranges_R2` that each span reads.
+        ranges_R2: int64 [R, 2] on the CPU: slots [start, end), 0 <= start < end <= S. Ranges of one span are disjoint.
+        scale: factor on the scores, above 0, usually E ** -0.5.
+        backend: one of BACKENDS["tree_attention"] (see resolve_backend for "auto").
+        tiles: `attention_tiles` of these tables and H // K, for backend "triton", or None: made here. It depends on
+            the pass alone: make it once for all layers. Its content is trusted.
+
+    Raises ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that
+    cannot run.
+    """
+    _check_tree_attention(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2)
+    expect(scale > 0, "scale", "a positive number", scale)
+    check_backend("tree_attention", backend, q_THE.device, q_THE.dtype)
+    if q_THE.shape[0] == 0:
+        return q_THE.new_empty(q_THE.shape)
+    if backend == "triton":
+        from gram_fast.kernels.tree_attention_triton import tree_attention_triton
+
+        if tiles is None:
+            tiles = attention_tiles(spans_N2, range_offsets, ranges_R2, q_THE.shape[1] // k_SKE.shape[1], q_THE.device)
+        _check_tiles(tiles, q_THE, k_SKE, len(ranges_R2))
+        with on_device_of(q_THE):
+            return tree_attention_triton(q_THE, k_SKE, v_SKE, tiles, len(ranges_R2), scale)
+    if backend == "reference":
+        out_THE = tree_attention_reference(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale)
+    else:
+        out_THE = cascade_attention(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale, _MERGE)
+    return out_THE.contiguous()
+
+
+@tree_attention.register_fake
+def _(
+    q_THE: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    spans_N2: Tensor,
+    range_offsets: Tensor,
+    ranges_R2: Tensor,
+    scale: float,
+    backend: str,
+    tiles: Tensor | None = None,
+) -> Tensor:
+    return q_THE.new_empty(q_THE.shape)
+
+
+def attention_tiles(
+    spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, group: int, device: torch.device
+) -> Tensor:
+    """What the Triton kernel walks, flat int32 on `device`: see gram_fast::attention_tiles in csrc/tree_plan.h.
+
+    Args:
+        spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them.
+        group: query heads of a key/value head, 1 to 128.
+        device: where the kernel runs. The copy does not wait for it.
+    """
+    from gram_fast.kernels.tree_attention_triton import TILE_ROWS
+
+    expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
+    tables = (spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy())
+    tiles = torch.from_numpy(_C.attention_tiles(*tables, TILE_ROWS // group))
+    return tiles.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tiles
+
+
+def _check_tiles(tiles: Tensor, q_THE: Tensor, k_SKE: Tensor, num_ranges: int) -> None:
+    """The table's size, and what the kernel's integers can hold."""
+    expect_like(tiles, "tiles", (len(tiles),), (torch.int32,), q_THE.device)
+    of_tiles = len(tiles) - 2 * num_ranges - len(q_THE)
+    expect(of_tiles > 0 and of_tiles % 5 == 0, "tiles", "the table that attention_tiles makes", f"{len(tiles)} numbers")
+    expect(len(k_SKE) < 2**31, "k_SKE", "fewer than 2**31 slots", len(k_SKE))
+    expect(q_THE.shape[2] <= 256, "q_THE", "a head width of at most 256 for backend 'triton'", q_THE.shape[2])
+
+
+def _check_tree_attention(
+    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor
+) -> None:
+    expect(q_THE.dim() == 3, "q_THE", "3 dimensions", q_THE.dim())
+    expect(k_SKE.dim() == 3, "k_SKE", "3 dimensions", k_SKE.dim())
+    (num_tokens, num_heads, width), device = q_THE.shape, q_THE.device
+    num_slots, num_kv_heads = k_SKE.shape[:2]
+    expect_like(q_THE, "q_THE", tuple(q_THE.shape), DTYPES, device)
+    expect_like(k_SKE, "k_SKE", (num_slots, num_kv_heads, width), (q_THE.dtype,), device)
+    expect_like(v_SKE, "v_SKE", tuple(k_SKE.shape), (q_THE.dtype,), device)
+    expect(num_slots >= num_tokens, "k_SKE", f"at least T = {num_tokens} slots", num_slots)
+    expect(
+        num_kv_heads > 0 and num_heads % num_kv_heads == 0, "q_THE", f"a multiple of {num_kv_heads} heads", num_heads
+    )
+    check_tables(spans_N2, range_offsets, ranges_R2, num_tokens, num_slots)
+
+
+def check_tables(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, num_tokens: int, num_slots: int) -> None:
+    """Raises ValueError unless spans cover [0, T) in order and their ranges lie in the slots."""
+    cpu = torch.device("cpu")
+    expect(spans_N2.dim() == 2, "spans_N2", "2 dimensions", spans_N2.dim())
+    expect(ranges_R2.dim() == 2, "ranges_R2", "2 dimensions", ranges_R2.dim())
+    num_spans, num_ranges = len(spans_N2), len(ranges_R2)
+    expect_like(spans_N2, "spans_N2", (num_spans, 2), (torch.int64,), cpu)
+    expect_like(range_offsets, "range_offsets", (num_spans + 1,), (torch.int64,), cpu)
+    expect_like(ranges_R2, "ranges_R2", (num_ranges, 2), (torch.int64,), cpu)
+    # NumPy on these few integers: a tenth of the time of the same tensor operations.
+    spans, offsets, ranges = spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy()
+    starts, ends = spans[:, 0], spans[:, 1]
+    covers = num_tokens == (ends[-1] if num_spans else 0) and (not num_spans or starts[0] == 0)
+    expect(
+        bool(covers and (starts < ends).all() and (starts[1:] == ends[:-1]).all()),
+        "spans_N2",
+        f"spans that cover 0 to {num_tokens} in order",
+        spans.tolist(),
+    )
+    expect(
+        bool(offsets[0] == 0 and offsets[-1] == num_ranges and (offsets[1:] >= offsets[:-1]).all()),
+        "range_offsets",
+        f"a rise from 0 to {num_ranges}",
+        offsets.tolist(),
+    )
+    expect(
+        bool((ranges[:, 0] >= 0).all() and (ranges[:, 0] < ranges[:, 1]).all() and (ranges[:, 1] <= num_slots).all()),
+        "ranges_R2",
+        f"0 <= start < end <= {num_slots}",
+        ranges.tolist(),
+    )

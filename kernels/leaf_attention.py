@@ -1,0 +1,47 @@
+"""Attention of the last token of each leaf on the keys of its path.
+
+Shape letters: L leaves, S key/value slots, H query heads, K key/value heads, E head width, N spans, R key ranges.
+"""
+
+import torch
+from torch import Tensor
+
+
+def leaf_mask(
+    spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, leaf_rows_L: Tensor, num_slots: int
+) -> Tensor:
+    """Which slots every leaf reads, as a bool mask [L, S]: the ranges of its span, and its span up to itself."""
+    mask_LS = torch.zeros(len(leaf_rows_L), num_slots, dtype=torch.bool)
+    spans, offsets, ranges = spans_N2.tolist(), range_offsets.tolist(), ranges_R2.tolist()
+    span_of_L = torch.searchsorted(spans_N2[:, 1].contiguous(), leaf_rows_L, right=True).tolist()
+    for leaf, (row, span) in enumerate(zip(leaf_rows_L.tolist(), span_of_L, strict=True)):
+        for start, end in [*ranges[offsets[span] : offsets[span + 1]], (spans[span][0], row + 1)]:
+            mask_LS[leaf, start:end] = True
+    return mask_LS
+
+
+def leaf_attention_reference(
+    q_LHE: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    spans_N2: Tensor,
+    range_offsets: Tensor,
+    ranges_R2: Tensor,
+    leaf_rows_L: Tensor,
+    scale: float,
+) -> Tensor:
+    """`leaf_attention` with one dense mask and float32 scores: the definition, for tests and as a last resort."""
+    num_leaves, num_heads, width = q_LHE.shape
+    num_kv_heads = k_SKE.shape[1]
+    mask_LS = leaf_mask(spans_N2, range_offsets, ranges_R2, leaf_rows_L, len(k_SKE)).to(q_LHE.device)
+    # float64 inputs stay float64, so that the same lines are the yardstick of tests. A slot that nobody reads may hold
+    # anything, NaN too: zero it, since 0 * NaN would spread.
+    compute = torch.promote_types(q_LHE.dtype, torch.float32)
+    is_read_S = mask_LS.any(dim=0)[:, None, None]
+    k_SKE = k_SKE.to(compute).where(is_read_S, 0.0)
+    v_SKE = v_SKE.to(compute).where(is_read_S, 0.0)
+    # G: the query heads of one key/value head.
+    q_LKGE = q_LHE.to(compute).reshape(num_leaves, num_kv_heads, num_heads // num_kv_heads, width)
+    scores_LKGS = torch.einsum("lkge,ske->lkgs", q_LKGE, k_SKE) * scale
+    weights_LKGS = scores_LKGS.masked_fill(~mask_LS[:, None, None], float("-inf")).softmax(dim=-1)
+    return torch.einsum("lkgs,ske->lkge", weights_LKGS, v_SKE).reshape(q_LHE.shape).to(q_LHE.dtype)

@@ -1,0 +1,231 @@
+"""Leaf attention in two launches: a partial result for every (item, leaf), then the merge of each leaf's.
+
+One query a leaf is bound by memory, so an item's keys are read once for the leaves that share them: their queries,
+times the query heads of a key/value head, are the rows of a tile. Tables: gram_fast::leaf_items (csrc/leaf_items.h).
+
+Shape letters: L leaves, S key/value slots, H query heads, K key/value heads, E head width, P partial results, M rows of
+a tile, N keys of a block.
+"""
+
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gram_fast.kernels.compilation import TYPES, Compilation
+
+# Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
+_NOTHING = tl.constexpr(-3.0e38)
+_LOG_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _leaf_attention_kernel(
+    q, k, v, partial_out, partial_lse, items, entries,
+    q_stride_l, q_stride_h, k_stride_s, k_stride_h, v_stride_s, v_stride_h, num_kv_heads, scale_log2,
+    GROUP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """One item for one key/value head: online softmax over the item's keys, in base 2, BLOCK_M rows at a time."""
+    program = tl.program_id(0)
+    kv_head = (program % num_kv_heads).to(tl.int64)
+    item = items + 4 * (program // num_kv_heads)
+    start, end, first_entry, end_entry = tl.load(item), tl.load(item + 1), tl.load(item + 2), tl.load(item + 3)
+    k += kv_head * k_stride_h + start.to(tl.int64) * k_stride_s
+    v += kv_head * v_stride_h + start.to(tl.int64) * v_stride_s
+    key_N = tl.arange(0, BLOCK_N)
+    column_E = tl.arange(0, BLOCK_E)
+    is_column_E = column_E < WIDTH
+    k_offsets_NE = key_N[:, None].to(tl.int64) * k_stride_s + column_E[None, :]
+    v_offsets_NE = key_N[:, None].to(tl.int64) * v_stride_s + column_E[None, :]
+
+    num_rows = (end_entry - first_entry) * GROUP
+    for first_row in range(0, num_rows, BLOCK_M):
+        row_M = first_row + tl.arange(0, BLOCK_M)
+        is_row_M = row_M < num_rows
+        is_row_ME = is_row_M[:, None] & is_column_E[None, :]
+        entry_M = entries + 4 * (first_entry + row_M // GROUP)
+        leaf_M = tl.load(entry_M, mask=is_row_M, other=0).to(tl.int64)
+        start_M = tl.load(entry_M + 1, mask=is_row_M, other=0)
+        end_M = tl.load(entry_M + 2, mask=is_row_M, other=0)
+        head_M = kv_head * GROUP + row_M % GROUP
+        q_offsets_ME = (leaf_M * q_stride_l + head_M * q_stride_h)[:, None] + column_E[None, :]
+        q_ME = tl.load(q + q_offsets_ME, mask=is_row_ME, other=0.0)
+
+        acc_ME = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
+        peak_M = tl.full([BLOCK_M], _NOTHING, tl.float32)
+        total_M = tl.zeros([BLOCK_M], tl.float32)
+        k_block, v_block = k, v
+        for first_key in range(start, end, BLOCK_N):
+            slot_N = first_key + key_N
+            # A slot behind the item may hold NaN, and 0 * NaN would spread: it is not loaded.
+            is_loaded_NE = (slot_N < end)[:, None]
+            if WIDTH != BLOCK_E:
+                is_loaded_NE = is_loaded_NE & is_column_E[None, :]
+            k_NE = tl.load(k_block + k_offsets_NE, mask=is_loaded_NE, other=0.0)
+            scores_MN = tl.dot(q_ME, tl.trans(k_NE), input_precision="ieee") * scale_log2
+            is_read_MN = (slot_N[None, :] >= start_M[:, None]) & (slot_N[None, :] < end_M[:, None])
+            scores_MN = tl.where(is_read_MN, scores_MN, float("-inf"))
+            new_peak_M = tl.maximum(peak_M, tl.max(scores_MN, axis=1))
+            weights_MN = tl.exp2(scores_MN - new_peak_M[:, None])
+            shrink_M = tl.exp2(peak_M - new_peak_M)
+            total_M = total_M * shrink_M + tl.sum(weights_MN, axis=1)
+            v_NE = tl.load(v_block + v_offsets_NE, mask=is_loaded_NE, other=0.0)
+            acc_ME = tl.dot(weights_MN.to(v_NE.dtype), v_NE, acc_ME * shrink_M[:, None], input_precision="ieee")
+            peak_M = new_peak_M
+            k_block += BLOCK_N * k_stride_s
+            v_block += BLOCK_N * v_stride_s
+
+        # Rows past the end have read nothing.
+        total_M = tl.where(is_row_M, total_M, 1.0)
+        partial_M = tl.load(entry_M + 3, mask=is_row_M, other=0).to(tl.int64) * (num_kv_heads * GROUP) + head_M
+        out_offsets_ME = partial_M[:, None] * WIDTH + column_E[None, :]
+        tl.store(partial_out + out_offsets_ME, acc_ME / total_M[:, None], mask=is_row_ME)
+        tl.store(partial_lse + partial_M, (peak_M + tl.log2(total_M)) * _LOG_2, mask=is_row_M)
+
+
+@triton.jit
+def _merge_kernel(
+    out, partial_out, partial_lse, leaf_offsets, num_heads,
+    WIDTH: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """All partial results of one leaf and head, BLOCK_P at a time."""
+    program = tl.program_id(0).to(tl.int64)
+    leaf, head = program // num_heads, program % num_heads
+    begin, end = tl.load(leaf_offsets + leaf), tl.load(leaf_offsets + leaf + 1)
+    column_E = tl.arange(0, BLOCK_E)
+    is_column_E = column_E < WIDTH
+    acc_E = tl.zeros([BLOCK_E], tl.float32)
+    # One number as a tensor: a loop carries it, and all partial results count before it is subtracted.
+    peak = tl.full([], _NOTHING, tl.float32)
+    total = tl.zeros([], tl.float32)
+    for first in range(begin, end, BLOCK_P):
+        partial_P = first + tl.arange(0, BLOCK_P)
+        is_partial_P = partial_P < end
+        row_P = partial_P.to(tl.int64) * num_heads + head
+        lse_P = tl.load(partial_lse + row_P, mask=is_partial_P, other=float("-inf"))
+        out_PE = tl.load(
+            partial_out + row_P[:, None] * WIDTH + column_E[None, :],
+            mask=is_partial_P[:, None] & is_column_E[None, :],
+            other=0.0,
+        )
+        new_peak = tl.maximum(peak, tl.max(lse_P, axis=0))
+        weight_P = tl.exp(lse_P - new_peak)
+        shrink = tl.exp(peak - new_peak)
+        total = total * shrink + tl.sum(weight_P, axis=0)
+        acc_E = acc_E * shrink + tl.sum(weight_P[:, None] * out_PE, axis=0)
+        peak = new_peak
+    tl.store(out + program * WIDTH + column_E, (acc_E / total).to(out.dtype.element_ty), mask=is_column_E)
+
+
+@dataclass(frozen=True)
+class LaunchShape:
+    """Block sizes and threads of the first launch."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def launch_shape(width: int, itemsize: int) -> LaunchShape:
+    """Blocks for heads of `width` and elements of `itemsize` bytes.
+
+    The largest, of those tried, that spill no register on sm_80, sm_90 and sm_100 (docs/performance.md has the table).
+    Two programs of 128 threads and 255 registers share a multiprocessor, each with two of three blocks under way: 64
+    KiB, where 3 TB/s and a latency of 0.8 us ask for 18 of each of 132 multiprocessors. Not yet timed on a GPU.
+    """
+    if itemsize == 4:
+        return LaunchShape(32 if width <= 128 else 16, 16, 8, 1)
+    return LaunchShape(32, 32 if width <= 128 else 16, 4, 3)
+
+
+_MERGE_BLOCK = 8
+_MERGE_WARPS = 1
+
+
+def leaf_attention_triton(
+    q_LHE: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    items: Tensor,
+    leaf_offsets: Tensor,
+    entries: Tensor,
+    partial_out_PHE: Tensor,
+    partial_lse_PH: Tensor,
+    scale: float,
+) -> Tensor:
+    """`leaf_attention` over the three parts of a table of gram_fast::leaf_items, int32 on the device of q_LHE.
+
+    `partial_out_PHE` and `partial_lse_PH` are float32, contiguous, and hold nothing yet.
+    """
+    num_leaves, num_heads, width = q_LHE.shape
+    num_kv_heads = k_SKE.shape[1]
+    shape = launch_shape(width, q_LHE.element_size())
+    block_e = max(16, triton.next_power_of_2(width))
+    out_LHE = torch.empty((num_leaves, num_heads, width), dtype=q_LHE.dtype, device=q_LHE.device)
+    _leaf_attention_kernel[(len(items) // 4 * num_kv_heads,)](
+        q_LHE, k_SKE, v_SKE, partial_out_PHE, partial_lse_PH, items, entries,
+        *q_LHE.stride()[:2], *k_SKE.stride()[:2], *v_SKE.stride()[:2], num_kv_heads, scale * 1.4426950408889634,
+        GROUP=num_heads // num_kv_heads, WIDTH=width, BLOCK_M=shape.block_m, BLOCK_N=shape.block_n, BLOCK_E=block_e,
+        num_warps=shape.num_warps, num_stages=shape.num_stages,
+    )  # fmt: skip
+    _merge_kernel[(num_leaves * num_heads,)](
+        out_LHE, partial_out_PHE, partial_lse_PH, leaf_offsets, num_heads,
+        WIDTH=width, BLOCK_P=_MERGE_BLOCK, BLOCK_E=block_e, num_warps=_MERGE_WARPS, num_stages=1,
+    )  # fmt: skip
+    return out_LHE
+
+
+def compilations() -> list[Compilation]:
+    """Both launches by dtype and head width, groups of four and, once, of seven heads."""
+    cases = [(dtype, width, 4) for dtype in ("bfloat16", "float32") for width in (64, 96, 128, 256)]
+    cases += [("float16", 128, 4), ("bfloat16", 128, 7)]
+    attend = [_attend_compilation(*case) for case in cases]
+    return attend + [_merge_compilation(dtype, width) for dtype, width, group in cases if group == 4]
+
+
+def _attend_compilation(dtype: str, width: int, group: int) -> Compilation:
+    shape = launch_shape(width, 4 if dtype == "float32" else 2)
+    kind = TYPES[dtype]
+    strides = ("q_stride_l", "q_stride_h", "k_stride_s", "k_stride_h", "v_stride_s", "v_stride_h")
+    return Compilation(
+        name=f"leaf_attention {kind} E={width} G={group} M={shape.block_m} N={shape.block_n}",
+        kernel=_leaf_attention_kernel,
+        signature={
+            **dict.fromkeys(("q", "k", "v"), f"*{kind}"),
+            **dict.fromkeys(("partial_out", "partial_lse"), "*fp32"),
+            **dict.fromkeys(("items", "entries"), "*i32"),
+            **dict.fromkeys((*strides, "num_kv_heads"), "i32"),
+            "scale_log2": "fp32",
+        },
+        constants={
+            "GROUP": group,
+            "WIDTH": width,
+            "BLOCK_M": shape.block_m,
+            "BLOCK_N": shape.block_n,
+            "BLOCK_E": triton.next_power_of_2(width),
+        },
+        num_warps=shape.num_warps,
+        num_stages=shape.num_stages,
+    )
+
+
+def _merge_compilation(dtype: str, width: int) -> Compilation:
+    kind = TYPES[dtype]
+    return Compilation(
+        name=f"leaf_attention merge {kind} E={width}",
+        kernel=_merge_kernel,
+        signature={
+            "out": f"*{kind}",
+            "partial_out": "*fp32",
+            "partial_lse": "*fp32",
+            "leaf_offsets": "*i32",
+            "num_heads": "i32",
+        },
+        constants={"WIDTH": width, "BLOCK_P": _MERGE_BLOCK, "BLOCK_E": triton.next_power_of_2(width)},
+        num_warps=_MERGE_WARPS,
+        num_stages=1,
+    )
