@@ -125,12 +125,15 @@ def doctor_command(
     preset: Annotated[str, typer.Option(help="Its judge prompt.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    runner: Annotated[str, typer.Option(help="auto, dense or transformers.")] = "auto",
     attention: Annotated[str, typer.Option(help="Attention backend: auto, reference, cascade or triton.")] = "auto",
 ) -> None:
     """Say what is installed and can run; with a checkpoint, test template, labels and engine on a known answer."""
     _print_table(doctor.installation())
     if model is not None:
-        judge = PairwiseJudge.from_pretrained(model, preset=preset, device=device, dtype=dtype, attention=attention)
+        judge = PairwiseJudge.from_pretrained(
+            model, preset=preset, device=device, dtype=dtype, runner=runner, attention=attention
+        )
         _print_table(doctor.checkpoint(judge))
 
 

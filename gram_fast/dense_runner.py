@@ -15,6 +15,7 @@ from gram_fast.cache import KeyValueStore
 from gram_fast.dense_model import DenseModel
 from gram_fast.dense_weights import dense_problem
 from gram_fast.errors import BackendError, UnsupportedModelError
+from gram_fast.ops.checks import uploaded
 from gram_fast.transformers_runner import attention_span
 from gram_fast.tree import TreePass
 
@@ -113,12 +114,12 @@ class DenseRunner:
         return self._run(whole, store, dict.fromkeys((*_OPS, "tree_attention"), "reference"))[0]
 
     def _run(self, tree_pass: TreePass, store: KeyValueStore, backends: dict[str, str]) -> Tensor:
-        cos_TF, sin_TF = self._rotation(tree_pass.position_ids.to(self.device))
+        cos_TF, sin_TF = self._rotation(uploaded(tree_pass.position_ids, self.device))
         return self.model.forward(
-            tree_pass.input_ids.to(self.device),
+            uploaded(tree_pass.input_ids, self.device),
             cos_TF,
             sin_TF,
-            tree_pass.leaf_rows.to(self.device),
+            uploaded(tree_pass.leaf_rows, self.device),
             _PassAttention(self.model, tree_pass, store, backends),
             backends,
         )

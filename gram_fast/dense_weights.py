@@ -105,7 +105,7 @@ def _tensors(files: list[Path], stack: ExitStack) -> Iterator[tuple[str, Any]]:
         try:
             shard = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
         except (SafetensorError, OSError) as error:
-            raise InputError(f"cannot read {file.name}: {first_line(error)}") from error
+            raise InputError(f"cannot load weights from {str(file)!r}: {first_line(error)}") from error
         for key in shard.keys():  # noqa: SIM118 - no mapping
             yield key, shard.get_slice(key)
 

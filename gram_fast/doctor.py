@@ -42,7 +42,7 @@ def installation() -> Iterator[tuple[str, str]]:
 def checkpoint(judge: PairwiseJudge) -> Iterator[tuple[str, str]]:
     """(what, how it stands) of a judge: template, labels, engine against the model's plain forward."""
     runner, tokenizer = judge.runner, judge.tokenizer
-    yield "model", f"{type(runner.model).__name__} on {runner.device}, {runner.dtype}, attention {runner.attention}"
+    yield "model", f"{type(runner).__name__} on {runner.device}, {runner.dtype}, attention {runner.attention}"
     yield "longest pair", f"{judge.max_length} tokens"
     yield (
         "template",

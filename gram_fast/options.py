@@ -27,6 +27,7 @@ class JudgeOptions:
     ] = "auto"
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto"
+    runner: Annotated[str, typer.Option(help="auto, dense (this package's own model) or transformers.")] = "auto"
     attention: Annotated[str, typer.Option(help="Attention backend: auto, reference, cascade or triton.")] = "auto"
     max_batch_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of one forward; default: what suits the device.")

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from gram_fast import ops
 from gram_fast.cache import KeyValueStore
 from gram_fast.errors import UnsupportedModelError
+from gram_fast.ops.checks import uploaded
 from gram_fast.tree import TreePass
 
 _ATTENTION = "gram_fast_tree"
@@ -83,8 +84,8 @@ class TransformersRunner:
         context = _PassContext(tree_pass, store, self.attention)
         with self._attend_with(_ATTENTION):
             hidden_1TD = self.model.base_model(
-                input_ids=tree_pass.input_ids[None].to(self.device),
-                position_ids=tree_pass.position_ids[None].to(self.device),
+                input_ids=uploaded(tree_pass.input_ids, self.device)[None],
+                position_ids=uploaded(tree_pass.position_ids, self.device)[None],
                 use_cache=False,
                 gram_fast_pass=context,
             ).last_hidden_state
@@ -93,7 +94,7 @@ class TransformersRunner:
                 f"{type(self.model).__name__} cannot be scored by prefix sharing: {len(context.layers_seen)} of its "
                 f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
             )
-        leaf_rows_L = tree_pass.leaf_rows.to(self.device)
+        leaf_rows_L = uploaded(tree_pass.leaf_rows, self.device)
         logits_L2 = ops.label_logits(hidden_1TD[0], leaf_rows_L, self._label_weight_2D, backend=self._label_backend)
         if self._label_bias_2 is not None:
             logits_L2 = logits_L2 + self._label_bias_2

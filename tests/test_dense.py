@@ -124,7 +124,7 @@ def test_a_missing_and_an_unexpected_tensor_are_named(tmp_path):
     with pytest.raises(InputError, match=r"model\.norm\.weight: expected shape \[32\], got \[3\]"):
         dense(tmp_path, model.config)
     file.write_bytes(b"not safetensors")
-    with pytest.raises(InputError, match=r"cannot read model\.safetensors"):
+    with pytest.raises(InputError, match=r"cannot load weights from .*model\.safetensors"):
         dense(tmp_path, model.config)
     file.unlink()
     with pytest.raises(InputError, match=r"expected the file model\.safetensors"):

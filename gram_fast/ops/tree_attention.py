@@ -13,7 +13,7 @@ from gram_fast.cascade import cascade_attention
 from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
+from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of, uploaded
 from gram_fast.ops.merge_states import merge_states
 
 _MERGE = functools.partial(merge_states, backend="extension")
@@ -99,8 +99,7 @@ def attention_tiles(
 
     expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
     tables = (spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy())
-    tiles = torch.from_numpy(_C.attention_tiles(*tables, TILE_ROWS // group))
-    return tiles.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tiles
+    return uploaded(torch.from_numpy(_C.attention_tiles(*tables, TILE_ROWS // group)), device)
 
 
 def _check_tiles(tiles: Tensor, q_THE: Tensor, k_SKE: Tensor, num_ranges: int) -> None:

@@ -24,7 +24,9 @@ constexpr unsigned kWarpSize = 32;
 struct Warp {
   explicit Warp(unsigned threads) : barrier(threads) {}
   std::barrier<> barrier;
-  uint64_t values[kWarpSize];  // what each lane shows the others
+  // What each lane shows the others, by turns in one of two places: a lane that is one exchange ahead leaves alone what
+  // others still read, and none can be two ahead.
+  uint64_t values[2][kWarpSize];
 };
 
 struct Block {
@@ -42,6 +44,7 @@ struct Thread {
   unsigned lane;
   Block* block;
   Warp* warp;
+  unsigned exchanges = 0;
 };
 inline thread_local Thread self;
 
@@ -79,10 +82,10 @@ template <typename T>
 T lane_value(T value, unsigned lane) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   cuda_on_cpu::Warp& warp = *cuda_on_cpu::self.warp;
-  std::memcpy(&warp.values[cuda_on_cpu::self.lane], &value, sizeof value);
+  uint64_t* values = warp.values[cuda_on_cpu::self.exchanges++ % 2];
+  std::memcpy(&values[cuda_on_cpu::self.lane], &value, sizeof value);
   warp.barrier.arrive_and_wait();
-  std::memcpy(&value, &warp.values[lane % cuda_on_cpu::kWarpSize], sizeof value);
-  warp.barrier.arrive_and_wait();
+  std::memcpy(&value, &values[lane % cuda_on_cpu::kWarpSize], sizeof value);
   return value;
 }
 template <typename T>
