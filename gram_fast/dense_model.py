@@ -61,7 +61,7 @@ class DenseLayer:
 
 
 class Attention(Protocol):
-    """What a layer asks of the pass that it is in."""
+    """Keys, values and attention of a pass."""
 
     def buffers(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values [S, K, E] of the layer."""
@@ -71,6 +71,21 @@ class Attention(Protocol):
 
     def of_leaves(self, layer: int, q_LHE: Tensor) -> Tensor:
         """Attention of the last token of each leaf -> [L, H, E]."""
+
+
+@dataclass(frozen=True)
+class DensePass:
+    """What every layer of one pass is given, on the model's device."""
+
+    input_ids_T: Tensor
+    """int64 [T]"""
+    rotation: tuple[Tensor, Tensor]
+    """Cosines and sines of each token's position, float32 [T, E / 2]."""
+    leaf_rows_L: Tensor
+    """int64 [L]: the last token of each leaf."""
+    attention: Attention
+    backends: Mapping[str, str]
+    """The backend of every op but attention."""
 
 
 @dataclass
@@ -84,101 +99,58 @@ class DenseModel:
     label_weight_2D: Tensor
     """Rows of the output embedding for the two labels."""
 
-    def forward(
-        self,
-        input_ids_T: Tensor,
-        cos_TF: Tensor,
-        sin_TF: Tensor,
-        leaf_rows_L: Tensor,
-        attention: Attention,
-        backends: Mapping[str, str],
-    ) -> Tensor:
-        """Label logits float32 [L, 2] of one pass.
-
-        Args:
-            input_ids_T: int64 [T].
-            cos_TF, sin_TF: float32 [T, E / 2], of each token's position.
-            leaf_rows_L: int64 [L] on the model's device.
-            attention: the pass's keys, values and attention.
-            backends: of every op but attention, by name.
-        """
-        residual_TD = self.embedding_VD[input_ids_T]
+    def forward(self, given: DensePass) -> Tensor:
+        """Label logits float32 [L, 2] of one pass, whose keys and values are in its buffers afterwards."""
+        residual_TD = self.embedding_VD[given.input_ids_T]
         update_TD: Tensor | None = None
         *body, last = self.layers
         for index, layer in enumerate(body):
-            normed_TD = self._norm(residual_TD, update_TD, layer.input_norm_D, backends)
-            q_THE = self._project(layer, index, normed_TD, cos_TF, sin_TF, attention, backends)
-            update_TD = linear(attention.of_tokens(index, q_THE).flatten(1), layer.out_weight, layer.out_bias)
-            update_TD = self._feed_forward(layer, residual_TD, update_TD, backends)
-        normed_TD = self._norm(residual_TD, update_TD, last.input_norm_D, backends)
-        q_LHE = self._project_ends(last, normed_TD, cos_TF, sin_TF, leaf_rows_L, attention, backends)
-        residual_LD = residual_TD[leaf_rows_L]
-        attended_LHE = attention.of_leaves(len(body), q_LHE)
+            normed_TD = self._norm(residual_TD, update_TD, layer.input_norm_D, given)
+            qkv_TCE = self._heads(linear(normed_TD, layer.qkv_weight, layer.qkv_bias))
+            self._rotate(qkv_TCE, given.rotation, given.attention.buffers(index), layer, given)
+            attended_THE = given.attention.of_tokens(index, qkv_TCE[:, : self.shape.num_heads])
+            update_TD = linear(attended_THE.flatten(1), layer.out_weight, layer.out_bias)
+            update_TD = self._feed_forward(layer, residual_TD, update_TD, given)
+        normed_TD = self._norm(residual_TD, update_TD, last.input_norm_D, given)
+        q_LHE = self._project_ends(last, normed_TD, given)
+        residual_LD = residual_TD[given.leaf_rows_L]
+        attended_LHE = given.attention.of_leaves(len(body), q_LHE)
         update_LD = linear(attended_LHE.flatten(1), last.out_weight, last.out_bias)
-        update_LD = self._feed_forward(last, residual_LD, update_LD, backends)
+        update_LD = self._feed_forward(last, residual_LD, update_LD, given)
         logits_L2: Tensor = ops.label_logits(
             residual_LD + update_LD,
-            torch.arange(len(leaf_rows_L), device=residual_LD.device),
+            torch.arange(len(residual_LD), device=residual_LD.device),
             self.label_weight_2D,
             self.final_norm_D,
             self.shape.norm_eps,
-            backend=backends["label_logits"],
+            backend=given.backends["label_logits"],
         )
         return logits_L2
 
-    def _norm(
-        self, residual_TD: Tensor, update_TD: Tensor | None, weight_D: Tensor, backends: Mapping[str, str]
-    ) -> Tensor:
-        eps = self.shape.norm_eps
-        normed_TD: Tensor = ops.add_rms_norm(residual_TD, update_TD, weight_D, eps, backend=backends["add_rms_norm"])
+    def _norm(self, residual_TD: Tensor, update_TD: Tensor | None, weight_D: Tensor, given: DensePass) -> Tensor:
+        normed_TD: Tensor = ops.add_rms_norm(
+            residual_TD, update_TD, weight_D, self.shape.norm_eps, backend=given.backends["add_rms_norm"]
+        )
         return normed_TD
 
-    def _feed_forward(
-        self, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor, backends: Mapping[str, str]
-    ) -> Tensor:
-        normed_TD = self._norm(residual_TD, update_TD, layer.post_norm_D, backends)
+    def _feed_forward(self, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor, given: DensePass) -> Tensor:
+        normed_TD = self._norm(residual_TD, update_TD, layer.post_norm_D, given)
         gate_up_TG = linear(normed_TD, layer.gate_up_weight, layer.gate_up_bias)
-        return linear(ops.swiglu(gate_up_TG, backend=backends["swiglu"]), layer.down_weight, layer.down_bias)
+        return linear(ops.swiglu(gate_up_TG, backend=given.backends["swiglu"]), layer.down_weight, layer.down_bias)
 
-    def _project(
-        self,
-        layer: DenseLayer,
-        index: int,
-        normed_TD: Tensor,
-        cos_TF: Tensor,
-        sin_TF: Tensor,
-        attention: Attention,
-        backends: Mapping[str, str],
-    ) -> Tensor:
-        """Queries [T, H, E] of a layer, whose keys and values go to the cache."""
-        qkv_TCE = self._heads(linear(normed_TD, layer.qkv_weight, layer.qkv_bias))
-        self._rotate(qkv_TCE, cos_TF, sin_TF, attention.buffers(index), layer, self.shape.num_heads, backends)
-        return qkv_TCE[:, : self.shape.num_heads]
-
-    def _project_ends(
-        self,
-        layer: DenseLayer,
-        normed_TD: Tensor,
-        cos_TF: Tensor,
-        sin_TF: Tensor,
-        leaf_rows_L: Tensor,
-        attention: Attention,
-        backends: Mapping[str, str],
-    ) -> Tensor:
+    def _project_ends(self, layer: DenseLayer, normed_TD: Tensor, given: DensePass) -> Tensor:
         """Queries [L, H, E] of the last layer, whose keys and values go to the cache for all tokens."""
-        shape = self.shape
-        k_SKE, v_SKE = attention.buffers(shape.num_layers - 1)
-        of_queries = shape.num_heads * shape.head_dim
-        bias = layer.qkv_bias
-        kv_TCE = self._heads(
-            linear(normed_TD, layer.qkv_weight[of_queries:], None if bias is None else bias[of_queries:])
-        )
-        self._rotate(kv_TCE, cos_TF, sin_TF, (k_SKE, v_SKE), layer, 0, backends)
-        normed_LD, weight = normed_TD[leaf_rows_L], layer.qkv_weight[:of_queries]
-        q_LHE = self._heads(linear(normed_LD, weight, None if bias is None else bias[:of_queries]))
-        nowhere = (k_SKE[:, :0], v_SKE[:, :0])
-        cos_LF, sin_LF = cos_TF[leaf_rows_L], sin_TF[leaf_rows_L]
-        self._rotate(q_LHE, cos_LF, sin_LF, nowhere, layer, shape.num_heads, backends)
+        of_queries = self.shape.num_heads * self.shape.head_dim
+        q_weight, kv_weight = layer.qkv_weight[:of_queries], layer.qkv_weight[of_queries:]
+        q_bias = kv_bias = None
+        if layer.qkv_bias is not None:
+            q_bias, kv_bias = layer.qkv_bias[:of_queries], layer.qkv_bias[of_queries:]
+        k_SKE, v_SKE = given.attention.buffers(self.shape.num_layers - 1)
+        self._rotate(self._heads(linear(normed_TD, kv_weight, kv_bias)), given.rotation, (k_SKE, v_SKE), layer, given)
+        q_LHE = self._heads(linear(normed_TD[given.leaf_rows_L], q_weight, q_bias))
+        cos_TF, sin_TF = given.rotation
+        of_leaves = (cos_TF[given.leaf_rows_L], sin_TF[given.leaf_rows_L])
+        self._rotate(q_LHE, of_leaves, (k_SKE[:, :0], v_SKE[:, :0]), layer, given)
         return q_LHE
 
     def _heads(self, projected: Tensor) -> Tensor:
@@ -188,21 +160,20 @@ class DenseModel:
     def _rotate(
         self,
         qkv_TCE: Tensor,
-        cos_TF: Tensor,
-        sin_TF: Tensor,
+        rotation: tuple[Tensor, Tensor],
         buffers: tuple[Tensor, Tensor],
         layer: DenseLayer,
-        num_heads: int,
-        backends: Mapping[str, str],
+        given: DensePass,
     ) -> None:
+        """Finishes queries in place, keys and values into the buffers: whichever of them `qkv_TCE` holds."""
+        num_heads = qkv_TCE.shape[1] - 2 * buffers[0].shape[1]
         ops.rotary_into_cache(
             qkv_TCE,
-            cos_TF,
-            sin_TF,
+            *rotation,
             *buffers,
             layer.q_norm_E,
             layer.k_norm_E,
             self.shape.norm_eps,
             num_heads,
-            backend=backends["rotary_into_cache"],
+            backend=given.backends["rotary_into_cache"],
         )

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from gram_fast import ops
 from gram_fast.cache import KeyValueStore
-from gram_fast.dense_model import DenseModel
+from gram_fast.dense_model import DenseModel, DensePass
 from gram_fast.dense_weights import dense_problem
 from gram_fast.errors import BackendError, UnsupportedModelError
 from gram_fast.ops.checks import uploaded
@@ -114,15 +114,14 @@ class DenseRunner:
         return self._run(whole, store, dict.fromkeys((*_OPS, "tree_attention"), "reference"))[0]
 
     def _run(self, tree_pass: TreePass, store: KeyValueStore, backends: dict[str, str]) -> Tensor:
-        cos_TF, sin_TF = self._rotation(uploaded(tree_pass.position_ids, self.device))
-        return self.model.forward(
+        given = DensePass(
             uploaded(tree_pass.input_ids, self.device),
-            cos_TF,
-            sin_TF,
+            self._rotation(uploaded(tree_pass.position_ids, self.device)),
             uploaded(tree_pass.leaf_rows, self.device),
             _PassAttention(self.model, tree_pass, store, backends),
             backends,
         )
+        return self.model.forward(given)
 
     def _rotation(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines, float32 [T, F], of transformers' own embedding, whichever variant the model has."""

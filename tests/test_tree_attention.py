@@ -567,3 +567,33 @@ def test_a_cache_of_more_than_2_to_the_31_elements() -> None:
     k_near, v_near = (torch.cat([x[:5], x[-100:]]) for x in (k_SKE, v_SKE))
     near = ops.tree_attention(q_THE, k_near, v_near, *make_tables([(0, 5)], [[(5, 105)]]), width**-0.5, "triton")
     assert torch.equal(far, near)
+
+
+def tables_of_tree(sequences: Sequence[Sequence[int]]) -> tuple[Tables, int]:
+    """The tables of one pass over all tokens of these sequences, and how many there are."""
+    tree = TokenTree([])
+    for ids in sequences:
+        tree.add_segment(ids)
+    leaves = tree.add_sequences(np.arange(len(sequences))[:, None], 0)
+    (tree_pass,) = plan_round(tree, leaves, budget=10**6, keep_limit=0, more_rounds=False).passes
+    return (tree_pass.spans, tree_pass.range_offsets, tree_pass.ranges), tree_pass.num_tokens
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", ["cascade", "triton"])
+def test_a_leaf_at_every_depth(backend: str, dtype: torch.dtype, device: str) -> None:
+    skip_what_cannot_run(backend, device, dtype)
+    comb = [[*range(3 * depth), 1000 + depth, 2000 + depth] for depth in range(1, 14)]
+    tables, num_tokens = tables_of_tree(comb)
+    check(random_inputs(num_tokens, num_tokens, (4, 2), 16, dtype), tables, backend, device)
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_thousands_of_tiny_nodes(dtype: torch.dtype, device: str) -> None:
+    """2,000 leaves of one to three tokens below one root: 32 tokens a tile, not one node."""
+    skip_what_cannot_run("triton", device, dtype)
+    tables, num_tokens = tables_of_tree([[*range(37), 1000 + leaf, *range(leaf % 3)] for leaf in range(2000)])
+    check(random_inputs(num_tokens, num_tokens, (4, 1), 16, dtype), tables, "triton", device)
+    assert len(tiles_of(tables, 32)[0]) < 1.1 * num_tokens / 32

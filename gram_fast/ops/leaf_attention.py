@@ -10,7 +10,7 @@ from torch import Tensor
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of, stream_of
+from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of, stream_of, uploaded
 from gram_fast.ops.tree_attention import check_tables
 
 _MAX_SLOTS = 2**31 - 1  # what the table's integers hold
@@ -124,8 +124,7 @@ def leaf_items(
     """
     _check_tables_and_rows(spans_N2, range_offsets, ranges_R2, leaf_rows_L, _MAX_SLOTS)
     tables = (spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy(), leaf_rows_L.numpy())
-    items = torch.from_numpy(_C.leaf_items(*tables))
-    return items.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else items
+    return uploaded(torch.from_numpy(_C.leaf_items(*tables)), device)
 
 
 def _entries_at(items: Tensor, num_leaves: int) -> int:
