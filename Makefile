@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(wildcard csrc/*.cpp csrc/*.cu csrc/*.h csrc/*.cuh)
 SANITIZED := build/sanitize
+SANITIZED_TESTS := token_tree merge_states label_logits tree_attention leaf_attention cuda_on_cpu
 SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED)
 
@@ -22,15 +23,17 @@ lint: $(VENV)/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-format --dry-run -Werror $(CPP) $(wildcard tests/cpp/*)
 
 # A copy of the package whose extension has the address and undefined-behaviour sanitizers, under the tests of all that
-# it does. libstdc++ is preloaded beside libasan: with libasan alone the first C++ exception ends the process.
+# it does; Triton's interpreter is none of it. libstdc++ is preloaded beside libasan: with libasan alone the first C++
+# exception ends the process.
 sanitize: $(VENV)/.built
 	GRAM_FAST_SANITIZE=ON GRAM_FAST_CUDA=OFF PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/python setup.py -q build --build-temp build/sanitize.tmp --build-lib $(SANITIZED)
 	$(SANITIZERS) $(BIN)/python -P -c "import gram_fast._C as c; assert '$(SANITIZED)' in c.__file__, c.__file__"
-	$(SANITIZERS) $(BIN)/pytest $(addprefix tests/test_,token_tree.py merge_states.py label_logits.py tree_attention.py)
+	GRAM_FAST_SANITIZE=ON $(SANITIZERS) $(BIN)/pytest -k "not triton" \
+		$(addprefix tests/test_,$(SANITIZED_TESTS:=.py))
 
 $(VENV)/.installed: constraints.txt pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

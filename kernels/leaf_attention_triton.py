@@ -41,6 +41,8 @@ def _leaf_attention_kernel(
     k_offsets_NE = key_N[:, None].to(tl.int64) * k_stride_s + column_E[None, :]
     v_offsets_NE = key_N[:, None].to(tl.int64) * v_stride_s + column_E[None, :]
 
+    block_n = tl.full([], BLOCK_N, tl.int64)  # times a stride, beyond 32 bits
+
     num_rows = (end_entry - first_entry) * GROUP
     for first_row in range(0, num_rows, BLOCK_M):
         row_M = first_row + tl.arange(0, BLOCK_M)
@@ -75,8 +77,8 @@ def _leaf_attention_kernel(
             v_NE = tl.load(v_block + v_offsets_NE, mask=is_loaded_NE, other=0.0)
             acc_ME = tl.dot(weights_MN.to(v_NE.dtype), v_NE, acc_ME * shrink_M[:, None], input_precision="ieee")
             peak_M = new_peak_M
-            k_block += BLOCK_N * k_stride_s
-            v_block += BLOCK_N * v_stride_s
+            k_block += block_n * k_stride_s
+            v_block += block_n * v_stride_s
 
         # Rows past the end have read nothing.
         total_M = tl.where(is_row_M, total_M, 1.0)

@@ -1,7 +1,7 @@
 """The CUDA kernels of csrc, compiled by g++ and run on the CPU (tests/cpp/cuda_on_cpu.h): right before they see a GPU.
 
 Speed, registers and shared memory are not tested here. With GRAM_FAST_SANITIZE=ON, as `make sanitize` sets it, the
-kernels are compiled with the address and undefined-behaviour sanitizers.
+kernels are compiled with the address and undefined-behaviour sanitizers, and run once under the thread sanitizer.
 """
 
 import hashlib
@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.machinery import ExtensionFileLoader
@@ -29,8 +30,12 @@ from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.kernels.merge_states import merge_states_reference
 
 ROOT = Path(__file__).parent.parent
+CSRC = ROOT / "csrc"
+KERNELS = sorted(CSRC.glob("*.cu"))
 HEADER = ROOT / "tests" / "cpp" / "cuda_on_cpu.h"
 BUILD = ROOT / "build" / "cuda_on_cpu"
+SANITIZE = os.environ.get("GRAM_FAST_SANITIZE") == "ON"
+SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,48 +53,48 @@ def cuda_headers() -> Path | None:
     return include if (include / "cuda_bf16.h").exists() else None
 
 
-def build(headers: Path) -> Path:
-    """Compiles the whole extension with its .cu files as C++, once for each state of the sources."""
-    sources = sorted((ROOT / "csrc").glob("*.c*"))
-    flags = ["-std=c++20", "-fPIC", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-DGRAM_FAST_WITH_CUDA"]
-    # Two modules must not register the same C++ types with pybind11.
-    flags += ["-Dgram_fast=gram_fast_on_cpu", f"-I{ROOT / 'csrc'}"]
-    flags += [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_paths()["include"], headers)]
-    if os.environ.get("GRAM_FAST_SANITIZE") == "ON":
-        flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    read = [*sources, *(ROOT / "csrc").glob("*.h"), HEADER]
-    state = hashlib.sha256(repr(flags).encode() + b"".join(path.read_bytes() for path in read)).hexdigest()[:16]
-    library = BUILD / state / "_C.so"
-    if library.exists():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-
-    # Not preloaded into the compiler: sanitizers.
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    run = partial(subprocess.run, env=environment, check=True)
-
-    def compile_one(source: Path) -> Path:
-        built = library.parent / f"{source.name}.o"
-        how = ["-O1", "-x", "c++", "-include", HEADER] if source.suffix == ".cu" else ["-fopenmp"]
-        run(["g++", *flags, *how, "-c", source, "-o", built])
-        return built
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, [path for path in sources if path.suffix in (".cpp", ".cu")]))
-    link = [flag for flag in flags if flag.startswith("-fsanitize")]
-    # Under another name first: a build that was cut off must not look finished.
-    unfinished = library.with_suffix(".unfinished")
-    run(["g++", "-shared", "-fopenmp", *link, *objects, "-o", unfinished])
-    return unfinished.rename(library)
-
-
 @pytest.fixture(scope="module")
-def emulated() -> ModuleType:
-    """The extension whose CUDA functions run on the CPU."""
+def compiled() -> Callable[..., Path]:
+    """Compiles and links files of csrc and tests/cpp, the .cu files as C++, once for each state of the sources."""
     headers = cuda_headers()
     if headers is None or shutil.which("g++") is None:
         pytest.skip("needs g++ and the headers of the CUDA toolkit")
-    loader = ExtensionFileLoader("cuda_on_cpu._C", str(build(headers)))
+    # Not preloaded into the compiler: sanitizers.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    run = partial(subprocess.run, env=environment, check=True)
+    includes = (pybind11.get_include(), sysconfig.get_paths()["include"], headers)
+    always = ["-std=c++20", "-fPIC", "-fopenmp", "-fno-strict-aliasing", "-Wno-unknown-pragmas", f"-I{CSRC}"]
+    always += [f"-isystem{path}" for path in includes]
+
+    def link(name: str, sources: Sequence[Path], flags: Sequence[str]) -> Path:
+        read = b"".join(path.read_bytes() for path in (*sources, *CSRC.glob("*.h"), *CSRC.glob("*.cuh"), HEADER))
+        state = hashlib.sha256(repr([*always, *flags]).encode() + read).hexdigest()[:16]
+        linked = BUILD / state / name
+        if linked.exists():
+            return linked
+        linked.parent.mkdir(parents=True, exist_ok=True)
+
+        def compile_one(source: Path) -> str:
+            how = ["-O1", "-x", "c++", "-include", HEADER] if source.suffix == ".cu" else []
+            run(["g++", *always, *flags, *how, "-c", source, "-o", f"{folder}/{source.name}.o"])
+            return f"{folder}/{source.name}.o"
+
+        with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = list(pool.map(compile_one, sources))
+            # Renamed at the end: what was cut off must not look finished.
+            run(["g++", "-fopenmp", *flags, *objects, "-o", f"{folder}/{name}"])
+            return Path(folder, name).rename(linked)
+
+    return link
+
+
+@pytest.fixture(scope="module")
+def emulated(compiled: Callable[..., Path]) -> ModuleType:
+    """The extension whose CUDA functions run on the CPU."""
+    # Two modules must not register the same C++ types with pybind11.
+    flags = ["-shared", "-DGRAM_FAST_WITH_CUDA", "-Dgram_fast=gram_fast_on_cpu", *(SANITIZERS if SANITIZE else ())]
+    loader = ExtensionFileLoader("cuda_on_cpu._C", str(compiled("_C.so", [*CSRC.glob("*.cpp"), *KERNELS], flags)))
     module = module_from_spec(spec_from_loader(loader.name, loader))
     loader.exec_module(module)
     return module
@@ -205,3 +210,12 @@ def test_leaf_attention(
     plain = leaf_attention_reference(*inputs, *tables, width**-0.5)
     actual = ops.leaf_attention(*(layout(x) for x in poisoned), *tables, width**-0.5, backend="extension")
     assert_as_exact_as(plain, exact, actual)
+
+
+@pytest.mark.skipif(not SANITIZE, reason="takes 40 s: run by make sanitize")
+def test_no_two_threads_meet_without_a_barrier(compiled: Callable[..., Path]) -> None:
+    sources = [HEADER.parent / "races.cpp", CSRC / "leaf_items.cpp", *KERNELS]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    program = compiled("races", sources, ["-g", "-fsanitize=thread"])
+    done = subprocess.run([program], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -545,7 +545,7 @@ def test_tiles_are_checked() -> None:
 @on_each_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("heads", [(2, 2), (7, 1), (12, 4), (71, 1), (20, 4)])
-def test_groups_of_heads_and_many_small_nodes(heads: tuple[int, int], dtype: torch.dtype, device: str) -> None:
+def test_triton_takes_any_group_of_heads(heads: tuple[int, int], dtype: torch.dtype, device: str) -> None:
     """Groups that do not divide a tile, and tiles of many spans."""
     skip_what_cannot_run("triton", device, dtype)
     lengths = [17, *[1, 5, 2, 1, 1, 37, 2, 4] * 2]
@@ -556,7 +556,7 @@ def test_groups_of_heads_and_many_small_nodes(heads: tuple[int, int], dtype: tor
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_cache_of_more_than_2_to_the_31_elements() -> None:
+def test_triton_on_a_cache_of_more_than_2_to_the_31_elements() -> None:
     """Slots behind element 2^31 are read where they lie: 4.5 GiB of keys and values."""
     num_slots, heads, width = 2**20 + 2**18, (32, 16), 128
     q_THE = torch.randn(5, heads[0], width, device="cuda", dtype=torch.bfloat16)
@@ -591,7 +591,7 @@ def test_a_leaf_at_every_depth(backend: str, dtype: torch.dtype, device: str) ->
 
 @on_each_device
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_thousands_of_tiny_nodes(dtype: torch.dtype, device: str) -> None:
+def test_triton_packs_thousands_of_tiny_nodes(dtype: torch.dtype, device: str) -> None:
     """2,000 leaves of one to three tokens below one root: 32 tokens a tile, not one node."""
     skip_what_cannot_run("triton", device, dtype)
     tables, num_tokens = tables_of_tree([[*range(37), 1000 + leaf, *range(leaf % 3)] for leaf in range(2000)])

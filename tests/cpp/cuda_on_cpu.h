@@ -1,6 +1,6 @@
-// Runs the CUDA kernels of csrc on the CPU: included before each .cu file, it makes C++20 of it (needs the headers of the
-// CUDA toolkit, not nvcc). A thread of a block is a thread of the operating system, so barriers, shuffles and what lies
-// in shared memory between them are as real as on a GPU, and sanitizers see every access. Blocks run in turn.
+// Runs the CUDA kernels of csrc on the CPU: included before each .cu file, it makes C++20 of it (needs the headers of
+// the CUDA toolkit, not nvcc). A thread of a block is a thread of the operating system, so barriers, shuffles and what
+// lies in shared memory between them are as real as on a GPU, and sanitizers see every access. Blocks run in turn.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -48,9 +48,7 @@ struct Thread {
 };
 inline thread_local Thread self;
 
-inline dim3 index_in(dim3 shape, unsigned i) {
-  return dim3(i % shape.x, i / shape.x % shape.y, i / shape.x / shape.y);
-}
+inline dim3 index_in(dim3 shape, unsigned i) { return dim3(i % shape.x, i / shape.x % shape.y, i / shape.x / shape.y); }
 inline unsigned size(dim3 shape) { return shape.x * shape.y * shape.z; }
 
 }  // namespace cuda_on_cpu

@@ -1,0 +1,80 @@
+// Runs every CUDA kernel on the CPU, under the thread sanitizer: it sees two threads of a block that touch the same
+// memory with no barrier between them. Results are checked in tests/test_cuda_on_cpu.py.
+#include <cstdint>
+#include <vector>
+
+#include "label_logits.h"
+#include "leaf_attention.h"
+#include "leaf_items.h"
+#include "merge_states.h"
+
+using namespace gram_fast;
+
+namespace {
+
+constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+
+// Zeros of any type up to four bytes.
+std::vector<float> numbers(int64_t count) { return std::vector<float>(static_cast<size_t>(count)); }
+
+void attend(int64_t width, Dtype dtype) {
+  // Two spans, the second reads the first; 5 leaves of 14 heads are 70 rows, more than a block takes at once.
+  const int64_t spans[] = {0, 37, 37, 61}, range_offsets[] = {0, 0, 1}, ranges[] = {0, 35};
+  const int64_t leaf_rows[] = {36, 3, 60, 50, 60}, leaves = 5, slots = 61, heads = 14;
+  int64_t num_items = 0;
+  const auto items = leaf_items(spans, range_offsets, ranges, 2, leaf_rows, leaves, num_items);
+  const auto entries = static_cast<int64_t>(items.size()) / 4;
+  const auto q = numbers(leaves * heads * width), k = numbers(slots * width), v = numbers(slots * width);
+  auto partial_out = numbers(entries * heads * width), partial_lse = numbers(entries * heads), out = q;
+  leaf_attention_cuda({q.data(),
+                       heads * width,
+                       width,
+                       k.data(),
+                       width,
+                       width,
+                       v.data(),
+                       width,
+                       width,
+                       items.data(),
+                       partial_out.data(),
+                       partial_lse.data(),
+                       out.data(),
+                       1.0f,
+                       dtype,
+                       num_items,
+                       leaves,
+                       heads,
+                       1,
+                       width},
+                      nullptr);
+}
+
+void read_labels(int64_t leaves, Dtype dtype) {
+  const int64_t width = 40;
+  const std::vector<int64_t> rows(static_cast<size_t>(leaves), 1);
+  const auto hidden = numbers(2 * width), labels = numbers(2 * width), norm = numbers(width);
+  auto logits = numbers(2 * leaves);
+  label_logits_cuda(
+      {hidden.data(), width, rows.data(), labels.data(), norm.data(), 1e-5f, logits.data(), dtype, leaves, width},
+      nullptr);
+}
+
+void merge(int64_t width, Dtype dtype) {
+  const int64_t queries = 5, heads = 3;
+  auto out = numbers(queries * heads * width), lse = numbers(queries * heads);
+  const auto other_out = out, other_lse = lse;
+  merge_states_cuda({out.data(), heads * width, width, lse.data(), heads, 1, other_out.data(), heads * width, width,
+                     other_lse.data(), heads, 1, dtype, queries, heads, width},
+                    nullptr);
+}
+
+}  // namespace
+
+int main() {
+  for (const Dtype dtype : kDtypes) {
+    for (const int64_t width : {24, 97, 256}) attend(width, dtype);
+    read_labels(3, dtype);
+    for (const int64_t width : {1, 97, 128}) merge(width, dtype);
+  }
+  read_labels(1024, Dtype::kFloat32);
+}
