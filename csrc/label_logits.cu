@@ -9,7 +9,10 @@ constexpr int kWarps = kThreads / kWarpSize;
 // With one leaf a block, few leaves spread over the chip. Many fill it anyway: kShare in a block then share the reads
 // of the weights, which are three times the bytes of a leaf.
 constexpr int kShare = 4;
-constexpr int64_t kMany = 1024;
+#ifndef GRAM_FAST_MANY_LEAVES  // tests on the CPU, where a thousand leaves take a minute, ask for fewer
+#define GRAM_FAST_MANY_LEAVES 1024
+#endif
+constexpr int64_t kMany = GRAM_FAST_MANY_LEAVES;
 
 // One block kLeaves leaves: one pass over the rows gives their sums of squares and both dot products.
 template <typename T, int kCount, int kLeaves>

@@ -76,5 +76,5 @@ int main() {
     read_labels(3, dtype);
     for (const int64_t width : {1, 97, 128}) merge(width, dtype);
   }
-  read_labels(1024, Dtype::kFloat32);
+  read_labels(GRAM_FAST_MANY_LEAVES, Dtype::kFloat32);
 }
