@@ -9,7 +9,9 @@ namespace gram_fast {
 // 128 blocks at 8 key/value heads. Smaller chunks would cost traffic: a partial result of 32 heads of 128 columns is 33
 // KB to write and read, the 256 keys and values it stands for are 1 MB where one leaf alone reads them.
 constexpr int64_t kChunkKeys = 256;
-// Leaves of an item at most: with four query heads a key/value head they fill a tile of 64 rows.
+// Leaves of an item at most: with four query heads a key/value head 64 rows, what leaf_attention.cu takes at once in
+// the 16-bit types up to width 128. Where a kernel takes fewer, the second walk over the chunk finds it in the L2
+// cache.
 constexpr int64_t kItemLeaves = 16;
 
 // Slots [start, end) and the leaves that read some of them: entries [first_entry, end_entry).

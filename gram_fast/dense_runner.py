@@ -27,20 +27,22 @@ RUNNERS = ("auto", "transformers", "dense")
 _OPS = ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits", "leaf_attention")
 
 
-def find_runner(name: str, config: Any) -> str:
-    """The runner that `name` stands for: "auto" is "dense" where the configuration allows it, and is logged.
+def find_runner(runner: str, name: str, config: Any, **hub: Any) -> str:
+    """The runner that `runner` stands for: "auto" is "dense" where the checkpoint allows it, and is logged.
 
-    Raises UnsupportedModelError for a model that the dense runner does not know when it is asked for by name.
+    `name` and `config` are the checkpoint's, `hub` is revision, token and trust_remote_code. Raises
+    UnsupportedModelError for a checkpoint that the dense runner cannot run when it is asked for by name.
     """
-    if name not in RUNNERS:
-        raise BackendError(f"there is no runner {name!r}: expected auto or one of {', '.join(RUNNERS)}")
-    problem = dense_problem(config)
-    if name == "dense" and problem:
-        raise UnsupportedModelError(f"runner 'dense' cannot run this checkpoint: {problem}")
-    if name == "auto":
+    if runner not in RUNNERS:
+        raise BackendError(f"there is no runner {runner!r}: expected one of {', '.join(RUNNERS)}")
+    if runner == "transformers":
+        return runner
+    problem = dense_problem(name, config, **hub)
+    if runner == "dense" and problem:
+        raise UnsupportedModelError(f"runner 'dense' cannot run {name!r}: {problem}")
+    if runner == "auto":
         logger.info("runner: %s", f"transformers ({problem})" if problem else "dense")
-        return "transformers" if problem else "dense"
-    return name
+    return "transformers" if problem else "dense"
 
 
 class _PassAttention:
@@ -125,7 +127,7 @@ class DenseRunner:
 
     def _rotation(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines, float32 [T, F], of transformers' own embedding, whichever variant the model has."""
-        like = torch.empty(0, device=self.device)
+        like = torch.empty(0, device=self.device, dtype=torch.float32)
         half = self.model.shape.head_dim // 2
         cos_1TE, sin_1TE = self._rotary(like, position_ids_T[None])
         return cos_1TE[0, :, :half].contiguous(), sin_1TE[0, :, :half].contiguous()

@@ -3,16 +3,17 @@
 Every tensor goes from its shard to its place in the fused weight on the device; the host holds one tensor at a time.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers.utils import cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from gram_fast.dense_model import DenseLayer, DenseModel, DenseShape
 from gram_fast.errors import InputError, first_line
@@ -20,99 +21,127 @@ from gram_fast.errors import InputError, first_line
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types that the dense runner knows."""
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 
+def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
+    """Why the dense runner cannot run a checkpoint, or None when it can: from its configuration and its files' lists.
 
-def dense_problem(config: Any) -> str | None:
-    """Why the dense runner cannot run a model of this configuration, or None when it can."""
+    `hub`: revision, token and trust_remote_code as in transformers. Raises InputError for a file that is broken.
+    """
+    remote_code = hub.pop("trust_remote_code", False)
     if config.model_type not in FAMILIES:
         return f"model type {config.model_type!r} is none of {', '.join(FAMILIES)}"
+    if remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return "it brings code of its own"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act!r}, expected 'silu'"
     if getattr(config, "quantization_config", None) is not None:
         return "its weights are quantized"
     if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
         return "it rotates a part of a head only"
-    return None
+    if _shape(config).head_dim > 256:
+        return f"its heads are {_shape(config).head_dim} wide, expected at most 256"
+    if _find(name, "adapter_config.json", **hub):
+        return "it has an adapter beside its weights"
+    with _opened(find_files(name, **hub)) as tensors:
+        _, places = _empty_model(config, torch.device("meta"), torch.float32)
+        missing = _needed(config, places) - set(tensors)
+        unknown = {key for key in tensors if key not in places and not _is_passed_over(key)}
+    if not tensors:
+        return "it has no safetensors"
+    if missing:
+        return f"it lacks {len(missing)} weights of {config.model_type}, first {min(missing)!r}"
+    return f"it has a weight that {config.model_type} does not know: {min(unknown)!r}" if unknown else None
 
 
 def find_files(name: str, **hub: Any) -> list[Path]:
-    """The safetensors files of a folder, or of a name on the hub, in the order of their names.
+    """The safetensors files of a folder or of a name on the hub: one, or those of an index; none where it has others.
 
-    `hub`: revision and token as in transformers. Raises InputError when there are none.
+    `hub`: revision and token as in transformers.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"], **hub))
-        except Exception as error:  # huggingface_hub raises anything for a name that is not there
-            raise InputError(f"cannot load {name!r} from the hub: {first_line(error)}") from error
-    if (folder / _INDEX).exists():
-        names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
-    else:
-        names = [_SINGLE]
-    files = [folder / file for file in names]
-    if missing := [file.name for file in files if not file.exists()]:
-        raise InputError(f"checkpoint {name!r}: expected the file {missing[0]}")
-    return files
+    if single := _find(name, "model.safetensors", **hub):
+        return [single]
+    index = _find(name, "model.safetensors.index.json", **hub)
+    if index is None:
+        return []
+    files, _ = get_checkpoint_shard_files(os.path.expanduser(name), str(index), **hub)
+    return [Path(file) for file in files]
+
+
+def _find(name: str, file: str, **hub: Any) -> Path | None:
+    found = cached_file(
+        os.path.expanduser(name),
+        file,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub,
+    )
+    return Path(found) if found else None
 
 
 def read_dense_model(
-    name: str, config: Any, label_ids: tuple[int, int], device: torch.device, dtype: torch.dtype, **hub: Any
+    name: str,
+    config: Any,
+    label_ids: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype | None,
+    **hub: Any,
 ) -> DenseModel:
     """The model of a checkpoint on its device.
 
     Args:
         name: a folder with safetensors, or a name on the hub.
-        config: its configuration, one for which `dense_problem` is None.
+        config: its configuration.
         label_ids: the label tokens, whose rows of the output embedding are read.
-        device, dtype: of the weights.
+        device, dtype: of the weights; None is the checkpoint's own dtype.
         hub: revision and token as in transformers.
 
-    Raises InputError when there is no such checkpoint, or when it lacks a tensor or has one that the architecture does
-    not know, naming it.
+    Raises InputError for a file that is broken and a weight of the wrong shape. `dense_problem` is None for the
+    checkpoint.
     """
-    model, places = _empty_model(config, device, dtype)
-    output = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    missing = {*places, output}
-    with ExitStack() as files:
-        for key, tensor in _tensors(find_files(name, **hub), files):
-            if key == output:
-                for row, label in enumerate(label_ids):
-                    model.label_weight_2D[row].copy_(tensor[label : label + 1][0])
-                missing.discard(key)
-            if key in places:
-                place = places[key]
-                if list(place.shape) != tensor.get_shape():
-                    raise InputError(
-                        f"checkpoint {name!r}: {key}: expected shape {list(place.shape)}, got {tensor.get_shape()}"
-                    )
-                place.copy_(tensor[:])
-                missing.discard(key)
-            elif key != output and not key.endswith("rotary_emb.inv_freq") and key != "lm_head.weight":
-                raise InputError(f"checkpoint {name!r} has a weight that {config.model_type} does not know: {key!r}")
-    if missing:
-        raise InputError(
-            f"checkpoint {name!r} lacks {len(missing)} weights of {config.model_type}, first {min(missing)!r}"
-        )
+    with _opened(find_files(name, **hub)) as tensors:
+        first = next(iter(tensors.values()))
+        model, places = _empty_model(config, device, dtype or config.dtype or first[:].dtype)
+        for key, place in places.items():
+            shape = tensors[key].get_shape()
+            if list(place.shape) != shape:
+                raise InputError(f"checkpoint {name!r}: {key}: expected shape {list(place.shape)}, got {shape}")
+            place.copy_(tensors[key][:])
+        # Where both are stored and differ, transformers leaves a configuration's tying aside.
+        output = tensors[_OUTPUT if _OUTPUT in tensors else _EMBEDDING]
+        for row, label in enumerate(label_ids):
+            model.label_weight_2D[row].copy_(output[label : label + 1][0])
     return model
 
 
-def _tensors(files: list[Path], stack: ExitStack) -> Iterator[tuple[str, Any]]:
-    """(name, slice of the file) of every tensor, shard by shard."""
-    for file in files:
-        try:
-            shard = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"cannot load weights from {str(file)!r}: {first_line(error)}") from error
-        for key in shard.keys():  # noqa: SIM118 - no mapping
-            yield key, shard.get_slice(key)
+_OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
-def _empty_model(config: Any, device: torch.device, dtype: torch.dtype) -> tuple[DenseModel, dict[str, Tensor]]:
-    """A model without values, and where each tensor of a checkpoint belongs in it."""
-    shape = DenseShape(
+def _needed(config: Any, places: Collection[str]) -> set[str]:
+    return {*places} if config.tie_word_embeddings else {*places, _OUTPUT}
+
+
+def _is_passed_over(key: str) -> bool:
+    """The output embedding is read by two rows; old checkpoints keep what is computed."""
+    return key == _OUTPUT or key.endswith("rotary_emb.inv_freq")
+
+
+@contextmanager
+def _opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Slices of the files by name of tensor: nothing is read before they are indexed."""
+    tensors = {}
+    with ExitStack() as stack:
+        for file in files:
+            try:
+                shard = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"cannot load weights from {str(file)!r}: {first_line(error)}") from error
+            tensors.update({key: shard.get_slice(key) for key in shard.keys()})  # noqa: SIM118 - no mapping
+        yield tensors
+
+
+def _shape(config: Any) -> DenseShape:
+    return DenseShape(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_layers=config.num_hidden_layers,
@@ -122,6 +151,11 @@ def _empty_model(config: Any, device: torch.device, dtype: torch.dtype) -> tuple
         vocab_size=config.vocab_size,
         norm_eps=config.rms_norm_eps,
     )
+
+
+def _empty_model(config: Any, device: torch.device, dtype: torch.dtype) -> tuple[DenseModel, dict[str, Tensor]]:
+    """A model without values, and where each tensor of a checkpoint belongs in it."""
+    shape = _shape(config)
     # Qwen2 always has biases on its projections and none behind attention; the others say so.
     has_qkv_bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
     has_out_bias = config.model_type != "qwen2" and getattr(config, "attention_bias", False)

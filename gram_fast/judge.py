@@ -76,8 +76,9 @@ class PairwiseJudge:
         for answer in self.known_answers:
             if not answer.is_right:
                 raise UnsupportedModelError(
-                    f"{type(runner.model).__name__} cannot be scored by prefix sharing: its label logits are "
-                    f"{answer.plain_logits} in a plain forward and {answer.logits} here"
+                    f"{type(runner.model).__name__} cannot be scored by prefix sharing on {runner.device} with "
+                    f"attention {runner.attention!r}: its label logits are {answer.plain_logits} in a plain forward "
+                    f"and {answer.logits} here"
                 )
         limit, reason = self.runner.max_length, self.runner.max_length_reason
         if max_length is not None and max_length < limit:
@@ -134,7 +135,8 @@ class PairwiseJudge:
         Raises:
             InputError: no such checkpoint, preset or dtype; a checkpoint with weights missing.
             UnsupportedModelError: no tokenizer or chat template, a label of several tokens, or an architecture that
-                cannot be scored exactly. Every judge is checked against the model's plain forward when it is made.
+                cannot be scored exactly. Every judge is checked when it is made: against the model's plain forward, on
+                runner "dense" against the plain references of its ops.
             BackendError: a device or attention backend that cannot be had.
         """
         # What is wrong with the arguments is said before minutes of loading.
@@ -147,9 +149,9 @@ class PairwiseJudge:
         config = load_config(name, **hub)
         tokenizer = PairTokenizer(load_tokenizer(name, **hub), find_template(preset, config))
         loaded: TransformersRunner | DenseRunner
-        if find_runner(runner, config) == "dense":
-            place = find_dtype(dtype, target)
-            exact = place if isinstance(place, torch.dtype) else config.dtype or torch.float32
+        if find_runner(runner, name, config, **hub) == "dense":
+            found = find_dtype(dtype, target)
+            exact = found if isinstance(found, torch.dtype) else None
             model = read_dense_model(name, config, tokenizer.label_ids, target, exact, revision=revision, token=token)
             loaded = DenseRunner(model, config, attention)
         else:

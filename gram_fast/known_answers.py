@@ -1,4 +1,8 @@
-"""The engine against the model's plain forward on a pair whose answer is thereby known."""
+"""The engine against a plain forward on a pair whose answer is thereby known.
+
+Plain is the model's own code for the transformers runner, and one sequence by the plain references of all ops for the
+dense runner: that finds a wrong kernel, not a wrong model, which tests/test_dense.py compares with transformers.
+"""
 
 from dataclasses import dataclass
 

@@ -61,7 +61,7 @@ class TransformersRunner:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.max_length, self.max_length_reason = attention_span(self.config)
-        self.attention = ops.resolve_backend("tree_attention", attention, self.device, self.dtype)
+        self.attention = ops.resolve_backend("tree_attention", attention, self.device, self.dtype, self._head_dim)
         if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise UnsupportedModelError(f"expected a model in float32, float16 or bfloat16, got {self.dtype}")
         head: Any = plain_output_embedding(model)
@@ -76,8 +76,12 @@ class TransformersRunner:
         """Memory of one token's keys and values in all layers, from the configuration."""
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * width * self.dtype.itemsize)
+        return int(2 * config.num_hidden_layers * heads * self._head_dim * self.dtype.itemsize)
+
+    @property
+    def _head_dim(self) -> int:
+        config = self.config
+        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device."""

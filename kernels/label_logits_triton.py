@@ -12,7 +12,7 @@ from torch import Tensor
 from gram_fast.kernels.compilation import TYPES, Compilation
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_leaves"])
 def _label_logits_kernel(
     hidden, rows, label_weight, norm_weight, logits, hidden_stride, num_leaves, eps,
     WIDTH: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,

@@ -1,7 +1,8 @@
 """Leaf attention in two launches: a partial result for every (item, leaf), then the merge of each leaf's.
 
-One query a leaf is bound by memory, so an item's keys are read once for the leaves that share them: their queries,
-times the query heads of a key/value head, are the rows of a tile. Tables: gram_fast::leaf_items (csrc/leaf_items.h).
+One query a leaf is bound by memory, so one program reads an item's keys for all leaves that share them: their queries,
+times the query heads of a key/value head, are its rows, a tile of them at a time. Tables: gram_fast::leaf_items
+(csrc/leaf_items.h).
 
 Shape letters: L leaves, S key/value slots, H query heads, K key/value heads, E head width, P partial results, M rows of
 a tile, N keys of a block.

@@ -11,7 +11,7 @@ from torch import Tensor
 from gram_fast.kernels.compilation import TYPES, Compilation
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _merge_states_kernel(
     out, lse, other_out, other_lse,
     out_stride_t, out_stride_h, lse_stride_t, lse_stride_h,

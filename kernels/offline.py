@@ -107,7 +107,9 @@ def compile_for(number: int, capability: int) -> Usage:
 
     compilation = all_compilations()[number]
     kernel = compilation.kernel
-    divisible = [name for name, kind in compilation.signature.items() if kind.startswith("*") or "stride" in name]
+    divisible = [
+        name for name, kind in compilation.signature.items() if (kind[0] == "*" and kind != "*i32") or "stride" in name
+    ]
     attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in divisible}
     compiled = triton.compile(
         ASTSource(kernel, compilation.signature, compilation.constants, attributes),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_model, tiny_tokenizer
 
@@ -115,20 +116,17 @@ def test_a_missing_and_an_unexpected_tensor_are_named(tmp_path):
     weights = load_file(file)
     name = "model.layers.1.self_attn.k_norm.weight"
     save_file({key: value for key, value in weights.items() if key != name}, file)
-    with pytest.raises(InputError, match=rf"lacks 1 weights of qwen3, first '{name}'"):
-        dense(tmp_path, model.config)
+    with pytest.raises(UnsupportedModelError, match=rf"it lacks 1 weights of qwen3, first '{name}'"):
+        find_runner("dense", str(tmp_path), model.config)
     save_file({**weights, "model.layers.0.self_attn.sinks": torch.zeros(4)}, file)
-    with pytest.raises(InputError, match=r"qwen3 does not know: 'model\.layers\.0\.self_attn\.sinks'"):
-        dense(tmp_path, model.config)
+    with pytest.raises(UnsupportedModelError, match=r"qwen3 does not know: 'model\.layers\.0\.self_attn\.sinks'"):
+        find_runner("dense", str(tmp_path), model.config)
     save_file({**weights, "model.norm.weight": torch.zeros(3)}, file)
     with pytest.raises(InputError, match=r"model\.norm\.weight: expected shape \[32\], got \[3\]"):
         dense(tmp_path, model.config)
     file.write_bytes(b"not safetensors")
     with pytest.raises(InputError, match=r"cannot load weights from .*model\.safetensors"):
-        dense(tmp_path, model.config)
-    file.unlink()
-    with pytest.raises(InputError, match=r"expected the file model\.safetensors"):
-        dense(tmp_path, model.config)
+        find_runner("dense", str(tmp_path), model.config)
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -137,23 +135,53 @@ def test_a_missing_shard_is_named(tmp_path):
     last = max(index["weight_map"].values())
     (tmp_path / last).unlink()
     with pytest.raises(InputError, match=last):
-        dense(tmp_path, model.config)
+        find_runner("dense", str(tmp_path), model.config)
 
 
-def test_auto_takes_other_architectures_to_transformers_and_says_so(caplog):
+def test_an_output_embedding_of_its_own_counts_though_the_configuration_ties_it(tmp_path):
+    """As transformers does where both are stored and differ."""
+    model = tiny_model("qwen3", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    theirs = TransformersRunner(transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval(), LABELS, "auto")
+    ids = torch.arange(3, 40)
+    assert not torch.allclose(theirs.plain_logits(ids), TransformersRunner(model, LABELS, "auto").plain_logits(ids))
+    ours = dense(tmp_path, model.config).plain_logits(ids)
+    torch.testing.assert_close(ours, theirs.plain_logits(ids), atol=1e-4, rtol=0)
+
+
+def test_auto_takes_what_dense_cannot_run_to_transformers_and_says_why(tmp_path, caplog):
+    model = save(tmp_path, "qwen3")
+    where, config = str(tmp_path), model.config
     with caplog.at_level("INFO", logger="gram_fast"):
-        assert find_runner("auto", CONFIGS["gpt_neox"]()) == "transformers"
-        assert find_runner("auto", CONFIGS["qwen3"]()) == "dense"
+        assert find_runner("auto", where, CONFIGS["gpt_neox"]()) == "transformers"
+        assert find_runner("auto", where, config) == "dense"
+        (tmp_path / "adapter_config.json").write_text("{}")
+        assert find_runner("auto", where, config) == "transformers"
+        assert find_runner("auto", str(tmp_path.parent), config) == "transformers"
     assert [r.message for r in caplog.records] == [
         "runner: transformers (model type 'gpt_neox' is none of llama, mistral, qwen2, qwen3)",
         "runner: dense",
+        "runner: transformers (it has an adapter beside its weights)",
+        "runner: transformers (it has no safetensors)",
     ]
-    with pytest.raises(UnsupportedModelError, match="runner 'dense' cannot run this checkpoint: model type 'gpt_neox'"):
-        find_runner("dense", CONFIGS["gpt_neox"]())
+
+
+def test_dense_by_name_is_refused_with_the_reason(tmp_path):
+    where = str(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"runner 'dense' cannot run '.*': model type 'gpt_neox'"):
+        find_runner("dense", where, CONFIGS["gpt_neox"]())
     with pytest.raises(UnsupportedModelError, match="its activation is 'gelu'"):
-        find_runner("dense", CONFIGS["llama"](hidden_act="gelu"))
-    with pytest.raises(BackendError, match="no runner 'vllm': expected auto or one of"):
-        find_runner("vllm", CONFIGS["llama"]())
+        find_runner("dense", where, CONFIGS["llama"](hidden_act="gelu"))
+    of_its_own = CONFIGS["llama"](auto_map={"AutoModelForCausalLM": "modeling.Mine"})
+    with pytest.raises(UnsupportedModelError, match="it brings code of its own"):
+        find_runner("dense", where, of_its_own, trust_remote_code=True)
+    with pytest.raises(UnsupportedModelError, match="its heads are 512 wide"):
+        find_runner("dense", where, CONFIGS["qwen3"](head_dim=512))
+    with pytest.raises(BackendError, match="no runner 'vllm': expected one of auto, transformers, dense"):
+        find_runner("vllm", where, CONFIGS["llama"]())
 
 
 def test_a_judge_on_either_runner_says_the_same(tmp_path):

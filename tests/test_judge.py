@@ -299,5 +299,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(gram_fast.InputError, match=r"lacks 1 weights of qwen3, first 'model\.layers\.1\.mlp"):
+    with pytest.raises(
+        gram_fast.InputError, match=r"lacks 1 weights of Qwen3ForCausalLM, first 'model\.layers\.1\.mlp"
+    ):
         PairwiseJudge.from_pretrained(tmp_path)

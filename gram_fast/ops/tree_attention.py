@@ -52,7 +52,7 @@ def tree_attention(
     """
     _check_tree_attention(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2)
     expect(scale > 0, "scale", "a positive number", scale)
-    check_backend("tree_attention", backend, q_THE.device, q_THE.dtype)
+    check_backend("tree_attention", backend, q_THE.device, q_THE.dtype, q_THE.shape[2])
     if q_THE.shape[0] == 0:
         return q_THE.new_empty(q_THE.shape)
     if backend == "triton":
@@ -108,7 +108,6 @@ def _check_tiles(tiles: Tensor, q_THE: Tensor, k_SKE: Tensor, num_ranges: int) -
     of_tiles = len(tiles) - 2 * num_ranges - len(q_THE)
     expect(of_tiles > 0 and of_tiles % 5 == 0, "tiles", "the table that attention_tiles makes", f"{len(tiles)} numbers")
     expect(len(k_SKE) < 2**31, "k_SKE", "fewer than 2**31 slots", len(k_SKE))
-    expect(q_THE.shape[2] <= 256, "q_THE", "a head width of at most 256 for backend 'triton'", q_THE.shape[2])
 
 
 def _check_tree_attention(
