@@ -1,11 +1,14 @@
 """The command line of training: gram-fast train pretrain | finetune | scalar | recipes."""
 
 import logging
+import os
+import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import distributed
 
 from gram_fast.errors import BackendError
 from gram_fast.options import stderr
@@ -60,3 +63,9 @@ def _run(stage: Stage, name: str, overrides: list[str] | None) -> None:
     folder = train(stage, config, arguments)
     if arguments.process_index == 0:
         stderr.print(f"gram-fast: the model and its loss curve are in {folder}", markup=False)
+    elif distributed.is_initialized() and distributed.get_backend() == "gloo":
+        # Nothing is left to do here but to end, as the interpreter stands: gloo's threads may still let go of the last
+        # tensors, and one that does so while the interpreter shuts down aborts the process and with it the whole run
+        # (torch 2.13, on loaded machines).
+        sys.stderr.flush()
+        os._exit(0)
