@@ -40,7 +40,7 @@ def installation() -> Iterator[tuple[str, str]]:
 
 
 def checkpoint(judge: PairwiseJudge) -> Iterator[tuple[str, str]]:
-    """(what, how it stands) of a judge: template, labels, engine against the model's plain forward."""
+    """(what, how it stands) of a judge: template, labels, and the engine on a known answer."""
     runner, tokenizer = judge.runner, judge.tokenizer
     yield "model", f"{type(runner).__name__} on {runner.device}, {runner.dtype}, attention {runner.attention}"
     yield "longest pair", f"{judge.max_length} tokens"

@@ -43,7 +43,7 @@ class KnownAnswer:
 
 
 def known_answers(tokenizer: PairTokenizer, runner: TransformersRunner | DenseRunner) -> list[KnownAnswer]:
-    """Scores one pair in both orders with the engine, and with the model's plain forward on the whole text's ids."""
+    """Scores one pair in both orders with the engine, and plainly on the whole text's ids."""
     pairs = [(0, 0, 1), (0, 1, 0)]
     name = type(runner.model).__name__
     whole = tokenizer.whole_ids([(_PROMPT, _RESPONSES[i], _RESPONSES[j]) for _, i, j in pairs])

@@ -1,1 +1,1 @@
-"""One file an op: its plain-PyTorch reference, and in time the Triton kernel of the same signature."""
+"""Of each op two files: its plain-PyTorch reference, and in `<op>_triton.py` its Triton kernel."""

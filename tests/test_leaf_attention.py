@@ -5,6 +5,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from attention_for_tests import (
+    assert_no_further,
+    every_other,
+    offset_in_a_wider_buffer,
+    on_each_device,
+    strided_last,
+    transposed,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -21,11 +29,6 @@ CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # The constants of csrc/leaf_items.h.
 CHUNK_KEYS, ITEM_LEAVES = 256, 16
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
-on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["leaf_attention"])
 
 Tables = tuple[Tensor, Tensor, Tensor, Tensor]  # spans [N, 2], range_offsets [N + 1], ranges [R, 2], leaf_rows [L]
@@ -105,15 +108,9 @@ FACTOR = {torch.float32: 2.0, torch.float16: 1.5, torch.bfloat16: 1.5}
 
 
 def assert_as_exact_as_plain(actual: Tensor, inputs: Inputs, tables: Tables, scale: float) -> None:
-    """Not much further from float64 than plain attention in the same dtype is, with one rounding of the output."""
     dtype = inputs[0].dtype
-    exact = plain_attention(inputs, tables, scale, torch.float64)
-    plain = plain_attention(inputs, tables, scale, dtype)
-    assert actual.dtype == dtype
-    assert actual.shape == exact.shape
-    assert actual.is_contiguous()
-    own_rounding = (plain.double() - exact).abs().max() + torch.finfo(dtype).eps * exact.abs().max()
-    assert (actual.cpu().double() - exact).abs().max() <= FACTOR[dtype] * own_rounding
+    exact, plain = (plain_attention(inputs, tables, scale, computed) for computed in (torch.float64, dtype))
+    assert_no_further(actual, exact, plain, FACTOR[dtype])
 
 
 def poisoned(tensor: Tensor, tables: Tables) -> Tensor:
@@ -199,8 +196,8 @@ def test_thousands_of_leaves(dtype: torch.dtype, device: str) -> None:
     check(random_inputs(tables, heads=(2, 1), width=8, dtype=dtype), tables, "extension", device)
 
 
-@needs_gpu[0]
-@needs_gpu[1]
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", ["extension", "triton"])
 def test_a_real_size(backend: str, dtype: torch.dtype) -> None:
@@ -258,21 +255,6 @@ def test_items_made_before(backend: str, device: str) -> None:
     items = ops.leaf_items(*tables, torch.device(device))
     expected = ops.leaf_attention(*inputs, *tables, 0.25, backend)
     assert torch.equal(ops.leaf_attention(*inputs, *tables, 0.25, backend, items), expected)
-
-
-def transposed(tensor: Tensor) -> Tensor:
-    return tensor.transpose(0, 1).contiguous().transpose(0, 1)
-
-
-def offset_in_a_wider_buffer(tensor: Tensor) -> Tensor:
-    rows, heads, width = tensor.shape
-    buffer = torch.full((rows + 5, heads + 3, width), float("nan"), dtype=tensor.dtype, device=tensor.device)
-    buffer[2:-3, 1:-2] = tensor
-    return buffer[2:-3, 1:-2]
-
-
-def every_other(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, torch.full_like(tensor, float("nan"))], dim=1).flatten(0, 1)[::2]
 
 
 def columns_of_wider_rows(tensor: Tensor) -> Tensor:
@@ -434,10 +416,6 @@ def good_arguments() -> dict[str, object]:
     return {**arguments, "scale": 0.25, "backend": "extension", "items": ops.leaf_items(*tables, CPU)}
 
 
-def strided_last(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor, tensor], dim=-1)[..., ::2]
-
-
 WRONG = {
     "q_LHE 2 dimensions": ("q_LHE", lambda x: x[0]),
     "q_LHE float64": ("q_LHE", lambda x: x.double()),
@@ -504,8 +482,8 @@ def test_items_of_wrong_tables_are_not_made() -> None:
         ops.leaf_items(spans, offsets[1:], ranges, rows, CPU)
 
 
-@needs_gpu[0]
-@needs_gpu[1]
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", ["k_SKE", "v_SKE", "spans_N2", "range_offsets", "ranges_R2", "leaf_rows_L", "items"])
 def test_wrong_devices_are_named(name: str) -> None:
     arguments = good_arguments()

@@ -5,6 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from attention_for_tests import (
+    assert_no_further,
+    every_other,
+    offset_in_a_wider_buffer,
+    on_each_device,
+    strided_last,
+    transposed,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,11 +27,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
-on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 on_each_backend = pytest.mark.parametrize("backend", ["reference", "cascade", "triton"])
 
 MERGE = functools.partial(ops.merge_states, backend="extension")
@@ -89,14 +92,9 @@ FACTOR = {torch.float32: 4.0, torch.float16: 1.5, torch.bfloat16: 1.5}
 
 
 def assert_as_exact_as_plain(actual: Tensor, inputs: Inputs, tables: Tables, scale: float) -> None:
-    """Not much further from float64 than plain attention in the same dtype is, with one rounding of the output."""
     dtype = inputs[0].dtype
-    exact = plain_attention(inputs, tables, scale, torch.float64)
-    plain = plain_attention(inputs, tables, scale, dtype)
-    assert actual.dtype == dtype
-    assert actual.shape == exact.shape
-    own_rounding = (plain.double() - exact).abs().max() + torch.finfo(dtype).eps * exact.abs().max()
-    assert (actual.cpu().double() - exact).abs().max() <= FACTOR[dtype] * own_rounding
+    exact, plain = (plain_attention(inputs, tables, scale, computed) for computed in (torch.float64, dtype))
+    assert_no_further(actual, exact, plain, FACTOR[dtype])
 
 
 def poisoned(tensor: Tensor, tables: Tables, num_tokens: int) -> Tensor:
@@ -195,21 +193,6 @@ def test_no_tokens(backend: str) -> None:
     tables = make_tables([], [])
     out_THE = ops.tree_attention(q_THE, k_SKE, v_SKE, tables[0].long().reshape(0, 2), *tables[1:], 1.0, backend)
     assert out_THE.shape == q_THE.shape
-
-
-def transposed(tensor: Tensor) -> Tensor:
-    return tensor.transpose(0, 1).contiguous().transpose(0, 1)
-
-
-def offset_in_a_wider_buffer(tensor: Tensor) -> Tensor:
-    rows, heads, width = tensor.shape
-    buffer = torch.full((rows + 5, heads + 3, width), float("nan"), dtype=tensor.dtype, device=tensor.device)
-    buffer[2:-3, 1:-2] = tensor
-    return buffer[2:-3, 1:-2]
-
-
-def every_other(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, torch.full_like(tensor, float("nan"))], dim=1).flatten(0, 1)[::2]
 
 
 @on_each_device
@@ -396,10 +379,6 @@ def good_arguments() -> dict[str, object]:
         "scale": 0.25,
         "backend": "cascade",
     }
-
-
-def strided_last(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor, tensor], dim=-1)[..., ::2]
 
 
 WRONG = {
