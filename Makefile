@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(wildcard csrc/*.cpp csrc/*.cu csrc/*.h csrc/*.cuh)
 SANITIZED := build/sanitize
-SANITIZED_TESTS := token_tree merge_states label_logits tree_attention leaf_attention cuda_on_cpu
+SANITIZED_TESTS := token_tree merge_states label_logits swiglu tree_attention leaf_attention cuda_on_cpu
 SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED)
 

@@ -18,11 +18,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-import torch
 from sharing import read_groups
 from transformers import AutoTokenizer
 
-from gram_fast.engine import default_budget
+from gram_fast.engine import CPU_BUDGET
 from gram_fast.prompts import PairTemplate
 from gram_fast.tokens import PairTokenizer
 from gram_fast.tree import TokenTree, plan_round
@@ -39,7 +38,7 @@ def main() -> None:
     groups = read_groups(arguments.data)
     responses = list(dict.fromkeys(text for _, texts in groups for text in texts))[: arguments.count]
     pairs = [(0, i, j) for i in range(len(responses)) for j in range(len(responses)) if i != j]
-    budget = default_budget(torch.device("cpu"))
+    budget = CPU_BUDGET
     times: dict[str, list[float]] = {"tokenize": [], "tree": [], "plan": []}
     for _ in range(arguments.repeats):
         started = time.perf_counter()

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All that wants a GPU, in under eight minutes: builds the extension in place, runs the tests marked gpu, some of them
-# under compute-sanitizer where there is one, and the kernel benchmark.
+# All that wants a GPU, in under twenty minutes: builds the extension in place, runs the tests marked gpu, some of them
+# under compute-sanitizer where there is one, the kernel benchmark, and the benchmark from text to preferences on two
+# models of random weights (up to 20 GB in TMPDIR for as long as it runs).
 #
 #   benchmarks/run_gpu.sh OUTDIR [DATA]
 #
@@ -63,7 +64,11 @@ else
   echo "sanitizer      left out: no compute-sanitizer" | tee -a "$out/summary.txt"
 fi
 part kernel_speed 160 "$python" benchmarks/kernel_speed.py "${data[@]}" --output "$out/kernel_speed.json"
+# Less time of its own than the part has: it leaves out what would not end within it, and says so.
+scorer=("$python" benchmarks/scorer.py)
+part scorer-1.7b 240 "${scorer[@]}" --shape qwen3-1.7b --limit 200 --output "$out/scorer-1.7b.json"
+part scorer-8b 480 "${scorer[@]}" --shape qwen3-8b --limit 420 --output "$out/scorer-8b.json"
 
-grep -v '^{' "$out/kernel_speed.log"
+for benchmark in kernel_speed scorer-1.7b scorer-8b; do grep -v '^{' "$out/$benchmark.log"; done
 cat "$out/summary.txt"
 exit "$failed"

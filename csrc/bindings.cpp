@@ -14,6 +14,7 @@
 #include "leaf_attention.h"
 #include "leaf_items.h"
 #include "merge_states.h"
+#include "swiglu.h"
 #include "token_tree.h"
 #include "tree_plan.h"
 
@@ -40,6 +41,13 @@ py::array_t<T> to_array(std::vector<T> values, int64_t columns = 0) {
   std::vector<py::ssize_t> shape{count};
   if (columns > 0) shape = {count / columns, columns};
   return py::array_t<T>(shape, owned->data(), owner);
+}
+
+// The same, as so many rows.
+template <typename T>
+py::array_t<T> to_rows(std::vector<T> values, int64_t rows) {
+  const auto size = static_cast<int64_t>(values.size());
+  return to_array(std::move(values), rows > 0 ? size / rows : 1);
 }
 
 #ifdef GRAM_FAST_WITH_CUDA
@@ -141,21 +149,23 @@ void bind_tree(py::module_& m) {
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"));
   m.def(
       "attention_tiles",
-      [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t tile_tokens) {
-        return to_array(
-            attention_tiles(spans.data(), range_offsets.data(), ranges.data(), range_offsets.size() - 1, tile_tokens));
+      [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t tile_tokens, int64_t min_tiles) {
+        int64_t num_tiles = 0;
+        auto flat = attention_tiles(spans.data(), range_offsets.data(), ranges.data(), range_offsets.size() - 1,
+                                    tile_tokens, min_tiles, num_tiles);
+        return to_rows(std::move(flat), num_tiles);
       },
-      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("tile_tokens"));
+      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("tile_tokens"), py::arg("min_tiles") = 0);
   m.def(
       "leaf_items",
-      [](const Table& spans, const Table& range_offsets, const Table& ranges, const Table& leaf_rows) {
+      [](const Table& spans, const Table& range_offsets, const Table& ranges, const Table& leaf_rows,
+         int64_t min_items) {
         int64_t num_items = 0;
-        std::vector<int32_t> flat = leaf_items(spans.data(), range_offsets.data(), ranges.data(), spans.size() / 2,
-                                               leaf_rows.data(), leaf_rows.size(), num_items);
-        const auto size = static_cast<int64_t>(flat.size());
-        return to_array(std::move(flat), num_items > 0 ? size / num_items : 1);
+        auto flat = leaf_items(spans.data(), range_offsets.data(), ranges.data(), spans.size() / 2, leaf_rows.data(),
+                               leaf_rows.size(), min_items, num_items);
+        return to_rows(std::move(flat), num_items);
       },
-      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"));
+      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"), py::arg("min_items") = 0);
 }
 
 void bind_ops(py::module_& m) {
@@ -203,6 +213,15 @@ void bind_ops(py::module_& m) {
       },
       py::arg("hidden"), py::arg("hidden_stride"), py::arg("rows"), py::arg("label_weight"), py::arg("norm_weight"),
       py::arg("eps"), py::arg("logits"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
+  m.def(
+      "swiglu",
+      [](uintptr_t gate_up, int64_t gate_up_stride, uintptr_t out, int dtype, std::array<int64_t, 2> shape) {
+        const Swiglu args{address<void>(gate_up),    gate_up_stride, address<void>(out),
+                          static_cast<Dtype>(dtype), shape[0],       shape[1]};
+        const py::gil_scoped_release release;
+        swiglu_cpu(args);
+      },
+      py::arg("gate_up"), py::arg("gate_up_stride"), py::arg("out"), py::arg("dtype"), py::arg("shape"));
   m.def(
       "leaf_attention",
       [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides,

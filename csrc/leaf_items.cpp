@@ -71,7 +71,8 @@ std::vector<std::vector<Read>> cut(const std::vector<Read>& reads) {
 }  // namespace
 
 std::vector<int32_t> leaf_items(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                int64_t num_spans, const int64_t* leaf_rows, int64_t num_leaves, int64_t& num_items) {
+                                int64_t num_spans, const int64_t* leaf_rows, int64_t num_leaves, int64_t min_items,
+                                int64_t& num_items) {
   std::vector<Read> reads;
   for (int64_t leaf = 0; leaf < num_leaves; ++leaf) {
     add_reads(spans, range_offsets, ranges, num_spans, leaf_rows[leaf], leaf, reads);
@@ -99,7 +100,7 @@ std::vector<int32_t> leaf_items(const int64_t* spans, const int64_t* range_offse
   }
   std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost() > b.cost(); });
 
-  num_items = static_cast<int64_t>(items.size());
+  num_items = std::max(static_cast<int64_t>(items.size()), min_items);
   std::vector<int32_t> flat;
   const auto put = [&flat](int64_t value) { flat.push_back(static_cast<int32_t>(value)); };
   int64_t num_entries = 0;
@@ -109,6 +110,7 @@ std::vector<int32_t> leaf_items(const int64_t* spans, const int64_t* range_offse
     num_entries += item.count;
     for (int64_t i = 0; i < item.count; ++i) ++offsets[static_cast<size_t>(item.first[i].leaf) + 1];
   }
+  flat.resize(static_cast<size_t>(4 * num_items));
   for (size_t leaf = 0; leaf < static_cast<size_t>(num_leaves); ++leaf) offsets[leaf + 1] += offsets[leaf];
   for (int64_t offset : offsets) put(offset);
   for (const Item& item : items) {

@@ -26,12 +26,14 @@ struct LeafEntry {
 
 // Plans one query a leaf, at its last token: `leaf_rows` [L] in slots; it reads the ranges of the span around it, and
 // the span up to itself. Slots are cut into chunks such that leaves that read the same slots find each other in one
-// item; every slot that a leaf reads is in exactly one of its entries. Items stand longest first.
+// item; every slot that a leaf reads is in exactly one of its entries. Items stand longest first; empty ones fill them up
+// to `min_items`.
 //
 // Returns the flat table of `leaf_table`, filled up with zeros to a multiple of the number of items, which goes to
 // `num_items`: as the number of rows it travels to the launch without a word from the device.
 std::vector<int32_t> leaf_items(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                int64_t num_spans, const int64_t* leaf_rows, int64_t num_leaves, int64_t& num_items);
+                                int64_t num_spans, const int64_t* leaf_rows, int64_t num_leaves, int64_t min_items,
+                                int64_t& num_items);
 
 // The parts of the table: X items, L + 1 offsets in multiples of four integers, then the entries. The partial results
 // of leaf l are [leaf_offsets[l], leaf_offsets[l + 1]).

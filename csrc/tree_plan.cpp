@@ -234,7 +234,7 @@ std::vector<int64_t> attention_blocks(const int64_t* spans, const int64_t* range
 }
 
 std::vector<int32_t> attention_tiles(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                     int64_t num_spans, int64_t tile_tokens) {
+                                     int64_t num_spans, int64_t tile_tokens, int64_t min_tiles, int64_t& num_tiles) {
   struct Tile {
     int64_t first, end, own_start, span, num_keys;
   };
@@ -246,8 +246,8 @@ std::vector<int32_t> attention_tiles(const int64_t* spans, const int64_t* range_
   std::vector<Tile> tiles;
   for (int64_t s = 0; s < num_spans; ++s) {
     const int64_t start = spans[2 * s], end = spans[2 * s + 1];
-    const int64_t num_tiles = (end - start + tile_tokens - 1) / tile_tokens;
-    if (num_tiles == 1 && !tiles.empty()) {
+    const int64_t parts = (end - start + tile_tokens - 1) / tile_tokens;
+    if (parts == 1 && !tiles.empty()) {
       Tile& last = tiles.back();
       if (last.own_start == last.first && end - last.first <= tile_tokens && reads_the_same(last.span, s)) {
         last.num_keys += end - last.end;
@@ -257,7 +257,7 @@ std::vector<int32_t> attention_tiles(const int64_t* spans, const int64_t* range_
     }
     int64_t num_keys = 0;
     for (int64_t r = range_offsets[s]; r < range_offsets[s + 1]; ++r) num_keys += ranges[2 * r + 1] - ranges[2 * r];
-    for (int64_t tile = 0; tile < num_tiles; ++tile) {
+    for (int64_t tile = 0; tile < parts; ++tile) {
       const int64_t first = start + tile * tile_tokens, last = std::min(end, first + tile_tokens);
       tiles.push_back({first, last, start, s, num_keys + last - start});
     }
@@ -271,10 +271,14 @@ std::vector<int32_t> attention_tiles(const int64_t* spans, const int64_t* range_
       put(value);
     }
   }
-  for (int64_t r = 0; r < 2 * range_offsets[num_spans]; ++r) put(ranges[r]);
+  num_tiles = std::max(static_cast<int64_t>(tiles.size()), min_tiles);
+  flat.resize(static_cast<size_t>(5 * num_tiles));
   for (int64_t s = 0; s < num_spans; ++s) {
     for (int64_t t = spans[2 * s]; t < spans[2 * s + 1]; ++t) put(spans[2 * s]);
   }
+  for (int64_t r = 0; r < 2 * range_offsets[num_spans]; ++r) put(ranges[r]);
+  const auto size = static_cast<int64_t>(flat.size());
+  if (num_tiles > 0) flat.resize(static_cast<size_t>((size + num_tiles - 1) / num_tiles * num_tiles));
   return flat;
 }
 

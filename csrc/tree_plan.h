@@ -39,12 +39,15 @@ TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int6
 std::vector<int64_t> attention_blocks(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
                                       int64_t num_spans);
 
-// What a kernel walks, flat: X tiles of queries [first, end, own start, first range, past the last range], then the R
-// ranges, then the start of every packed token's span [T]. A tile holds up to `tile_tokens` tokens of one span, or
+// What a kernel walks, flat: X tiles of queries [first, end, own start, first range, past the last range], then the
+// start of every packed token's span [T], then the R ranges. A tile holds up to `tile_tokens` tokens of one span, or
 // whole spans that read the same ranges. Its queries read its ranges and slots [own start, first) without a mask, and
 // [first, end) from the start of their span up to themselves. The tiles with most keys stand first: launched in this
-// order, the longest work starts earliest (Graham's LPT rule).
+// order, the longest work starts earliest (Graham's LPT rule). Empty tiles fill them up to `min_tiles`.
+//
+// The table is filled up with zeros to a multiple of X, which goes to `num_tiles`: as the number of rows it travels to
+// the launch without a word from the device.
 std::vector<int32_t> attention_tiles(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                     int64_t num_spans, int64_t tile_tokens);
+                                     int64_t num_spans, int64_t tile_tokens, int64_t min_tiles, int64_t& num_tiles);
 
 }  // namespace gram_fast

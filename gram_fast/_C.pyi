@@ -22,10 +22,10 @@ class TokenTree:
 
 def attention_blocks(spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike) -> NDArray[np.int64]: ...
 def attention_tiles(
-    spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, tile_tokens: int
+    spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, tile_tokens: int, min_tiles: int = 0
 ) -> NDArray[np.int32]: ...
 def leaf_items(
-    spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, leaf_rows: ArrayLike
+    spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, leaf_rows: ArrayLike, min_items: int = 0
 ) -> NDArray[np.int32]: ...
 def merge_states(
     out: int,
@@ -52,6 +52,7 @@ def label_logits(
     shape: Sequence[int],
     stream: int | None,
 ) -> None: ...
+def swiglu(gate_up: int, gate_up_stride: int, out: int, dtype: int, shape: Sequence[int]) -> None: ...
 def leaf_attention(
     q: int,
     q_strides: Sequence[int],

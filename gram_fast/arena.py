@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gram_fast.engine import Engine, EngineRequest
@@ -27,12 +29,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Arena:
-    """A tokenizer, an engine and the longest pair that it may be given."""
+    """A tokenizer, an engine, the engine's device and the longest pair that it may be given."""
 
     tokenizer: PairTokenizer
     engine: Engine
+    device: torch.device
     max_length: int
     max_length_reason: str
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Most tokens of one forward at present."""
+        return self.engine.budget
 
     def play(self, groups: Sequence[Group], strategy: Strategy, orders: str, seed: int = 0) -> Outcome:
         """Plays one tournament a group, in lockstep: a round of all groups is packed into the same passes."""
@@ -42,7 +50,7 @@ class Arena:
             raise InputError(f"seed: expected an integer of at least 0, got {seed!r}")
         request = self.tokenizer.request([group.prompt for group in groups], [group.texts for group in groups])
         outcome = Outcome([None] * len(groups), [[] for _ in groups], Stats(0, 0, 0, 0, 0, 0.0))
-        with self.engine.request(request.head_ids, started) as engine_request:
+        with on_device(self.device), self.engine.request(request.head_ids, started) as engine_request:
             playing: dict[int, tuple[Tournament, Round]] = {}
             for g, group in enumerate(groups):
                 tournament = strategy.play(len(group.texts), np.random.default_rng(seed))
@@ -84,6 +92,11 @@ class Arena:
             )
         per_pair = logits.reshape(len(asked), -1, 2)
         return [preference(i, j, of_pair, orders) for (_, i, j), of_pair in zip(asked, per_pair, strict=True)]
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one of this thread: what a model allocates or launches without naming one goes there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _advance(

@@ -123,7 +123,7 @@ def _tournament(strategy: str, orders: str, scores: str, seed: int) -> dict[str,
 def doctor_command(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Checkpoint to try as well.")] = None,
     preset: Annotated[str, typer.Option(help="Its judge prompt.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, cuda:all, or several with commas.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     runner: Annotated[str, typer.Option(help="auto, dense or transformers.")] = "auto",
     attention: Annotated[str, typer.Option(help="Attention backend: auto, reference, cascade or triton.")] = "auto",

@@ -7,20 +7,20 @@ Shape letters: T packed tokens, L leaves, D model width, H query heads, K key/va
 G = 2F fused gate and up projections, F feed-forward width, V vocabulary, S key/value slots.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from gram_fast import ops
+from gram_fast.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
 class DenseShape:
-    """Sizes of a model."""
+    """Sizes of a model; of heads and feed-forward width, what one process has of them."""
 
     hidden_size: int
     """D"""
@@ -73,6 +73,10 @@ class Attention(Protocol):
         """Attention of the last token of each leaf -> [L, H, E]."""
 
 
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Product of rows [T, D] with a weight [O, D], and a bias [O] or None -> [T, O]."""
+
+
 @dataclass(frozen=True)
 class DensePass:
     """What every layer of one pass is given, on the model's device."""
@@ -84,6 +88,7 @@ class DensePass:
     leaf_rows_L: Tensor
     """int64 [L]: the last token of each leaf."""
     attention: Attention
+    linear: Linear
     backends: Mapping[str, str]
     """The backend of every op but attention."""
 
@@ -98,6 +103,8 @@ class DenseModel:
     final_norm_D: Tensor
     label_weight_2D: Tensor
     """Rows of the output embedding for the two labels."""
+    processes: Processes = ALONE
+    """Among which heads and feed-forward width are divided."""
 
     def forward(self, given: DensePass) -> Tensor:
         """Label logits float32 [L, 2] of one pass, whose keys and values are in its buffers afterwards."""
@@ -105,17 +112,13 @@ class DenseModel:
         update_TD: Tensor | None = None
         *body, last = self.layers
         for index, layer in enumerate(body):
-            normed_TD = self._norm(residual_TD, update_TD, layer.input_norm_D, given)
-            qkv_TCE = self._heads(linear(normed_TD, layer.qkv_weight, layer.qkv_bias))
-            self._rotate(qkv_TCE, given.rotation, given.attention.buffers(index), layer, given)
-            attended_THE = given.attention.of_tokens(index, qkv_TCE[:, : self.shape.num_heads])
-            update_TD = linear(attended_THE.flatten(1), layer.out_weight, layer.out_bias)
+            update_TD = self._attend(index, layer, residual_TD, update_TD, given)
             update_TD = self._feed_forward(layer, residual_TD, update_TD, given)
         normed_TD = self._norm(residual_TD, update_TD, last.input_norm_D, given)
         q_LHE = self._project_ends(last, normed_TD, given)
         residual_LD = residual_TD[given.leaf_rows_L]
         attended_LHE = given.attention.of_leaves(len(body), q_LHE)
-        update_LD = linear(attended_LHE.flatten(1), last.out_weight, last.out_bias)
+        update_LD = self._project(last, attended_LHE, given)
         update_LD = self._feed_forward(last, residual_LD, update_LD, given)
         logits_L2: Tensor = ops.label_logits(
             residual_LD + update_LD,
@@ -133,10 +136,23 @@ class DenseModel:
         )
         return normed_TD
 
+    def _attend(
+        self, index: int, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor | None, given: DensePass
+    ) -> Tensor:
+        normed_TD = self._norm(residual_TD, update_TD, layer.input_norm_D, given)
+        qkv_TCE = self._heads(given.linear(normed_TD, layer.qkv_weight, layer.qkv_bias))
+        self._rotate(qkv_TCE, given.rotation, given.attention.buffers(index), layer, given)
+        attended_THE = given.attention.of_tokens(index, qkv_TCE[:, : self.shape.num_heads])
+        return self._project(layer, attended_THE, given)
+
+    def _project(self, layer: DenseLayer, attended_THE: Tensor, given: DensePass) -> Tensor:
+        return self.processes.sum(given.linear(attended_THE.flatten(1), layer.out_weight, layer.out_bias))
+
     def _feed_forward(self, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor, given: DensePass) -> Tensor:
         normed_TD = self._norm(residual_TD, update_TD, layer.post_norm_D, given)
-        gate_up_TG = linear(normed_TD, layer.gate_up_weight, layer.gate_up_bias)
-        return linear(ops.swiglu(gate_up_TG, backend=given.backends["swiglu"]), layer.down_weight, layer.down_bias)
+        gate_up_TG = given.linear(normed_TD, layer.gate_up_weight, layer.gate_up_bias)
+        gated_TF = ops.swiglu(gate_up_TG, backend=given.backends["swiglu"])
+        return self.processes.sum(given.linear(gated_TF, layer.down_weight, layer.down_bias))
 
     def _project_ends(self, layer: DenseLayer, normed_TD: Tensor, given: DensePass) -> Tensor:
         """Queries [L, H, E] of the last layer, whose keys and values go to the cache for all tokens."""
@@ -146,8 +162,10 @@ class DenseModel:
         if layer.qkv_bias is not None:
             q_bias, kv_bias = layer.qkv_bias[:of_queries], layer.qkv_bias[of_queries:]
         k_SKE, v_SKE = given.attention.buffers(self.shape.num_layers - 1)
-        self._rotate(self._heads(linear(normed_TD, kv_weight, kv_bias)), given.rotation, (k_SKE, v_SKE), layer, given)
-        q_LHE = self._heads(linear(normed_TD[given.leaf_rows_L], q_weight, q_bias))
+        self._rotate(
+            self._heads(given.linear(normed_TD, kv_weight, kv_bias)), given.rotation, (k_SKE, v_SKE), layer, given
+        )
+        q_LHE = self._heads(given.linear(normed_TD[given.leaf_rows_L], q_weight, q_bias))
         cos_TF, sin_TF = given.rotation
         of_leaves = (cos_TF[given.leaf_rows_L], sin_TF[given.leaf_rows_L])
         self._rotate(q_LHE, of_leaves, (k_SKE[:, :0], v_SKE[:, :0]), layer, given)

@@ -1,21 +1,27 @@
-"""Runs packed passes through a dense model: positions, keys and values, attention of the pass.
+"""Runs packed passes through a dense model: which ops, and what every layer of a pass is given.
 
-Shape letters: T packed tokens, L leaves, S key/value slots, H query heads, K key/value heads, E head width, F = E / 2.
+Shape letters: T packed tokens, L leaves, D inputs and O outputs of a product.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from torch.nn.functional import linear
 
 from gram_fast import ops
 from gram_fast.cache import KeyValueStore
-from gram_fast.dense_model import DenseModel, DensePass
+from gram_fast.dense_attention import PassTables, PathAttention, TreeAttention, path_tables, tree_tables
+from gram_fast.dense_model import Attention, DenseModel, DensePass, Linear
 from gram_fast.dense_weights import dense_problem
 from gram_fast.errors import BackendError, UnsupportedModelError
-from gram_fast.ops.checks import uploaded
+from gram_fast.kernels.tree_attention import TILE_ROWS
+from gram_fast.pass_graphs import Bucket, PassGraphs
+from gram_fast.processes import Processes
+from gram_fast.rotation import RotationTable
 from gram_fast.transformers_runner import attention_span
 from gram_fast.tree import TreePass
 
@@ -24,77 +30,70 @@ logger = logging.getLogger(__name__)
 RUNNERS = ("auto", "transformers", "dense")
 """What runs a checkpoint's model."""
 
-_OPS = ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits", "leaf_attention")
+_OPS = ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits")
 
 
-def find_runner(runner: str, name: str, config: Any, **hub: Any) -> str:
+def find_runner(runner: str, name: str, config: Any, *, needed_for: Sequence[str] = (), **hub: Any) -> str:
     """The runner that `runner` stands for: "auto" is "dense" where the checkpoint allows it, and is logged.
 
-    `name` and `config` are the checkpoint's, `hub` is revision, token and trust_remote_code. Raises
-    UnsupportedModelError for a checkpoint that the dense runner cannot run when it is asked for by name.
+    `name` and `config` are the checkpoint's, `hub` is revision, token and trust_remote_code. `needed_for`: options that
+    "dense" alone has. Raises UnsupportedModelError for a checkpoint that the dense runner cannot run when it must.
     """
     if runner not in RUNNERS:
         raise BackendError(f"there is no runner {runner!r}: expected one of {', '.join(RUNNERS)}")
+    if needed_for and runner == "transformers":
+        raise BackendError(f"{needed_for[0]} needs runner 'dense', got 'transformers'")
     if runner == "transformers":
         return runner
     problem = dense_problem(name, config, **hub)
-    if runner == "dense" and problem:
+    if problem and (runner == "dense" or needed_for):
         raise UnsupportedModelError(f"runner 'dense' cannot run {name!r}: {problem}")
     if runner == "auto":
         logger.info("runner: %s", f"transformers ({problem})" if problem else "dense")
     return "transformers" if problem else "dense"
 
 
-class _PassAttention:
-    """Keys, values and attention of one pass; its device tables are made once for all layers."""
-
-    def __init__(self, model: DenseModel, tree_pass: TreePass, store: KeyValueStore, backends: dict[str, str]) -> None:
-        self._store, self._backends, self._embedding = store, backends, model.embedding_VD
-        self._tables = (tree_pass.spans, tree_pass.range_offsets, tree_pass.ranges)
-        self._leaf_rows = tree_pass.leaf_rows
-        shape, device = model.shape, model.embedding_VD.device
-        self._kv_shape = (shape.num_kv_heads, shape.head_dim)
-        self._scale = shape.head_dim**-0.5
-        group = shape.num_heads // shape.num_kv_heads
-        self._tiles = (
-            ops.attention_tiles(*self._tables, group, device) if backends["tree_attention"] == "triton" else None
-        )
-        has_items = backends["leaf_attention"] != "reference" and len(self._leaf_rows) > 0
-        self._items = ops.leaf_items(*self._tables, self._leaf_rows, device) if has_items else None
-
-    def buffers(self, layer: int) -> tuple[Tensor, Tensor]:
-        return self._store.buffers(layer, self._kv_shape, self._embedding)
-
-    def of_tokens(self, layer: int, q_THE: Tensor) -> Tensor:
-        backend = self._backends["tree_attention"]
-        return ops.tree_attention(  # type: ignore[no-any-return]
-            q_THE, *self.buffers(layer), *self._tables, self._scale, backend, self._tiles
-        )
-
-    def of_leaves(self, layer: int, q_LHE: Tensor) -> Tensor:
-        backend = self._backends["leaf_attention"]
-        return ops.leaf_attention(  # type: ignore[no-any-return]
-            q_LHE, *self.buffers(layer), *self._tables, self._leaf_rows, self._scale, backend, self._items
-        )
-
-
 class DenseRunner:
     """Label logits of packed passes, through the project's own model."""
 
-    def __init__(self, model: DenseModel, config: Any, attention: str) -> None:
+    def __init__(self, model: DenseModel, config: Any, attention: str, *, deterministic: bool = False) -> None:
         """`config`: the checkpoint's configuration; `attention`: a name for ops.resolve_backend.
 
+        `deterministic`: a leaf's logits have the same bits whatever else is in its pass and in the passes before.
+
         Raises UnsupportedModelError for attention that is not plain and causal, BackendError for a backend that cannot
-        run.
+        run, and for a machine whose products cannot be made deterministic.
         """
         self.model = model
         self.config = config
         self.device, self.dtype = model.embedding_VD.device, model.embedding_VD.dtype
         self.max_length, self.max_length_reason = attention_span(config)
-        self.attention = ops.resolve_backend("tree_attention", attention, self.device, self.dtype)
-        self._backends = {op: ops.resolve_backend(op, "auto", self.device, self.dtype) for op in _OPS}
-        self._backends["tree_attention"] = self.attention
-        self._rotary = LlamaRotaryEmbedding(config).to(self.device)
+        self._rotation = RotationTable(config, self.max_length, self.device)
+        self._backends = {op: self._resolve(op) for op in _OPS}
+        self._linear: Linear = linear
+        self._is_deterministic = deterministic
+        if deterministic:
+            if model.processes.count > 1:
+                raise BackendError(
+                    "deterministic=True: sums over processes change with a pass; leave out tensor_parallel"
+                )
+            if attention != "auto":
+                raise BackendError(f"deterministic=True has attention of its own: expected 'auto', got {attention!r}")
+            # Elsewhere these two may give a row other bits with its place or with the number of rows.
+            self._backends["label_logits"] = self._resolve("label_logits", "extension")
+            if self.device.type == "cpu":
+                self._backends["swiglu"] = self._resolve("swiglu", "extension")
+            self._backends["path_attention"] = self._resolve("path_attention")
+            self._linear = partial(ops.invariant_linear, backend=self._resolve("invariant_linear"))
+            self._check_products()
+            self.attention = "path"
+        else:
+            self.attention = self._resolve("tree_attention", attention)
+            self._backends |= {"tree_attention": self.attention, "leaf_attention": self._resolve("leaf_attention")}
+        # Other backends make tables between their launches, which no graph can hold.
+        can_capture = model.processes.count == 1 and self.device.type == "cuda"
+        attends_in_triton = all(self._backends.get(op) == "triton" for op in ("tree_attention", "leaf_attention"))
+        self._graphs = PassGraphs(self.device) if can_capture and attends_in_triton else None
 
     @property
     def bytes_per_slot(self) -> int:
@@ -102,32 +101,80 @@ class DenseRunner:
         shape = self.model.shape
         return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * self.dtype.itemsize
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one token's activations at the most.
+
+        In the feed-forward: residual, what is added to it, both normed, and the output; gate and up projections and
+        their product.
+        """
+        shape = self.model.shape
+        return (4 * shape.hidden_size + 3 * shape.intermediate_size) * self.dtype.itemsize
+
+    @property
+    def processes(self) -> Processes:
+        """Among which the model is divided."""
+        return self.model.processes
+
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
-        """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device."""
-        return self._run(tree_pass, store, self._backends)
+        """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device.
+
+        On a GPU it returns when everything is launched: the caller prepares the next pass while this one runs.
+        """
+        self._rotation.grow(int(tree_pass.position_ids.max()) + 1)
+        if self._is_deterministic:
+            tables = path_tables(tree_pass, self._group).on(self.device)
+            attention = PathAttention(self.model.shape, store, self.model.embedding_VD, tables, self._backends)
+            return self._run(tables, attention, self._linear, self._backends)
+        if self._graphs is not None and (bucket := Bucket.of(tree_pass, TILE_ROWS // self._group)):
+            filled = bucket.fill(tree_pass)
+            self._rotation.grow(bucket.num_tokens)
+            tables = tree_tables(filled, self._group, self._backends, bucket.tables)
+            if bucket.holds(tables):
+                addresses = (id(store), store.times_moved, self._rotation.num_positions)
+                launch = partial(self._run_tree, filled, store)
+                return self._graphs.run(bucket, tables, addresses, launch)[: len(tree_pass.leaf_rows)]
+        return self._run_tree(tree_pass, store, tree_tables(tree_pass, self._group, self._backends).on(self.device))
 
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Label logits [2], float32, of one sequence [T] by every op's plain reference: the yardstick of `forward`."""
-        length = len(input_ids)
         store = KeyValueStore()
-        store.reserve(length)
+        store.reserve(len(input_ids))
+        self._rotation.grow(len(input_ids))
         whole = TreePass.of_sequence(input_ids)
-        return self._run(whole, store, dict.fromkeys((*_OPS, "tree_attention"), "reference"))[0]
+        plain = dict.fromkeys((*_OPS, "tree_attention", "leaf_attention"), "reference")
+        tables = tree_tables(whole, self._group, plain).on(self.device)
+        attention = TreeAttention(self.model.shape, store, self.model.embedding_VD, whole, tables, plain)
+        return self._run(tables, attention, linear, plain)[0]
 
-    def _run(self, tree_pass: TreePass, store: KeyValueStore, backends: dict[str, str]) -> Tensor:
-        given = DensePass(
-            uploaded(tree_pass.input_ids, self.device),
-            self._rotation(uploaded(tree_pass.position_ids, self.device)),
-            uploaded(tree_pass.leaf_rows, self.device),
-            _PassAttention(self.model, tree_pass, store, backends),
-            backends,
-        )
-        return self.model.forward(given)
+    @property
+    def _group(self) -> int:
+        """Query heads of a key/value head."""
+        return self.model.shape.num_heads // self.model.shape.num_kv_heads
 
-    def _rotation(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, float32 [T, F], of transformers' own embedding, whichever variant the model has."""
-        like = torch.empty(0, device=self.device, dtype=torch.float32)
-        half = self.model.shape.head_dim // 2
-        cos_1TE, sin_1TE = self._rotary(like, position_ids_T[None])
-        return cos_1TE[0, :, :half].contiguous(), sin_1TE[0, :, :half].contiguous()
+    def _resolve(self, op: str, name: str = "auto") -> str:
+        return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)
+
+    def _run_tree(self, tree_pass: TreePass, store: KeyValueStore, tables: PassTables) -> Tensor:
+        like = self.model.embedding_VD
+        attention = TreeAttention(self.model.shape, store, like, tree_pass, tables, self._backends)
+        return self._run(tables, attention, self._linear, self._backends)
+
+    def _run(self, tables: PassTables, attention: Attention, product: Linear, backends: Mapping[str, str]) -> Tensor:
+        """`tables` are on the model's device; their positions are known to the rotation table."""
+        rotation = self._rotation.of(tables.position_ids_T)
+        given = DensePass(tables.input_ids_T, rotation, tables.leaf_rows_L, attention, product, backends)
+        return self.model.processes.agreed(self.model.forward(given))
+
+    def _check_products(self) -> None:
+        """Raises BackendError where a row of a product has bits that its place or other rows change."""
+        layer = self.model.layers[0]
+        queries = self.model.shape.num_heads * self.model.shape.head_dim
+        of_last_layer = (layer.qkv_weight[:queries], layer.qkv_weight[queries:])
+        for weight in (layer.qkv_weight, layer.out_weight, layer.gate_up_weight, layer.down_weight, *of_last_layer):
+            if reason := ops.row_dependence(weight, None, self._linear):
+                raise BackendError(
+                    f"deterministic=True: on {self.device} a product with a weight {list(weight.shape)} in "
+                    f"{self.dtype} gives a row bits that depend on {reason}"
+                )

@@ -4,8 +4,9 @@ Every tensor goes from its shard to its place in the fused weight on the device;
 """
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from transformers.utils import cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from gram_fast.dense_model import DenseLayer, DenseModel, DenseShape
-from gram_fast.errors import InputError, first_line
+from gram_fast.errors import BackendError, InputError, first_line
+from gram_fast.processes import ALONE, Processes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types that the dense runner knows."""
@@ -38,12 +40,12 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         return "its weights are quantized"
     if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
         return "it rotates a part of a head only"
-    if _shape(config).head_dim > 256:
-        return f"its heads are {_shape(config).head_dim} wide, expected at most 256"
+    if _head_dim(config) > 256:
+        return f"its heads are {_head_dim(config)} wide, expected at most 256"
     if _find(name, "adapter_config.json", **hub):
         return "it has an adapter beside its weights"
     with _opened(find_files(name, **hub)) as tensors:
-        _, places = _empty_model(config, torch.device("meta"), torch.float32)
+        _, places = _empty_model(config, torch.device("meta"), torch.float32, ALONE)
         missing = _needed(config, places) - set(tensors)
         unknown = {key for key in tensors if key not in places and not _is_passed_over(key)}
     if not tensors:
@@ -85,28 +87,35 @@ def read_dense_model(
     label_ids: tuple[int, int],
     device: torch.device,
     dtype: torch.dtype | None,
+    processes: Processes = ALONE,
     **hub: Any,
 ) -> DenseModel:
-    """The model of a checkpoint on its device.
+    """The model of a checkpoint on its device, or this process's part of it.
 
     Args:
         name: a folder with safetensors, or a name on the hub.
         config: its configuration.
         label_ids: the label tokens, whose rows of the output embedding are read.
         device, dtype: of the weights; None is the checkpoint's own dtype.
+        processes: among which heads and feed-forward width are divided. Each reads its own rows and columns.
         hub: revision and token as in transformers.
 
-    Raises InputError for a file that is broken and a weight of the wrong shape. `dense_problem` is None for the
-    checkpoint.
+    Raises InputError for a file that is broken and a weight of the wrong shape, BackendError for heads or a width that
+    the number of processes does not divide. `dense_problem` is None for the checkpoint.
     """
+    sizes = {"key/value heads": config.num_key_value_heads, "feed-forward columns": config.intermediate_size}
+    for what, size in sizes.items():
+        if size % processes.count:
+            raise BackendError(f"{name!r} has {size} {what}: they cannot be divided among {processes.count} processes")
     with _opened(find_files(name, **hub)) as tensors:
         first = next(iter(tensors.values()))
-        model, places = _empty_model(config, device, dtype or config.dtype or first[:].dtype)
+        model, places = _empty_model(config, device, dtype or config.dtype or first[:].dtype, processes)
         for key, place in places.items():
             shape = tensors[key].get_shape()
-            if list(place.shape) != shape:
-                raise InputError(f"checkpoint {name!r}: {key}: expected shape {list(place.shape)}, got {shape}")
-            place.copy_(tensors[key][:])
+            if shape != place.whole_shape(processes):
+                expected = place.whole_shape(processes)
+                raise InputError(f"checkpoint {name!r}: {key}: expected shape {expected}, got {shape}")
+            place.tensor.copy_(tensors[key][place.part_of(shape, processes)])
         # Where both are stored and differ, transformers leaves a configuration's tying aside.
         output = tensors[_OUTPUT if _OUTPUT in tensors else _EMBEDDING]
         for row, label in enumerate(label_ids):
@@ -115,6 +124,27 @@ def read_dense_model(
 
 
 _OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a checkpoint's tensor, or this process's part of it, belongs."""
+
+    tensor: Tensor
+    divided: int | None = None
+    """The dimension that is divided among processes."""
+
+    def whole_shape(self, processes: Processes) -> list[int]:
+        return [
+            size * processes.count if dimension == self.divided else size
+            for dimension, size in enumerate(self.tensor.shape)
+        ]
+
+    def part_of(self, shape: Sequence[int], processes: Processes) -> tuple[slice, ...]:
+        return tuple(
+            processes.slice_of(size) if dimension == self.divided else slice(None)
+            for dimension, size in enumerate(shape)
+        )
 
 
 def _needed(config: Any, places: Collection[str]) -> set[str]:
@@ -140,70 +170,96 @@ def _opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         yield tensors
 
 
-def _shape(config: Any) -> DenseShape:
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _shape(config: Any, processes: Processes) -> DenseShape:
     return DenseShape(
         hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
+        intermediate_size=config.intermediate_size // processes.count,
         num_layers=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        num_heads=config.num_attention_heads // processes.count,
+        num_kv_heads=config.num_key_value_heads // processes.count,
+        head_dim=_head_dim(config),
         vocab_size=config.vocab_size,
         norm_eps=config.rms_norm_eps,
     )
 
 
-def _empty_model(config: Any, device: torch.device, dtype: torch.dtype) -> tuple[DenseModel, dict[str, Tensor]]:
+def _empty_model(
+    config: Any, device: torch.device, dtype: torch.dtype, processes: Processes
+) -> tuple[DenseModel, dict[str, _Place]]:
     """A model without values, and where each tensor of a checkpoint belongs in it."""
-    shape = _shape(config)
+    shape = _shape(config, processes)
+
+    def empty(*size: int) -> Tensor:
+        return torch.empty(size, dtype=dtype, device=device)
+
+    width = shape.hidden_size
+    embedding_VD, final_norm_D = empty(shape.vocab_size, width), empty(width)
+    places = {_EMBEDDING: _Place(embedding_VD), "model.norm.weight": _Place(final_norm_D)}
+    layers = []
+    for index in range(shape.num_layers):
+        layer = _empty_layer(config, shape, empty)
+        of_layer = _places_in(layer, shape)
+        if processes.rank > 0:
+            # A sum over processes has its bias from the first one.
+            layer.out_bias = layer.down_bias = None
+            of_layer = {key: place for key, place in of_layer.items() if key not in _BIASES_OF_SUMS}
+        layers.append(layer)
+        places |= {f"model.layers.{index}.{key}": place for key, place in of_layer.items()}
+    return DenseModel(shape, embedding_VD, layers, final_norm_D, empty(2, width), processes), places
+
+
+_BIASES_OF_SUMS = ("self_attn.o_proj.bias", "mlp.down_proj.bias")
+
+
+def _empty_layer(config: Any, shape: DenseShape, empty: Callable[..., Tensor]) -> DenseLayer:
     # Qwen2 always has biases on its projections and none behind attention; the others say so.
     has_qkv_bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
     has_out_bias = config.model_type != "qwen2" and getattr(config, "attention_bias", False)
     has_mlp_bias = getattr(config, "mlp_bias", False)
     has_head_norms = config.model_type == "qwen3"
-
-    def empty(*size: int) -> Tensor:
-        return torch.empty(size, dtype=dtype, device=device)
-
     width, queries = shape.hidden_size, shape.num_heads * shape.head_dim
     keys, inner = shape.num_kv_heads * shape.head_dim, shape.intermediate_size
-    model = DenseModel(shape, empty(shape.vocab_size, width), [], empty(width), empty(2, width))
-    places = {"model.embed_tokens.weight": model.embedding_VD, "model.norm.weight": model.final_norm_D}
-    for index in range(shape.num_layers):
-        layer = DenseLayer(
-            input_norm_D=empty(width),
-            qkv_weight=empty(queries + 2 * keys, width),
-            qkv_bias=empty(queries + 2 * keys) if has_qkv_bias else None,
-            q_norm_E=empty(shape.head_dim) if has_head_norms else None,
-            k_norm_E=empty(shape.head_dim) if has_head_norms else None,
-            out_weight=empty(width, queries),
-            out_bias=empty(width) if has_out_bias else None,
-            post_norm_D=empty(width),
-            gate_up_weight=empty(2 * inner, width),
-            gate_up_bias=empty(2 * inner) if has_mlp_bias else None,
-            down_weight=empty(width, inner),
-            down_bias=empty(width) if has_mlp_bias else None,
-        )
-        model.layers.append(layer)
-        of_layer: dict[str, Tensor | None] = {
-            "input_layernorm.weight": layer.input_norm_D,
-            "post_attention_layernorm.weight": layer.post_norm_D,
-            "self_attn.q_norm.weight": layer.q_norm_E,
-            "self_attn.k_norm.weight": layer.k_norm_E,
-            "self_attn.o_proj.weight": layer.out_weight,
-            "self_attn.o_proj.bias": layer.out_bias,
-            "mlp.down_proj.weight": layer.down_weight,
-            "mlp.down_proj.bias": layer.down_bias,
-        }
-        for kind, qkv, gate_up in (
-            ("weight", layer.qkv_weight, layer.gate_up_weight),
-            ("bias", layer.qkv_bias, layer.gate_up_bias),
-        ):
-            if qkv is not None:
-                parts = torch.split(qkv, [queries, keys, keys])
-                of_layer |= {f"self_attn.{p}_proj.{kind}": part for p, part in zip("qkv", parts, strict=True)}
-            if gate_up is not None:
-                halves = gate_up.chunk(2)
-                of_layer |= {f"mlp.{p}_proj.{kind}": half for p, half in zip(("gate", "up"), halves, strict=True)}
-        places |= {f"model.layers.{index}.{key}": place for key, place in of_layer.items() if place is not None}
-    return model, places
+    return DenseLayer(
+        input_norm_D=empty(width),
+        qkv_weight=empty(queries + 2 * keys, width),
+        qkv_bias=empty(queries + 2 * keys) if has_qkv_bias else None,
+        q_norm_E=empty(shape.head_dim) if has_head_norms else None,
+        k_norm_E=empty(shape.head_dim) if has_head_norms else None,
+        out_weight=empty(width, queries),
+        out_bias=empty(width) if has_out_bias else None,
+        post_norm_D=empty(width),
+        gate_up_weight=empty(2 * inner, width),
+        gate_up_bias=empty(2 * inner) if has_mlp_bias else None,
+        down_weight=empty(width, inner),
+        down_bias=empty(width) if has_mlp_bias else None,
+    )
+
+
+def _places_in(layer: DenseLayer, shape: DenseShape) -> dict[str, _Place]:
+    """By name in a checkpoint's layer. Rows are divided before a head or a gate, columns behind them."""
+    whole: dict[str, tuple[Tensor | None, int | None]] = {
+        "input_layernorm.weight": (layer.input_norm_D, None),
+        "post_attention_layernorm.weight": (layer.post_norm_D, None),
+        "self_attn.q_norm.weight": (layer.q_norm_E, None),
+        "self_attn.k_norm.weight": (layer.k_norm_E, None),
+        "self_attn.o_proj.weight": (layer.out_weight, 1),
+        "self_attn.o_proj.bias": (layer.out_bias, None),
+        "mlp.down_proj.weight": (layer.down_weight, 1),
+        "mlp.down_proj.bias": (layer.down_bias, None),
+    }
+    queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    for kind, qkv, gate_up in (
+        ("weight", layer.qkv_weight, layer.gate_up_weight),
+        ("bias", layer.qkv_bias, layer.gate_up_bias),
+    ):
+        if qkv is not None:
+            parts = torch.split(qkv, [queries, keys, keys])
+            whole |= {f"self_attn.{p}_proj.{kind}": (part, 0) for p, part in zip("qkv", parts, strict=True)}
+        if gate_up is not None:
+            halves = gate_up.chunk(2)
+            whole |= {f"mlp.{p}_proj.{kind}": (half, 0) for p, half in zip(("gate", "up"), halves, strict=True)}
+    return {key: _Place(tensor, divided) for key, (tensor, divided) in whole.items() if tensor is not None}

@@ -16,12 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gram_fast.cache import KeyValueStore
+from gram_fast.processes import Processes
 from gram_fast.results import Stats
 from gram_fast.tokens import Ids
 from gram_fast.tree import TokenTree, TreePass, plan_round
 
 logger = logging.getLogger(__name__)
 
+CPU_BUDGET = 1024
+"""Tokens of a pass on a CPU."""
 # Fewer tokens a pass than this, and out of memory is not a matter of the budget any more.
 _SMALLEST_BUDGET = 16
 
@@ -32,8 +35,16 @@ class Runner(Protocol):
     device: torch.device
 
     @property
+    def processes(self) -> Processes:
+        """Among which the model is divided."""
+
+    @property
     def bytes_per_slot(self) -> int:
         """Memory of one token's keys and values."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one token's activations, at the most, while a pass runs."""
 
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Label logits float32 [L, 2]; the pass's keys and values are in the store afterwards."""
@@ -49,8 +60,10 @@ class Engine:
         self._tree = TokenTree(self._head_ids)
         self._store = KeyValueStore()
         self._lock = threading.Lock()
-        self.budget = max_batch_tokens or default_budget(runner.device)
-        self._keep_limit = _default_keep_limit(runner, self.budget)
+        free = runner.processes.least(_free_memory(runner.device))
+        self.budget = max_batch_tokens or default_budget(runner, free)
+        # Slots kept between rounds: an eighth of the free memory, at most 65,536 and at least one pass.
+        self._keep_limit = max(self.budget, min(65536, free // 8 // runner.bytes_per_slot))
 
     @contextmanager
     def request(self, head_ids: Ids, started: float | None = None) -> "Iterator[EngineRequest]":
@@ -100,7 +113,9 @@ class Engine:
                         tokens, passes = tokens + tree_pass.num_tokens, passes + 1
                         bar.update(tree_pass.num_tokens)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error) or self.budget // 2 < _SMALLEST_BUDGET:
+                # Of several processes the others wait in the middle of this pass: there is no going on from there.
+                is_alone = self._runner.processes.count == 1
+                if not (is_alone and _is_out_of_memory(error)) or self.budget // 2 < _SMALLEST_BUDGET:
                     raise
                 ran_out_of_memory = True
             # Behind the handler: the exception holds the failed forward's activations.
@@ -174,18 +189,20 @@ class EngineRequest:
         )
 
 
-def default_budget(device: torch.device) -> int:
-    """Tokens a pass. On a CPU small enough that activations stay near the caches, on a GPU large enough to fill it."""
-    return 16384 if device.type == "cuda" else 1024
+def default_budget(runner: Runner, free: int) -> int:
+    """Tokens a pass. On a CPU small enough that activations stay near the caches.
+
+    On a GPU large enough to fill it, 16,384, or what half of the `free` bytes hold: activations while a pass runs, and
+    its keys and values.
+    """
+    if runner.device.type != "cuda":
+        return CPU_BUDGET
+    return max(_SMALLEST_BUDGET, min(16384, free // 2 // (runner.bytes_per_token + runner.bytes_per_slot)))
 
 
-def _default_keep_limit(runner: Runner, budget: int) -> int:
-    """Slots kept between rounds: an eighth of the free memory, at most 65,536 and at least one pass."""
-    if runner.device.type == "cuda":
-        free = torch.cuda.mem_get_info(runner.device)[0]
-    else:
-        free = psutil.virtual_memory().available
-    return max(budget, min(65536, free // 8 // runner.bytes_per_slot))
+def _free_memory(device: torch.device) -> int:
+    """Bytes."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,6 +1,6 @@
 """The public API: a pairwise judge that compares, ranks and rewards responses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from gram_fast.arena import Arena
-from gram_fast.checkpoint import find_device, find_dtype, find_template, load_config, load_model, load_tokenizer
-from gram_fast.dense_runner import DenseRunner, find_runner
-from gram_fast.dense_weights import read_dense_model
+from gram_fast.arena import Arena, on_device
+from gram_fast.batches import check_list, read_group, read_pair
+from gram_fast.checkpoint import find_devices, find_template, load_config, load_tokenizer
 from gram_fast.engine import Engine
 from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.group import Group
-from gram_fast.known_answers import known_answers
+from gram_fast.known_answers import KnownAnswer, known_answers
+from gram_fast.loading import Runner, RunnerOptions, load_runners
 from gram_fast.preference import Orders
 from gram_fast.prompts import PairTemplate, Prompt
+from gram_fast.replicas import Replicas
 from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
 from gram_fast.scores import find_scores, win_rate
 from gram_fast.tokens import PairTokenizer
@@ -40,8 +41,8 @@ class PairwiseJudge:
     """A generative pairwise reward model that compares, ranks and rewards responses (GRAM, arXiv 2506.14175).
 
     Prompts and responses are strings or lists of chat messages. A judge keeps the keys and values of its instruction
-    across calls; it may be called from several threads, one call runs at a time. The model is the judge's own: while a
-    call runs, nothing else may run the model.
+    across calls; it may be called from several threads, one call runs at a time on a device. The model is the judge's
+    own: while a call runs, nothing else may run the model.
     """
 
     def __init__(
@@ -61,30 +62,29 @@ class PairwiseJudge:
         _check_limits(max_batch_tokens, max_length)
         pair_tokenizer = PairTokenizer(tokenizer, find_template(preset, model.config))
         runner = TransformersRunner(model, pair_tokenizer.label_ids, attention)
-        self._start(pair_tokenizer, runner, max_batch_tokens, max_length)
+        self._start(pair_tokenizer, [runner], max_batch_tokens, max_length)
 
     def _start(
         self,
         tokenizer: PairTokenizer,
-        runner: TransformersRunner | DenseRunner,
+        runners: Iterable[Runner],
         max_batch_tokens: int | Literal["auto"],
         max_length: int | None,
     ) -> None:
+        """`runners`: one a device; each is checked before the next is asked for, which may load it."""
         self.tokenizer = tokenizer
-        self.runner = runner
-        self.known_answers = known_answers(self.tokenizer, self.runner)
-        for answer in self.known_answers:
-            if not answer.is_right:
-                raise UnsupportedModelError(
-                    f"{type(runner.model).__name__} cannot be scored by prefix sharing on {runner.device} with "
-                    f"attention {runner.attention!r}: its label logits are {answer.plain_logits} in a plain forward "
-                    f"and {answer.logits} here"
-                )
-        limit, reason = self.runner.max_length, self.runner.max_length_reason
-        if max_length is not None and max_length < limit:
-            limit, reason = max_length, "max_length"
-        engine = Engine(self.runner, None if max_batch_tokens == "auto" else max_batch_tokens)
-        self._arena = Arena(self.tokenizer, engine, limit, reason)
+        checked = [(runner, _checked(tokenizer, runner)) for runner in runners]
+        self.runner, self.known_answers = checked[0]  # with several devices, those of the first
+        arenas = []
+        for runner, _ in checked:
+            limit, reason = runner.max_length, runner.max_length_reason
+            if max_length is not None and max_length < limit:
+                limit, reason = max_length, "max_length"
+            with on_device(runner.device):
+                engine = Engine(runner, None if max_batch_tokens == "auto" else max_batch_tokens)
+            arenas.append(Arena(tokenizer, engine, runner.device, limit, reason))
+        # One device needs no spreading, and gets none of its code.
+        self._arena = arenas[0] if len(arenas) == 1 else Replicas(arenas)
 
     @property
     def max_length(self) -> int:
@@ -94,20 +94,22 @@ class PairwiseJudge:
     @property
     def max_batch_tokens(self) -> int:
         """Most tokens of one forward at present: what was asked for, or less since memory ran out."""
-        return self._arena.engine.budget
+        return self._arena.max_batch_tokens
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
         *,
-        device: str | torch.device = "auto",
+        device: str | torch.device | Sequence[str | torch.device] = "auto",
         dtype: str | torch.dtype = "auto",
         preset: str = "auto",
         runner: str = "auto",
         attention: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
+        deterministic: bool = False,
+        tensor_parallel: bool = False,
         revision: str | None = None,
         token: str | bool | None = None,
         trust_remote_code: bool = False,
@@ -116,7 +118,9 @@ class PairwiseJudge:
 
         Args:
             name_or_path: a causal language model in transformers' format, with a tokenizer that has a chat template.
-            device: "auto" (CUDA where there is a GPU, else the CPU) or a torch device.
+            device: "auto" (CUDA where there is a GPU, else the CPU) or a torch device; or several of one kind,
+                "cuda:all", a list or "cuda:0,cuda:2". Each then holds the whole model and takes its share of every
+                call's groups; a group (prompt with candidates) is not divided. The CPU may be named twice, to try this.
             dtype: "auto" (float32 on the CPU, the checkpoint's own on CUDA), a torch dtype or its name.
             preset: the judge's prompt: "auto" (what the checkpoint records, else `gram`), a name of
                 `gram_fast.preset_names()` or the path of a template file. It must be the text that the checkpoint was
@@ -128,12 +132,19 @@ class PairwiseJudge:
                 and values are reserved for that many tokens. "auto" for what suits the device. Halved, with a warning,
                 when memory runs out.
             max_length: most tokens of one pair, at most what the checkpoint allows (the default).
+            deterministic: a pair's logits have the same bits whatever else is asked with it, in any order and under any
+                `max_batch_tokens`, on one machine and number of threads. Needs runner "dense" and costs time
+                (docs/performance.md).
+            tensor_parallel: one model over the processes that torchrun started, for a checkpoint that does not fit one
+                GPU: each takes the GPU of its local rank. All make the same calls, and get the same answers. Needs
+                runner "dense".
             revision: as in transformers.
             token: as in transformers.
             trust_remote_code: as in transformers.
 
         Raises:
-            InputError: no such checkpoint, preset or dtype; a checkpoint with weights missing.
+            InputError: no such checkpoint, preset or dtype; a checkpoint with weights missing; no device in a list, one
+                GPU twice, or CPU and GPU together.
             UnsupportedModelError: no tokenizer or chat template, a label of several tokens, or an architecture that
                 cannot be scored exactly. Every judge is checked when it is made: against the model's plain forward, on
                 runner "dense" against the plain references of its ops.
@@ -145,21 +156,13 @@ class PairwiseJudge:
             PairTemplate.load(preset)
         name = str(name_or_path)
         hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-        target = find_device(device)
+        targets = find_devices(device)
         config = load_config(name, **hub)
         tokenizer = PairTokenizer(load_tokenizer(name, **hub), find_template(preset, config))
-        loaded: TransformersRunner | DenseRunner
-        if find_runner(runner, name, config, **hub) == "dense":
-            found = find_dtype(dtype, target)
-            exact = found if isinstance(found, torch.dtype) else None
-            model = read_dense_model(name, config, tokenizer.label_ids, target, exact, revision=revision, token=token)
-            loaded = DenseRunner(model, config, attention)
-        else:
-            model = load_model(name, find_dtype(dtype, target), **hub)
-            model = model.to(target).eval().requires_grad_(False)
-            loaded = TransformersRunner(model, tokenizer.label_ids, attention)
+        options = RunnerOptions(dtype, runner, attention, deterministic, tensor_parallel)
+        runners = load_runners(name, config, tokenizer.label_ids, targets, options, **hub)
         judge = cls.__new__(cls)
-        judge._start(tokenizer, loaded, max_batch_tokens, max_length)
+        judge._start(tokenizer, runners, max_batch_tokens, max_length)
         return judge
 
     def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:
@@ -177,16 +180,17 @@ class PairwiseJudge:
         """Compares the two responses of many pairs, all packed together -> one result a pair, as of `compare`.
 
         Args:
-            prompts: one for each pair; what pairs of one prompt have in common is computed once.
+            prompts: one for each pair; what pairs of one prompt have in common is computed once (on several devices, at
+                most once on each).
             pairs: (a, b) each.
             orders: as for `compare`.
 
         The `stats` of every result are those of the whole call. Raises errors as `compare`; their message names the
         pair.
         """
-        _check_list("pairs", pairs)
-        _check_list("prompts", prompts, len(pairs), "pairs")
-        return self._compare([_read_pair(k, prompts[k], pair) for k, pair in enumerate(pairs)], orders)
+        check_list("pairs", pairs)
+        check_list("prompts", prompts, len(pairs), "pairs")
+        return self._compare([read_pair(k, prompts[k], pair) for k, pair in enumerate(pairs)], orders)
 
     def _compare(self, groups: Sequence[Group], orders: Orders) -> list[Comparison]:
         """Groups of two candidates each."""
@@ -296,13 +300,13 @@ class PairwiseJudge:
 
         Raises errors as `rank`; their message names the group.
         """
-        _check_list("groups", groups)
-        _check_list("prompts", prompts, len(groups))
+        check_list("groups", groups)
+        check_list("prompts", prompts, len(groups))
         if references is not None:
             if strategy not in (None, "reference") or scores != "auto":
                 raise InputError("references: expected neither strategy nor scores beside them")
             return self._rewards_against(references, prompts, groups, orders)
-        read = [_read_group(g, prompts[g], group) for g, group in enumerate(groups)]
+        read = [read_group(g, prompts[g], group) for g, group in enumerate(groups)]
         strategy = strategy or "round_robin"
         score = find_scores(scores, strategy)
         outcome = self._arena.play(read, find_strategy(strategy), orders, seed)
@@ -319,8 +323,8 @@ class PairwiseJudge:
         groups: Sequence[Sequence[Prompt]],
         orders: Orders,
     ) -> Rewards:
-        _check_list("references", references, len(groups))
-        read = [_read_group(g, prompts[g], group, [references[g]]) for g, group in enumerate(groups)]
+        check_list("references", references, len(groups))
+        read = [read_group(g, prompts[g], group, [references[g]]) for g, group in enumerate(groups)]
         outcome = self._arena.play(read, find_strategy("reference"), orders)
         values = []
         for group, comparisons in zip(read, outcome.comparisons, strict=True):
@@ -333,41 +337,24 @@ class PairwiseJudge:
         return {name: flags for group in groups for name, flags in group.flags(self.tokenizer.flags).items()}
 
 
+def _checked(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]:
+    """The runner's known answers. Raises UnsupportedModelError when one is wrong."""
+    with on_device(runner.device):
+        answers = known_answers(tokenizer, runner)
+    for answer in answers:
+        if not answer.is_right:
+            raise UnsupportedModelError(
+                f"{type(runner.model).__name__} cannot be scored by prefix sharing on {runner.device} with "
+                f"attention {runner.attention!r}: its label logits are {answer.plain_logits} in a plain forward "
+                f"and {answer.logits} here"
+            )
+    return answers
+
+
 def _check_limits(max_batch_tokens: Any, max_length: Any) -> None:
     for name, value, default in (("max_batch_tokens", max_batch_tokens, "auto"), ("max_length", max_length, None)):
         if value != default and (type(value) is not int or not 1 <= value <= _LARGEST):
             raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
-
-
-def _check_list(name: str, values: Any, count: int | None = None, of: str = "groups") -> None:
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise InputError(f"{name}: expected a list, got {type(values).__name__}")
-    if count is not None and len(values) != count:
-        raise InputError(f"{name}: expected one for each of {count} {of}, got {len(values)}")
-
-
-def _read_pair(k: int, prompt: Prompt, pair: Sequence[Prompt]) -> Group:
-    """Pair k of a batch."""
-    where = f"pairs[{k}]"
-    _check_list(where, pair)
-    if len(pair) != 2:
-        raise InputError(f"{where}: expected 2 responses, got {len(pair)}")
-    return Group.of(prompt, pair, prompt_name=f"prompts[{k}]", name=(where + "[{}]").format)
-
-
-def _read_group(g: int, prompt: Prompt, responses: Sequence[Prompt], reference: Sequence[Prompt] = ()) -> Group:
-    """Group g of a batch; a reference goes before its candidates."""
-    where = f"groups[{g}]"
-    _check_list(where, responses)
-    least = 1 if reference else 2
-    if len(responses) < least:
-        raise InputError(f"{where}: expected at least {least} responses, got {len(responses)}")
-
-    def name(index: int) -> str:
-        number = index - len(reference)
-        return f"references[{g}]" if number < 0 else f"{where}[{number}]"
-
-    return Group.of(prompt, [*reference, *responses], prompt_name=f"prompts[{g}]", name=name, at_least=1)
 
 
 def _order(values: np.ndarray, group: Group, winner: int | None) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ class JudgeOptions:
         str,
         typer.Option(help="Judge prompt: auto (what the checkpoint records, else gram), a preset or a template file."),
     ] = "auto"
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, cuda:all, or several with commas.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto"
     runner: Annotated[str, typer.Option(help="auto, dense (this package's own model) or transformers.")] = "auto"
     attention: Annotated[str, typer.Option(help="Attention backend: auto, reference, cascade or triton.")] = "auto"
@@ -35,6 +35,9 @@ class JudgeOptions:
     max_length: Annotated[
         int | None, typer.Option(help="Most tokens of one pair; default: what the checkpoint allows.")
     ] = None
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits for a pair whatever else is asked with it.")
+    ] = False
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")

@@ -17,6 +17,7 @@ from gram_fast import ops
 from gram_fast.cache import KeyValueStore
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.ops.checks import uploaded
+from gram_fast.processes import ALONE, Processes
 from gram_fast.tree import TreePass
 
 _ATTENTION = "gram_fast_tree"
@@ -72,11 +73,23 @@ class TransformersRunner:
         self._label_bias_2 = None if bias is None else bias[self._labels].float()
 
     @property
+    def processes(self) -> Processes:
+        """The model is whole."""
+        return ALONE
+
+    @property
     def bytes_per_slot(self) -> int:
         """Memory of one token's keys and values in all layers, from the configuration."""
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * self._head_dim * self.dtype.itemsize)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one token's activations, about: what the feed-forward of most decoders holds at once."""
+        config = self.config
+        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        return int((4 * config.hidden_size + 4 * inner) * self.dtype.itemsize)
 
     @property
     def _head_dim(self) -> int:

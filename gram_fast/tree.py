@@ -25,6 +25,8 @@ class TreePass:
     lie from the token budget on.
     """
 
+    budget: int
+    """Slots below are nobody else's."""
     input_ids: Tensor
     """[T]"""
     position_ids: Tensor
@@ -49,6 +51,7 @@ class TreePass:
         """One sequence [T] alone, whose last token is the only leaf."""
         length = len(input_ids)
         return cls(
+            budget=length,
             input_ids=input_ids,
             position_ids=torch.arange(length),
             nodes=np.array([[0, length, length, -1, 0]]),
@@ -89,14 +92,15 @@ def plan_round(
     `keep_limit` slots are in use. The tree then counts on the plan being run; when it was not, call forget_slots().
     """
     tables, num_slots = tree.plan(leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
-    return TreePlan([_tree_pass(table) for table in tables], num_slots)
+    return TreePlan([_tree_pass(table, budget) for table in tables], num_slots)
 
 
-def _tree_pass(table: dict[str, NDArray[np.int64]]) -> TreePass:
+def _tree_pass(table: dict[str, NDArray[np.int64]], budget: int) -> TreePass:
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(table[name])
 
     return TreePass(
+        budget=budget,
         input_ids=tensor("input_ids"),
         position_ids=tensor("position_ids"),
         nodes=table["nodes"],

@@ -18,9 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gram_fast.kernels.compilation import TYPES, Compilation
-
-TILE_ROWS = 128
-"""Rows of a planned tile: tokens times heads of a group. A launch with smaller blocks takes a tile in parts."""
+from gram_fast.kernels.tree_attention import TILE_ROWS
 
 # Of products of float32: three tf32 products, which keep float32's accuracy on tensor cores. "ieee" spilled kilobytes
 # of registers at every block size tried. Half types are not touched by it.
@@ -66,7 +64,7 @@ def _attend(
 # middle of the request that first needs it.
 @triton.jit(do_not_specialize_on_alignment=["ranges", "span_starts"])
 def _tree_attention_kernel(
-    q, k, v, out, tiles, ranges, span_starts,
+    q, k, v, out, tiles, span_starts, ranges,
     q_stride_t, q_stride_h, k_stride_h, v_stride_h, out_stride_t, out_stride_h,
     num_kv_heads, scale_log2,
     K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, GROUP: tl.constexpr, TILE_TOKENS: tl.constexpr, WIDTH: tl.constexpr,
@@ -177,26 +175,24 @@ def launch_shape(width: int, itemsize: int, group: int, num_programs: int, capab
     )
 
 
-def tree_attention_triton(
-    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Tensor, num_ranges: int, scale: float
-) -> Tensor:
+def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Tensor, scale: float) -> Tensor:
     """`tree_attention` over a table that gram_fast::attention_tiles made for TILE_ROWS // (H // K) tokens a tile.
 
-    `tiles`: int32 on the device of q_THE; `num_ranges` is R.
+    `tiles`: int32 on the device of q_THE, as many rows as there are tiles.
     """
     num_tokens, num_heads, width = q_THE.shape
     num_kv_heads = k_SKE.shape[1]
     group = num_heads // num_kv_heads
-    num_tiles = (len(tiles) - 2 * num_ranges - num_tokens) // 5
+    num_tiles, flat = len(tiles), tiles.view(-1)
     tile_tokens = TILE_ROWS // group
     # The interpreter takes what Hopper takes.
     capability = torch.cuda.get_device_capability(q_THE.device)[0] if q_THE.is_cuda else 9
     shape = launch_shape(width, q_THE.element_size(), group, num_tiles * num_kv_heads, capability)
     parts = triton.cdiv(tile_tokens, shape.block_m // group)
     out_THE = torch.empty((num_tokens, num_heads, width), dtype=q_THE.dtype, device=q_THE.device)
-    ranges = tiles[5 * num_tiles :]
+    span_starts = flat[5 * num_tiles :]
     _tree_attention_kernel[(num_tiles * parts * num_kv_heads,)](
-        q_THE, k_SKE, v_SKE, out_THE, tiles, ranges, ranges[2 * num_ranges :],
+        q_THE, k_SKE, v_SKE, out_THE, flat, span_starts, span_starts[num_tokens:],
         *q_THE.stride()[:2], k_SKE.stride(1), v_SKE.stride(1), *out_THE.stride()[:2],
         num_kv_heads, scale * 1.4426950408889634,
         K_STRIDE=k_SKE.stride(0), V_STRIDE=v_SKE.stride(0), GROUP=group, TILE_TOKENS=tile_tokens, WIDTH=width,
@@ -221,7 +217,7 @@ def _compilation(dtype: str, width: int, group: int, num_programs: int, capabili
     strides = ("q_stride_t", "q_stride_h", "k_stride_h", "v_stride_h", "out_stride_t", "out_stride_h")
     signature = {
         **dict.fromkeys(("q", "k", "v", "out"), f"*{kind}"),
-        **dict.fromkeys(("tiles", "ranges", "span_starts"), "*i32"),
+        **dict.fromkeys(("tiles", "span_starts", "ranges"), "*i32"),
         **dict.fromkeys((*strides, "num_kv_heads"), "i32"),
         "scale_log2": "fp32",
     }

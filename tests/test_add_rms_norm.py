@@ -176,6 +176,32 @@ def rows_far_apart(tensor_TD: Tensor) -> Tensor:
 
 @on_each_device
 @on_each_backend
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 7, 31, 64, 129, 1023, 2048])
+def test_a_row_has_the_same_bits_wherever_it_stands(
+    width: int, dtype: torch.dtype, threads: int, backend: str, device: str
+) -> None:
+    """On the CPU torch sums the squares of one row alone in another order from 32,768 columns on, with two threads."""
+    skip_what_cannot_run(backend, device, dtype)
+    if threads > 1 and (backend, device) != ("reference", "cpu"):
+        pytest.skip("no thread of torch's takes part")
+    torch.set_num_threads(threads)  # one_thread sets them back
+    residual_TD, x_TD, weight_D = (tensor.to(device) for tensor in random_inputs(37, width, dtype))
+
+    def norms(residual_TD: Tensor, x_TD: Tensor) -> Tensor:
+        return ops.add_rms_norm(residual_TD.clone(), x_TD, weight_D, EPS, backend=backend)
+
+    alone_TD = torch.cat([norms(*rows) for rows in zip(residual_TD.split(1), x_TD.split(1), strict=True)])
+    # More than 32,768 elements are shared among threads; in the interpreter a row takes a millisecond.
+    for num_tokens in (2, 19) if backend == "triton" else (2, 19, 700):
+        picks_T = torch.randint(37, (num_tokens,), generator=torch.Generator().manual_seed(num_tokens))
+        for layout in (Tensor.contiguous, rows_inside_a_buffer):
+            assert torch.equal(norms(layout(residual_TD[picks_T]), layout(x_TD[picks_T])), alone_TD[picks_T])
+
+
+@on_each_device
+@on_each_backend
 @with_and_without_x
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [Tensor.contiguous, every_other])

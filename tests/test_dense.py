@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from attention_for_tests import needs_gpu
 from safetensors.torch import load_file, save_file
 from small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_model, tiny_tokenizer
 
+from gram_fast.cache import KeyValueStore
 from gram_fast.dense_runner import DenseRunner, find_runner
 from gram_fast.dense_weights import FAMILIES, read_dense_model
 from gram_fast.engine import Engine
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.transformers_runner import TransformersRunner
+from gram_fast.tree import TreePass
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CPU = torch.device("cpu")
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -55,8 +57,17 @@ def save(folder: Path, family: str, **more: Any) -> Any:
     return model
 
 
-def dense(folder: Path, config: Any, dtype: torch.dtype = torch.float32, attention: str = "auto") -> DenseRunner:
-    return DenseRunner(read_dense_model(str(folder), config, LABELS, CPU, dtype), config, attention)
+def dense(
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "auto",
+    *,
+    device: str = "cpu",
+    deterministic: bool = False,
+) -> DenseRunner:
+    model = read_dense_model(str(folder), config, LABELS, torch.device(device), dtype)
+    return DenseRunner(model, config, attention, deterministic=deterministic)
 
 
 def random_rounds(seed: int) -> list[list[list[list[int]]]]:
@@ -197,3 +208,18 @@ def test_a_judge_on_either_runner_says_the_same(tmp_path):
         ranked[runner] = judge.rank("Which?", responses)
     for runner in ("auto", "dense"):
         np.testing.assert_allclose(ranked[runner].scores, ranked["transformers"].scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_gpu)])
+def test_activations_take_the_memory_that_was_planned(dtype, tmp_path):
+    model = save(tmp_path, "qwen3", hidden_size=256, intermediate_size=768, head_dim=64)
+    runner, tokens = dense(tmp_path, model.config, dtype, device="cuda"), 16384
+    whole = TreePass.of_sequence(torch.arange(tokens) % VOCAB)
+    store = KeyValueStore()
+    store.reserve(tokens)
+    for _ in range(2):  # the first compiles and allocates keys and values
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        runner.forward(whole, store)
+        peak = torch.cuda.max_memory_allocated() - before
+    assert 0.5 * tokens * runner.bytes_per_token < peak < 1.1 * tokens * runner.bytes_per_token

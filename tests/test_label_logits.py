@@ -209,6 +209,32 @@ def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, backend: str, d
     torch.testing.assert_close(logits, hidden_TD.float().expand(-1, 2), rtol=0, atol=0, equal_nan=True)
 
 
+def off_their_alignment(hidden_TD: Tensor) -> Tensor:
+    buffer = hidden_TD.new_full((hidden_TD.numel() + 1,), float("nan"))
+    buffer[1:] = hidden_TD.flatten()
+    return buffer[1:].view(hidden_TD.shape)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@with_and_without_norm
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 7, 31, 129, 1023, 2048])
+def test_a_leaf_has_the_same_bits_wherever_it_stands(
+    width: int, dtype: torch.dtype, has_norm: bool, threads: int, one_thread: None
+) -> None:
+    torch.set_num_threads(threads)  # OpenMP's too; one_thread sets them back
+    hidden_TD, _, *weights = random_inputs(37, 0, width, dtype, has_norm)
+    row_1 = torch.tensor([0])
+    alone_T2 = torch.cat(
+        [ops.label_logits(hidden_1D, row_1, *weights, EPS, backend="extension") for hidden_1D in hidden_TD.split(1)]
+    )
+    for num_leaves in (2, 37, 5000):  # from 32,768 elements on threads share the leaves
+        rows_L = torch.randint(37, (num_leaves,), generator=torch.Generator().manual_seed(num_leaves))
+        for layout in (Tensor.contiguous, rows_inside_a_buffer, off_their_alignment):
+            logits_L2 = ops.label_logits(layout(hidden_TD), rows_L, *weights, EPS, backend="extension")
+            assert torch.equal(logits_L2, alone_T2[rows_L])
+
+
 @on_each_device
 @on_each_backend
 @with_and_without_norm

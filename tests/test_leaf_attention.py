@@ -328,6 +328,16 @@ def test_plans(shape: str) -> None:
     check_plan(SHAPES[shape], SHAPE_SLOTS)
 
 
+def test_a_table_may_be_larger_than_its_pass_needs() -> None:
+    arguments = good_arguments()
+    tables = [arguments[name] for name in ("spans_N2", "range_offsets", "ranges_R2", "leaf_rows_L")]
+    larger = ops.leaf_items(*tables, CPU, (40, 30))
+    assert larger.shape == (40, 30)
+    for backend in ("triton", "extension"):
+        given = arguments | {"backend": backend}
+        assert torch.equal(ops.leaf_attention(**given | {"items": larger}), ops.leaf_attention(**given))
+
+
 def read_plan(tables: Tables) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items [X, 4], the leaves' offsets [L + 1], and the entries [P, 4] that some item counts as its own."""
     table, num_leaves = ops.leaf_items(*tables, CPU).numpy(), len(tables[3])

@@ -50,7 +50,8 @@ def test_every_kernel_fits_every_chip_and_the_page_names_it() -> None:
     named = {line.split("|")[1].strip() for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")}
     missing = [row[0] for row in rows if row[0] not in named]
     assert not missing, f"run python -m gram_fast.kernels.offline --write {PAGE.name}: {missing}"
-    on_hopper = {row[0]: row[3] for row in rows if row[0].startswith(("tree_attention bf16", "tree_attention fp16"))}
+    in_half = tuple(f"{op} {kind}" for op in ("tree_attention", "invariant_linear") for kind in ("bf16", "fp16"))
+    on_hopper = {row[0]: row[3] for row in rows if row[0].startswith(in_half)}
     units = {cell.split(" · ")[2] for cell in on_hopper.values() if cell}
     assert units == {"wgmma"}, "matrix units of an older generation"
 

@@ -156,16 +156,10 @@ def test_no_heads(backend: str, device: str) -> None:
 
 @on_each_device
 @on_each_backend
-def test_queries_alone_need_no_slots(backend: str, device: str) -> None:
+@pytest.mark.parametrize(("heads", "spare_slots"), [((4, 2), 0), ((5, 0), -3)], ids=["no spare", "none without keys"])
+def test_as_many_slots_as_needed(heads: tuple[int, int], spare_slots: int, backend: str, device: str) -> None:
     skip_what_cannot_run(backend, device)
-    check(random_arguments(3, (5, 0), spare_slots=-3), backend, device)
-
-
-@on_each_device
-@on_each_backend
-def test_exactly_as_many_slots_as_tokens(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
-    check(random_arguments(3, spare_slots=0), backend, device)
+    check(random_arguments(3, heads, spare_slots=spare_slots), backend, device)
 
 
 @on_each_device
@@ -233,6 +227,30 @@ LAYOUTS = [heads_first, inside_a_buffer, every_other]
 def test_strides(cache_layout: Layout, qkv_layout: Layout, dtype: torch.dtype, backend: str, device: str) -> None:
     skip_what_cannot_run(backend, device, dtype)
     check(random_arguments(5, (3, 2), 26, dtype), backend, device, qkv_layout, cache_layout)
+
+
+@on_each_device
+@on_each_backend
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "width"), [((1, 1), 2), ((7, 1), 26), ((4, 2), 64), ((3, 3), 130)])
+def test_a_token_has_the_same_bits_wherever_it_stands(
+    heads: tuple[int, int], width: int, dtype: torch.dtype, backend: str, device: str
+) -> None:
+    skip_what_cannot_run(backend, device, dtype)
+    given = copy_to(device, random_arguments(23, heads, width, dtype))
+
+    def outputs(picks: Tensor, layout: Layout) -> Tensor:
+        ours = given | {name: given[name][picks] for name in ("qkv_TCE", "cos_TF", "sin_TF")}
+        ours |= {name: given[name][:1].repeat(len(picks), 1, 1) for name in ("k_SKE", "v_SKE")}
+        ours["qkv_TCE"] = layout(ours["qkv_TCE"])
+        run(ours, backend)
+        return torch.cat([ours["qkv_TCE"][:, : heads[0]], ours["k_SKE"], ours["v_SKE"]], dim=1)
+
+    alone = torch.cat([outputs(torch.tensor([token]), Tensor.contiguous) for token in range(23)])
+    for threads, num_tokens in ((1, 2), (1, 19)) if backend == "triton" else ((1, 19), (2, 2), (2, 500)):
+        torch.set_num_threads(threads)  # which share 32,768 elements and more; one_thread sets them back
+        picks = torch.randint(23, (num_tokens,), generator=torch.Generator().manual_seed(num_tokens))
+        assert all(torch.equal(outputs(picks, layout), alone[picks]) for layout in (Tensor.contiguous, *LAYOUTS[:2]))
 
 
 @on_each_device

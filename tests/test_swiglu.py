@@ -139,6 +139,47 @@ def rows_far_apart(tensor_TG: Tensor) -> Tensor:
     return buffer.as_strided((num_tokens, width), (2**30, 1)).copy_(tensor_TG)
 
 
+# Backends of which an element's bits do not depend on its place: torch's CPU silu is none of them.
+on_each_invariant_backend = pytest.mark.parametrize("backend", ops.BACKENDS["swiglu"][1:])
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # of exponentials, as above
+@on_each_device
+@on_each_invariant_backend
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [Tensor.contiguous, rows_inside_a_buffer, every_other])
+def test_an_element_has_the_same_bits_in_every_place(
+    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str
+) -> None:
+    """The same gates and factors in rows of every width up to 70 and one more place on in each, and one by one."""
+    skip_what_cannot_run(backend, device, dtype)
+    pairs_2N = 6 * torch.randn((2, 70), generator=torch.Generator().manual_seed(0))
+    pairs_2N[0, ::7] *= 15  # exponentials of every size, and none
+    pairs_2N = pairs_2N.to(device, dtype)
+    alone_N = ops.swiglu(pairs_2N.T.contiguous(), backend=backend)[:, 0]
+    for width in range(1, 71):
+        rotated_2TN = torch.stack([pairs_2N.roll(places, 1) for places in range(3)], dim=1)[:, :, :width]
+        rows_TG = torch.cat([rotated_2TN[0], rotated_2TN[1]], dim=1)
+        expected_TF = torch.stack([alone_N.roll(places) for places in range(3)])[:, :width]
+        assert torch.equal(ops.swiglu(layout(rows_TG), backend=backend), expected_TF)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_have_the_same_bits_on_any_number_of_threads(dtype: torch.dtype, threads: int, one_thread: None) -> None:
+    gate_up_TG = random_input(61, 1031, dtype)  # over 32,768 elements: threads share the rows
+    alone_TF = torch.cat([ops.swiglu(row_1G, backend="extension") for row_1G in gate_up_TG.split(1)])
+    torch.set_num_threads(threads)  # OpenMP's too; one_thread sets them back
+    order_T = torch.randperm(61, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ops.swiglu(gate_up_TG[order_T], backend="extension"), alone_TF[order_T])
+
+
+def test_numbers_that_are_none() -> None:
+    gate_up_TG = torch.tensor([[float("inf"), -float("inf"), float("nan"), 1.0, 1.0, 1.0]])
+    out = ops.swiglu(gate_up_TG, backend="extension")
+    torch.testing.assert_close(out, torch.tensor([[float("inf"), float("nan"), float("nan")]]), equal_nan=True)
+
+
 @on_each_device
 @on_each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -170,8 +211,15 @@ def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
 
 
 def test_a_wrong_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r"'extension'.*reference, triton"):
-        ops.swiglu(random_input(5, 8), backend="extension")
+    with pytest.raises(BackendError, match=r"'cascade'.*reference, triton, extension"):
+        ops.swiglu(random_input(5, 8), backend="cascade")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match="TRITON_INTERPRET"):
         ops.swiglu(random_input(5, 8), backend="triton")
+
+
+def test_the_extension_is_chosen_on_the_cpu_and_runs_nowhere_else() -> None:
+    assert ops.resolve_backend("swiglu", "auto", torch.device("cpu"), torch.bfloat16) == "extension"
+    problem = ops.backend_problem("swiglu", "extension", torch.device("cuda"), torch.bfloat16)
+    assert problem is not None
+    assert "CPU alone" in problem

@@ -458,10 +458,12 @@ def test_the_reference_keeps_float64() -> None:
 
 def tiles_of(tables: Tables, tile_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tiles [X, 5], ranges [R, 2] and span starts [T] of the flat table."""
-    flat = torch.from_numpy(_C.attention_tiles(*(table.numpy() for table in tables), tile_tokens)).long()
-    num_ranges, num_tokens = len(tables[2]), int(tables[0][-1, 1])
-    cut = len(flat) - 2 * num_ranges - num_tokens
-    return flat[:cut].reshape(-1, 5), flat[cut : len(flat) - num_tokens].reshape(-1, 2), flat[len(flat) - num_tokens :]
+    table = torch.from_numpy(_C.attention_tiles(*(table.numpy() for table in tables), tile_tokens)).long()
+    sizes = 5 * len(table), int(tables[0][-1, 1]), 2 * len(tables[2])
+    tiles, span_starts, ranges, fill = table.flatten().split([*sizes, table.numel() - sum(sizes)])
+    assert len(fill) < len(table)
+    assert not fill.any()
+    return tiles.reshape(-1, 5), ranges.reshape(-1, 2), span_starts
 
 
 def mask_of_tiles(tables: Tables, tile_tokens: int, num_slots: int) -> Tensor:
@@ -511,7 +513,8 @@ def test_tiles_are_checked() -> None:
     tiles = ops.attention_tiles(*tables, 2, CPU)
     plain = ops.tree_attention(**arguments)
     assert torch.equal(ops.tree_attention(**arguments, tiles=tiles), plain)
-    for wrong in (tiles[1:], tiles.long(), tiles[None], tiles[:0]):
+    assert torch.equal(ops.tree_attention(**arguments, tiles=ops.attention_tiles(*tables, 2, CPU, (9, 99))), plain)
+    for wrong in (tiles[:, :5], tiles.long(), tiles[0], tiles[:0]):
         with pytest.raises(ValueError, match=r"^tiles: expected "):
             ops.tree_attention(**arguments, tiles=wrong)
     with pytest.raises(ValueError, match=r"^group: expected 1 to 128"):

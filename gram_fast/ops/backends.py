@@ -14,11 +14,13 @@ logger = logging.getLogger(__name__)
 BACKENDS = {
     "tree_attention": ("reference", "cascade", "triton"),
     "leaf_attention": ("reference", "extension", "triton"),
+    "path_attention": ("reference", "triton"),
     "merge_states": ("reference", "triton", "extension"),
     "label_logits": ("reference", "triton", "extension"),
     "add_rms_norm": ("reference", "triton"),
     "rotary_into_cache": ("reference", "triton"),
-    "swiglu": ("reference", "triton"),
+    "swiglu": ("reference", "triton", "extension"),
+    "invariant_linear": ("reference", "triton"),
 }
 """By op, its backends. "auto" takes the last one that can run; on a CPU never Triton's interpreter."""
 
@@ -49,6 +51,8 @@ def backend_problem(
             return f"{this} needs a CUDA device: on a CPU it runs in Triton's interpreter alone (TRITON_INTERPRET=1)"
         if dtype == torch.bfloat16:
             return f"{this} in Triton's interpreter takes float32 and float16: it computes bfloat16 wrongly"
+    if device.type == "cuda" and (op, name) == ("swiglu", "extension"):
+        return f"{this} runs on the CPU alone: on CUDA there is triton"
     if device.type == "cuda" and name != "reference":
         if name == "cascade" and dtype == torch.float32:
             return f"{this} on CUDA takes float16 and bfloat16, got float32"

@@ -2,7 +2,9 @@
 
 import contextlib
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Position = value of gram_fast::Dtype (csrc/dtype.h).
@@ -28,6 +30,16 @@ def expect_like(
         "a contiguous last dimension",
         f"stride {tensor.stride(-1)}",
     )
+
+
+def filled_up(table: NDArray[np.int32], columns: int) -> NDArray[np.int32]:
+    """A flat table [rows, c] with zeros at its end, so that it has at least so many columns."""
+    rows, known = table.shape
+    if columns <= known:
+        return table
+    out = np.zeros((rows, columns), np.int32)
+    out.reshape(-1)[: table.size] = table.reshape(-1)
+    return out
 
 
 def uploaded(tensor: Tensor, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of, stream_of, uploaded
+from gram_fast.ops.checks import DTYPES, expect, expect_like, filled_up, on_device_of, stream_of, uploaded
 from gram_fast.ops.tree_attention import check_tables
 
 _MAX_SLOTS = 2**31 - 1  # what the table's integers hold
@@ -112,25 +112,32 @@ def _(
 
 
 def leaf_items(
-    spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, leaf_rows_L: Tensor, device: torch.device
+    spans_N2: Tensor,
+    range_offsets: Tensor,
+    ranges_R2: Tensor,
+    leaf_rows_L: Tensor,
+    device: torch.device,
+    at_least: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """What the kernels walk, int32 [X, columns] on `device`: a flat table of as many rows as it has items.
 
     Args:
         spans_N2, range_offsets, ranges_R2, leaf_rows_L: the tables of a pass, as `leaf_attention` takes them.
         device: where the kernel runs. The copy does not wait for it.
+        at_least: rows and columns. Where the pass needs fewer, empty items and zeros fill them up, so that passes of
+            one size can have tables of one size.
 
     Depends on the pass alone: make it before the layers run. See gram_fast::leaf_items in csrc/leaf_items.h.
     """
     _check_tables_and_rows(spans_N2, range_offsets, ranges_R2, leaf_rows_L, _MAX_SLOTS)
     tables = (spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy(), leaf_rows_L.numpy())
-    return uploaded(torch.from_numpy(_C.leaf_items(*tables)), device)
+    return uploaded(torch.from_numpy(filled_up(_C.leaf_items(*tables, at_least[0]), at_least[1])), device)
 
 
 def _entries_at(items: Tensor, num_leaves: int) -> int:
     """Where the entries begin in the flat table: behind the items and the leaves' offsets (csrc/leaf_items.h).
 
-    They go on to its end. Zeros that fill it up, fewer than X, count as entries: partial results that nobody writes.
+    They go on to its end. Zeros that fill it up count as entries: partial results that nobody writes.
     """
     return 4 * len(items) + (num_leaves + 4) // 4 * 4
 
@@ -138,9 +145,9 @@ def _entries_at(items: Tensor, num_leaves: int) -> int:
 def _check_items(items: Tensor, q_LHE: Tensor) -> None:
     expect(items.dim() == 2, "items", "2 dimensions", items.dim())
     expect_like(items, "items", tuple(items.shape), (torch.int32,), q_LHE.device)
-    # Every item has an entry or more, of four integers.
+    # An entry has four integers, and every leaf has one or more.
     is_table = items.is_contiguous() and len(items) > 0
-    is_table = is_table and items.numel() >= _entries_at(items, len(q_LHE)) + 4 * len(items)
+    is_table = is_table and items.numel() >= _entries_at(items, len(q_LHE)) + 4 * len(q_LHE)
     expect(is_table, "items", f"the table that leaf_items makes for {len(q_LHE)} leaves", tuple(items.shape))
 
 

@@ -6,6 +6,7 @@ Shape letters: T packed tokens, G = 2F fused gate and up projections, F feed-for
 import torch
 from torch import Tensor
 
+from gram_fast.extension import _C
 from gram_fast.kernels.swiglu import swiglu_reference
 from gram_fast.ops.backends import check_backend
 from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
@@ -15,7 +16,8 @@ from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
 def swiglu(gate_up_TG: Tensor, *, backend: str) -> Tensor:
     """SiLU of the first half times the second half (SwiGLU, arXiv 2002.05202) -> [T, F], contiguous, dtype as given.
 
-    In float32, rounded once.
+    In float32, rounded once. With the backends "extension" (CPU) and "triton" an element's bits depend on its gate and
+    up projections alone; torch's CPU silu, in "reference", has two exponentials and takes them by an element's place.
 
     Args:
         gate_up_TG: gate projection, then up projection [T, G], float32, float16 or bfloat16, any row stride with a
@@ -30,10 +32,25 @@ def swiglu(gate_up_TG: Tensor, *, backend: str) -> Tensor:
     check_backend("swiglu", backend, gate_up_TG.device, gate_up_TG.dtype)
     if backend == "reference":
         return swiglu_reference(gate_up_TG)
+    if backend == "extension":
+        return _swiglu_extension(gate_up_TG)
     from gram_fast.kernels.swiglu_triton import swiglu_triton
 
     with on_device_of(gate_up_TG):
         return swiglu_triton(gate_up_TG)
+
+
+def _swiglu_extension(gate_up_TG: Tensor) -> Tensor:
+    num_tokens, width = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
+    out_TF = gate_up_TG.new_empty((num_tokens, width))
+    _C.swiglu(
+        gate_up_TG.data_ptr(),
+        gate_up_TG.stride(0),
+        out_TF.data_ptr(),
+        DTYPES.index(gate_up_TG.dtype),
+        (num_tokens, width),
+    )
+    return out_TF
 
 
 @swiglu.register_fake

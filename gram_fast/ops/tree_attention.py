@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gram_fast.cascade import cascade_attention
 from gram_fast.extension import _C
-from gram_fast.kernels.tree_attention import tree_attention_reference
+from gram_fast.kernels.tree_attention import TILE_ROWS, tree_attention_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of, uploaded
+from gram_fast.ops.checks import DTYPES, expect, expect_like, filled_up, on_device_of, uploaded
 from gram_fast.ops.merge_states import merge_states
 
 _MERGE = functools.partial(merge_states, backend="extension")
@@ -62,7 +62,7 @@ def tree_attention(
             tiles = attention_tiles(spans_N2, range_offsets, ranges_R2, q_THE.shape[1] // k_SKE.shape[1], q_THE.device)
         _check_tiles(tiles, q_THE, k_SKE, len(ranges_R2))
         with on_device_of(q_THE):
-            return tree_attention_triton(q_THE, k_SKE, v_SKE, tiles, len(ranges_R2), scale)
+            return tree_attention_triton(q_THE, k_SKE, v_SKE, tiles, scale)
     if backend == "reference":
         out_THE = tree_attention_reference(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale)
     else:
@@ -86,27 +86,37 @@ def _(
 
 
 def attention_tiles(
-    spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, group: int, device: torch.device
+    spans_N2: Tensor,
+    range_offsets: Tensor,
+    ranges_R2: Tensor,
+    group: int,
+    device: torch.device,
+    at_least: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """What the Triton kernel walks, flat int32 on `device`: see gram_fast::attention_tiles in csrc/tree_plan.h.
+    """What the Triton kernel walks, int32 [X, columns] on `device`: a flat table of as many rows as it has tiles.
+
+    See gram_fast::attention_tiles in csrc/tree_plan.h.
 
     Args:
         spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them.
         group: query heads of a key/value head, 1 to 128.
         device: where the kernel runs. The copy does not wait for it.
+        at_least: rows and columns. Where the pass needs fewer, empty tiles and zeros fill them up, so that passes of
+            one size can have tables of one size.
     """
-    from gram_fast.kernels.tree_attention_triton import TILE_ROWS
-
     expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
     tables = (spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy())
-    return uploaded(torch.from_numpy(_C.attention_tiles(*tables, TILE_ROWS // group)), device)
+    table = _C.attention_tiles(*tables, TILE_ROWS // group, at_least[0])
+    return uploaded(torch.from_numpy(filled_up(table, at_least[1])), device)
 
 
 def _check_tiles(tiles: Tensor, q_THE: Tensor, k_SKE: Tensor, num_ranges: int) -> None:
     """The table's size, and what the kernel's integers can hold."""
-    expect_like(tiles, "tiles", (len(tiles),), (torch.int32,), q_THE.device)
-    of_tiles = len(tiles) - 2 * num_ranges - len(q_THE)
-    expect(of_tiles > 0 and of_tiles % 5 == 0, "tiles", "the table that attention_tiles makes", f"{len(tiles)} numbers")
+    expect(tiles.dim() == 2, "tiles", "2 dimensions", tiles.dim())
+    expect_like(tiles, "tiles", tuple(tiles.shape), (torch.int32,), q_THE.device)
+    is_table = tiles.is_contiguous() and len(tiles) > 0
+    is_table = is_table and tiles.numel() >= 5 * len(tiles) + len(q_THE) + 2 * num_ranges
+    expect(is_table, "tiles", f"the table that attention_tiles makes for {len(q_THE)} tokens", tuple(tiles.shape))
     expect(len(k_SKE) < 2**31, "k_SKE", "fewer than 2**31 slots", len(k_SKE))
 
 

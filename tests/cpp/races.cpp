@@ -22,7 +22,7 @@ void attend(int64_t width, Dtype dtype) {
   const int64_t spans[] = {0, 37, 37, 61}, range_offsets[] = {0, 0, 1}, ranges[] = {0, 35};
   const int64_t leaf_rows[] = {36, 3, 60, 50, 60}, leaves = 5, slots = 61, heads = 14;
   int64_t num_items = 0;
-  const auto items = leaf_items(spans, range_offsets, ranges, 2, leaf_rows, leaves, num_items);
+  const auto items = leaf_items(spans, range_offsets, ranges, 2, leaf_rows, leaves, 0, num_items);
   const auto entries = static_cast<int64_t>(items.size()) / 4;
   const auto q = numbers(leaves * heads * width), k = numbers(slots * width), v = numbers(slots * width);
   auto partial_out = numbers(entries * heads * width), partial_lse = numbers(entries * heads), out = q;

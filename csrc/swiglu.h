@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+
+namespace gram_fast {
+
+// The gated activation between a feed-forward layer's two products, out[t, f] = silu(gate[t, f]) * up[t, f], in
+// float32 and rounded once. The bits of an element depend on its gate and up alone: not on its place, not on threads.
+struct Swiglu {
+  const void* gate_up;  // [T, 2F]: gate, then up; row stride in elements, 2F contiguous
+  int64_t gate_up_stride;
+  void* out;    // [T, F] contiguous
+  Dtype dtype;  // of gate_up and out
+  int64_t num_tokens, width;
+};
+
+void swiglu_cpu(const Swiglu& args);
+
+}  // namespace gram_fast

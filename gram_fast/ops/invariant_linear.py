@@ -1,0 +1,91 @@
+"""`invariant_linear`: a linear layer of which a row's bits depend on that row alone, and the check that they do.
+
+Shape letters: T packed tokens, D width of the input, O width of the output.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gram_fast.kernels.invariant_linear import BLOCK_ROWS, invariant_linear_reference
+from gram_fast.ops.backends import check_backend
+from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
+
+
+@torch.library.custom_op("gram_fast::invariant_linear", mutates_args=())
+def invariant_linear(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, *, backend: str) -> Tensor:
+    """x @ weight.T + bias -> [T, O], contiguous, dtype as given.
+
+    A row's bits are the same whatever the number of rows, its place among them and the other rows. Half types are
+    summed in float32 and rounded once.
+
+    Args:
+        x_TD: [T, D], float32, float16 or bfloat16, any row stride with a contiguous D.
+        weight_OD: [O, D], dtype as x_TD, contiguous.
+        bias_O: [O], dtype as x_TD, or None.
+        backend: one of BACKENDS["invariant_linear"]. Of "reference" the promise is as good as the platform's library:
+            `row_dependence` looks.
+
+    Raises ValueError on a wrong shape, dtype, stride or device, BackendError on a backend that cannot run.
+    """
+    expect(x_TD.dim() == 2, "x_TD", "2 dimensions", x_TD.dim())
+    expect(weight_OD.dim() == 2, "weight_OD", "2 dimensions", weight_OD.dim())
+    (num_tokens, width), device, dtype = x_TD.shape, x_TD.device, x_TD.dtype
+    expect_like(x_TD, "x_TD", (num_tokens, width), DTYPES, device)
+    expect_like(weight_OD, "weight_OD", (len(weight_OD), width), (dtype,), device)
+    expect(weight_OD.is_contiguous(), "weight_OD", "a contiguous tensor", weight_OD.stride())
+    if bias_O is not None:
+        expect_like(bias_O, "bias_O", (len(weight_OD),), (dtype,), device)
+    check_backend("invariant_linear", backend, device, dtype)
+    x_TD = _in_one_layout(x_TD)
+    if backend == "reference":
+        return invariant_linear_reference(x_TD, weight_OD, bias_O)
+    from gram_fast.kernels.invariant_linear_triton import invariant_linear_triton
+
+    with on_device_of(x_TD):
+        return invariant_linear_triton(x_TD, weight_OD, bias_O)
+
+
+@invariant_linear.register_fake
+def _(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, *, backend: str) -> Tensor:
+    return x_TD.new_empty((x_TD.shape[0], weight_OD.shape[0]))
+
+
+def _in_one_layout(x_TD: Tensor) -> Tensor:
+    """Contiguous rows from an address that 64 divides, copied where they are not: libraries and compilers look at both.
+
+    64 bytes is what MKL asks for before it promises the same bits for the same call.
+    """
+    if x_TD.is_contiguous() and x_TD.data_ptr() % 64 == 0:
+        return x_TD
+    return x_TD.clone(memory_format=torch.contiguous_format)
+
+
+def row_dependence(
+    weight_OD: Tensor, bias_O: Tensor | None, linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+) -> str | None:
+    """What changes a row's bits in `linear(x_TD, weight_OD, bias_O)`, as the end of a sentence, or None.
+
+    Seven products of at most BLOCK_ROWS random rows and one of more, the same rows each time: little enough for every
+    shape of a judge's weights at load time. Raises what `linear` raises.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x_TD, others_TD = (
+        torch.randn((BLOCK_ROWS, weight_OD.shape[1]), generator=generator).to(weight_OD) for _ in range(2)
+    )
+    expected_TO = linear(x_TD, weight_OD, bias_O)
+    for places in (1, 37):
+        if not torch.equal(linear(x_TD.roll(places, 0), weight_OD, bias_O), expected_TO.roll(places, 0)):
+            return f"its place: {places} further on it has other bits"
+    for row in (0, 77):
+        replaced_TD = others_TD.clone()
+        replaced_TD[row] = x_TD[row]
+        if not torch.equal(linear(replaced_TD, weight_OD, bias_O)[row], expected_TO[row]):
+            return "the other rows: with others beside it it has other bits"
+        if not torch.equal(linear(x_TD[row : row + 1], weight_OD, bias_O)[0], expected_TO[row]):
+            return f"the number of rows: alone it has other bits than among {len(x_TD)}"
+    longer_TD = torch.cat([others_TD[:37], x_TD])
+    if not torch.equal(linear(longer_TD, weight_OD, bias_O)[37:], expected_TO):
+        return f"the number of rows: among {len(longer_TD)} it has other bits than among {len(x_TD)}"
+    return None

@@ -1,0 +1,134 @@
+"""Small passes without launches: one CUDA graph for each of a few token counts, replayed for every pass that fits.
+
+A pass of a thousand tokens through a small model takes the GPU less time than the host needs to launch its kernels one
+by one. So a small pass is filled up to a bucket, always, and its kernels are captured when its bucket comes for the
+second time. Filled up, every pass of a bucket has the same shapes: what is replayed has the bits of what was launched.
+
+Shape letters: T packed tokens, L leaves.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gram_fast.dense_attention import PassTables, TableSizes
+from gram_fast.tree import TreePass
+
+BUCKETS = (*range(128, 1024, 128), *range(1024, 2049, 256))
+"""Token counts. Beyond, the host launches faster than the GPU computes."""
+_LEAVES = 16
+_RANGES, _ITEMS, _ENTRIES = 128, 64, 512
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Sizes of everything that a captured pass reads."""
+
+    num_tokens: int
+    num_leaves: int
+    tables: TableSizes
+
+    @classmethod
+    def of(cls, tree_pass: TreePass, tile_tokens: int) -> "Bucket | None":
+        """The smallest that the pass fits into; None where there is none, or no slots for what fills it up.
+
+        `tile_tokens`: tokens of a tile of tree attention.
+        """
+        for size in BUCKETS:
+            if tree_pass.num_tokens <= size <= tree_pass.budget:
+                # Every span may end in a tile that is not full.
+                tiles, leaves = size // tile_tokens + 32, _LEAVES
+                tile_columns = -(-(5 * tiles + size + 2 * _RANGES) // tiles)
+                item_columns = -(-(4 * _ITEMS + leaves + 4 + 4 * _ENTRIES) // _ITEMS)
+                sizes = TableSizes((tiles, tile_columns), (_ITEMS, item_columns))
+                return cls(size, leaves, sizes) if 0 < len(tree_pass.leaf_rows) <= leaves else None
+        return None
+
+    def fill(self, tree_pass: TreePass) -> TreePass:
+        """The pass with one more span, of as many tokens as are missing, and its last row for each missing leaf."""
+        num_tokens = tree_pass.num_tokens
+        missing, missing_leaves = self.num_tokens - num_tokens, self.num_leaves - len(tree_pass.leaf_rows)
+        filled = replace(
+            tree_pass, leaf_rows=torch.cat([tree_pass.leaf_rows, torch.full((missing_leaves,), self.num_tokens - 1)])
+        )
+        if missing == 0:
+            return filled
+        return replace(
+            filled,
+            input_ids=torch.cat([tree_pass.input_ids, torch.zeros(missing, dtype=torch.int64)]),
+            position_ids=torch.cat([tree_pass.position_ids, torch.arange(missing)]),
+            nodes=np.concatenate([tree_pass.nodes, [[num_tokens, self.num_tokens, self.num_tokens, -1, 0]]]),
+            spans=torch.cat([tree_pass.spans, torch.tensor([[num_tokens, self.num_tokens]])]),
+            range_offsets=torch.cat([tree_pass.range_offsets, tree_pass.range_offsets[-1:]]),
+        )
+
+    def holds(self, tables: PassTables) -> bool:
+        """Whether tables that were made for at least these sizes have these sizes."""
+        return tuple(table.shape for table in tables.of_attention) == (self.tables.tiles, self.tables.items)
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A graph, what it reads and what it writes."""
+
+    graph: Any
+    inputs: PassTables
+    logits_L2: Tensor
+
+    def replay(self, tables: PassTables) -> Tensor:
+        for place, tensor in zip(self.inputs.tensors, tables.tensors, strict=True):
+            place.copy_(tensor.pin_memory(), non_blocking=True)
+        self.graph.replay()
+        # The next replay writes over it.
+        return self.logits_L2.clone()
+
+
+class PassGraphs:
+    """The graphs of one model on one CUDA device, in one pool of memory: no two of them run at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._graphs: dict[Bucket, _Captured | None] = {}
+        self._addresses: Hashable = None
+        self._pool: Any = None
+        # torch's own stream for captures is one for the whole process, on whichever GPU captured first.
+        self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def run(
+        self, bucket: Bucket, tables: PassTables, addresses: Hashable, launch: Callable[[PassTables], Tensor]
+    ) -> Tensor:
+        """Label logits [L, 2] of a pass that fills its bucket.
+
+        Args:
+            bucket: of the pass.
+            tables: of the pass, on the CPU.
+            addresses: changes whenever something moves that `launch` reads besides its tables and the weights.
+            launch: runs the pass from tables on the device.
+        """
+        if addresses != self._addresses:
+            self._graphs.clear()
+            self._addresses = addresses
+        if bucket not in self._graphs:
+            # The first pass compiles kernels and allocates the buffers of keys and values: neither can be captured.
+            self._graphs[bucket] = None
+            return launch(tables.on(self._device))
+        captured = self._graphs[bucket]
+        if captured is None:
+            captured = self._graphs[bucket] = self._capture(tables, launch)
+        return captured.replay(tables)
+
+    def _capture(self, tables: PassTables, launch: Callable[[PassTables], Tensor]) -> _Captured:
+        inputs = tables.on(self._device)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the GPU meanwhile, for other judges.
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            logits_L2 = launch(inputs)
+        self._pool = graph.pool()
+        return _Captured(graph, inputs, logits_L2)
