@@ -5,7 +5,8 @@
 One model, and for every workload the same pairs for everybody: those that our dense runner asked for. Workloads: all
 against the first response in one order (`reference`) and a knockout in both orders, for every --n; a round robin in
 both orders; and --prompts prompts at once through `judge.rewards`, both orders, all against each prompt's first
-response. Ours is the judge on its dense and on its transformers runner; the rivals are in benchmarks/scorer_rivals.py.
+response. Ours is the judge on its dense runner, there also with deterministic=True, and on its transformers runner; the
+rivals are in benchmarks/scorer_rivals.py.
 
 Models are random weights of a known shape, with a small tokenizer trained on this repository and a vocabulary to fit
 it; or --model, a checkpoint that the dense runner can run. Texts are random words, --prompt-tokens and
@@ -40,6 +41,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -59,7 +61,13 @@ from gram_fast.preference import Orders, preference, shown
 from gram_fast.tokens import PairTokenizer
 from gram_fast.transformers_runner import TransformersRunner
 
-OURS = ("ours, dense", "ours, transformers")
+DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
+OURS: dict[str, dict[str, Any]] = {
+    DENSE: {"runner": "dense"},
+    DETERMINISTIC: {"runner": "dense", "deterministic": True},
+    TRANSFORMERS: {"runner": "transformers"},
+}
+"""What the judge is asked for, by contender."""
 VLLM = "vLLM"
 CHECKED = 8
 """Comparisons of a workload, at most, that are compared with plain forwards."""
@@ -136,7 +144,7 @@ class Benchmark:
     ) -> None:
         self.cases = [Case(workload) for workload in workloads]
         self.has_vllm = device.type == "cuda" and importlib.util.find_spec("vllm") is not None
-        contenders = 7 if self.has_vllm else 6
+        contenders = len(OURS) + (5 if self.has_vllm else 4)
         self._allowance = Allowance(end, contenders * sum(workload.forwards for workload in workloads))
         self._options, self._device, self._console = options, device, console
         self._dtype = dtype_on(device)
@@ -154,17 +162,20 @@ class Benchmark:
 
     def run_together(self, folder: Path) -> PairTokenizer:
         """Everybody on one workload before the next: what else the machine does then hits all alike."""
-        dense, judge = (self._judge(folder, name) for name in OURS)
+        judges = {name: self._judge(folder, name) for name in OURS}
+        judge = judges[TRANSFORMERS]
         rivals = rivals_of(judge)
-        self._run_all([self._ours(dense), self._ours(judge), *contenders_of(rivals, dense.max_batch_tokens)], rivals)
+        ours = [self._ours(name, judge) for name, judge in judges.items()]
+        self._run_all([*ours, *contenders_of(rivals, judge.max_batch_tokens)], rivals)
         return judge.tokenizer
 
     def run_apart(self, folder: Path) -> PairTokenizer:
         """One model in memory at a time, and no keys and values of ours beside the rivals."""
-        self._run_all([self._ours(self._judge(folder, OURS[0]))])
-        free_memory()
-        judge = self._judge(folder, OURS[1])
-        self._run_all([self._ours(judge)])
+        for name in (DENSE, DETERMINISTIC):
+            self._run_all([self._ours(name, self._judge(folder, name))])
+            free_memory()
+        judge = self._judge(folder, TRANSFORMERS)
+        self._run_all([self._ours(TRANSFORMERS, judge)])
         rivals, pass_tokens = rivals_of(judge), judge.max_batch_tokens
         del judge
         free_memory()
@@ -207,15 +218,14 @@ class Benchmark:
         return row["difference"] is None or row["difference"] <= TOLERANCES[self._dtype]
 
     def _judge(self, folder: Path, name: str) -> PairwiseJudge:
-        runner = name.removeprefix("ours, ")
-        return PairwiseJudge.from_pretrained(folder, device=self._device, dtype=self._dtype, runner=runner)
+        return PairwiseJudge.from_pretrained(folder, device=self._device, dtype=self._dtype, **OURS[name])
 
-    def _ours(self, judge: PairwiseJudge) -> Contender:
+    def _ours(self, name: str, judge: PairwiseJudge) -> Contender:
         """The judge as a contender; the dense one's model sets the floor."""
-        is_dense = isinstance(judge.runner, DenseRunner)
-        if is_dense:
+        if name == DENSE:
+            assert isinstance(judge.runner, DenseRunner)
             self._set_floor(judge.runner.model.shape, judge.max_batch_tokens)
-        return Contender(OURS[0 if is_dense else 1], partial(play, judge), lambda workload: [0], comes_first=True)
+        return Contender(name, partial(play, judge), lambda workload: [0], comes_first=True)
 
     def _run_all(self, contenders: Sequence[Contender], rivals: Rivals | None = None) -> None:
         """Case by case; with `rivals`, also the plain forwards of a sample."""
@@ -236,8 +246,8 @@ class Benchmark:
         """One measurement. Whatever it raises, the others go on."""
         name, workload = contender.name, case.workload.name
         try:
-            if case.stats is None and name != OURS[0]:
-                raise TimeoutError(f"{OURS[0]}, which says what to compare, did not run")
+            if case.stats is None and name != DENSE:
+                raise TimeoutError(f"{DENSE}, which says what to compare, did not run")
             measure(contender, case, self._allowance, self._options.repeats)
             self._console.print(f"{name}: {workload}: {case.measured[name].seconds:.4g} s", style="dim")
         except TimeoutError as error:
@@ -253,7 +263,7 @@ class Benchmark:
 
     def _keep(self) -> None:
         flops, rate = self.record["flops_a_token"], max(self.record["matrix_flops"].values())
-        self.record["rows"] = [row for case in self.cases for row in rows_of(case, flops, rate, OURS[0])]
+        self.record["rows"] = [row for case in self.cases for row in rows_of(case, flops, rate, DENSE)]
         if self._options.output:
             self._options.output.write_text(json.dumps(self.record) + "\n", "utf-8")
 

@@ -21,7 +21,8 @@ class CountingRunner:
     """Runs as RUNNER does and notes the ids of every pass; raises `error` in passes over `limit` tokens."""
 
     def __init__(self, limit: int = 10**9, error: Exception | None = None) -> None:
-        self.device, self.bytes_per_slot = RUNNER.device, RUNNER.bytes_per_slot
+        self.device, self.processes = RUNNER.device, RUNNER.processes
+        self.bytes_per_slot, self.bytes_per_token = RUNNER.bytes_per_slot, RUNNER.bytes_per_token
         self.passes: list[list[int]] = []
         self.limit, self.error = limit, error
 

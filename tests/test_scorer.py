@@ -311,7 +311,7 @@ def test_without_time_everything_is_listed(
 ) -> None:
     text, record = run(monkeypatch, capsys, "--model", str(checkpoint), "--limit", "0")
     assert record["rows"] == []
-    assert len(record["left_out"]) == 6 * 6 + 1
+    assert len(record["left_out"]) == 6 * 7 + 1
     assert "left out: loop, round_robin, n = 6, both orders" in text
 
 
@@ -331,7 +331,7 @@ def test_a_rival_that_raises_is_left_out_and_one_that_is_wrong_fails_the_run(
         run(monkeypatch, capsys, "--model", str(checkpoint))
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     whys = {left["workload"]: left["why"] for left in record["left_out"] if left["name"] == "loop"}
-    assert [row["name"] for row in record["rows"][:5]] == [*scorer.OURS, "packed", "prefix", "padded"]
+    assert [row["name"] for row in record["rows"][:6]] == [*scorer.OURS, "packed", "prefix", "padded"]
     assert whys == dict.fromkeys((f"reference, n = {n}, one order" for n in (2, 4)), "out of luck")
 
 
