@@ -38,6 +38,11 @@ class Arena:
     max_length_reason: str
 
     @property
+    def num_devices(self) -> int:
+        """Over how many devices groups are spread."""
+        return 1
+
+    @property
     def max_batch_tokens(self) -> int:
         """Most tokens of one forward at present."""
         return self.engine.budget

@@ -92,6 +92,11 @@ class PairwiseJudge:
         return self._arena.max_length
 
     @property
+    def num_devices(self) -> int:
+        """Over how many devices a call's groups are spread."""
+        return self._arena.num_devices
+
+    @property
     def max_batch_tokens(self) -> int:
         """Most tokens of one forward at present: what was asked for, or less since memory ran out."""
         return self._arena.max_batch_tokens

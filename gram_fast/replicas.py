@@ -40,6 +40,11 @@ class Replicas:
         return self._arenas[0].max_length
 
     @property
+    def num_devices(self) -> int:
+        """As of an Arena: how many arenas there are."""
+        return len(self._arenas)
+
+    @property
     def max_batch_tokens(self) -> int:
         """The least of the replicas': each halves its own when its device's memory runs out."""
         return min(arena.max_batch_tokens for arena in self._arenas)

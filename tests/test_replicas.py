@@ -231,6 +231,7 @@ def test_of_several_errors_the_first_by_group_comes(monkeypatch, judge):
 
 def test_max_batch_tokens_is_the_least(monkeypatch, judge):
     assert judge.max_batch_tokens == 256
+    assert judge.num_devices == 2
     left = [torch.OutOfMemoryError("no memory")]
 
     def once():
