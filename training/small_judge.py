@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from gram_fast.judge import PairwiseJudge
 from gram_fast.prompts import PairTemplate, preset_names
-from gram_fast.training.tasks import SEEN, TRAINED, UNSEEN, Task, distinct_tasks, labeled_row, tasks, unlabeled_row
+from gram_fast.training.task import Task
+from gram_fast.training.tasks import SEEN, TRAINED, UNSEEN, distinct_tasks, labeled_row, tasks, unlabeled_row
 
 FOLDER = Path("small-judge")
 # Pairs of each file; the tests are a hundred a kind.
