@@ -202,13 +202,13 @@ English, those with a high accuracy in the tables below, and it is no judge of r
 
 **How it was made.** `python -m gram_fast.training.small_judge`: {unlabeled:,} unlabeled pairs for stage 1, {labeled:,}
 preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified (training/tasks.py):
-sums, sorting, edits, formats, facts of a passage. Sums and lookups, which are learned last, come three times as often
-as the others in both stages. Its prompt is the preset `short`, recorded in config.json.
+sums, sorting, edits, formats, facts of a passage. Sums, lookups and, most of all, the copying that lookups are learned
+from come more often than the others in both stages. Its prompt is the preset `short`, recorded in config.json.
 
 **How good it is.** Of each kind, {per_kind} prompts that are in no training data (where a kind has few questions, as
 `month`, the same question may be there in other words), with one right response and a wrong one that is well formed and
-right for another prompt: a linear classifier that sees the responses alone stays near chance. On the mean of both
-orders:
+right for another prompt: a linear classifier that sees the responses alone stays near chance. Kinds never seen ask of
+other material, or in another story, for something that the training teaches. On the mean of both orders:
 
 | kinds | accuracy | same winner in both orders |
 |---|---|---|
