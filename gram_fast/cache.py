@@ -15,8 +15,8 @@ class KeyValueStore:
     def __init__(self) -> None:
         self._num_slots = 0
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.times_moved = 0
-        """How often buffers have been allocated anew: addresses from before are void."""
+        self.layout = object()
+        """A new object whenever room is made or given back: until then, buffers that were read or written stay."""
 
     def reserve(self, num_slots: int) -> None:
         """Makes room for at least `num_slots` slots; what is in the others stays."""
@@ -26,7 +26,7 @@ class KeyValueStore:
             key, value = (_grown(buffer, num_slots) for buffer in buffers)
             self._layers[layer] = (key, value)
         self._num_slots = num_slots
-        self.times_moved += 1
+        self.layout = object()
 
     def write(self, layer: int, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the keys and values of a pass into slots [0, T) and returns the layer's buffers."""
@@ -53,7 +53,7 @@ class KeyValueStore:
         """Gives all memory back."""
         self._num_slots = 0
         self._layers.clear()
-        self.times_moved += 1
+        self.layout = object()
 
 
 def _grown(buffer: Tensor, num_slots: int) -> Tensor:

@@ -59,7 +59,8 @@ class DenseRunner:
     def __init__(self, model: DenseModel, config: Any, attention: str, *, deterministic: bool = False) -> None:
         """`config`: the checkpoint's configuration; `attention`: a name for ops.resolve_backend.
 
-        `deterministic`: a leaf's logits have the same bits whatever else is in its pass and in the passes before.
+        `deterministic`: a leaf's logits have the same bits whatever else is in its pass and in the passes before; it
+        has attention of its own in place of `attention`.
 
         Raises UnsupportedModelError for attention that is not plain and causal, BackendError for a backend that cannot
         run, and for a machine whose products cannot be made deterministic.
@@ -73,12 +74,6 @@ class DenseRunner:
         self._linear: Linear = linear
         self._is_deterministic = deterministic
         if deterministic:
-            if model.processes.count > 1:
-                raise BackendError(
-                    "deterministic=True: sums over processes change with a pass; leave out tensor_parallel"
-                )
-            if attention != "auto":
-                raise BackendError(f"deterministic=True has attention of its own: expected 'auto', got {attention!r}")
             # Elsewhere these two may give a row other bits with its place or with the number of rows.
             self._backends["label_logits"] = self._resolve("label_logits", "extension")
             if self.device.type == "cpu":
@@ -105,17 +100,20 @@ class DenseRunner:
     def bytes_per_token(self) -> int:
         """Memory of one token's activations at the most.
 
-        In the feed-forward: residual, what is added to it, both normed, and the output; gate and up projections and
-        their product.
+        Residual, what is added to it, both normed, and the output; beside them gate and up projections with their
+        product, or queries, keys and values with what was attended; and the float32 cosines and sines.
         """
         shape = self.model.shape
-        return (4 * shape.hidden_size + 3 * shape.intermediate_size) * self.dtype.itemsize
+        in_attention = 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
+        inside = max(3 * shape.intermediate_size, in_attention)
+        return (4 * shape.hidden_size + inside) * self.dtype.itemsize + 4 * shape.head_dim
 
     @property
     def processes(self) -> Processes:
         """Among which the model is divided."""
         return self.model.processes
 
+    @torch.inference_mode()
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device.
 
@@ -131,7 +129,7 @@ class DenseRunner:
             self._rotation.grow(bucket.num_tokens)
             tables = tree_tables(filled, self._group, self._backends, bucket.tables)
             if bucket.holds(tables):
-                addresses = (id(store), store.times_moved, self._rotation.num_positions)
+                addresses = (store.layout, self._rotation.num_positions)
                 launch = partial(self._run_tree, filled, store)
                 return self._graphs.run(bucket, tables, addresses, launch)[: len(tree_pass.leaf_rows)]
         return self._run_tree(tree_pass, store, tree_tables(tree_pass, self._group, self._backends).on(self.device))

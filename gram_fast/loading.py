@@ -42,6 +42,12 @@ def load_runners(
     """
     needs_dense = {"deterministic=True": options.deterministic, "tensor_parallel=True": options.tensor_parallel}
     needed_for = [option for option, is_set in needs_dense.items() if is_set]
+    if options.deterministic and options.tensor_parallel:
+        raise BackendError("deterministic=True: sums over processes change with a pass; leave out tensor_parallel")
+    if options.deterministic and options.attention != "auto":
+        raise BackendError(
+            f"deterministic=True has attention of its own: expected attention 'auto', got {options.attention!r}"
+        )
     kind = find_runner(options.runner, name, config, needed_for=needed_for, **hub)
     processes = ALONE
     if options.tensor_parallel:

@@ -7,6 +7,7 @@ second time. Filled up, every pass of a bucket has the same shapes: what is repl
 Shape letters: T packed tokens, L leaves.
 """
 
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,8 @@ from gram_fast.tree import TreePass
 BUCKETS = (*range(128, 1024, 128), *range(1024, 2049, 256))
 """Token counts. Beyond, the host launches faster than the GPU computes."""
 _LEAVES = 16
+# Held during a capture: of one process, torch allows one at a time.
+_CAPTURE = threading.Lock()
 _RANGES, _ITEMS, _ENTRIES = 128, 64, 512
 
 
@@ -111,7 +114,8 @@ class PassGraphs:
         """
         if addresses != self._addresses:
             self._graphs.clear()
-            self._addresses = addresses
+            # Memory of a pool goes with the last of its graphs.
+            self._pool, self._addresses = None, addresses
         if bucket not in self._graphs:
             # The first pass compiles kernels and allocates the buffers of keys and values: neither can be captured.
             self._graphs[bucket] = None
@@ -124,11 +128,13 @@ class PassGraphs:
     def _capture(self, tables: PassTables, launch: Callable[[PassTables], Tensor]) -> _Captured:
         inputs = tables.on(self._device)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile, for other judges.
-        with (
-            torch.cuda.device(self._device),
-            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            logits_L2 = launch(inputs)
+        with _CAPTURE, torch.cuda.device(self._device):
+            # cuBLAS makes a handle for every thread and a workspace for every stream, neither within a capture.
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                launch(inputs)
+            # Other threads may launch meanwhile, for other judges.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                logits_L2 = launch(inputs)
         self._pool = graph.pool()
         return _Captured(graph, inputs, logits_L2)

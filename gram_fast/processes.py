@@ -56,22 +56,23 @@ ALONE = Processes()
 def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
     """Joins the processes that torchrun started -> them, and the device of this one.
 
-    `device`: of type cuda, where every process takes the GPU of its local rank, or cpu. Raises BackendError outside
-    torchrun, and where a machine has fewer GPUs than processes.
+    `device`: of type cuda, where every process takes the GPU of its local rank, or cpu. The default process group is
+    made where there is none, and left to whoever ends the process. Raises BackendError outside torchrun, and where a
+    machine has fewer GPUs than processes.
     """
-    if not dist.is_initialized():
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-            raise BackendError(
-                "tensor_parallel=True: expected processes that torchrun started (torchrun --nproc-per-node N ...), got "
-                "neither RANK nor WORLD_SIZE"
-            )
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not dist.is_initialized() and ("RANK" not in os.environ or "WORLD_SIZE" not in os.environ):
+        raise BackendError(
+            "tensor_parallel=True: expected processes that torchrun started (torchrun --nproc-per-node N ...), got "
+            "neither RANK nor WORLD_SIZE"
+        )
     if device.type == "cuda":
-        local_rank, gpus = int(os.environ.get("LOCAL_RANK", dist.get_rank())), torch.cuda.device_count()
+        local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local_rank >= gpus:
             raise BackendError(
                 f"tensor_parallel=True: process {local_rank} of this machine has no GPU: there are {gpus}"
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Processes(dist.get_rank(), dist.get_world_size()), device

@@ -187,7 +187,9 @@ def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Te
     tile_tokens = TILE_ROWS // group
     # The interpreter takes what Hopper takes.
     capability = torch.cuda.get_device_capability(q_THE.device)[0] if q_THE.is_cuda else 9
-    shape = launch_shape(width, q_THE.element_size(), group, num_tiles * num_kv_heads, capability)
+    # Of full tiles: a table may hold empty ones.
+    num_programs = triton.cdiv(num_tokens, tile_tokens) * num_kv_heads
+    shape = launch_shape(width, q_THE.element_size(), group, num_programs, capability)
     parts = triton.cdiv(tile_tokens, shape.block_m // group)
     out_THE = torch.empty((num_tokens, num_heads, width), dtype=q_THE.dtype, device=q_THE.device)
     span_starts = flat[5 * num_tiles :]

@@ -129,7 +129,7 @@ def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(BackendError, match="deterministic=True needs runner 'dense'"):
         PairwiseJudge.from_pretrained(tmp_path, deterministic=True, runner="transformers")
-    with pytest.raises(BackendError, match="deterministic=True has attention of its own: expected 'auto'"):
+    with pytest.raises(BackendError, match="deterministic=True has attention of its own: expected attention 'auto'"):
         PairwiseJudge.from_pretrained(tmp_path, deterministic=True, attention="cascade")
     other = tmp_path / "other"
     tiny_model("gpt_neox", vocab_size=len(tokenizer)).save_pretrained(other)

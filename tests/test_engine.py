@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_models import plain, score, tiny_runner
 
+from gram_fast.cache import KeyValueStore
 from gram_fast.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,3 +143,15 @@ def test_requests_from_several_threads_take_turns():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_store_has_a_new_layout_whenever_its_buffers_may_move():
+    store, layouts = KeyValueStore(), []
+    for change in (lambda: None, lambda: store.reserve(4), lambda: store.reserve(9), store.release):
+        change()
+        layouts.append(store.layout)
+    assert len({id(layout) for layout in layouts}) == 4
+    store.reserve(4)
+    before = store.layout
+    store.reserve(3)
+    assert store.layout is before
