@@ -1,7 +1,19 @@
-"""What is compiled ahead of any GPU: one configuration of one Triton kernel."""
+"""How a Triton kernel is launched, and what is compiled ahead of any GPU: one configuration of one kernel."""
 
 from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class LaunchShape:
+    """Block sizes and threads of one launch of an attention kernel."""
+
+    block_m: int
+    """Rows of queries."""
+    block_n: int
+    """Keys."""
+    num_warps: int
+    num_stages: int
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,12 @@ a tile, N keys of a block.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gram_fast.kernels.compilation import TYPES, Compilation
+from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
 
 # Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
 _NOTHING = tl.constexpr(-3.0e38)
@@ -121,16 +119,6 @@ def _merge_kernel(
         acc_E = acc_E * shrink + tl.sum(weight_P[:, None] * out_PE, axis=0)
         peak = new_peak
     tl.store(out + program * WIDTH + column_E, (acc_E / total).to(out.dtype.element_ty), mask=is_column_E)
-
-
-@dataclass(frozen=True)
-class LaunchShape:
-    """Block sizes and threads of the first launch."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
 
 
 def launch_shape(width: int, itemsize: int) -> LaunchShape:

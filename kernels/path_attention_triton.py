@@ -9,14 +9,12 @@ all paths, M rows of a tile, N keys of a block.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gram_fast.kernels.compilation import TYPES, Compilation
+from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
 from gram_fast.kernels.tree_attention_triton import PRECISION
 
 # Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
@@ -82,16 +80,6 @@ def _path_attention_kernel(
         (acc_ME / total_M[:, None]).to(out.dtype.element_ty),
         mask=is_row_ME,
     )
-
-
-@dataclass(frozen=True)
-class LaunchShape:
-    """Block sizes and threads of one launch."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
 
 
 def launch_shape(width: int, itemsize: int, group: int) -> LaunchShape:

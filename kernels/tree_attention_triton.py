@@ -10,14 +10,12 @@ a tile, N keys of a block.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gram_fast.kernels.compilation import TYPES, Compilation
+from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
 from gram_fast.kernels.tree_attention import TILE_ROWS
 
 # Of products of float32: three tf32 products, which keep float32's accuracy on tensor cores. "ieee" spilled kilobytes
@@ -142,16 +140,6 @@ def _tree_attention_kernel(
         (acc_ME / total_M[:, None]).to(out.dtype.element_ty),
         mask=is_stored_M[:, None] & is_column_E[None, :],
     )
-
-
-@dataclass(frozen=True)
-class LaunchShape:
-    """Block sizes and threads of one launch."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
 
 
 def launch_shape(width: int, itemsize: int, group: int, num_programs: int, capability: int) -> LaunchShape:

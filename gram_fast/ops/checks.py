@@ -32,6 +32,17 @@ def expect_like(
     )
 
 
+def expect_states(name: str, q: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> None:
+    """Raises ValueError unless `q`, [rows, H, E] and called `name`, can attend to keys and values [S, K, E]."""
+    expect(q.dim() == 3, name, "3 dimensions", q.dim())
+    expect(k_SKE.dim() == 3, "k_SKE", "3 dimensions", k_SKE.dim())
+    (num_heads, width), (num_slots, num_kv_heads) = q.shape[1:], k_SKE.shape[:2]
+    expect_like(q, name, tuple(q.shape), DTYPES, q.device)
+    expect_like(k_SKE, "k_SKE", (num_slots, num_kv_heads, width), (q.dtype,), q.device)
+    expect_like(v_SKE, "v_SKE", tuple(k_SKE.shape), (q.dtype,), q.device)
+    expect(num_kv_heads > 0 and num_heads % num_kv_heads == 0, name, f"a multiple of {num_kv_heads} heads", num_heads)
+
+
 def filled_up(table: NDArray[np.int32], columns: int) -> NDArray[np.int32]:
     """A flat table [rows, c] with zeros at its end, so that it has at least so many columns."""
     rows, known = table.shape

@@ -10,7 +10,16 @@ from torch import Tensor
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, filled_up, on_device_of, stream_of, uploaded
+from gram_fast.ops.checks import (
+    DTYPES,
+    expect,
+    expect_like,
+    expect_states,
+    filled_up,
+    on_device_of,
+    stream_of,
+    uploaded,
+)
 from gram_fast.ops.tree_attention import check_tables
 
 _MAX_SLOTS = 2**31 - 1  # what the table's integers hold
@@ -152,18 +161,9 @@ def _check_items(items: Tensor, q_LHE: Tensor) -> None:
 
 
 def _check_states(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> None:
-    expect(q_LHE.dim() == 3, "q_LHE", "3 dimensions", q_LHE.dim())
-    expect(k_SKE.dim() == 3, "k_SKE", "3 dimensions", k_SKE.dim())
-    (num_leaves, num_heads, width), device = q_LHE.shape, q_LHE.device
-    num_slots, num_kv_heads = k_SKE.shape[:2]
-    expect_like(q_LHE, "q_LHE", (num_leaves, num_heads, width), DTYPES, device)
-    expect_like(k_SKE, "k_SKE", (num_slots, num_kv_heads, width), (q_LHE.dtype,), device)
-    expect_like(v_SKE, "v_SKE", tuple(k_SKE.shape), (q_LHE.dtype,), device)
-    expect(width <= 256, "q_LHE", "a head width of at most 256", width)
-    expect(num_slots <= _MAX_SLOTS, "k_SKE", f"at most {_MAX_SLOTS} slots", num_slots)
-    expect(
-        num_kv_heads > 0 and num_heads % num_kv_heads == 0, "q_LHE", f"a multiple of {num_kv_heads} heads", num_heads
-    )
+    expect_states("q_LHE", q_LHE, k_SKE, v_SKE)
+    expect(q_LHE.shape[2] <= 256, "q_LHE", "a head width of at most 256", q_LHE.shape[2])
+    expect(len(k_SKE) <= _MAX_SLOTS, "k_SKE", f"at most {_MAX_SLOTS} slots", len(k_SKE))
 
 
 def _check_tables_and_rows(

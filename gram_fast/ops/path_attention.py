@@ -11,7 +11,7 @@ from torch import Tensor
 from gram_fast.kernels.path_attention import path_attention_reference
 from gram_fast.kernels.tree_attention import TILE_ROWS
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of, uploaded
+from gram_fast.ops.checks import expect, expect_like, expect_states, on_device_of, uploaded
 from gram_fast.ops.tree_attention import check_tables
 
 
@@ -41,18 +41,11 @@ def path_attention(
     Returns [T, H, E], contiguous, dtype as q_THE. Raises ValueError on a wrong shape, dtype, stride or device,
     BackendError on a backend that cannot run.
     """
-    expect(q_THE.dim() == 3, "q_THE", "3 dimensions", q_THE.dim())
-    expect(k_SKE.dim() == 3, "k_SKE", "3 dimensions", k_SKE.dim())
+    expect_states("q_THE", q_THE, k_SKE, v_SKE)
     (num_tokens, num_heads, width), device = q_THE.shape, q_THE.device
     num_slots, num_kv_heads = k_SKE.shape[:2]
-    expect_like(q_THE, "q_THE", tuple(q_THE.shape), DTYPES, device)
-    expect_like(k_SKE, "k_SKE", (num_slots, num_kv_heads, width), (q_THE.dtype,), device)
-    expect_like(v_SKE, "v_SKE", tuple(k_SKE.shape), (q_THE.dtype,), device)
     expect(width <= 256, "q_THE", "a head width of at most 256", width)
     expect(num_tokens <= num_slots < 2**31, "k_SKE", f"{num_tokens} to 2**31 - 1 slots", num_slots)
-    expect(
-        num_kv_heads > 0 and num_heads % num_kv_heads == 0, "q_THE", f"a multiple of {num_kv_heads} heads", num_heads
-    )
     expect(scale > 0, "scale", "a positive number", scale)
     expect_like(tiles_X4, "tiles_X4", (len(tiles_X4), 4), (torch.int32,), device)
     expect_like(slots_P, "slots_P", (len(slots_P),), (torch.int32,), device)

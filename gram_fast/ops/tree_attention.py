@@ -13,7 +13,7 @@ from gram_fast.cascade import cascade_attention
 from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import TILE_ROWS, tree_attention_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, filled_up, on_device_of, uploaded
+from gram_fast.ops.checks import expect, expect_like, expect_states, filled_up, on_device_of, uploaded
 from gram_fast.ops.merge_states import merge_states
 
 _MERGE = functools.partial(merge_states, backend="extension")
@@ -123,17 +123,9 @@ def _check_tiles(tiles: Tensor, q_THE: Tensor, k_SKE: Tensor, num_ranges: int) -
 def _check_tree_attention(
     q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor
 ) -> None:
-    expect(q_THE.dim() == 3, "q_THE", "3 dimensions", q_THE.dim())
-    expect(k_SKE.dim() == 3, "k_SKE", "3 dimensions", k_SKE.dim())
-    (num_tokens, num_heads, width), device = q_THE.shape, q_THE.device
-    num_slots, num_kv_heads = k_SKE.shape[:2]
-    expect_like(q_THE, "q_THE", tuple(q_THE.shape), DTYPES, device)
-    expect_like(k_SKE, "k_SKE", (num_slots, num_kv_heads, width), (q_THE.dtype,), device)
-    expect_like(v_SKE, "v_SKE", tuple(k_SKE.shape), (q_THE.dtype,), device)
+    expect_states("q_THE", q_THE, k_SKE, v_SKE)
+    num_tokens, num_slots = len(q_THE), len(k_SKE)
     expect(num_slots >= num_tokens, "k_SKE", f"at least T = {num_tokens} slots", num_slots)
-    expect(
-        num_kv_heads > 0 and num_heads % num_kv_heads == 0, "q_THE", f"a multiple of {num_kv_heads} heads", num_heads
-    )
     check_tables(spans_N2, range_offsets, ranges_R2, num_tokens, num_slots)
 
 
