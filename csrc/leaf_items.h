@@ -26,8 +26,8 @@ struct LeafEntry {
 
 // Plans one query a leaf, at its last token: `leaf_rows` [L] in slots; it reads the ranges of the span around it, and
 // the span up to itself. Slots are cut into chunks such that leaves that read the same slots find each other in one
-// item; every slot that a leaf reads is in exactly one of its entries. Items stand longest first; empty ones fill them up
-// to `min_items`.
+// item; every slot that a leaf reads is in exactly one of its entries. Items stand longest first; empty ones fill them
+// up to `min_items`.
 //
 // Returns the flat table of `leaf_table`, filled up with zeros to a multiple of the number of items, which goes to
 // `num_items`: as the number of rows it travels to the launch without a word from the device.
