@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,14 +21,6 @@ with_and_without_x = pytest.mark.parametrize("has_x", [True, False], ids=["adden
 EPS = 1e-6
 
 Inputs = tuple[Tensor, Tensor | None, Tensor]  # residual [T, D], x [T, D], weight [D]
-
-
-@pytest.fixture
-def poisoned_outputs() -> Iterator[None]:
-    """torch.empty gives NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:

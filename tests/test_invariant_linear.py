@@ -26,14 +26,6 @@ Inputs = tuple[Tensor, Tensor, Tensor | None]  # x [T, D], weight [O, D], bias [
 
 
 @pytest.fixture
-def poisoned_outputs() -> Iterator[None]:
-    """torch.empty gives NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
 def two_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
