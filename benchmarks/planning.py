@@ -22,8 +22,8 @@ from sharing import read_groups
 from transformers import AutoTokenizer
 
 from gram_fast.engine import CPU_BUDGET
-from gram_fast.prompts import PairTemplate
-from gram_fast.tokens import PairTokenizer
+from gram_fast.text.prompts import PairTemplate
+from gram_fast.text.tokens import PairTokenizer
 from gram_fast.tree import TokenTree, plan_round
 
 

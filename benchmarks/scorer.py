@@ -58,7 +58,7 @@ from gram_fast.dense_model import DenseShape
 from gram_fast.dense_runner import DenseRunner
 from gram_fast.errors import first_line
 from gram_fast.preference import Orders, preference, shown
-from gram_fast.tokens import PairTokenizer
+from gram_fast.text.tokens import PairTokenizer
 from gram_fast.transformers_runner import TransformersRunner
 
 DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from gram_fast.cache import KeyValueStore
-from gram_fast.tokens import Ids, PairTokenizer
+from gram_fast.text.tokens import Ids, PairTokenizer
 from gram_fast.transformers_runner import TransformersRunner
 from gram_fast.tree import TreePass
 

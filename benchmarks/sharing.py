@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import gram_fast
-from gram_fast.group import Group
+from gram_fast.text.group import Group
 from gram_fast.tournament import find_strategy
 
 ROWS = (("reference", 32), ("round_robin", 6), ("round_robin", 16))

@@ -16,8 +16,8 @@ from gram_fast.errors import (
     UnsupportedModelError,
 )
 from gram_fast.judge import PairwiseJudge
-from gram_fast.prompts import preset_names
 from gram_fast.results import Comparison, Preference, PreferenceMatrix, Ranking, Rewards, Selection, Stats
+from gram_fast.text.prompts import preset_names
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError, first_line
-from gram_fast.prompts import LABELS, PairTemplate, preset_names
+from gram_fast.text.prompts import LABELS, PairTemplate, preset_names
 
 log = logging.getLogger(__name__)
 

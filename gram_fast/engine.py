@@ -18,7 +18,7 @@ from tqdm import tqdm
 from gram_fast.cache import KeyValueStore
 from gram_fast.processes import Processes
 from gram_fast.results import Stats
-from gram_fast.tokens import Ids
+from gram_fast.text.tokens import Ids
 from gram_fast.tree import TokenTree, TreePass, plan_round
 
 logger = logging.getLogger(__name__)

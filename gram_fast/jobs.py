@@ -16,8 +16,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from gram_fast.errors import GramFastError, InputError, first_line
-from gram_fast.group import Group
-from gram_fast.prompts import to_text
+from gram_fast.text.group import Group
+from gram_fast.text.prompts import to_text
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from gram_fast.dense_runner import DenseRunner
 from gram_fast.engine import Engine
 from gram_fast.errors import GramFastError, UnsupportedModelError, first_line
-from gram_fast.tokens import PairTokenizer
+from gram_fast.text.tokens import PairTokenizer
 from gram_fast.transformers_runner import TransformersRunner
 
 _PROMPT = "What is the capital of France?"

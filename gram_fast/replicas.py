@@ -11,8 +11,8 @@ from dataclasses import fields
 import numpy as np
 
 from gram_fast.arena import Arena, Outcome
-from gram_fast.group import Group
 from gram_fast.results import Stats
+from gram_fast.text.group import Group
 from gram_fast.tournament import Strategy
 
 # Characters of template text that a comparison reads behind the text in its second slot, about.

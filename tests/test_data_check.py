@@ -9,8 +9,8 @@ from small_models import tiny_tokenizer
 from typer.testing import CliRunner
 
 from gram_fast.errors import InputError
-from gram_fast.prompts import PairTemplate
-from gram_fast.tokens import PairTokenizer
+from gram_fast.text.prompts import PairTemplate
+from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.check import Finding, Lengths, check_data
 from gram_fast.training.data_command import app
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers_for_tests import ALL, CHATML, MAKE, tokenizer
 
 from gram_fast.errors import InputError, UnsupportedModelError
-from gram_fast.prompts import SLOTS, ChatText, PairTemplate, preset_names, render_chat, to_text
+from gram_fast.text.prompts import SLOTS, ChatText, PairTemplate, preset_names, render_chat, to_text
 
 AWKWARD = (" \n{input} {{ x }}\n ", "\t<b>{response_a}</b> '\" \\n", "\ue000 1\ue001 {response_b}\r\n")
 CUSTOM = "Question: {input}\n\nFirst: {response_a}\n\nSecond: {response_b}\n\nBetter:"

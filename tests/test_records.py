@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram_fast.errors import BackendError, InputError
-from gram_fast.prompts import SLOTS, PairTemplate
+from gram_fast.text.prompts import SLOTS, PairTemplate
 from gram_fast.training.formats import read_row
 from gram_fast.training.gram_rows import stage_1_answers, stage_1_prompt, take_apart
 from gram_fast.training.records import PairRecord, read_pairs

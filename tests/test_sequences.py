@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from small_models import tiny_tokenizer
 
 from gram_fast.errors import InputError
-from gram_fast.prompts import PairTemplate, preset_names, render_chat
-from gram_fast.tokens import PairTokenizer
+from gram_fast.text.prompts import PairTemplate, preset_names, render_chat
+from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.records import PairRecord
 from gram_fast.training.sequences import (
     Item,

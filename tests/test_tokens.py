@@ -12,10 +12,10 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers
 from tokenizers_for_tests import ALL, COMPOSED, MAKE, PLAIN_CHATML, WHOLE, tokenizer, wrap
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from gram_fast.cuts import CutProver
 from gram_fast.errors import UnsupportedModelError
-from gram_fast.prompts import LABELS, SLOTS, PairTemplate
-from gram_fast.tokens import Frame, PairTokenizer
+from gram_fast.text.cuts import CutProver
+from gram_fast.text.prompts import LABELS, SLOTS, PairTemplate
+from gram_fast.text.tokens import Frame, PairTokenizer
 
 TEMPLATES = {
     "gram": PairTemplate.load("gram"),

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gram_fast.errors import InputError
-from gram_fast.prompts import PairTemplate
-from gram_fast.tokens import PairTokenizer
+from gram_fast.text.prompts import PairTemplate
+from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.records import PairRecord, read_pairs
 
 # Examples that a finding names.

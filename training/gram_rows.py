@@ -7,7 +7,7 @@ label. Source: README.md and data/clean_data.py of NiuTrans/GRAM.
 import re
 
 from gram_fast.errors import InputError
-from gram_fast.prompts import PairTemplate
+from gram_fast.text.prompts import PairTemplate
 
 MARKERS = (
     "[The Start of Assistant A's Answer]",

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from gram_fast.errors import InputError
-from gram_fast.prompts import SLOTS, PairTemplate, render_chat
-from gram_fast.tokens import Ids, PairTokenizer
+from gram_fast.text.prompts import SLOTS, PairTemplate, render_chat
+from gram_fast.text.tokens import Ids, PairTokenizer
 from gram_fast.training.records import PairRecord
 
 _IGNORED = -100

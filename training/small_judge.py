@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gram_fast.judge import PairwiseJudge
-from gram_fast.prompts import PairTemplate, preset_names
+from gram_fast.text.prompts import PairTemplate, preset_names
 from gram_fast.training.task import Task
 from gram_fast.training.tasks import SEEN, TRAINED, UNSEEN, distinct_tasks, labeled_row, tasks, unlabeled_row
 

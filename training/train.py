@@ -20,8 +20,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gram_fast.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
 from gram_fast.errors import GramFastError, InputError, first_line
-from gram_fast.prompts import PairTemplate
-from gram_fast.tokens import PairTokenizer
+from gram_fast.text.prompts import PairTemplate
+from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training import objectives, sequences
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.curve import draw_curve

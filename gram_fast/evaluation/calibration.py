@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gram_fast.evaluation.rows import Benchmark, Result, accuracy, mean
-from gram_fast.prompts import to_text
+from gram_fast.text.prompts import to_text
 
 _BINS = 10
 _EDGES = [(_BINS + k) / (2 * _BINS) for k in range(_BINS + 1)]  # of confidences, from 0.5 to 1

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from gram_fast.errors import InputError
 from gram_fast.json_rows import OnBad, read_json_rows
-from gram_fast.prompts import Prompt, to_text
+from gram_fast.text.prompts import Prompt, to_text
 
 Fields = dict[str, Any]
 

@@ -12,8 +12,8 @@ from gram_fast.errors import GramFastError
 from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, Fields, Pair
 from gram_fast.jobs import Output, id_key
 from gram_fast.judge import PairwiseJudge
-from gram_fast.prompts import to_text
 from gram_fast.results import Preference
+from gram_fast.text.prompts import to_text
 
 # Characters of text for each token of one forward. With two orders and about four characters a token, a call then takes
 # four forwards or more: enough to pack well, and little to lose in an interruption.

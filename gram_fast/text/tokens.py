@@ -1,6 +1,6 @@
 """Token ids of pairs, exactly those of the whole text, with tokenizer work that grows with the number of responses.
 
-The whole text of a pair is cut at safe places (gram_fast/cuts.py) into
+The whole text of a pair is cut at safe places (gram_fast/text/cuts.py) into
 
     head | prompt piece | A piece | B piece
 
@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from gram_fast.cuts import PROBES, CutProver
 from gram_fast.errors import UnsupportedModelError
-from gram_fast.prompts import LABELS, SLOTS, ChatText, Message, PairTemplate, render_chat
+from gram_fast.text.cuts import PROBES, CutProver
+from gram_fast.text.prompts import LABELS, SLOTS, ChatText, Message, PairTemplate, render_chat
 
 Ids = NDArray[np.int32]
 Pair = tuple[int, int, int]
@@ -95,7 +95,7 @@ class PairTokenizer:
     def pieces(self, frame: "Frame", texts: Iterable[str]) -> dict[str, Ids] | None:
         """Ids of the piece of one slot for each distinct text.
 
-        None when a text moved a cut, which the trials of gram_fast/cuts.py held for impossible.
+        None when a text moved a cut, which the trials of gram_fast/text/cuts.py held for impossible.
         """
         distinct = list(dict.fromkeys(texts))
         cut = [frame.cut(ids) for ids in self._encode([frame.left + text + frame.right for text in distinct])]

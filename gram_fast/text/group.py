@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram_fast.errors import InputError
-from gram_fast.prompts import Prompt, to_text
+from gram_fast.text.prompts import Prompt, to_text
 
 
 @dataclass(frozen=True)

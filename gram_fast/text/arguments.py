@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gram_fast.errors import InputError
-from gram_fast.group import Group
-from gram_fast.prompts import Prompt
+from gram_fast.text.group import Group
+from gram_fast.text.prompts import Prompt
 
 
 def check_list(name: str, values: Any, count: int | None = None, of: str = "groups") -> None:
