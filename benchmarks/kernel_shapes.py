@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import gram_fast
+from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.tree import TokenTree, TreePass, plan_round
 
 Pairs = list[tuple[int, int]]
 

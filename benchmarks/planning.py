@@ -21,10 +21,10 @@ if hasattr(os, "sched_setaffinity"):
 from sharing import read_groups
 from transformers import AutoTokenizer
 
-from gram_fast.engine import CPU_BUDGET
+from gram_fast.scoring.engine import CPU_BUDGET
+from gram_fast.scoring.tree import TokenTree, plan_round
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.tree import TokenTree, plan_round
 
 
 def main() -> None:

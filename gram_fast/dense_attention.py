@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from gram_fast import ops
-from gram_fast.cache import KeyValueStore
 from gram_fast.dense_model import DenseShape
 from gram_fast.ops.checks import uploaded
-from gram_fast.tree import TreePass
+from gram_fast.scoring.key_values import KeyValueStore
+from gram_fast.scoring.tree import TreePass
 
 _CPU = torch.device("cpu")
 _NO_TABLE = torch.empty(0, dtype=torch.int32)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gram_fast import ops
-from gram_fast.processes import ALONE, Processes
+from gram_fast.scoring.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from gram_fast.dense_model import DenseLayer, DenseModel, DenseShape
 from gram_fast.errors import BackendError, InputError, first_line
-from gram_fast.processes import ALONE, Processes
+from gram_fast.scoring.processes import ALONE, Processes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types that the dense runner knows."""

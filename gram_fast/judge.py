@@ -10,7 +10,6 @@ from torch import nn
 
 from gram_fast.arena import Arena, on_device
 from gram_fast.checkpoint import find_devices, find_template, load_config, load_tokenizer
-from gram_fast.engine import Engine
 from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.known_answers import KnownAnswer, known_answers
 from gram_fast.loading import Runner, RunnerOptions, load_runners
@@ -18,6 +17,7 @@ from gram_fast.preference import Orders
 from gram_fast.replicas import Replicas
 from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
 from gram_fast.scores import find_scores, win_rate
+from gram_fast.scoring.engine import Engine
 from gram_fast.text.arguments import check_list, read_group, read_pair
 from gram_fast.text.group import Group
 from gram_fast.text.prompts import PairTemplate, Prompt

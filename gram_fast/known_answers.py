@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from gram_fast.dense_runner import DenseRunner
-from gram_fast.engine import Engine
 from gram_fast.errors import GramFastError, UnsupportedModelError, first_line
+from gram_fast.scoring.engine import Engine
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.transformers_runner import TransformersRunner
 

@@ -11,7 +11,7 @@ from gram_fast.checkpoint import find_dtype, load_model
 from gram_fast.dense_runner import DenseRunner, find_runner
 from gram_fast.dense_weights import read_dense_model
 from gram_fast.errors import BackendError
-from gram_fast.processes import ALONE, join_processes
+from gram_fast.scoring.processes import ALONE, join_processes
 from gram_fast.transformers_runner import TransformersRunner
 
 Runner = TransformersRunner | DenseRunner

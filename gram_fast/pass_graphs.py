@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gram_fast.dense_attention import PassTables, TableSizes
-from gram_fast.tree import TreePass
+from gram_fast.scoring.tree import TreePass
 
 BUCKETS = (*range(128, 1024, 128), *range(1024, 2049, 256))
 """Token counts. Beyond, the host launches faster than the GPU computes."""

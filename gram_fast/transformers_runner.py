@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from gram_fast import ops
-from gram_fast.cache import KeyValueStore
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.ops.checks import uploaded
-from gram_fast.processes import ALONE, Processes
-from gram_fast.tree import TreePass
+from gram_fast.scoring.key_values import KeyValueStore
+from gram_fast.scoring.processes import ALONE, Processes
+from gram_fast.scoring.tree import TreePass
 
 _ATTENTION = "gram_fast_tree"
 # Arguments of transformers' attention functions that change the result in a way that tree_attention does not know.

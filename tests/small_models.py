@@ -7,8 +7,8 @@ import torch
 import transformers
 from random_judge import make_qwen_tokenizer
 
-from gram_fast.engine import Engine
 from gram_fast.judge import PairwiseJudge
+from gram_fast.scoring.engine import Engine
 from gram_fast.text.prompts import PairTemplate, preset_names
 from gram_fast.transformers_runner import TransformersRunner
 

@@ -10,10 +10,10 @@ from small_models import VOCAB, plain, score, tiny_model, tiny_tokenizer
 from test_dense import dense, save
 
 from gram_fast.dense_weights import FAMILIES
-from gram_fast.engine import Engine
 from gram_fast.errors import BackendError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.kernels.invariant_linear import invariant_linear_reference
+from gram_fast.scoring.engine import Engine
 from gram_fast.transformers_runner import TransformersRunner
 
 Sequences = list[list[list[int]]]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_models import plain, score, tiny_runner
 
-from gram_fast.cache import KeyValueStore
-from gram_fast.engine import Engine
+from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.key_values import KeyValueStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,7 +21,7 @@ from gram_fast import ops
 from gram_fast.errors import BackendError
 from gram_fast.kernels.leaf_attention import leaf_attention_reference, leaf_mask
 from gram_fast.kernels.tree_attention import tree_attention_reference
-from gram_fast.tree import TokenTree, TreePass, plan_round
+from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

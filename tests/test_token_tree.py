@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import tree_mask
-from gram_fast.tree import TokenTree, TreePass, TreePlan, plan_round
+from gram_fast.scoring.tree import TokenTree, TreePass, TreePlan, plan_round
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

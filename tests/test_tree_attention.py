@@ -21,7 +21,7 @@ from gram_fast import cascade, ops
 from gram_fast.errors import BackendError
 from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import tree_attention_reference, tree_mask
-from gram_fast.tree import TokenTree, plan_round
+from gram_fast.scoring.tree import TokenTree, plan_round
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from gram_fast.cache import KeyValueStore
-from gram_fast.processes import Processes
 from gram_fast.results import Stats
+from gram_fast.scoring.key_values import KeyValueStore
+from gram_fast.scoring.processes import Processes
+from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
 from gram_fast.text.tokens import Ids
-from gram_fast.tree import TokenTree, TreePass, plan_round
 
 logger = logging.getLogger(__name__)
 
