@@ -54,12 +54,12 @@ from scorer_shapes import DEFAULTS, SHAPES, Workload, flops_a_token, make_worklo
 from transformers import AutoTokenizer
 
 from gram_fast import PairwiseJudge
-from gram_fast.dense_model import DenseShape
-from gram_fast.dense_runner import DenseRunner
 from gram_fast.errors import first_line
+from gram_fast.models.dense.model import DenseShape
+from gram_fast.models.dense.runner import DenseRunner
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.preference import Orders, preference, shown
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.transformers_runner import TransformersRunner
 
 DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
 OURS: dict[str, dict[str, Any]] = {

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.tree import TreePass
 from gram_fast.text.tokens import Ids, PairTokenizer
-from gram_fast.transformers_runner import TransformersRunner
 
 Pairs = Sequence[tuple[str, str, str]]
 """(prompt, response in slot A, response in slot B) of every forward."""

@@ -13,7 +13,7 @@ from sharing import read_groups
 from torch.utils.benchmark import Timer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from gram_fast.dense_model import DenseShape
+from gram_fast.models.dense.model import DenseShape
 from gram_fast.preference import Orders
 
 SHAPES = {  # hidden, intermediate, layers, heads, key/value heads, head width

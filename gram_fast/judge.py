@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from gram_fast.arena import Arena, on_device
-from gram_fast.checkpoint import find_devices, find_template, load_config, load_tokenizer
 from gram_fast.errors import InputError, UnsupportedModelError
-from gram_fast.known_answers import KnownAnswer, known_answers
-from gram_fast.loading import Runner, RunnerOptions, load_runners
+from gram_fast.models.checkpoint import find_devices, find_template, load_config, load_tokenizer
+from gram_fast.models.known_answers import KnownAnswer, known_answers
+from gram_fast.models.loading import Runner, RunnerOptions, load_runners
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.preference import Orders
 from gram_fast.replicas import Replicas
 from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
@@ -23,7 +24,6 @@ from gram_fast.text.group import Group
 from gram_fast.text.prompts import PairTemplate, Prompt
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.tournament import Strategy, Tournament, find_strategy, one_round
-from gram_fast.transformers_runner import TransformersRunner
 
 _LARGEST = 2**24
 

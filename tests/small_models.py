@@ -8,9 +8,9 @@ import transformers
 from random_judge import make_qwen_tokenizer
 
 from gram_fast.judge import PairwiseJudge
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
 from gram_fast.text.prompts import PairTemplate, preset_names
-from gram_fast.transformers_runner import TransformersRunner
 
 VOCAB = 96
 LABELS = (5, 7)

@@ -12,14 +12,14 @@ from attention_for_tests import needs_gpu
 from safetensors.torch import load_file, save_file
 from small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_model, tiny_tokenizer
 
-from gram_fast.dense_runner import DenseRunner, find_runner
-from gram_fast.dense_weights import FAMILIES, read_dense_model
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
+from gram_fast.models.dense.runner import DenseRunner, find_runner
+from gram_fast.models.dense.weights import FAMILIES, read_dense_model
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.tree import TreePass
-from gram_fast.transformers_runner import TransformersRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,12 +9,12 @@ from attention_for_tests import needs_gpu, on_each_device
 from small_models import VOCAB, plain, score, tiny_model, tiny_tokenizer
 from test_dense import dense, save
 
-from gram_fast.dense_weights import FAMILIES
 from gram_fast.errors import BackendError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.kernels.invariant_linear import invariant_linear_reference
+from gram_fast.models.dense.weights import FAMILIES
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
-from gram_fast.transformers_runner import TransformersRunner
 
 Sequences = list[list[list[int]]]
 

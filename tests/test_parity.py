@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_model, tiny_runner
 
 from gram_fast.errors import BackendError, UnsupportedModelError
+from gram_fast.models.transformers_runner import TransformersRunner, attention_span
 from gram_fast.scoring.engine import Engine
-from gram_fast.transformers_runner import TransformersRunner, attention_span
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

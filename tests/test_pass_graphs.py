@@ -9,9 +9,9 @@ from attention_for_tests import needs_gpu
 from small_models import VOCAB, score, tiny_model
 from test_dense import dense
 
-from gram_fast.dense_attention import tree_tables
-from gram_fast.dense_runner import DenseRunner
-from gram_fast.pass_graphs import BUCKETS, Bucket
+from gram_fast.models.dense.attention import tree_tables
+from gram_fast.models.dense.graphs import BUCKETS, Bucket
+from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.tree import TokenTree, TreePass, plan_round

@@ -13,10 +13,10 @@ from small_models import tiny_model, tiny_tokenizer
 
 import gram_fast.judge
 from gram_fast.arena import Arena
-from gram_fast.checkpoint import find_devices
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
-from gram_fast.known_answers import KnownAnswer
+from gram_fast.models.checkpoint import find_devices
+from gram_fast.models.known_answers import KnownAnswer
 from gram_fast.options import JudgeOptions
 from gram_fast.replicas import Replicas, costs, spread, together
 from gram_fast.text.group import Group

@@ -19,7 +19,7 @@ import torch
 from small_models import tiny_judge, tiny_model, tiny_tokenizer
 
 from gram_fast import PairwiseJudge, Stats
-from gram_fast.transformers_runner import TransformersRunner
+from gram_fast.models.transformers_runner import TransformersRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

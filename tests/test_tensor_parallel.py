@@ -12,9 +12,9 @@ import torch
 from small_models import tiny_tokenizer
 from test_dense import save
 
-from gram_fast.dense_weights import read_dense_model
 from gram_fast.errors import BackendError
 from gram_fast.judge import PairwiseJudge
+from gram_fast.models.dense.weights import read_dense_model
 from gram_fast.scoring.processes import ALONE, Processes
 
 # Head norms; biases of every product, those behind a sum too; biases of the projections alone and an untied output.

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gram_fast.checkpoint import find_template, load_config, load_tokenizer
 from gram_fast.errors import InputError
+from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.check import DataReport, Finding, Lengths, check_data
 

@@ -18,8 +18,9 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from gram_fast.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
 from gram_fast.errors import GramFastError, InputError, first_line
+from gram_fast.models.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
+from gram_fast.models.transformers_runner import attention_span, plain_output_embedding
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training import objectives, sequences
@@ -28,7 +29,6 @@ from gram_fast.training.curve import draw_curve
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 from gram_fast.training.records import PairRecord, read_pairs
 from gram_fast.training.sequences import Encode, Item
-from gram_fast.transformers_runner import attention_span, plain_output_embedding
 
 log = logging.getLogger(__name__)
 

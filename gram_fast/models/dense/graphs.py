@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gram_fast.dense_attention import PassTables, TableSizes
+from gram_fast.models.dense.attention import PassTables, TableSizes
 from gram_fast.scoring.tree import TreePass
 
 BUCKETS = (*range(128, 1024, 128), *range(1024, 2049, 256))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from gram_fast.dense_runner import DenseRunner
 from gram_fast.errors import GramFastError, UnsupportedModelError, first_line
+from gram_fast.models.dense.runner import DenseRunner
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.transformers_runner import TransformersRunner
 
 _PROMPT = "What is the capital of France?"
 _RESPONSES = ["The capital of France is Paris.", "I think it is Lyon,\nbut I am not sure..."]

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers.utils import cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from gram_fast.dense_model import DenseLayer, DenseModel, DenseShape
 from gram_fast.errors import BackendError, InputError, first_line
+from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape
 from gram_fast.scoring.processes import ALONE, Processes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")

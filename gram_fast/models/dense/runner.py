@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gram_fast import ops
-from gram_fast.dense_attention import PassTables, PathAttention, TreeAttention, path_tables, tree_tables
-from gram_fast.dense_model import Attention, DenseModel, DensePass, Linear
-from gram_fast.dense_weights import dense_problem
 from gram_fast.errors import BackendError, UnsupportedModelError
 from gram_fast.kernels.tree_attention import TILE_ROWS
-from gram_fast.pass_graphs import Bucket, PassGraphs
-from gram_fast.rotation import RotationTable
+from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention, path_tables, tree_tables
+from gram_fast.models.dense.graphs import Bucket, PassGraphs
+from gram_fast.models.dense.model import Attention, DenseModel, DensePass, Linear
+from gram_fast.models.dense.rotation import RotationTable
+from gram_fast.models.dense.weights import dense_problem
+from gram_fast.models.transformers_runner import attention_span
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
 from gram_fast.scoring.tree import TreePass
-from gram_fast.transformers_runner import attention_span
 
 logger = logging.getLogger(__name__)
 

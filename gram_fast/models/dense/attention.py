@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gram_fast import ops
-from gram_fast.dense_model import DenseShape
+from gram_fast.models.dense.model import DenseShape
 from gram_fast.ops.checks import uploaded
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.tree import TreePass
