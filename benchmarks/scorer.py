@@ -58,7 +58,7 @@ from gram_fast.errors import first_line
 from gram_fast.models.dense.model import DenseShape
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.transformers_runner import TransformersRunner
-from gram_fast.preference import Orders, preference, shown
+from gram_fast.ranking.preference import Orders, preference, shown
 from gram_fast.text.tokens import PairTokenizer
 
 DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"

@@ -12,7 +12,7 @@ from scorer_report import Row
 from scorer_shapes import Workload
 
 from gram_fast import Stats
-from gram_fast.preference import shown
+from gram_fast.ranking.preference import shown
 
 Comparisons = list[tuple[str, str, str]]
 """(prompt, response i, response j)"""

@@ -14,7 +14,7 @@ from torch.utils.benchmark import Timer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from gram_fast.models.dense.model import DenseShape
-from gram_fast.preference import Orders
+from gram_fast.ranking.preference import Orders
 
 SHAPES = {  # hidden, intermediate, layers, heads, key/value heads, head width
     "qwen3-0.6b": (1024, 3072, 28, 16, 8, 128),

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 import gram_fast
+from gram_fast.ranking.tournament import find_strategy
 from gram_fast.text.group import Group
-from gram_fast.tournament import find_strategy
 
 ROWS = (("reference", 32), ("round_robin", 6), ("round_robin", 16))
 BATCH_SIZES = (1, 4, 8)

@@ -19,9 +19,9 @@ from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.jobs import Row, open_output, read_rows, run_rows
 from gram_fast.judge import PairwiseJudge
 from gram_fast.options import BadRows, RowOptions, command, stderr
-from gram_fast.preference import check_orders
-from gram_fast.scores import find_scores
-from gram_fast.tournament import STRATEGIES, find_strategy
+from gram_fast.ranking.preference import check_orders
+from gram_fast.ranking.scores import find_scores
+from gram_fast.ranking.tournament import STRATEGIES, find_strategy
 from gram_fast.training.command import app as training_app
 from gram_fast.training.data_command import app as data_app
 

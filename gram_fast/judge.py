@@ -8,22 +8,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from gram_fast.arena import Arena, on_device
 from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.models.checkpoint import find_devices, find_template, load_config, load_tokenizer
 from gram_fast.models.known_answers import KnownAnswer, known_answers
 from gram_fast.models.loading import Runner, RunnerOptions, load_runners
 from gram_fast.models.transformers_runner import TransformersRunner
-from gram_fast.preference import Orders
-from gram_fast.replicas import Replicas
+from gram_fast.ranking.arena import Arena, on_device
+from gram_fast.ranking.preference import Orders
+from gram_fast.ranking.replicas import Replicas
+from gram_fast.ranking.scores import find_scores, win_rate
+from gram_fast.ranking.tournament import Strategy, Tournament, find_strategy, one_round
 from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
-from gram_fast.scores import find_scores, win_rate
 from gram_fast.scoring.engine import Engine
 from gram_fast.text.arguments import check_list, read_group, read_pair
 from gram_fast.text.group import Group
 from gram_fast.text.prompts import PairTemplate, Prompt
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.tournament import Strategy, Tournament, find_strategy, one_round
 
 _LARGEST = 2**24
 
@@ -238,7 +238,7 @@ class PairwiseJudge:
             prompt: what the responses answer.
             responses: the candidates; equal ones are scored once and share a score.
             strategy: "round_robin" (everybody meets everybody), "reference" (all against the first), "knockout" or
-                "linear"; see gram_fast/tournament.py.
+                "linear"; see gram_fast/ranking/tournament.py.
             orders: "both", or one order at half the cost and with the judge's position bias.
             scores: "win_rate", "bradley_terry", or "auto": win rate for round_robin, Bradley-Terry elsewhere.
             seed: draws the bracket of "knockout"; the same seed gives the same ranking.

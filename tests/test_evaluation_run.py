@@ -18,7 +18,7 @@ from gram_fast.evaluation import judgebench
 from gram_fast.evaluation.rows import Pair, Place, Texts, read_pairs
 from gram_fast.evaluation.run import batches, score_pairs
 from gram_fast.jobs import Output
-from gram_fast.preference import preference
+from gram_fast.ranking.preference import preference
 
 SOURCES = ("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
 ROWS = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gram_fast.errors import InputError
-from gram_fast.preference import check_orders, preference, shown
+from gram_fast.ranking.preference import check_orders, preference, shown
 
 
 def softmax_a(logits: np.ndarray) -> float:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram_fast.errors import InputError
+from gram_fast.ranking.scores import bradley_terry, find_scores, win_rate
 from gram_fast.results import Preference
-from gram_fast.scores import bradley_terry, find_scores, win_rate
 
 
 def games(*rows: tuple[int, int, float]) -> list[Preference]:

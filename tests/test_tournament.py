@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gram_fast.errors import InputError
-from gram_fast.tournament import STRATEGIES, find_strategy
+from gram_fast.ranking.tournament import STRATEGIES, find_strategy
 
 
 def play(strategy: str, strength: list[float], seed: int = 0):

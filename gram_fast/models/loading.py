@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from gram_fast.arena import on_device
 from gram_fast.errors import BackendError
 from gram_fast.models.checkpoint import find_dtype, load_model
 from gram_fast.models.dense.runner import DenseRunner, find_runner
 from gram_fast.models.dense.weights import read_dense_model
 from gram_fast.models.transformers_runner import TransformersRunner
+from gram_fast.ranking.arena import on_device
 from gram_fast.scoring.processes import ALONE, join_processes
 
 Runner = TransformersRunner | DenseRunner

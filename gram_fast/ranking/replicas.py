@@ -10,10 +10,10 @@ from dataclasses import fields
 
 import numpy as np
 
-from gram_fast.arena import Arena, Outcome
+from gram_fast.ranking.arena import Arena, Outcome
+from gram_fast.ranking.tournament import Strategy
 from gram_fast.results import Stats
 from gram_fast.text.group import Group
-from gram_fast.tournament import Strategy
 
 # Characters of template text that a comparison reads behind the text in its second slot, about.
 _TEMPLATE = 100

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from gram_fast.errors import InputError, NumericalError
-from gram_fast.preference import check_orders, preference, shown
+from gram_fast.ranking.preference import check_orders, preference, shown
+from gram_fast.ranking.tournament import Round, Strategy, Tournament
 from gram_fast.results import Preference, Stats
 from gram_fast.scoring.engine import Engine, EngineRequest
 from gram_fast.text.group import Group
 from gram_fast.text.tokens import Pair, PairTokenizer, TokenizedRequest
-from gram_fast.tournament import Round, Strategy, Tournament
 
 
 @dataclass(frozen=True)
