@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from gram_fast.training.small_judge import make_tokenizer
+from gram_fast.training.small_judge.make import make_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [--output FOLDER] [--jobs 2] [--seeds 3] [--plot docs/training.png]
 
-On generated tasks (gram_fast.training.tasks) a small Qwen3 shape is trained
+On generated tasks (gram_fast.training.small_judge.tasks) a small Qwen3 shape is trained
 
 - in two stages, in stage 2 alone, and with a scalar head, on 100, 1,000 and 10,000 labels;
 - in two stages on 1,000 labels with label smoothing 0, 0.05, 0.1 and 0.15;
@@ -34,7 +34,7 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gram_fast import PairwiseJudge
-from gram_fast.training.small_judge import make_base, make_data, read_rows, small_tokenizer, tokenizer_texts
+from gram_fast.training.small_judge.make import make_base, make_data, read_rows, small_tokenizer, tokenizer_texts
 
 SHAPE = {
     "hidden_size": 128,

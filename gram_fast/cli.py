@@ -13,17 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from gram_fast import doctor
+from gram_fast.commands import doctor
+from gram_fast.commands.jobs import Row, open_output, read_rows, run_rows
+from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.evaluation.command import app as evaluation_app
-from gram_fast.jobs import Row, open_output, read_rows, run_rows
 from gram_fast.judge import PairwiseJudge
-from gram_fast.options import BadRows, RowOptions, command, stderr
 from gram_fast.ranking.preference import check_orders
 from gram_fast.ranking.scores import find_scores
 from gram_fast.ranking.tournament import STRATEGIES, find_strategy
 from gram_fast.training.command import app as training_app
-from gram_fast.training.data_command import app as data_app
+from gram_fast.training.data.command import app as data_app
 
 app = typer.Typer(
     help="Score and rank responses with a generative pairwise judge, train and evaluate one.",

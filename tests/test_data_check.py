@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.check import Finding, Lengths, check_data
-from gram_fast.training.data_command import app
+from gram_fast.training.data.check import Finding, Lengths, check_data
+from gram_fast.training.data.command import app
 
 GRAM = PairTemplate.load("gram")
 # As the program mounts it.

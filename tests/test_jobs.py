@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from gram_fast.commands.jobs import open_output, read_rows, run_rows
 from gram_fast.errors import InputError
-from gram_fast.jobs import open_output, read_rows, run_rows
 
 
 def write(path, *lines):

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# The constants of csrc/leaf_items.h.
+# The constants of csrc/tables/leaf_items.h.
 CHUNK_KEYS, ITEM_LEAVES = 256, 16
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["leaf_attention"])
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from gram_fast.errors import BackendError, InputError
 from gram_fast.text.prompts import SLOTS, PairTemplate
-from gram_fast.training.formats import read_row
-from gram_fast.training.gram_rows import stage_1_answers, stage_1_prompt, take_apart
-from gram_fast.training.records import PairRecord, read_pairs
+from gram_fast.training.data.formats import read_row
+from gram_fast.training.data.gram_rows import stage_1_answers, stage_1_prompt, take_apart
+from gram_fast.training.data.records import PairRecord, read_pairs
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "training" / "examples"

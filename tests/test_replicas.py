@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from small_models import tiny_model, tiny_tokenizer
 
 import gram_fast.judge
+from gram_fast.commands.options import JudgeOptions
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.checkpoint import find_devices
 from gram_fast.models.known_answers import KnownAnswer
-from gram_fast.options import JudgeOptions
 from gram_fast.ranking.arena import Arena
 from gram_fast.ranking.replicas import Replicas, costs, spread, together
 from gram_fast.ranking.tournament import STRATEGIES

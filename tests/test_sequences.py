@@ -9,8 +9,8 @@ from small_models import tiny_tokenizer
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate, preset_names, render_chat
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.records import PairRecord
-from gram_fast.training.sequences import (
+from gram_fast.training.data.records import PairRecord
+from gram_fast.training.data.sequences import (
     Item,
     collate,
     finetune_items,

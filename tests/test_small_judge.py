@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import gram_fast
-from gram_fast.training.small_judge import TEST, VALIDATION, accuracy_by_kind
-from gram_fast.training.tasks import SEEN, distinct_tasks, labeled_row
+from gram_fast.training.small_judge.make import TEST, VALIDATION, accuracy_by_kind
+from gram_fast.training.small_judge.tasks import SEEN, distinct_tasks, labeled_row
 
 FOLDER = Path(gram_fast.SMALL_JUDGE)
 

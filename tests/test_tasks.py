@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from gram_fast.training.tasks import SEEN, TRAINED, UNSEEN, distinct_tasks, labeled_row, tasks, unlabeled_row
+from gram_fast.training.small_judge.tasks import (
+    SEEN,
+    TRAINED,
+    UNSEEN,
+    distinct_tasks,
+    labeled_row,
+    tasks,
+    unlabeled_row,
+)
 
 
 @pytest.mark.parametrize("kind", [*SEEN, *UNSEEN], ids=lambda kind: kind.__name__)

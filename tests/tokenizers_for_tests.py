@@ -13,7 +13,7 @@ from random_judge import CHAT_TEMPLATE as CHATML
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from gram_fast.training.small_judge import QWEN_SPLIT
+from gram_fast.training.small_judge.make import QWEN_SPLIT
 
 LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 # Splits at a digit only behind white space: what stands in front of a cut changes what comes after it.

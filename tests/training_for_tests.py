@@ -9,7 +9,7 @@ from typing import Any
 from small_models import tiny_model, tiny_tokenizer
 
 from gram_fast.training.config import RunConfig, Stage
-from gram_fast.training.tasks import SEEN, labeled_row, tasks, unlabeled_row
+from gram_fast.training.small_judge.tasks import SEEN, labeled_row, tasks, unlabeled_row
 from gram_fast.training.train import train
 
 TRAINING = {

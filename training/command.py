@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import distributed
 
+from gram_fast.commands.options import stderr
 from gram_fast.errors import BackendError
-from gram_fast.options import stderr
 from gram_fast.training.config import RunConfig, Stage, accelerate_configs, recipes
 
 app = typer.Typer(

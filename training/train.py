@@ -23,12 +23,13 @@ from gram_fast.models.checkpoint import find_template, load_config, load_model, 
 from gram_fast.models.transformers_runner import attention_span, plain_output_embedding
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training import objectives, sequences
+from gram_fast.training import objectives
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.curve import draw_curve
+from gram_fast.training.data import sequences
+from gram_fast.training.data.records import PairRecord, read_pairs
+from gram_fast.training.data.sequences import Encode, Item
 from gram_fast.training.packed_attention import PACKED_ATTENTION
-from gram_fast.training.records import PairRecord, read_pairs
-from gram_fast.training.sequences import Encode, Item
 
 log = logging.getLogger(__name__)
 

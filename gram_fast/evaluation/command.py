@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
+from gram_fast.commands.jobs import open_output
+from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS, judgebench, rewardbench, rmbench
 from gram_fast.evaluation.rows import Benchmark, read_pairs, read_results, split_items
 from gram_fast.evaluation.run import digest, score_pairs
 from gram_fast.evaluation.summary import Summary, render, summarize
-from gram_fast.jobs import open_output
-from gram_fast.options import BadRows, RowOptions, command, stderr
 
 _RESULTS = "results.jsonl"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gram_fast.commands.jobs import Output, id_key
 from gram_fast.errors import GramFastError
 from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, Fields, Pair
-from gram_fast.jobs import Output, id_key
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Preference
 from gram_fast.text.prompts import to_text

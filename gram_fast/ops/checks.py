@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Position = value of gram_fast::Dtype (csrc/dtype.h).
+# Position = value of gram_fast::Dtype (csrc/common/dtype.h).
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

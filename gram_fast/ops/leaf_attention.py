@@ -136,7 +136,7 @@ def leaf_items(
         at_least: rows and columns. Where the pass needs fewer, empty items and zeros fill them up, so that passes of
             one size can have tables of one size.
 
-    Depends on the pass alone: make it before the layers run. See gram_fast::leaf_items in csrc/leaf_items.h.
+    Depends on the pass alone: make it before the layers run. See gram_fast::leaf_items in csrc/tables/leaf_items.h.
     """
     _check_tables_and_rows(spans_N2, range_offsets, ranges_R2, leaf_rows_L, _MAX_SLOTS)
     tables = (spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy(), leaf_rows_L.numpy())
@@ -144,7 +144,7 @@ def leaf_items(
 
 
 def _entries_at(items: Tensor, num_leaves: int) -> int:
-    """Where the entries begin in the flat table: behind the items and the leaves' offsets (csrc/leaf_items.h).
+    """Where the entries begin in the flat table: behind the items and the leaves' offsets (csrc/tables/leaf_items.h).
 
     They go on to its end. Zeros that fill it up count as entries: partial results that nobody writes.
     """

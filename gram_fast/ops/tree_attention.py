@@ -95,7 +95,7 @@ def attention_tiles(
 ) -> Tensor:
     """What the Triton kernel walks, int32 [X, columns] on `device`: a flat table of as many rows as it has tiles.
 
-    See gram_fast::attention_tiles in csrc/tree_plan.h.
+    See gram_fast::attention_tiles in csrc/tree/tree_plan.h.
 
     Args:
         spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them.

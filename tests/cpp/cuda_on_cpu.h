@@ -102,7 +102,7 @@ inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
 
 namespace gram_fast {
 
-// Stands for the one of csrc/cuda_util.cuh.
+// Stands for the one of csrc/common/cuda_util.cuh.
 template <typename... Parameters, typename... Args>
 void launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void*, const Args&... args) {
   using namespace cuda_on_cpu;

@@ -3,10 +3,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "label_logits.h"
-#include "leaf_attention.h"
-#include "leaf_items.h"
-#include "merge_states.h"
+#include "ops/label_logits.h"
+#include "ops/leaf_attention.h"
+#include "tables/leaf_items.h"
+#include "ops/merge_states.h"
 
 using namespace gram_fast;
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gram_fast.errors import InputError, first_line
-from gram_fast.training.formats import Kind, Layout
+from gram_fast.training.data.formats import Kind, Layout
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FILE_NAME = re.compile(r".*\.(jsonl?|parquet|csv|txt|arrow|gz|zst|zip)")

@@ -6,7 +6,7 @@ from typing import Any
 
 from gram_fast.errors import BackendError, InputError, first_line
 from gram_fast.json_rows import OnBad, read_json_rows
-from gram_fast.training.sources import Source
+from gram_fast.training.data.sources import Source
 
 _PARQUET_BATCH = 256
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
-from gram_fast.training.list_kinds import (
+from gram_fast.training.small_judge.list_kinds import (
     append_number,
     category,
     copy,
@@ -28,7 +28,7 @@ from gram_fast.training.list_kinds import (
     swap_ends_of_numbers,
     which_number,
 )
-from gram_fast.training.number_kinds import (
+from gram_fast.training.small_judge.number_kinds import (
     above,
     addition,
     below,
@@ -39,9 +39,9 @@ from gram_fast.training.number_kinds import (
     subtraction,
     weight,
 )
-from gram_fast.training.passage_kinds import fact, inverse, price, rearrange, table, told, who
-from gram_fast.training.task import Kind, Task
-from gram_fast.training.text_kinds import (
+from gram_fast.training.small_judge.passage_kinds import fact, inverse, price, rearrange, table, told, who
+from gram_fast.training.small_judge.task import Kind, Task
+from gram_fast.training.small_judge.text_kinds import (
     append_word,
     change_case,
     json_object,

@@ -3,8 +3,8 @@
 import random
 from collections.abc import Iterator
 
-from gram_fast.training.task import GIVE, SAY, Task, listed, make_choice, make_task, with_at
-from gram_fast.training.words import CITIES, JOBS, NAMES, NOUNS, PETS
+from gram_fast.training.small_judge.task import GIVE, SAY, Task, listed, make_choice, make_task, with_at
+from gram_fast.training.small_judge.words import CITIES, JOBS, NAMES, NOUNS, PETS
 
 
 def fact(rng: random.Random) -> Task:

@@ -4,8 +4,8 @@ import random
 import re
 from collections.abc import Callable
 
-from gram_fast.training.task import GIVE, Task, listed, make_choice, make_task
-from gram_fast.training.words import NAMES, NOUNS
+from gram_fast.training.small_judge.task import GIVE, Task, listed, make_choice, make_task
+from gram_fast.training.small_judge.words import NAMES, NOUNS
 
 
 def addition(rng: random.Random) -> Task:

@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from gram_fast.training.task import GIVE, Task, listed, make_task, with_at
-from gram_fast.training.words import NAMES, NOUNS, SENTENCES, WORDS
+from gram_fast.training.small_judge.task import GIVE, Task, listed, make_task, with_at
+from gram_fast.training.small_judge.words import NAMES, NOUNS, SENTENCES, WORDS
 
 
 def replace_word(rng: random.Random) -> Task:

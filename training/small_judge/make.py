@@ -1,6 +1,6 @@
 """Makes the small judge that ships with the package, from nothing, with the project's own commands.
 
-    python -m gram_fast.training.small_judge
+    python -m gram_fast.training.small_judge.make
 
 Works in the folder small-judge: generates tasks (tasks.py), trains a tokenizer, runs both stages of the recipe
 `small`, tests, and writes the judge in half precision with its model card into small-judge/judge. An interrupted run
@@ -24,8 +24,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from gram_fast.judge import PairwiseJudge
 from gram_fast.text.prompts import PairTemplate, preset_names
-from gram_fast.training.task import Task
-from gram_fast.training.tasks import SEEN, TRAINED, UNSEEN, distinct_tasks, labeled_row, tasks, unlabeled_row
+from gram_fast.training.small_judge.task import Task
+from gram_fast.training.small_judge.tasks import (
+    SEEN,
+    TRAINED,
+    UNSEEN,
+    distinct_tasks,
+    labeled_row,
+    tasks,
+    unlabeled_row,
+)
 
 FOLDER = Path("small-judge")
 # Pairs of each file; the tests are a hundred a kind.
@@ -200,8 +208,8 @@ A generative pairwise reward model of {parameters:.1f} M parameters (Qwen3's arc
 nothing with gram_fast's own commands. It is there to try gram_fast and to test it; it knows some small tasks in
 English, those with a high accuracy in the tables below, and it is no judge of real answers: there it guesses.
 
-**How it was made.** `python -m gram_fast.training.small_judge`: {unlabeled:,} unlabeled pairs for stage 1, {labeled:,}
-preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified (training/tasks.py):
+**How it was made.** `python -m gram_fast.training.small_judge.make`: {unlabeled:,} unlabeled pairs for stage 1, {labeled:,}
+preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified (training/small_judge/tasks.py):
 sums, sorting, edits, formats, facts of a passage. Sums, lookups and, most of all, the copying that lookups are learned
 from come more often than the others in both stages. Its prompt is the preset `short`, recorded in config.json.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import SLOTS, PairTemplate, render_chat
 from gram_fast.text.tokens import Ids, PairTokenizer
-from gram_fast.training.records import PairRecord
+from gram_fast.training.data.records import PairRecord
 
 _IGNORED = -100
 # Pairs that are encoded in one call of the tokenizer, which works through them on all cores.

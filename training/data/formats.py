@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import LABELS, SLOTS, Message, PairTemplate, Prompt, to_text
-from gram_fast.training.gram_rows import MARKERS, stage_1_answers, stage_1_prompt, take_apart
+from gram_fast.training.data.gram_rows import MARKERS, stage_1_answers, stage_1_prompt, take_apart
 
 Row = Mapping[str, Any]
 Label = Literal["A", "B"]

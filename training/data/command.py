@@ -13,7 +13,7 @@ from rich.table import Table
 from gram_fast.errors import InputError
 from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.check import DataReport, Finding, Lengths, check_data
+from gram_fast.training.data.check import DataReport, Finding, Lengths, check_data
 
 app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 

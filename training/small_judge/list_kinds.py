@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from gram_fast.training.task import GIVE, Task, listed, make_choice, make_task, with_at
-from gram_fast.training.words import CATEGORIES, CITIES, MONTHS, NAMES, NOUNS
+from gram_fast.training.small_judge.task import GIVE, Task, listed, make_choice, make_task, with_at
+from gram_fast.training.small_judge.words import CATEGORIES, CITIES, MONTHS, NAMES, NOUNS
 
 
 def sort_up(rng: random.Random) -> Task:

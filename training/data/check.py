@@ -16,7 +16,7 @@ from tqdm import tqdm
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.records import PairRecord, read_pairs
+from gram_fast.training.data.records import PairRecord, read_pairs
 
 # Examples that a finding names.
 _HANDFUL = 5

@@ -10,9 +10,9 @@ from typing import Any
 from gram_fast.errors import InputError
 from gram_fast.json_rows import OnBad
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.training.formats import Label, Layout, read_row
-from gram_fast.training.rows import read_rows
-from gram_fast.training.sources import find_source
+from gram_fast.training.data.formats import Label, Layout, read_row
+from gram_fast.training.data.rows import read_rows
+from gram_fast.training.data.sources import find_source
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What the subcommands of gram-fast share: options and files come in, rows and tables go out."""

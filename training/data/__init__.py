@@ -1,0 +1,1 @@
+"""From files and the hub to training items: the name of a data set comes in, preference pairs and packed batches go out."""
