@@ -5,7 +5,7 @@ export CXXFLAGS := -Werror
 export CUDAFLAGS := -Werror=all-warnings
 VENV := .venv
 BIN := $(VENV)/bin
-CPP := $(wildcard csrc/*.cpp csrc/*.cu csrc/*.h csrc/*.cuh)
+CPP := $(wildcard $(foreach kind,cpp cu h cuh,csrc/*.$(kind) csrc/*/*.$(kind)))
 SANITIZED := build/sanitize
 SANITIZED_TESTS := token_tree merge_states label_logits swiglu tree_attention leaf_attention cuda_on_cpu
 SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \

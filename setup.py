@@ -52,7 +52,7 @@ setup(
     ext_modules=[
         Extension(
             "gram_fast._C",
-            sources=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").iterdir() if p.is_file()),
+            sources=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.is_file()),
             depends=["CMakeLists.txt"],
         )
     ],

@@ -10,13 +10,13 @@
 #include <utility>
 #include <vector>
 
-#include "label_logits.h"
-#include "leaf_attention.h"
-#include "leaf_items.h"
-#include "merge_states.h"
-#include "swiglu.h"
-#include "token_tree.h"
-#include "tree_plan.h"
+#include "ops/label_logits.h"
+#include "ops/leaf_attention.h"
+#include "ops/merge_states.h"
+#include "ops/swiglu.h"
+#include "tables/leaf_items.h"
+#include "tree/token_tree.h"
+#include "tree/tree_plan.h"
 
 namespace py = pybind11;
 

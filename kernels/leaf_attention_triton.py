@@ -2,7 +2,7 @@
 
 One query a leaf is bound by memory, so one program reads an item's keys for all leaves that share them: their queries,
 times the query heads of a key/value head, are its rows, a tile of them at a time. Tables: gram_fast::leaf_items
-(csrc/leaf_items.h).
+(csrc/tables/leaf_items.h).
 
 Shape letters: L leaves, S key/value slots, H query heads, K key/value heads, E head width, P partial results, M rows of
 a tile, N keys of a block.

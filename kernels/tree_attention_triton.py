@@ -68,7 +68,7 @@ def _tree_attention_kernel(
     K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, GROUP: tl.constexpr, TILE_TOKENS: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One part of one tile for one key/value head. Tables: gram_fast::attention_tiles (csrc/tree_plan.h)."""
+    """One part of one tile for one key/value head. Tables: gram_fast::attention_tiles (csrc/tree/tree_plan.h)."""
     PART_TOKENS: tl.constexpr = BLOCK_M // GROUP
     PARTS: tl.constexpr = (TILE_TOKENS + PART_TOKENS - 1) // PART_TOKENS
     PADDED: tl.constexpr = WIDTH != BLOCK_E

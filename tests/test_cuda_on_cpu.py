@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 # From so many leaves on, label_logits.cu puts four into a block; it stands at 1024 there.
 MANY_LEAVES = 16
 CSRC = ROOT / "csrc"
-KERNELS = sorted(CSRC.glob("*.cu"))
+KERNELS = sorted(CSRC.rglob("*.cu"))
 HEADER = ROOT / "tests" / "cpp" / "cuda_on_cpu.h"
 BUILD = ROOT / "build" / "cuda_on_cpu"
 SANITIZE = os.environ.get("GRAM_FAST_SANITIZE") == "ON"
@@ -70,7 +70,7 @@ def compiled() -> Callable[..., Path]:
     always += [f"-isystem{path}" for path in includes]
 
     def link(name: str, sources: Sequence[Path], flags: Sequence[str]) -> Path:
-        read = b"".join(path.read_bytes() for path in (*sources, *CSRC.glob("*.h"), *CSRC.glob("*.cuh"), HEADER))
+        read = b"".join(path.read_bytes() for path in (*sources, *CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), HEADER))
         state = hashlib.sha256(repr([*always, *flags]).encode() + read).hexdigest()[:16]
         linked = BUILD / state / name
         if linked.exists():
@@ -97,7 +97,7 @@ def emulated(compiled: Callable[..., Path]) -> ModuleType:
     """The extension whose CUDA functions run on the CPU."""
     # Two modules must not register the same C++ types with pybind11.
     flags = ["-shared", "-DGRAM_FAST_WITH_CUDA", "-Dgram_fast=gram_fast_on_cpu", *(SANITIZERS if SANITIZE else ())]
-    loader = ExtensionFileLoader("cuda_on_cpu._C", str(compiled("_C.so", [*CSRC.glob("*.cpp"), *KERNELS], flags)))
+    loader = ExtensionFileLoader("cuda_on_cpu._C", str(compiled("_C.so", [*CSRC.rglob("*.cpp"), *KERNELS], flags)))
     module = module_from_spec(spec_from_loader(loader.name, loader))
     loader.exec_module(module)
     return module

@@ -5,8 +5,8 @@
 
 #include "ops/label_logits.h"
 #include "ops/leaf_attention.h"
-#include "tables/leaf_items.h"
 #include "ops/merge_states.h"
+#include "tables/leaf_items.h"
 
 using namespace gram_fast;
 

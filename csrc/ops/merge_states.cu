@@ -1,5 +1,5 @@
-#include "cuda_util.cuh"
-#include "merge_states.h"
+#include "common/cuda_util.cuh"
+#include "ops/merge_states.h"
 
 namespace gram_fast {
 namespace {

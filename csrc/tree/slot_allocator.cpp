@@ -1,4 +1,4 @@
-#include "slot_allocator.h"
+#include "tree/slot_allocator.h"
 
 #include <iterator>
 

@@ -1,12 +1,12 @@
-#include "leaf_attention.h"
+#include "ops/leaf_attention.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "leaf_items.h"
-#include "parallel.h"
+#include "common/parallel.h"
+#include "tables/leaf_items.h"
 
 namespace gram_fast {
 namespace {

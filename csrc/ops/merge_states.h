@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "dtype.h"
+#include "common/dtype.h"
 
 namespace gram_fast {
 

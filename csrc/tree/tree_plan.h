@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "token_tree.h"
+#include "tree/token_tree.h"
 
 namespace gram_fast {
 

@@ -1,6 +1,6 @@
-#include "cuda_util.cuh"
-#include "leaf_attention.h"
-#include "leaf_items.h"
+#include "common/cuda_util.cuh"
+#include "ops/leaf_attention.h"
+#include "tables/leaf_items.h"
 
 namespace gram_fast {
 namespace {

@@ -1,8 +1,8 @@
-#include "label_logits.h"
+#include "ops/label_logits.h"
 
 #include <cmath>
 
-#include "parallel.h"
+#include "common/parallel.h"
 
 namespace gram_fast {
 namespace {

@@ -1,4 +1,4 @@
-#include "tree_plan.h"
+#include "tree/tree_plan.h"
 
 #include <algorithm>
 

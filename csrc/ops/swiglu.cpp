@@ -1,11 +1,11 @@
 // Compiled with -ffp-contract=off: every operation below is rounded for itself, as IEEE 754 says, so a loop's vector
 // body and its tail give an element the same bits, on every processor. torch's CPU silu takes another exponential for
 // the tail than for the body, and threads cut its rows anywhere.
-#include "swiglu.h"
+#include "ops/swiglu.h"
 
 #include <cstring>
 
-#include "parallel.h"
+#include "common/parallel.h"
 
 namespace gram_fast {
 namespace {

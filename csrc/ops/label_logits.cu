@@ -1,5 +1,5 @@
-#include "cuda_util.cuh"
-#include "label_logits.h"
+#include "common/cuda_util.cuh"
+#include "ops/label_logits.h"
 
 namespace gram_fast {
 namespace {

@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "slot_allocator.h"
+#include "tree/slot_allocator.h"
 
 namespace gram_fast {
 

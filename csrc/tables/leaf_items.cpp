@@ -1,4 +1,4 @@
-#include "leaf_items.h"
+#include "tables/leaf_items.h"
 
 #include <algorithm>
 #include <tuple>

@@ -1,9 +1,9 @@
-#include "merge_states.h"
+#include "ops/merge_states.h"
 
 #include <cmath>
 #include <limits>
 
-#include "parallel.h"
+#include "common/parallel.h"
 
 namespace gram_fast {
 namespace {
