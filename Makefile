@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(wildcard $(foreach kind,cpp cu h cuh,csrc/*.$(kind) csrc/*/*.$(kind)))
 SANITIZED := build/sanitize
-SANITIZED_TESTS := token_tree merge_states label_logits swiglu tree_attention leaf_attention cuda_on_cpu
+SANITIZED_TESTS := tests/scoring/test_token_tree.py \
+	$(addprefix tests/ops/test_,$(addsuffix .py,merge_states label_logits swiglu tree_attention leaf_attention cuda_on_cpu))
 SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED)
 
@@ -33,7 +34,7 @@ sanitize: $(VENV)/.built
 		$(BIN)/python setup.py -q build --build-temp build/sanitize.tmp --build-lib $(SANITIZED)
 	$(SANITIZERS) $(BIN)/python -P -c "import gram_fast._C as c; assert '$(SANITIZED)' in c.__file__, c.__file__"
 	GRAM_FAST_SANITIZE=ON $(SANITIZERS) $(BIN)/pytest -k "not triton" \
-		$(addprefix tests/test_,$(SANITIZED_TESTS:=.py))
+		$(SANITIZED_TESTS)
 
 $(VENV)/.installed: constraints.txt pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

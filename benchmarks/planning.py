@@ -1,6 +1,6 @@
 """How long does the host need from text to plan? One core, no model forward.
 
-    python benchmarks/planning.py --model DIR --data FILE [--count 64] [--repeats 5]
+    python -m benchmarks.planning --model DIR --data FILE [--count 64] [--repeats 5]
 
 Tokenizes the responses, builds the token tree of a round robin in both orders and plans its passes. FILE as for
 benchmarks/sharing.py; responses are mixed across its prompts. Prints the median of each step and ends with one line of
@@ -18,9 +18,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-from sharing import read_groups
 from transformers import AutoTokenizer
 
+from benchmarks.groups import read_groups
 from gram_fast.scoring.engine import CPU_BUDGET
 from gram_fast.scoring.tree import TokenTree, plan_round
 from gram_fast.text.prompts import PairTemplate

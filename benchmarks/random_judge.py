@@ -1,6 +1,6 @@
 """Writes a Qwen3-shaped judge of 13.5 M random weights, with a real tokenizer and chat template: one to time.
 
-    python benchmarks/random_judge.py FOLDER
+    python -m benchmarks.random_judge FOLDER
 
 Its verdicts mean nothing. The tokenizer is trained on this repository's text, so token counts shift a little with it.
 """
@@ -9,39 +9,11 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from gram_fast.training.small_judge.make import make_tokenizer
+from gram_fast.training.small_judge.tokenizer import make_qwen_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}
-<|im_start|>assistant
-{% if enable_thinking is defined and not enable_thinking -%}
-<think>
-
-</think>
-
-{% endif -%}
-{%- endif -%}"""
-
-
-def make_qwen_tokenizer(texts: list[str], vocab_size: int = 8192) -> PreTrainedTokenizerFast:
-    """A tokenizer with Qwen's special tokens and thinking switch, trained on `texts`."""
-    return make_tokenizer(
-        texts,
-        vocab_size,
-        CHAT_TEMPLATE,
-        special=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        added=["<think>", "</think>"],
-        eos="<|im_end|>",
-        pad="<|endoftext|>",
-    )
 
 
 def repository_texts() -> list[str]:
@@ -50,10 +22,10 @@ def repository_texts() -> list[str]:
         "*.md",
         "docs/*.md",
         "gram_fast/presets/*.txt",
-        "gram_fast/*.py",
+        "gram_fast/**/*.py",
         "kernels/*.py",
-        "csrc/*.cpp",
-        "csrc/*.h",
+        "csrc/**/*.cpp",
+        "csrc/**/*.h",
     )
     paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
     return [path.read_text("utf-8") for path in paths]

@@ -6,7 +6,7 @@
 #   benchmarks/run_gpu.sh OUTDIR [DATA]
 #
 # For a machine with torch, triton, transformers, nvcc, cmake, ninja, pybind11 and pytest; nothing is fetched. PYTHON
-# names the interpreter (python3). DATA is what benchmarks/kernel_speed.py takes as --data. OUTDIR gets a log a part,
+# names the interpreter (python3). DATA is what benchmarks/kernel_speed/run.py takes as --data. OUTDIR gets a log a part,
 # the tests as JUnit XML, the measurements as JSON, and a summary. A part that fails or runs out of time does not stop
 # the next; the exit code is 1 when one did.
 set -uo pipefail
@@ -49,7 +49,7 @@ part() {
 }
 
 # Only files with such tests are collected: what others import may be missing here.
-mapfile -t files < <(grep -l 'mark\.gpu' tests/test_*.py)
+mapfile -t files < <(grep -rlE 'mark\.gpu|needs_gpu|on_each_device' --include='test_*.py' tests)
 pytest=("$python" -m pytest -m gpu -p no:cacheprovider -q)
 workers=()
 if "$python" -c "import xdist" 2>/dev/null; then workers=(-n "$(nproc | awk '{print ($1 < 8) ? $1 : 8}')"); fi
@@ -63,9 +63,9 @@ if command -v compute-sanitizer >/dev/null; then
 else
   echo "sanitizer      left out: no compute-sanitizer" | tee -a "$out/summary.txt"
 fi
-part kernel_speed 160 "$python" benchmarks/kernel_speed.py "${data[@]}" --output "$out/kernel_speed.json"
+part kernel_speed 160 "$python" -m benchmarks.kernel_speed.run "${data[@]}" --output "$out/kernel_speed.json"
 # Less time of its own than the part has: it leaves out what would not end within it, and says so.
-scorer=("$python" benchmarks/scorer.py)
+scorer=("$python" -m benchmarks.scorer.run)
 part scorer-1.7b 240 "${scorer[@]}" --shape qwen3-1.7b --limit 200 --output "$out/scorer-1.7b.json"
 part scorer-8b 480 "${scorer[@]}" --shape qwen3-8b --limit 420 --output "$out/scorer-8b.json"
 

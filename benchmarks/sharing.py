@@ -1,6 +1,6 @@
 """What is prefix sharing worth? gram_fast against forwards of whole pairs, in one run, on the same model and pairs.
 
-    python benchmarks/sharing.py --model DIR --data FILE [--repeats 3]
+    python -m benchmarks.sharing --model DIR --data FILE [--repeats 3]
 
 Rivals:
 (a) the loop of GRAM's evaluation script: the two orders of a pair as one left-padded batch, vocabulary logits of every
@@ -28,20 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 import gram_fast
+from benchmarks.groups import read_groups
 from gram_fast.ranking.tournament import find_strategy
 from gram_fast.text.group import Group
 
 ROWS = (("reference", 32), ("round_robin", 6), ("round_robin", 16))
 BATCH_SIZES = (1, 4, 8)
 Pairs = list[tuple[str, str, str]]
-
-
-def read_groups(path: Path) -> list[tuple[str, list[str]]]:
-    """(prompt, responses) of RM-Bench's JSON or of JSON lines."""
-    text = path.read_text("utf-8")
-    if path.suffix == ".json":
-        return [(row["prompt"], row["chosen"] + row["rejected"]) for row in json.loads(text)]
-    return [(row["prompt"], row["responses"]) for row in map(json.loads, text.splitlines())]
 
 
 def pairs_of(prompt: str, responses: list[str], strategy: str) -> Pairs:

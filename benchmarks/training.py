@@ -1,6 +1,6 @@
 """Do GRAM's claims hold at small scale: is stage 1 worth its unlabeled pairs, does smoothing calibrate?
 
-    python benchmarks/training.py [--output FOLDER] [--jobs 2] [--seeds 3] [--plot docs/training.png]
+    python -m benchmarks.training [--output FOLDER] [--jobs 2] [--seeds 3] [--plot docs/training.png]
 
 On generated tasks (gram_fast.training.small_judge.tasks) a small Qwen3 shape is trained
 

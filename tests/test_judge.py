@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer
 from scipy.special import expit
-from small_models import tiny_judge, tiny_model, tiny_tokenizer
 
 import gram_fast
 from gram_fast.judge import PairwiseJudge

@@ -1,7 +1,7 @@
 """The engine against a plain forward on a pair whose answer is thereby known.
 
 Plain is the model's own code for the transformers runner, and one sequence by the plain references of all ops for the
-dense runner: that finds a wrong kernel, not a wrong model, which tests/test_dense.py compares with transformers.
+dense runner: that finds a wrong kernel, not a wrong model, which the tests compare with transformers.
 """
 
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""From token ids to label logits: pairs as lists of segments come in, two logits a pair go out, each prefix computed once."""
+"""From token ids to label logits: pairs as lists of segments come in, two logits for each go out."""

@@ -1,6 +1,6 @@
 """From a token tree to the packed passes of one round.
 
-The tree and the planning are C++ (csrc/tree/token_tree.h, csrc/tree/tree_plan.h); here are the arrays that come out, named.
+The tree and the planning are C++ (csrc/tree); here are the arrays that come out, named.
 Shape letters: T packed tokens, N nodes, S spans, R key ranges, L leaves.
 """
 

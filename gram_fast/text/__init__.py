@@ -1,1 +1,1 @@
-"""From prompts and responses as users write them to token ids: strings or chat messages come in, encoded pieces go out."""
+"""From text to token ids: prompts and responses, strings or chat messages, come in, encoded pieces go out."""

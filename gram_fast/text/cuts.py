@@ -6,7 +6,7 @@ slots, and when the text on one side cannot change the tokens on the other:
 - A pre-tokenizer that splits (the regular expressions of GPT-2, Llama 3, Qwen, ...) matches from left to right and the
   model runs inside each match. A place where a match always ends is a cut: what follows is matched afresh. "Always" is
   tried on every pair of character classes beside the literal, and a pattern that looks behind has no cuts. The same
-  boundary is then seen again in every text that is really encoded (Frame in gram_fast/text/tokens.py), so text that a trial
+  boundary is then seen again in every text that is really encoded (Frame in tokens.py), so text that a trial
   did not think of is caught, not mis-scored.
 - Without splitting, BPE (SentencePiece style) grows tokens by merging neighbours: a place whose two characters stand
   side by side in no entry of the vocabulary is a cut. That is a proof; nothing is tried. It does not hold for Unigram,

@@ -1,5 +1,5 @@
 // Runs every CUDA kernel on the CPU, under the thread sanitizer: it sees two threads of a block that touch the same
-// memory with no barrier between them. Results are checked in tests/test_cuda_on_cpu.py.
+// memory with no barrier between them. Results are checked in tests/ops/test_cuda_on_cpu.py.
 #include <cstdint>
 #include <vector>
 

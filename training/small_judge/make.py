@@ -19,7 +19,6 @@ from statistics import mean
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gram_fast.judge import PairwiseJudge
@@ -34,15 +33,12 @@ from gram_fast.training.small_judge.tasks import (
     tasks,
     unlabeled_row,
 )
+from gram_fast.training.small_judge.tokenizer import make_tokenizer
 
 FOLDER = Path("small-judge")
 # Pairs of each file; the tests are a hundred a kind.
 UNLABELED, LABELED, VALIDATION, TEST = 600_000, 60_000, 20, 100
 
-# The splitting rule of Qwen2 and Qwen3.
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 # Short, so that a small model's tokens go to the task; turns are framed by special tokens, thinking has no switch.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -59,46 +55,6 @@ SHAPE = {
     "num_key_value_heads": 2,
     "head_dim": 32,
 }
-
-
-def make_tokenizer(
-    texts: list[str],
-    vocab_size: int,
-    chat_template: str,
-    *,
-    special: list[str],
-    eos: str,
-    pad: str,
-    added: Sequence[str] = (),
-) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Qwen's splitting rule, trained on `texts`.
-
-    `special` tokens, and `added` ones that are not special, are part of `vocab_size`; `eos` and `pad` are of `special`.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(special) - len(added),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens(special)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=eos,
-        pad_token=pad,
-        chat_template=chat_template,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def make_data(folder: Path, unlabeled: int = UNLABELED, labeled: int = LABELED) -> None:
@@ -208,10 +164,11 @@ A generative pairwise reward model of {parameters:.1f} M parameters (Qwen3's arc
 nothing with gram_fast's own commands. It is there to try gram_fast and to test it; it knows some small tasks in
 English, those with a high accuracy in the tables below, and it is no judge of real answers: there it guesses.
 
-**How it was made.** `python -m gram_fast.training.small_judge.make`: {unlabeled:,} unlabeled pairs for stage 1, {labeled:,}
-preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified (training/small_judge/tasks.py):
-sums, sorting, edits, formats, facts of a passage. Sums, lookups and, most of all, the copying that lookups are learned
-from come more often than the others in both stages. Its prompt is the preset `short`, recorded in config.json.
+**How it was made.** `python -m gram_fast.training.small_judge.make`: {unlabeled:,} unlabeled pairs for stage 1,
+{labeled:,} preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified
+(training/small_judge/tasks.py): sums, sorting, edits, formats, facts of a passage. Sums, lookups and, most of all, the
+copying that lookups are learned from come more often than the others in both stages. Its prompt is the preset `short`,
+recorded in config.json.
 
 **How good it is.** Of each kind, {per_kind} prompts that are in no training data (where a kind has few questions, as
 `month`, the same question may be there in other words), with one right response and a wrong one that is well formed and

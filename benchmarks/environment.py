@@ -1,0 +1,36 @@
+"""Where a measurement was taken: device, driver, versions and commit."""
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gram_fast
+
+
+def output_of(*command: str) -> str:
+    """What a command prints, or "unknown"."""
+    if shutil.which(command[0]) is None:
+        return "unknown"
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else "unknown"
+
+
+def environment() -> dict[str, Any]:
+    """Where this was measured."""
+    import triton
+
+    is_cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if is_cuda else platform.machine(),
+        "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "gram_fast": gram_fast.__version__,
+        "commit": output_of("git", "describe", "--always", "--dirty"),
+    }

@@ -1,0 +1,346 @@
+"""From text to preferences: how long do we take, how near is that to the floor, and how long does everybody else take?
+
+    python -m benchmarks.scorer.run [--shape NAME | --model DIR] [--data FILE] [--limit SECONDS] [--output FILE] ...
+
+One model, and for every workload the same pairs for everybody: those that our dense runner asked for. Workloads: all
+against the first response in one order (`reference`) and a knockout in both orders, for every --n; a round robin in
+both orders; and --prompts prompts at once through `judge.rewards`, both orders, all against each prompt's first
+response. Ours is the judge on its dense runner, there also with deterministic=True, and on its transformers runner; the
+rivals are in benchmarks/scorer/rivals.py.
+
+Models are random weights of a known shape, with a small tokenizer trained on this repository and a vocabulary to fit
+it; or --model, a checkpoint that the dense runner can run. Texts are random words, --prompt-tokens and
+--response-tokens long; or, with --data, real ones (FILE as for benchmarks/sharing.py).
+
+    floor = T * F / R
+    T   tokens of the radix tree of all pairs, less the judge's instruction where ours keeps it from call to call
+    F   FLOP a token: 2 * linear parameters of the layers, the last layer counted whole, embeddings and attention not
+    R   FLOP/s: the fastest of the model's own products (fused qkv, out, fused gate and up, down) of as many rows as
+        ours runs in a pass, by torch's matmul in the same process, with the same threads and dtype
+
+Seconds are medians of up to --repeats runs: ours of all, a rival's of as many as fit into its share of --limit. A
+rival with several batch sizes runs each and the fastest again, or, where its share is too small, the one that is
+fastest on a sample. The loop runs once, as many pairs as fit into its share, and is scaled by tokens when
+these are not all: `extrapolated`. What would not end within --limit is left out, and listed. Everybody starts from
+text. Tokens are those that went through the model. Peak memory is what torch allocated on the GPU, weights included; on
+a CPU there is one number for the whole run. A row's `difference` is the largest of a preference from a plain forward's,
+on a sample of comparisons; `spread` of the workload is how far those lie apart. On a CPU everybody runs a workload
+before the next begins; on a GPU ours runs all of them first, so that no two models share its memory. Ends with one line
+of JSON; --output keeps it too, as it grows.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from benchmarks.environment import environment
+from benchmarks.scorer.cases import Allowance, Answer, Case, Comparisons, Contender, measure, rows_of
+from benchmarks.scorer.report import Row, curves, growth_table, plot, table_of, title_of
+from benchmarks.scorer.rivals import Pairs, Rivals, Scored, VllmRival, batch_sizes
+from benchmarks.scorer.shapes import (
+    DEFAULTS,
+    SHAPES,
+    Workload,
+    flops_a_token,
+    make_workloads,
+    matrix_rates,
+    write_checkpoint,
+)
+from gram_fast import PairwiseJudge
+from gram_fast.errors import first_line
+from gram_fast.models.dense.model import DenseShape
+from gram_fast.models.dense.runner import DenseRunner
+from gram_fast.models.transformers_runner import TransformersRunner
+from gram_fast.ranking.preference import Orders, preference, shown
+from gram_fast.text.tokens import PairTokenizer
+
+DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
+OURS: dict[str, dict[str, Any]] = {
+    DENSE: {"runner": "dense"},
+    DETERMINISTIC: {"runner": "dense", "deterministic": True},
+    TRANSFORMERS: {"runner": "transformers"},
+}
+"""What the judge is asked for, by contender."""
+VLLM = "vLLM"
+CHECKED = 8
+"""Comparisons of a workload, at most, that are compared with plain forwards."""
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+"""Largest difference of a preference that rounding explains."""
+
+
+def play(judge: PairwiseJudge, workload: Workload, comparisons: Comparisons, size: int) -> Answer:
+    """Our answer. The judge says itself what is compared, and in passes of what size."""
+    prompts, groups = workload.prompts, workload.groups
+    if workload.strategy == "rewards":
+        references, candidates = [group[0] for group in groups], [group[1:] for group in groups]
+        rewards = judge.rewards(prompts, candidates, references)
+        found = {
+            (prompt, reference, response): 1.0 - reward
+            for prompt, reference, texts, values in zip(prompts, references, candidates, rewards, strict=True)
+            for response, reward in zip(texts, values, strict=True)
+        }
+        return Answer(found, rewards.stats.tokens_computed, rewards.stats)
+    (prompt,), (responses,) = prompts, groups
+    ranking = judge.rank(prompt, responses, workload.strategy, workload.orders)
+    found = {(prompt, responses[c.i], responses[c.j]): c.p for c in ranking.comparisons}
+    return Answer(found, ranking.stats.tokens_computed, ranking.stats)
+
+
+def in_orders(comparisons: Comparisons, orders: Orders) -> Pairs:
+    """The pair of every forward, those of one comparison behind each other."""
+    return [(texts[0], texts[1 + a], texts[1 + b]) for texts in comparisons for a, b in shown(0, 1, orders)]
+
+
+def answer_of(score: Callable[[Pairs, int], Scored], workload: Workload, comparisons: Comparisons, size: int) -> Answer:
+    """A rival's answer."""
+    scored = score(in_orders(comparisons, workload.orders), size)
+    per_pair = scored.logits_P2.numpy().reshape(len(comparisons), -1, 2)
+    found = [preference(0, 1, logits_O2, workload.orders).p for logits_O2 in per_pair]
+    return Answer(dict(zip(comparisons, found, strict=True)), scored.tokens)
+
+
+def plain_scores(rivals: Rivals, pairs: Pairs, size: int) -> Scored:
+    """One plain forward a pair, whatever `size`."""
+    rows = [torch.from_numpy(ids).long() for ids in rivals.tokenizer.whole_ids(pairs)]
+    return Scored(torch.stack([rivals.runner.plain_logits(row).cpu() for row in rows]), sum(map(len, rows)))
+
+
+def contenders_of(rivals: Rivals, pass_tokens: int) -> list[Contender]:
+    """The rivals, the fast ones first: what they leave of their share is the others'."""
+
+    def sizes(workload: Workload) -> list[int]:
+        return batch_sizes(rivals.runner.device, workload.forwards)
+
+    return [
+        Contender("packed", partial(answer_of, rivals.packed), lambda workload: [pass_tokens]),
+        Contender("prefix", partial(answer_of, rivals.prefix), sizes),
+        Contender("padded", partial(answer_of, rivals.padded), sizes),
+        Contender(
+            "loop",
+            partial(answer_of, rivals.loop),
+            lambda workload: [len(shown(0, 1, workload.orders))],
+            is_scaled=True,
+        ),
+    ]
+
+
+class Benchmark:
+    """Measures contenders on all cases, and keeps the record up to date on disk in case the time runs out."""
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        device: torch.device,
+        workloads: Sequence[Workload],
+        end: float,
+        console: Console,
+    ) -> None:
+        self.cases = [Case(workload) for workload in workloads]
+        self.has_vllm = device.type == "cuda" and importlib.util.find_spec("vllm") is not None
+        contenders = len(OURS) + (5 if self.has_vllm else 4)
+        self._allowance = Allowance(end, contenders * sum(workload.forwards for workload in workloads))
+        self._options, self._device, self._console = options, device, console
+        self._dtype = dtype_on(device)
+        self._ours_failed = False
+        self.record: Row = environment() | {
+            "benchmark": "scorer",
+            "transformers": transformers.__version__,
+            "threads": torch.get_num_threads(),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "shape": options.model.name if options.model else options.shape,
+            "options": kept_options(options),
+            "left_out": [],
+            "rows": [],
+        }
+
+    def run_together(self, folder: Path) -> PairTokenizer:
+        """Everybody on one workload before the next: what else the machine does then hits all alike."""
+        judges = {name: self._judge(folder, name) for name in OURS}
+        judge = judges[TRANSFORMERS]
+        rivals = rivals_of(judge)
+        ours = [self._ours(name, judge) for name, judge in judges.items()]
+        self._run_all([*ours, *contenders_of(rivals, judge.max_batch_tokens)], rivals)
+        return judge.tokenizer
+
+    def run_apart(self, folder: Path) -> PairTokenizer:
+        """One model in memory at a time, and no keys and values of ours beside the rivals."""
+        for name in (DENSE, DETERMINISTIC):
+            self._run_all([self._ours(name, self._judge(folder, name))])
+            free_memory()
+        judge = self._judge(folder, TRANSFORMERS)
+        self._run_all([self._ours(TRANSFORMERS, judge)])
+        rivals, pass_tokens = rivals_of(judge), judge.max_batch_tokens
+        del judge
+        free_memory()
+        self._run_all(contenders_of(rivals, pass_tokens), rivals)
+        return rivals.tokenizer
+
+    def run_vllm(self, folder: Path, tokenizer: PairTokenizer) -> None:
+        """vLLM on all cases, where it can be had."""
+        if not self.has_vllm:
+            return self._leave_out(VLLM, None, "it needs a GPU and the package vllm")
+        try:
+            rival = VllmRival(folder, tokenizer, self._dtype)
+        except Exception as error:
+            return self._leave_out(VLLM, None, first_line(error))
+        contender = Contender(VLLM, partial(answer_of, rival.score), lambda workload: [0], is_elsewhere=True)
+        self._run_all([contender])
+
+    def finish(self) -> list[str]:
+        """Prints all tables -> what went wrong."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.record["peak_resident_bytes"] = peak
+        self._keep()
+        rows = self.record["rows"]
+        for _, found in groupby(rows, key=lambda row: row["workload"]):
+            of_workload = list(found)
+            self._console.print(f"\n{title_of(of_workload[0])}")
+            self._console.print(table_of(of_workload))
+        for strategy, lines in curves(rows).items():
+            self._console.print(growth_table(strategy, lines))
+        self._console.print(f"peak resident memory of the whole run: {peak / 2**30:.1f} GiB")
+        wrong = [
+            f"{row['name']} of {row['workload']}: differs by {row['difference']:.2g}"
+            for row in rows
+            if not self._is_right(row)
+        ]
+        return [*wrong, *(["ours failed"] if self._ours_failed else [])]
+
+    def _is_right(self, row: Row) -> bool:
+        """NaN is wrong; what was not checked is not."""
+        return row["difference"] is None or row["difference"] <= TOLERANCES[self._dtype]
+
+    def _judge(self, folder: Path, name: str) -> PairwiseJudge:
+        return PairwiseJudge.from_pretrained(folder, device=self._device, dtype=self._dtype, **OURS[name])
+
+    def _ours(self, name: str, judge: PairwiseJudge) -> Contender:
+        """The judge as a contender; the dense one's model sets the floor."""
+        if name == DENSE:
+            assert isinstance(judge.runner, DenseRunner)
+            self._set_floor(judge.runner.model.shape, judge.max_batch_tokens)
+        return Contender(name, partial(play, judge), lambda workload: [0], comes_first=True)
+
+    def _run_all(self, contenders: Sequence[Contender], rivals: Rivals | None = None) -> None:
+        """Case by case; with `rivals`, also the plain forwards of a sample."""
+        for case in self.cases:
+            for contender in contenders:
+                self._run(contender, case)
+            if rivals and case.asked:
+                sample = case.asked[:: -(-len(case.asked) // CHECKED)]
+                case.plain = answer_of(partial(plain_scores, rivals), case.workload, sample, 1).preferences
+
+    def _set_floor(self, shape: DenseShape, rows: int) -> None:
+        rates = matrix_rates(shape, rows, self._device, self._dtype)
+        self.record |= {"flops_a_token": flops_a_token(shape), "pass_tokens": rows, "matrix_flops": rates}
+        shown_rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in rates.items())
+        self._console.print(f"{flops_a_token(shape):.4g} FLOP a token; TFLOP/s of {rows} rows: {shown_rates}")
+
+    def _run(self, contender: Contender, case: Case) -> None:
+        """One measurement. Whatever it raises, the others go on."""
+        name, workload = contender.name, case.workload.name
+        try:
+            if case.stats is None and name != DENSE:
+                raise TimeoutError(f"{DENSE}, which says what to compare, did not run")
+            measure(contender, case, self._allowance, self._options.repeats)
+            self._console.print(f"{name}: {workload}: {case.measured[name].seconds:.4g} s", style="dim")
+        except TimeoutError as error:
+            self._leave_out(name, workload, str(error))
+        except Exception as error:
+            self._leave_out(name, workload, first_line(error))
+            self._ours_failed |= name in OURS
+        self._keep()
+
+    def _leave_out(self, name: str, workload: str | None, why: str) -> None:
+        self.record["left_out"].append({"name": name, "workload": workload, "why": why})
+        self._console.print(f"left out: {name}{f', {workload}' if workload else ''}: {why}")
+
+    def _keep(self) -> None:
+        flops, rate = self.record["flops_a_token"], max(self.record["matrix_flops"].values())
+        self.record["rows"] = [row for case in self.cases for row in rows_of(case, flops, rate, DENSE)]
+        if self._options.output:
+            self._options.output.write_text(json.dumps(self.record) + "\n", "utf-8")
+
+
+def kept_options(options: argparse.Namespace) -> Row:
+    """The options that a measurement depends on; of files the name alone."""
+    values = {key: value for key, value in vars(options).items() if key not in ("output", "plot")}
+    return {key: value.name if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def rivals_of(judge: PairwiseJudge) -> Rivals:
+    """Rivals on the judge's model, but without the judge and what it keeps."""
+    assert isinstance(judge.runner, TransformersRunner)
+    return Rivals(judge.runner, judge.tokenizer)
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def free_memory() -> None:
+    """Gives back what the model that was just let go held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def read_options(device: torch.device) -> argparse.Namespace:
+    defaults = DEFAULTS[device.type]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--shape", choices=["small", *SHAPES], default=defaults["shape"])
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--prompt-tokens", type=int, default=defaults["tokens"])
+    parser.add_argument("--response-tokens", type=int, default=defaults["tokens"])
+    parser.add_argument("--n", type=int, nargs="+", default=defaults["n"])
+    parser.add_argument("--prompts", type=int, default=defaults["prompts"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--plot", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = read_options(device)
+    end = time.perf_counter() + options.limit
+    console = Console(width=150)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.model or Path(temporary)
+        if not options.model:
+            write_checkpoint(options.shape, folder, device, dtype_on(device))
+            free_memory()
+        try:
+            workloads = make_workloads(options, DEFAULTS[device.type], AutoTokenizer.from_pretrained(folder))
+        except ValueError as error:
+            sys.exit(str(error))
+        benchmark = Benchmark(options, device, workloads, end, console)
+        tokenizer = (benchmark.run_apart if device.type == "cuda" else benchmark.run_together)(folder)
+        free_memory()
+        benchmark.run_vllm(folder, tokenizer)
+    wrong = benchmark.finish()
+    if options.plot:
+        plot(benchmark.record["rows"], options.plot)
+    print(json.dumps(benchmark.record))
+    if wrong:
+        sys.exit("; ".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""What the kernel benchmark does without a GPU: forests, counts, masks, rivals on the CPU, tables and records."""
+
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from benchmarks.environment import environment, output_of
+from benchmarks.kernel_speed import ops as kernel_ops
+from benchmarks.kernel_speed import rivals as rivals
+from benchmarks.kernel_speed import run as speed
+from benchmarks.kernel_speed import shapes as shapes
+from gram_fast import ops
+from gram_fast.kernels.tree_attention import tree_mask
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+HEADS = shapes.Heads("tiny", 4, 2, 16)
+SMALL = {
+    "one against all": shapes.one_against_all(4, 5, 7),
+    "round robin": shapes.round_robin(4, 3, 6),
+    "root and leaves": shapes.root_and_leaves(9, [1, 4, 2, 3]),
+    "deep": shapes.make_forest(
+        "deep",
+        np.arange(3, dtype=np.int32),
+        [np.arange(n, dtype=np.int32) + 10 * n for n in (2, 5, 3, 4)],
+        np.array([[0, 1, 2], [0, 1, 3], [0, 2, 1], [3, 1, 0]], np.int32),
+    ),
+}
+on_each_forest = pytest.mark.parametrize("forest", SMALL.values(), ids=SMALL)
+
+
+def mask_of(forest: shapes.Forest) -> Tensor:
+    return tree_mask(*forest.tables, forest.num_tokens, forest.num_tokens)
+
+
+def test_forests_are_those_of_the_cost_model() -> None:
+    assert shapes.one_against_all(64, 512, 512).num_tokens == 97_792
+    assert shapes.round_robin(16, 512, 512).num_tokens == 512 + 16 * 512 + 240 * 512
+
+
+@on_each_forest
+def test_pairs_keys_and_paths_are_those_of_the_mask(forest: shapes.Forest) -> None:
+    mask_TT = mask_of(forest)
+    assert forest.visible_pairs == int(mask_TT.sum())
+    assert shapes.attention_flops(forest.visible_pairs, HEADS) == 4 * 16 * 4 * int(mask_TT.sum())
+    for token in range(forest.num_tokens):
+        seen = mask_TT[token].nonzero()[:, 0]
+        assert torch.equal(speed.visible_keys(forest.subtree_ends, token), seen)
+    for row, path in zip(forest.tree_pass.leaf_rows.tolist(), forest.paths, strict=True):
+        assert path.tolist() == mask_TT[row].nonzero()[:, 0].tolist()
+    is_read = mask_TT[forest.tree_pass.leaf_rows].any(dim=0)
+    assert shapes.leaf_bytes(forest, HEADS) == 2 * 16 * (2 * 2 * int(is_read.sum()) + 2 * 4 * len(forest.paths))
+
+
+def test_two_levels() -> None:
+    assert {name: forest.is_two_level for name, forest in SMALL.items()} == {
+        "one against all": False,
+        "round robin": False,
+        "root and leaves": True,
+        "deep": False,
+    }
+
+
+@on_each_forest
+@pytest.mark.parametrize("size", [1, 4, 5, 16, 64])
+def test_key_blocks_are_those_of_the_mask(forest: shapes.Forest, size: int) -> None:
+    length = forest.num_tokens
+    blocks = -(-length // size)
+    mask_TT = torch.zeros(blocks * size, blocks * size)
+    mask_TT[:length, :length] = mask_of(forest)
+    counts = mask_TT.view(blocks, size, blocks, size).sum(dim=(1, 3))
+    partial_blocks, full_blocks = map(torch.from_numpy, shapes.key_blocks(forest.subtree_ends, size))
+    assert torch.equal(full_blocks, counts == size * size)
+    assert torch.equal(partial_blocks, (counts > 0) & (counts < size * size))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_mask_of_flex_attention_is_that_of_its_own_maker() -> None:
+    forest = shapes.root_and_leaves(300, [5, 200, 1, 130])
+    made = rivals.flex_mask(forest, CPU)
+    length = forest.num_tokens
+    expected = create_block_mask(made.mask_mod, None, None, length, length, "cpu")
+    assert made.seq_lengths == expected.seq_lengths
+    assert torch.equal(made.to_dense(), expected.to_dense())
+    assert torch.equal(made.full_kv_num_blocks, expected.full_kv_num_blocks)
+    problem = rivals.random_problem(forest, HEADS, CPU, torch.float32)
+    q, k, v = (x.transpose(0, 1)[None] for x in (problem.q, problem.k, problem.v))
+    out_1HTE = flex_attention(q, k, v, block_mask=made, scale=problem.scale, enable_gqa=True)
+    exact_THE = speed.exact_rows(problem, range(length))
+    assert speed.error_against(out_1HTE[0].transpose(0, 1), None, exact_THE) < 1e-4
+
+
+def plain_varlen(
+    q_XHE: Tensor,
+    k_XKE: Tensor,
+    v_XKE: Tensor,
+    queries: rivals.Lengths,
+    keys: rivals.Lengths,
+    scale: float,
+    is_causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """What the variable-length kernels compute, one problem after the other."""
+    group = q_XHE.shape[1] // k_XKE.shape[1]
+    lengths_q, lengths_k = (lengths.offsets.diff().tolist() for lengths in (queries, keys))
+    assert (max(lengths_q), max(lengths_k)) == (queries.longest, keys.longest)
+    outs, lses = [], []
+    for q, k, v in zip(q_XHE.split(lengths_q), k_XKE.split(lengths_k), v_XKE.split(lengths_k), strict=True):
+        scores_HXN = torch.einsum("xhe,nhe->hxn", q, k.repeat_interleave(group, dim=1)) * scale
+        if is_causal:
+            scores_HXN = scores_HXN.masked_fill(torch.ones(scores_HXN.shape[1:]).triu(1).bool(), float("-inf"))
+        outs.append(torch.einsum("hxn,nhe->xhe", scores_HXN.softmax(-1), v.repeat_interleave(group, dim=1)))
+        lses.append(scores_HXN.logsumexp(-1))
+    return torch.cat(outs), torch.cat(lses, dim=1).transpose(0, 1)
+
+
+ON_THE_CPU = {
+    "ours": rivals.tree_attention,
+    "cascade": partial(rivals.cascade, varlen=plain_varlen),
+    "no sharing": partial(rivals.unshared, varlen=plain_varlen),
+    "padded": partial(rivals.padded_sdpa, backend=SDPBackend.MATH),
+    "dense mask": rivals.masked_sdpa,
+}
+
+
+@on_each_forest
+@pytest.mark.parametrize("name", ON_THE_CPU)
+def test_rivals_compute_the_same(name: str, forest: shapes.Forest) -> None:
+    problem = rivals.random_problem(forest, HEADS, CPU, torch.float32)
+    if name == "ours" and (why := ops.backend_problem("tree_attention", "triton", CPU, torch.float32)):
+        pytest.skip(why)
+    exact_THE = speed.exact_rows(problem, range(forest.num_tokens))
+    run = ON_THE_CPU[name](problem)
+    out_XHE = run.flatten(run.launch())
+    assert out_XHE.shape[1:] == exact_THE.shape[1:]
+    assert speed.error_against(out_XHE, run.rows, exact_THE, chunk=7) < 1e-4
+    if run.rows is not None:
+        assert set(run.rows.tolist()) - {-1} == set(range(forest.num_tokens))
+
+
+def test_heads_are_repeated_where_grouped_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def without_groups(*tensors: Tensor, enable_gqa: bool, **options: object) -> Tensor:
+        if enable_gqa:
+            raise RuntimeError("no kernel")
+        return attend(*tensors, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", without_groups)
+    problem = rivals.random_problem(SMALL["deep"], HEADS, CPU, torch.float32)
+    run = rivals.padded_sdpa(problem, SDPBackend.MATH)
+    exact_THE = speed.exact_rows(problem, range(len(problem.q)))
+    assert speed.error_against(run.flatten(run.launch()), run.rows, exact_THE) < 1e-4
+
+
+def test_what_counts_as_right() -> None:
+    problem = rivals.random_problem(shapes.root_and_leaves(2000, [300, 200]), HEADS, CPU, torch.float32)
+    tokens = speed.sample_of(2500)
+    assert len(tokens) == speed.SAMPLE
+    assert {0, 2499} <= set(tokens)
+    exact = speed.exact_rows(problem, tokens)
+    halves = rivals.Problem(problem.forest, HEADS, problem.q.bfloat16(), problem.k.bfloat16(), problem.v.bfloat16())
+    exact_of_halves = speed.exact_rows(halves, tokens)
+    assert speed.is_right(speed.row_error(exact_of_halves.bfloat16(), exact_of_halves))
+    assert not speed.is_right(speed.row_error(exact.where(exact == exact.max(), float("nan")), exact))
+    # One key too few.
+    blind = rivals.Problem(problem.forest, HEADS, problem.q, problem.k.clone(), problem.v)
+    blind.k[700] = 0.0
+    assert not speed.is_right(speed.row_error(speed.exact_rows(blind, tokens), exact))
+    assert not speed.is_right(speed.error_against(exact, None, exact[1:]))
+
+
+def test_memory_is_asked_for_before_it_is_taken() -> None:
+    problem = rivals.random_problem(SMALL["deep"], HEADS, CPU, torch.float32)
+    with pytest.raises(RuntimeError, match="needs 2048 GiB"):
+        rivals.needs_memory(problem, 2**41)
+
+
+@pytest.mark.parametrize("case", kernel_ops.op_cases(HEADS, 64, 96, 5), ids=lambda case: case.op)
+def test_ops_run_and_count_their_bytes(case: kernel_ops.OpCase) -> None:
+    case.prepare(CPU, torch.float32)("reference")
+    case.prepare(CPU, torch.bfloat16)("reference")
+    expected = {
+        "merge_states": 5 * 4 * (16 * 10 + 12),
+        "label_logits": 5 * 64 * 2 + 3 * 64 * 2 + 5 * 16,
+        "add_rms_norm": 4 * 5 * 64 * 2 + 64 * 2,
+        "rotary_into_cache": 2 * 5 * 8 * 16 * 2 + 2 * 5 * 8 * 4 + 2 * 16 * 2,
+        "swiglu": 5 * 3 * 96 * 2,
+    }
+    assert case.num_bytes == expected[case.op]
+
+
+def test_large_shapes_are_larger_than_a_cache() -> None:
+    large = kernel_ops.op_cases(shapes.QWEN3_8B, 4096, 12288, 16384)
+    assert all(case.num_bytes > 64e6 for case in large)
+    bound_by_products = {"tree_attention", "leaf_attention", "path_attention", "invariant_linear"}
+    assert {case.op for case in large} | bound_by_products == set(ops.BACKENDS)
+
+
+def test_real_responses_make_one_pass(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    row = {"prompt": "Name a city.", "responses": ["Paris.", "It is Paris, on the Seine.", "Lyon."]}
+    data.write_text(json.dumps(row), "utf-8")
+    forest = shapes.real_round_robin(data, 3)
+    assert len(forest.paths) == 6
+    assert forest.num_tokens < sum(map(len, forest.paths))
+    assert "3, responses of rows.jsonl" in forest.name
+
+
+ROWS = [
+    {"op": "tree_attention", "name": speed.OURS, "seconds": 0.004, "tflops": 400.0, "error": 0.001},
+    {"op": "tree_attention", "name": "slow", "seconds": 0.01, "tflops": 160.0, "error": 0.002},
+    {"op": "tree_attention", "name": "gone", "problem": "ModuleNotFoundError: No module named 'gone'"},
+    {"op": "swiglu", "name": "triton", "bytes": 10, "seconds": 1e-5, "gbytes": 1500.0},
+]
+
+
+def test_the_report_prints_and_keeps_everything(tmp_path: Path) -> None:
+    console = Console(width=200, file=io.StringIO(), record=True)
+    report = speed.Report({"ceilings": {"tflops": 800.0, "gbytes": 3000.0}}, tmp_path / "out.json", console)
+    report.add("shape", ROWS)
+    text = console.export_text()
+    assert "2.50 times as long as ours" in text
+    for words in ("4,000.0", "400", "50%", "2.50", "1.0e-03", "No module named 'gone'", "1,500"):
+        assert words in text
+    assert not report.has_failed
+    report.add("other", [speed.problem_row("swiglu", "triton", speed.FAILED + "boom")])
+    assert report.has_failed
+    kept = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert kept == json.loads(json.dumps(report.record))
+    assert [row["shape"] for row in kept["rows"]] == ["shape"] * 4 + ["other"]
+
+
+class OneSecond(speed.Clock):
+    """Launches once and says that it took a second."""
+
+    def __init__(self) -> None:
+        pass
+
+    def seconds(self, launch: Callable[[], object]) -> float:
+        launch()
+        return 1.0
+
+
+def test_attention_is_measured_and_a_rival_that_differs_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = rivals.random_problem(SMALL["deep"], HEADS, CPU, torch.float32)
+
+    def wrong(problem: rivals.Problem) -> rivals.Run:
+        run = ON_THE_CPU["cascade"](problem)
+        return rivals.Run(lambda: run.launch() * 1.02, run.flatten)
+
+    monkeypatch.setattr(speed, "tree_attention", ON_THE_CPU["cascade"])
+    monkeypatch.setattr(speed, "RIVALS", {"right": ON_THE_CPU["no sharing"], "wrong": wrong, "gone": fails})
+    ours, right, differs, gone = speed.measure_attention(problem, OneSecond())
+    flops = shapes.attention_flops(problem.forest.visible_pairs, HEADS)
+    assert ours["name"] == speed.OURS
+    assert ours["tflops"] == right["tflops"] == flops / 1e12
+    assert differs["problem"] == "ValueError: differs from ours, row error 0.02"
+    assert gone["problem"] == "RuntimeError: out of luck"
+    monkeypatch.setattr(speed, "tree_attention", wrong)
+    (failed,) = speed.measure_attention(problem, OneSecond())
+    assert failed["problem"] == f"{speed.FAILED}ValueError: row error 0.02"
+
+
+def test_leaf_attention_is_measured() -> None:
+    problem = rivals.random_problem(SMALL["round robin"], HEADS, CPU, torch.float32)
+    rows = {row["name"]: row for row in speed.measure_leaves(problem, OneSecond())}
+    assert set(rows) == {"extension", "triton"}
+    assert rows["extension"]["gbytes"] == shapes.leaf_bytes(problem.forest, HEADS) / 1e9
+    assert rows["extension"]["error"] < 1e-5
+
+
+def test_ops_are_measured() -> None:
+    for case in kernel_ops.op_cases(HEADS, 64, 96, 5):
+        rows = speed.measure_op(case, CPU, OneSecond())
+        assert [row["name"] for row in rows] == list(reversed(ops.BACKENDS[case.op]))
+        assert rows[-1]["gbytes"] == case.num_bytes / 1e9
+
+
+def test_no_rival_no_ratio() -> None:
+    assert speed.best_rival(ROWS[:1]) is None
+    assert speed.best_rival(ROWS[1:]) is None
+    assert speed.best_rival([]) is None
+
+
+def fails(*arguments: object) -> NoReturn:
+    raise RuntimeError("out of luck\nand a page of details")
+
+
+def test_what_fails_is_a_sentence() -> None:
+    assert speed.guarded("op", "name", fails)["problem"] == "RuntimeError: out of luck"
+    assert speed.guarded("op", "name", fails, speed.FAILED)["problem"].startswith(speed.FAILED)
+    assert speed.first_line(ValueError()) == "ValueError"
+
+
+def test_repeats_fill_a_quarter_of_a_second() -> None:
+    assert [speed.repeats_for(seconds) for seconds in (1e-6, 0.01, 3.0)] == [100, 25, 5]
+
+
+def test_the_record_names_the_machine() -> None:
+    record = json.loads(json.dumps(environment()))
+    assert {"device", "driver", "torch", "triton", "commit", "gram_fast"} <= set(record)
+    assert output_of("no-such-command") == "unknown"
+    assert output_of("false") == "unknown"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["kernel_speed.py"])
+    with pytest.raises(SystemExit, match="needs a CUDA GPU"):
+        speed.main()

@@ -1,0 +1,358 @@
+"""What benchmarks/scorer/run.py does, on a tiny model: rivals that are right; what is measured, left out and kept."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer
+
+from benchmarks.scorer import cases as cases
+from benchmarks.scorer import report as report
+from benchmarks.scorer import rivals as rivals
+from benchmarks.scorer import run as scorer
+from benchmarks.scorer import shapes as shapes
+from gram_fast import PairwiseJudge, Stats
+from gram_fast.models.transformers_runner import TransformersRunner
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+WORDS = ["the", "better", "response", "is", "shown", "first", "of", "both"]
+
+
+@pytest.fixture(scope="module")
+def judge() -> PairwiseJudge:
+    return tiny_judge()
+
+
+@pytest.fixture(scope="module")
+def plain(judge: PairwiseJudge) -> rivals.Rivals:
+    assert isinstance(judge.runner, TransformersRunner)
+    return rivals.Rivals(judge.runner, judge.tokenizer)
+
+
+def ragged_pairs() -> list[tuple[str, str, str]]:
+    """Pairs of texts of 1 to 40 words: some share prompt and slot A, one shares with none."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size)) for size in (1, 40, 3, 17, 8, 29)]
+    a, b, c, d, e, f = texts
+    return [(a, b, c), (a, c, b), (a, b, d), (a, b, e), (f, e, d), (a, c, d), (f, b, c)]
+
+
+@pytest.mark.parametrize("name", ["loop", "padded", "packed", "prefix"])
+@pytest.mark.parametrize("size", [1, 2, 5, 10_000])
+def test_rivals_are_right_and_count_their_tokens(name: str, size: int, plain: rivals.Rivals) -> None:
+    pairs = ragged_pairs()
+    expected = scorer.plain_scores(plain, pairs, 1)
+    scored = getattr(plain, name)(pairs, size)
+    torch.testing.assert_close(scored.logits_P2, expected.logits_P2, atol=1e-4, rtol=0)
+    if name == "packed" or (name in ("loop", "padded") and size == 1):
+        assert scored.tokens == expected.tokens
+    elif name == "prefix":
+        assert scored.tokens < plain.padded(pairs, size).tokens
+    else:
+        assert scored.tokens > expected.tokens
+
+
+def test_passes_of_the_packed_rival_hold_whole_pairs_under_the_budget() -> None:
+    sequences = [np.arange(length, dtype=np.int32) for length in (5, 6, 3, 20, 1, 9)]
+    passes = rivals.packed_passes(sequences, 12)
+    assert [tree_pass.num_tokens for tree_pass in passes] == [11, 3, 20, 10]
+    assert passes[0].spans.tolist() == [[0, 5], [5, 11]]
+    assert passes[0].leaf_rows.tolist() == [4, 10]
+    assert passes[0].position_ids.tolist() == [*range(5), *range(6)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "length"), [([[1, 2, 3], [1, 2, 4, 5]], 2), ([[1, 2, 3], [1, 2, 3]], 2), ([[1, 2], [3, 4]], 0)]
+)
+def test_common_length(rows: list[list[int]], length: int) -> None:
+    assert rivals.common_length([np.array(row) for row in rows]) == length
+
+
+def test_sizes_to_try() -> None:
+    assert rivals.batch_sizes(CPU, 1) == [1]
+    assert rivals.batch_sizes(CPU, 3) == [1, 4]
+    assert rivals.batch_sizes(CPU, 100) == [1, 4, 8]
+    assert rivals.batch_sizes(torch.device("cuda"), 8) == [8]
+
+
+def test_random_texts_have_just_that_many_tokens() -> None:
+    tokenizer = tiny_tokenizer()
+    texts = shapes.random_texts(tokenizer, 9, 5, seed=0)
+    assert len(set(texts)) == 5
+    assert {len(tokenizer(text)["input_ids"]) for text in texts} == {9}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("qwen3-1.7b", 1.409e9), ("qwen3-8b", 6.946e9)], ids=["qwen3-1.7b", "qwen3-8b"]
+)
+def test_flops_are_those_of_the_models(name: str, parameters: float) -> None:
+    hidden, intermediate, layers, heads, kv_heads, width = shapes.SHAPES[name]
+    shape = shapes.DenseShape(hidden, intermediate, layers, heads, kv_heads, width, 8192, 1e-6)
+    assert shapes.flops_a_token(shape) / 2 == pytest.approx(parameters, rel=1e-3)
+
+
+def test_every_product_has_a_rate() -> None:
+    shape = shapes.DenseShape(32, 48, 2, 4, 2, 8, 100, 1e-6)
+    assert shapes.flops_a_token(shape) == 2 * 2 * (32 * 64 + 32 * 32 + 32 * 96 + 48 * 32)
+    rates = shapes.matrix_rates(shape, 16, CPU, torch.float32)
+    assert set(rates) == {"qkv", "out", "gate_up", "down"}
+    assert all(rate > 0 for rate in rates.values())
+
+
+def some_case(n: int = 9) -> cases.Case:
+    """n - 1 comparisons, one forward each; ours is played already."""
+    responses = [f"response {k}" for k in range(n)]
+    case = cases.Case(shapes.Workload("reference", "ab", ["prompt"], [responses]))
+    case.asked = [("prompt", responses[0], response) for response in responses[1:]]
+    case.stats = Stats(n - 1, 100 * (n - 1), 60 * (n - 1), 50 * (n - 1), 1, 1.0)
+    return case
+
+
+def contender(name: str, seconds: float, sizes: Callable[[Any], list[int]], **more: Any) -> cases.Contender:
+    """One that says that a half is better, takes 90 tokens a comparison, and is known to be that fast a forward."""
+
+    def answer(workload: shapes.Workload, comparisons: cases.Comparisons, size: int) -> cases.Answer:
+        return cases.Answer(dict.fromkeys(comparisons, 0.5), 90 * len(comparisons))
+
+    return cases.Contender(name, answer, sizes, seconds_a_forward=seconds, **more)
+
+
+def allowance(seconds: float, measurements: int = 1) -> cases.Allowance:
+    """For so many measurements of `some_case`."""
+    return cases.Allowance(time.perf_counter() + seconds, 8 * measurements)
+
+
+def test_time_is_shared_by_forwards() -> None:
+    shared = cases.Allowance(time.perf_counter() + 100.0, 50)
+    assert [round(shared.next_share(forwards)) for forwards in (10, 30, 10)] == [20, 75, 100]
+    assert cases.Allowance(time.perf_counter() + 100.0, 1000).next_share(1) == 1.0
+
+
+def test_a_rival_that_would_not_end_is_left_out() -> None:
+    case = some_case()
+    slow = contender("slow", 10.0, lambda workload: [1])
+    with pytest.raises(TimeoutError, match="would take about 80 s"):
+        cases.measure(slow, case, allowance(60.0), 3)
+    with pytest.raises(TimeoutError, match="no time is left"):
+        cases.measure(slow, case, allowance(-1.0), 3)
+    assert not case.measured
+
+
+def test_the_loop_runs_a_part_and_is_scaled() -> None:
+    case = some_case()
+    loop = contender("loop", 10.0, lambda workload: [1], is_scaled=True)
+    cases.measure(loop, case, allowance(45.0, 2), 3)  # a share of 22 s: two comparisons
+    found = case.measured["loop"]
+    assert (found.extrapolated, found.runs, len(found.preferences)) == (True, 1, 2)
+    assert found.tokens == 800
+    cases.measure(loop, case, allowance(1e6), 3)
+    assert not case.measured["loop"].extrapolated
+    assert case.measured["loop"].tokens == 720
+
+
+def test_repeats_and_sizes_are_as_many_as_fit() -> None:
+    case = some_case()
+    quick = contender("quick", 1e-3, lambda workload: [1, 4])
+    cases.measure(quick, case, allowance(1e6), 3)
+    assert case.measured["quick"].runs == 3
+    quick.seconds_a_forward = 1.0
+    assert cases.plan(quick, case, share=20.0, left=100.0)[0] == [1, 4]
+    assert len(cases.plan(quick, case, share=10.0, left=100.0)[0]) == 1
+
+
+def test_the_fastest_size_is_found_on_a_sample_that_fills_a_batch() -> None:
+    case, seen = some_case(41), []
+
+    def answer(workload: shapes.Workload, comparisons: cases.Comparisons, size: int) -> cases.Answer:
+        seen.append(comparisons)
+        time.sleep(0.02 if size == 1 else 0.0)
+        return cases.Answer({}, 1)
+
+    rival = cases.Contender("rival", answer, lambda workload: [1, 4])
+    assert cases.fastest_size(rival, case, [1, 4], 0.01) == 4
+    assert seen == [case.asked[::10]] * 2
+    cases.fastest_size(rival, case, [1, 4], 0.5)
+    assert seen[2] == case.asked[::2]
+
+
+def test_rows_say_what_was_measured() -> None:
+    case = some_case()
+    cases.measure(contender("ours", 1e-3, lambda workload: [0]), case, allowance(1e6), 1)
+    case.plain = {case.asked[0]: 0.75, case.asked[3]: 0.25}
+    (row,) = cases.rows_of(case, flops=1000, rate=4000.0, ours="ours")
+    assert row["floor_seconds"] == 50 * 8 * 1000 / 4000.0  # of the tokens that ours computed: fewer than the tree has
+    assert row["share_of_floor"] == row["floor_seconds"] / row["seconds"]
+    assert (row["difference"], row["spread"], row["checked"], row["times_ours"]) == (0.25, 0.5, 2, 1.0)
+
+
+def test_curves_and_growth(tmp_path: Path) -> None:
+    def row(strategy: str, name: str, n: int, seconds: float) -> report.Row:
+        return {"strategy": strategy, "name": name, "n": n, "seconds": seconds, "floor_seconds": 0.5 * n}
+
+    rows = [row("knockout", "ours", n, 1.0 * n**2) for n in (2, 4, 8)]
+    rows += [row("knockout", "slow", 2, 9.0), row("rewards", "ours", 4, 1.0)]
+    lines = report.curves(rows)
+    assert lines == {
+        "knockout": {"ours": {2: 4.0, 4: 16.0, 8: 64.0}, "slow": {2: 9.0}, "floor": {2: 1.0, 4: 2.0, 8: 4.0}}
+    }
+    table = report.growth_table("knockout", lines["knockout"])
+    assert list(table.columns[-1].cells) == ["2.00", "", "1.00"]
+    report.plot(rows, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_vllm_is_asked_for_the_two_labels(
+    judge: PairwiseJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stand-in for vLLM: how it is called, and what becomes of its answer. The real one needs a GPU."""
+    calls: list[Any] = []
+    a, b = judge.tokenizer.label_ids
+
+    class StandIn:
+        def __init__(self, **options: Any) -> None:
+            calls.append(options)
+
+        def reset_prefix_cache(self) -> None:
+            calls.append("reset")
+
+        def generate(self, prompts: list[Any], asked: Any, use_tqdm: bool) -> list[Any]:
+            assert asked.allowed_token_ids == [a, b]
+            logprobs = [{b: SimpleNamespace(logprob=-2.0), a: SimpleNamespace(logprob=-0.5)}]
+            return [
+                SimpleNamespace(
+                    prompt_token_ids=p["prompt_token_ids"],
+                    num_cached_tokens=16,
+                    outputs=[SimpleNamespace(logprobs=logprobs)],
+                )
+                for p in prompts
+            ]
+
+    stand_in = SimpleNamespace(LLM=StandIn, SamplingParams=lambda **options: SimpleNamespace(**options))
+    monkeypatch.setitem(sys.modules, "vllm", stand_in)
+    pairs = ragged_pairs()
+    scored = rivals.VllmRival(tmp_path, judge.tokenizer, torch.bfloat16).score(pairs, 0)
+    assert calls[0]["dtype"] == "bfloat16"
+    assert calls[0]["enable_prefix_caching"]
+    assert calls[1] == "reset"
+    assert scored.logits_P2.tolist() == [[-0.5, -2.0]] * len(pairs)
+    assert scored.tokens == sum(len(ids) - 16 for ids in judge.tokenizer.whole_ids(pairs))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = tiny_tokenizer()
+    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, Any]:
+    """What the whole benchmark prints, and the record in its last line."""
+    sizes = ["--prompt-tokens", "9", "--response-tokens", "12", "--n", "2", "4", "--prompts", "2", "--repeats", "1"]
+    monkeypatch.setattr("sys.argv", ["scorer.py", *sizes, *arguments])
+    scorer.main()
+    text = capsys.readouterr().out
+    return text, json.loads(text.splitlines()[-1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
+def test_the_whole_benchmark(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.json"
+    text, record = run(monkeypatch, capsys, "--model", str(checkpoint), "--output", str(output))
+    assert record == json.loads(output.read_text("utf-8"))
+    assert {"device", "torch", "transformers", "triton", "gram_fast", "commit", "threads", "dtype", "shape"} <= set(
+        record
+    )
+    assert [left["name"] for left in record["left_out"]] == ["vLLM"]
+    assert str(checkpoint.parent) not in json.dumps(record)
+    assert {row["workload"] for row in record["rows"]} == {
+        *(f"reference, n = {n}, one order" for n in (2, 4)),
+        *(f"knockout, n = {n}, both orders" for n in (2, 4)),
+        "round_robin, n = 6, both orders",
+        "rewards, 2 prompts, n = 4, both orders",
+    }
+    names = [*scorer.OURS, "packed", "prefix", "padded", "loop"]
+    assert [row["name"] for row in record["rows"]] == names * 6
+    by_name = {row["name"]: row for row in record["rows"] if row["strategy"] == "round_robin"}
+    assert by_name["packed"]["tokens"] == by_name["packed"]["tokens_unshared"]
+    assert by_name["ours, dense"]["tokens"] < by_name["prefix"]["tokens"] < by_name["packed"]["tokens"]
+    for row in record["rows"]:
+        assert row["difference"] < 1e-4
+        assert row["checked"] > 0
+        assert row["share_of_floor"] > 0
+    # Preferences differ by more than what would pass for rounding: wrong attention would be seen.
+    assert max(row["spread"] for row in record["rows"]) > 1e-2
+    for words in ("left out: vLLM", "growth with n", "ours, transformers", "in the tree, floor"):
+        assert words in text
+
+
+@pytest.fixture
+def known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates that need no measuring."""
+    monkeypatch.setattr(scorer, "matrix_rates", lambda *arguments: {"qkv": 1e9})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
+@pytest.mark.usefixtures("known_rates")
+def test_without_time_everything_is_listed(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, record = run(monkeypatch, capsys, "--model", str(checkpoint), "--limit", "0")
+    assert record["rows"] == []
+    assert len(record["left_out"]) == 6 * 7 + 1
+    assert "left out: loop, round_robin, n = 6, both orders" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
+@pytest.mark.usefixtures("known_rates")
+def test_a_rival_that_raises_is_left_out_and_one_that_is_wrong_fails_the_run(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loop(self: Any, pairs: Any, size: int) -> rivals.Scored:
+        if size == 1:
+            raise RuntimeError("out of luck\nand a page of details")
+        return rivals.Scored(torch.tensor([[9.0, 0.0], [0.0, 9.0]]).repeat(len(pairs) // 2, 1), 1)
+
+    monkeypatch.setattr(rivals.Rivals, "loop", loop)
+    monkeypatch.setattr(scorer.Benchmark, "run_together", scorer.Benchmark.run_apart)  # as on a GPU
+    with pytest.raises(SystemExit, match="loop of round_robin, n = 6, both orders: differs by"):
+        run(monkeypatch, capsys, "--model", str(checkpoint))
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    whys = {left["workload"]: left["why"] for left in record["left_out"] if left["name"] == "loop"}
+    assert [row["name"] for row in record["rows"][:6]] == [*scorer.OURS, "packed", "prefix", "padded"]
+    assert whys == dict.fromkeys((f"reference, n = {n}, one order" for n in (2, 4)), "out of luck")
+
+
+def test_real_texts(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    row = {"prompt": "Name a city.", "responses": [f"City number {k}." for k in range(8)]}
+    data.write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": "Name two."}), "utf-8")
+    defaults = shapes.DEFAULTS["cpu"]
+    options = SimpleNamespace(data=data, n=[2, 4], prompts=2)
+    found = shapes.make_workloads(options, defaults, None)  # type: ignore[arg-type]
+    assert [workload.forwards for workload in found] == [1, 2, 3, 6, 12, 30]
+    many = next(workload for workload in found if workload.strategy == "rewards")
+    assert many.prompts == ["Name a city.", "Name two."]
+    assert [len(group) for group in many.groups] == [4, 4]
+    options.prompts = 3
+    with pytest.raises(ValueError, match="2 prompts and 8 responses: too few"):
+        shapes.make_workloads(options, defaults, None)  # type: ignore[arg-type]
+
+
+def test_a_big_shape_is_written_where_it_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shapes.SHAPES, "qwen3-8b", (32, 48, 2, 4, 2, 8))
+    shapes.write_checkpoint("qwen3-8b", tmp_path, CPU, torch.bfloat16)
+    judge = PairwiseJudge.from_pretrained(tmp_path, dtype=torch.float32, runner="dense")
+    assert judge.runner.model.shape.num_layers == 2

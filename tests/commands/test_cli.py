@@ -1,0 +1,163 @@
+"""The command line as a user runs it, in a process of its own."""
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer
+
+PROMPT = "Name a colour."
+ROWS = [{"id": k, "prompt": PROMPT, "responses": ["Blue.", f"Red {k}.", "Green!"]} for k in range(4)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judge")
+    tokenizer = tiny_tokenizer()
+    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "gram_fast.cli", *map(str, arguments)]
+
+
+def gram_fast(*arguments, rows=()):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    return subprocess.run(command(*arguments), input=text, capture_output=True, text=True, timeout=120)
+
+
+def test_rank_prints_what_the_api_returns(folder):
+    run = gram_fast("rank", "-m", folder, rows=ROWS[:2])
+    assert run.returncode == 0
+    assert "2 rows written, 0 already there, 0 skipped" in run.stderr
+    for row, line in zip(ROWS, run.stdout.splitlines(), strict=False):
+        result, expected = json.loads(line), tiny_judge().rank(row["prompt"], row["responses"])
+        assert result["id"] == row["id"]
+        assert tuple(result["order"]) == expected.order
+        assert result["scores"] == pytest.approx(expected.scores, abs=1e-5)
+        assert len(result["comparisons"]) == 3
+        assert result["stats"]["tokens_unshared"] == expected.stats.tokens_unshared
+
+
+def test_compare_and_best_of_n(folder):
+    run = gram_fast("compare", "-m", folder, rows=[{**ROWS[0], "responses": ROWS[0]["responses"][:2]}])
+    assert 0 < json.loads(run.stdout)["p"] < 1
+    run = gram_fast("best-of-n", "-m", folder, "--strategy", "linear", "--orders", "ab", rows=ROWS[:1])
+    result = json.loads(run.stdout)
+    assert result["response"] == ROWS[0]["responses"][result["index"]]
+
+
+def test_doctor_reports_the_installation_and_a_known_answer(folder):
+    run = gram_fast("doctor", "-m", folder)
+    assert run.returncode == 0
+    for word in ("torch", "extension", "attention cascade on cpu", "known answer, order ba", "right"):
+        assert word in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows", "message"),
+    [
+        (["rank", "--strategy", "swiss"], ROWS, "there is no strategy 'swiss'"),
+        (["rank", "--preset", "nope"], ROWS, "there is no preset or template file 'nope'"),
+        (["rank", "--attention", "nope"], ROWS, "there is no tree_attention backend 'nope'"),
+        (["rank", "--device", "cuda:9"], ROWS, "device 'cuda:9' is not there"),
+        (
+            ["rank", "--max-length", "20"],
+            ROWS,
+            "standard input line 1: responses[0] in slot A with responses[2] in slot B: the pair has",
+        ),
+        (["rank", "--input", "nothing.jsonl"], [], "cannot read nothing.jsonl"),
+        (["rank", "--max-batch-tokens", "9" * 20], ROWS, "max_batch_tokens: expected 'auto' or an integer from 1 to"),
+        (["rank", "--output", "no/out.jsonl"], ROWS, "cannot write no/out.jsonl"),
+        (["rank", "--resume"], ROWS, "--resume: expected --output FILE"),
+        (["compare"], ROWS, "standard input line 1: responses: expected 2, got 3"),
+        (
+            ["rank"],
+            [{"prompt": "p", "responses": ["a", "\ud800"]}],
+            "line 1: responses[1]: expected text, found the lone",
+        ),
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_code_2(folder, arguments, rows, message):
+    run = gram_fast(*arguments, "-m", folder, rows=rows)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+def test_a_missing_checkpoint_is_named():
+    run = gram_fast("rank", "-m", "./nothing", rows=ROWS)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "there is no checkpoint folder './nothing'" in run.stderr
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_broken_checkpoint_is_one_sentence(folder, tmp_path, file):
+    for source in folder.iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes()[: 100 if source.name == file else None])
+    run = gram_fast("rank", "-m", tmp_path, rows=ROWS)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "cannot load" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_bad_rows_are_skipped_named_and_counted(folder):
+    rows = [ROWS[0], {"prompt": "p"}, {**ROWS[1], "responses": ["short", "word " * 3000]}, ROWS[2]]
+    run = gram_fast("rank", "-m", folder, "--skip-bad", rows=rows)
+    assert run.returncode == 0
+    assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == [0, 2]
+    assert "2 rows written, 0 already there, 2 skipped" in run.stderr
+    assert "line 2: expected a key 'responses'" in run.stderr
+    assert "the limit is 4096 (max_position_embeddings)" in run.stderr
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
+    rows = [{"id": k, "prompt": f"{PROMPT} {k}", "responses": [f"{c} " * 60 for c in "abcdef"]} for k in range(40)]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("rank", "-m", folder, "-i", source, "-o", target)
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as process:
+        while not (target.exists() and target.read_bytes().count(b"\n") >= 2):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        said = process.stderr.read()
+        assert "Traceback" not in said
+        assert "interrupted; rows written to a file so far are whole, --resume goes on" in said
+    before = target.read_text()
+    assert 2 <= before.count("\n") < 40
+    run = gram_fast(*arguments, "--resume")
+    assert run.returncode == 0, run.stderr
+    after = target.read_text()
+    assert after.startswith(before)
+    assert [json.loads(line)["id"] for line in after.splitlines()] == list(range(40))
+
+
+def test_a_terminal_sees_progress(folder, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # a bar needs columns
+    process = subprocess.Popen(command("rank", "-m", folder, "-i", source, "-o", tmp_path / "o"), stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            seen += os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"4/4" in seen

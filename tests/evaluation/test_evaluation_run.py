@@ -1,0 +1,256 @@
+"""Scoring of benchmarks with a real judge, from the batches up to the command line."""
+
+import json
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+from typer.testing import CliRunner
+
+from gram_fast.cli import app
+from gram_fast.commands.jobs import Output
+from gram_fast.errors import InputError
+from gram_fast.evaluation import judgebench
+from gram_fast.evaluation.rows import Pair, Place, Texts, read_pairs
+from gram_fast.evaluation.run import batches, score_pairs
+from gram_fast.ranking.preference import preference
+
+SOURCES = ("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
+ROWS = [
+    {"pair_id": k, "source": SOURCES[k % 4], "prompt": f"Name colour {k}.", "chosen": f"Blue {k}.", "rejected": "Red!"}
+    for k in range(6)
+]
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return tiny_judge()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judge")
+    tokenizer = tiny_tokenizer()
+    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# compare_many
+
+
+def test_many_pairs_in_one_call_have_the_answers_of_single_calls(judge):
+    prompts = [row["prompt"] for row in ROWS] + ["Same?"]
+    pairs = [(row["chosen"], row["rejected"]) for row in ROWS] + [("Equal.", "Equal.")]
+    for orders in ("both", "ab", "ba"):
+        together = judge.compare_many(prompts, pairs, orders)
+        for prompt, (a, b), one in zip(prompts, pairs, together, strict=True):
+            alone = judge.compare(prompt, a, b, orders)
+            assert (one.i, one.j, one.p_ab is None) == (0, 1, alone.p_ab is None)
+            assert one.p == pytest.approx(alone.p, abs=1e-5)
+        assert together[0].stats.comparisons == len(pairs) * (2 if orders == "both" else 1)
+    assert judge.compare_many([], []) == []
+
+
+def test_pairs_of_one_prompt_share_their_tokens(judge):
+    nine = [(chosen * 30, rejected * 30) for chosen in ("a ", "b ", "c ") for rejected in ("x ", "y ", "z ")]
+    together = judge.compare_many(["Which?"] * 9, nine)[0].stats
+    alone = sum(judge.compare("Which?", a, b).stats.tokens_computed for a, b in nine)
+    assert together.tokens_computed < 0.75 * alone
+
+
+@pytest.mark.parametrize(
+    ("prompts", "pairs", "message"),
+    [
+        (["p"], [("a", "b"), ("c", "d")], "prompts: expected one for each of 2 pairs, got 1"),
+        (["p"], [("a", "b", "c")], r"pairs\[0\]: expected 2 responses, got 3"),
+        (["p", "p"], [("a", "b"), "ab"], r"pairs\[1\]: expected a list, got str"),
+        (["p"], [("a", 1)], r"pairs\[0\]\[1\]: expected a string"),
+        (
+            ["p", "p"],
+            [("a", "b"), ("a", "w " * 5000)],
+            r"pairs\[1\]\[0\] in slot A with pairs\[1\]\[1\] in slot B: the",
+        ),
+    ],
+)
+def test_a_bad_pair_is_named(judge, prompts, pairs, message):
+    with pytest.raises(InputError, match=message):
+        judge.compare_many(prompts, pairs)
+
+
+# Runs
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=30), st.integers(1, 40))
+def test_batches_keep_order_and_items_and_are_large_enough(drawn, characters):
+    pairs = [
+        (number, Pair(Texts({}, "p" * size, "", ""), Place("group", "" if item == 0 else str(item)), ""))
+        for number, (item, size) in enumerate(sorted(drawn), 1)
+    ]
+    cut = list(batches(pairs, characters))
+    assert [numbered for batch in cut for numbered in batch] == pairs
+    sizes = [sum(len(pair.texts.prompt) for _, pair in batch) for batch in cut]
+    assert all(size >= characters for size in sizes[:-1])
+    for before, after in pairwise(cut):
+        item = before[-1][1].place.item
+        assert not item or item != after[0][1].place.item
+
+
+def scored(judge, rows, tmp_path, on_bad):
+    pairs = read_pairs(judgebench, write(tmp_path / "data.jsonl", rows), on_bad)
+    out = tmp_path / "out.jsonl"
+    written = score_pairs(judge, pairs, Output(str(out), set(), 0), {"command": "test"}, on_bad)
+    results = read(out)
+    assert len(results) == written
+    return results
+
+
+def refuse(error):
+    raise error
+
+
+def test_rows_have_their_fields_and_the_scores_of_compare(judge, tmp_path):
+    results = scored(judge, ROWS, tmp_path, refuse)
+    for number, (row, result) in enumerate(zip(ROWS, results, strict=True), 1):
+        answer = judge.compare(row["prompt"], row["chosen"], row["rejected"])
+        assert {name: result[name] for name in row} == row
+        assert result["score_chosen"] == pytest.approx(answer.p, abs=1e-5)
+        assert result["score_rejected"] == 1 - result["score_chosen"]
+        assert result["correct"] is (answer.p > 0.5)
+        assert result["p_chosen_in_slot_a"] == pytest.approx(answer.p_ab, abs=1e-5)
+        assert result["p_chosen_in_slot_b"] == pytest.approx(answer.p_ba, abs=1e-5)
+        assert (result["pair_number"], result["run"]) == (number, {"command": "test"})
+
+
+def test_equal_responses_are_a_tie_to_the_last_digit(judge, tmp_path):
+    rows = [{**row, "chosen": f"Answer {k}.", "rejected": f"Answer {k}."} for k, row in enumerate(ROWS)]
+    for result in scored(judge, rows, tmp_path, refuse):
+        assert (result["score_chosen"], result["score_rejected"], result["correct"]) == (0.5, 0.5, False)
+        assert result["p_chosen_in_slot_a"] + result["p_chosen_in_slot_b"] == pytest.approx(1)
+
+
+def test_orders_that_cancel_are_a_tie_whatever_their_rounding(tmp_path):
+    class Biased:
+        """Prefers slot A by the same margin in both orders."""
+
+        max_batch_tokens = num_devices = 1
+
+        def compare(self, prompt, a, b):
+            logits = np.array([[margin, 0], [margin, 0]], np.float32)
+            return preference(0, 1, logits, "both")
+
+    margin = next(m for m in np.arange(1, 2, 0.01, np.float32) if (expit(float(m)) + expit(-float(m))) / 2 > 0.5)
+    for result in scored(Biased(), ROWS, tmp_path, refuse):
+        assert (result["score_chosen"], result["score_rejected"], result["correct"]) == (0.5, 0.5, False)
+
+
+def test_pairs_that_cannot_be_scored_are_named_and_the_others_are_written(judge, tmp_path):
+    rows = [row | {"chosen": "word " * 5000} if k in (1, 4) else row for k, row in enumerate(ROWS)]
+    errors = []
+    results = scored(judge, rows, tmp_path, errors.append)
+    assert [result["pair_id"] for result in results] == [0, 2, 3, 5]
+    assert [re.search(r"line \d+", str(error))[0] for error in errors] == ["line 2", "line 5"]
+    assert "the limit is 4096 (max_position_embeddings)" in str(errors[0])
+
+
+# The command line
+
+
+def evaluate(name, *arguments):
+    return CliRunner().invoke(app, ["eval", name, *map(str, arguments)])
+
+
+def message(run):
+    assert isinstance(run.exception, InputError), run.output
+    return str(run.exception)
+
+
+def test_a_run_writes_results_summary_and_judgments(folder, tmp_path):
+    data, out = write(tmp_path / "data.jsonl", ROWS), tmp_path / "out"
+    run = evaluate("judgebench", "-m", folder, "-d", data, "-o", out)
+    assert run.exit_code == 0, run.exception
+    assert sorted(path.name for path in out.iterdir()) == ["judgments.jsonl", "results.jsonl", "summary.json"]
+    assert "judgebench_official" in run.stdout
+    assert "MISSING: 344 pairs of the published set" in run.stdout
+    assert "6 pairs written" in run.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["run"]["preset"] == "auto"
+    again = evaluate("score", "judgebench", out / "results.jsonl", "--json")
+    assert json.loads(again.stdout) == summary
+    assert evaluate("score", "judgebench", out / "results.jsonl").stdout == run.stdout
+
+
+def test_rmbench_compares_nine_pairs_a_prompt(folder, tmp_path):
+    rows = [{"id": 0, "domain": "chat", "prompt": "Colour?", "chosen": ["a", "b", "c"], "rejected": ["x", "y", "z"]}]
+    rows += [{**rows[0], "id": 1, "chosen": ["a", "b", "long " * 5000]}]
+    out = tmp_path / "out"
+    run = evaluate("rmbench", "-m", folder, "-d", write(tmp_path / "d", rows), "-o", out, "--skip-bad")
+    assert run.exit_code == 0, run.exception
+    results = read(out / "results.jsonl")
+    assert [r["matrix_id"] for r in results[:9]] == [f"{i}-{j}" for i in range(3) for j in range(3)]
+    assert (results[5]["chosen"], results[5]["rejected"]) == ("b", "z")
+    assert len(results) == 15  # the second prompt lacks three pairs, so it is not counted
+    assert "LEFT OUT: 1 items" in run.stdout
+    assert "SKIPPED: 3 rows" in run.stdout
+    assert "line 2, pair 2-0: a in slot A with b in slot B: the pair has" in run.stderr
+    (item,) = json.loads((out / "scores.json").read_text())
+    assert item["chosen"] == ["a", "b", "c"]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
+    data, out = write(tmp_path / "data.jsonl", ROWS), tmp_path / "out"
+    arguments = ("judgebench", "-m", folder, "-d", data, "-o", out)
+    assert evaluate(*arguments).exit_code == 0
+    whole = (out / "results.jsonl").read_text()
+    lines = whole.splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(lines[:2]) + lines[2][:30])  # killed in the middle of a write
+    assert "is there already: go on with --resume" in message(evaluate(*arguments))
+    run = evaluate(*arguments, "--resume")
+    assert run.exit_code == 0, run.exception
+    assert "4 pairs written" in run.stderr
+    assert "2 already there" in run.stderr
+    assert [r["pair_id"] for r in read(out / "results.jsonl")] == list(range(6))
+    assert (out / "results.jsonl").read_text()[: len(lines[0])] == lines[0]
+    # Other settings, other data.
+    assert "preset was 'auto', now it is 'gram'" in message(evaluate(*arguments, "--resume", "--preset", "gram"))
+    write(tmp_path / "data.jsonl", ROWS[:5])
+    assert re.search("data was .*, now it is .*: it is of another run", message(evaluate(*arguments, "--resume")))
+
+
+@pytest.mark.parametrize("name", ["rewardbench", "judgebench", "rmbench"])
+def test_a_bad_row_is_said_before_a_model_is_loaded(tmp_path, name):
+    data = write(tmp_path / "data.jsonl", [{"prompt": "p"}])
+    run = evaluate(name, "-m", "./nothing", "-d", data, "-o", tmp_path / "out")
+    assert "data.jsonl line 1: expected a field" in message(run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_no_evaluation_wrote_are_never_touched(tmp_path):
+    data = write(tmp_path / "data.jsonl", ROWS)
+    run = evaluate("judgebench", "-m", "./nothing", "-d", data, "-o", tmp_path)
+    assert "expected an empty folder or one with results.jsonl, found data.jsonl" in message(run)
+    assert "expected a folder" in message(evaluate("judgebench", "-m", "./nothing", "-d", data, "-o", data))
+
+
+def test_an_unknown_benchmark_is_named():
+    assert "there is no benchmark 'nope': expected one of rewardbench" in message(evaluate("score", "nope", "file"))
+
+
+def test_nothing_scored_is_an_error(folder, tmp_path):
+    data = write(tmp_path / "data.jsonl", ROWS)
+    run = evaluate("judgebench", "-m", folder, "-d", data, "-o", tmp_path / "o", "--max-length", 9, "--skip-bad")
+    assert "none of its 6 pairs could be scored" in message(run)

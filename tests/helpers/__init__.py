@@ -1,0 +1,1 @@
+"""What several tests share: small models, tokenizers, trainings, layouts of inputs, scripts for two processes."""

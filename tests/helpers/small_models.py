@@ -1,0 +1,82 @@
+"""Tiny random models and judges for tests. Weights are large enough that attention matters to the logits."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from gram_fast.judge import PairwiseJudge
+from gram_fast.models.transformers_runner import TransformersRunner
+from gram_fast.scoring.engine import Engine
+from gram_fast.text.prompts import PairTemplate, preset_names
+from gram_fast.training.small_judge.tokenizer import make_qwen_tokenizer
+
+VOCAB = 96
+LABELS = (5, 7)
+_SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.25,
+}
+CONFIGS: dict[str, Any] = {
+    "qwen3": lambda **more: transformers.Qwen3Config(**{**_SHAPE, "head_dim": 12, **more}),
+    "qwen2": lambda **more: transformers.Qwen2Config(**{**_SHAPE, **more}),
+    "llama": lambda **more: transformers.LlamaConfig(**{**_SHAPE, "num_key_value_heads": 4, **more}),
+    "mistral": lambda **more: transformers.MistralConfig(
+        **{**_SHAPE, "num_key_value_heads": 1, "sliding_window": None, **more}
+    ),
+    # One more way to do everything: parallel blocks, LayerNorm, partial rotary embedding, no grouped heads.
+    "gpt_neox": lambda **more: transformers.GPTNeoXConfig(
+        **{k: v for k, v in _SHAPE.items() if k != "num_key_value_heads"} | more
+    ),
+}
+
+
+def tiny_model(name: str, seed: int = 0, **more: Any) -> Any:
+    """A random causal language model of that family in eval mode."""
+    torch.manual_seed(seed)
+    config = CONFIGS[name](**more)
+    return transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+def tiny_runner(name: str, **more: Any) -> TransformersRunner:
+    return TransformersRunner(tiny_model(name, **more), LABELS, "auto")
+
+
+def tiny_tokenizer(vocab_size: int = 600) -> Any:
+    """A Qwen-like tokenizer trained on the presets."""
+    return make_qwen_tokenizer(["".join(PairTemplate.load(preset).literals) for preset in preset_names()], vocab_size)
+
+
+def tiny_judge(**options: Any) -> PairwiseJudge:
+    """A judge with the `gram` prompt on a tiny Qwen3 model."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096)
+    return PairwiseJudge(model, tokenizer, **options)
+
+
+def score(engine: Engine, head: list[int], rounds: list[list[list[list[int]]]], reusable: int = 2) -> list[np.ndarray]:
+    """Logits of rounds of sequences, each a list of segments behind `head`, in one request."""
+    segments: list[np.ndarray] = []
+    results = []
+    with engine.request(np.array(head, np.int32)) as request:
+        for number, sequences in enumerate(rounds):
+            rows = []
+            for sequence in sequences:
+                rows.append(range(len(segments), len(segments) + len(sequence)))
+                segments += [np.array(ids, np.int32) for ids in sequence]
+            leaves = [request.add(segments, np.array([row], np.int32), reusable) for row in rows]
+            results.append(request.score(np.concatenate(leaves), more_rounds=number + 1 < len(rounds)))
+    return results
+
+
+def plain(runner: TransformersRunner, head: list[int], sequences: list[list[list[int]]]) -> np.ndarray:
+    """The same logits, one plain forward a sequence."""
+    whole = [torch.tensor([*head, *(token for segment in sequence for token in segment)]) for sequence in sequences]
+    return torch.stack([runner.plain_logits(ids) for ids in whole]).numpy()

@@ -1,0 +1,52 @@
+"""One process of two: judges with a model that is divided among them, and writes what it found.
+
+python tensor_parallel.py FOLDER..., launched by torch.distributed.run. Every folder has a checkpoint; process
+r writes FOLDER/answers-r.json.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from gram_fast.judge import PairwiseJudge
+
+PROMPT = "Which?"
+RESPONSES = ["a prompt is", "the response", "the response B", "better", "is better, which"]
+
+
+def answers(judge: PairwiseJudge) -> dict[str, object]:
+    """What a judge says, and how large its part of the model is."""
+    ranking = judge.rank(PROMPT, RESPONSES, strategy="knockout", seed=3)
+    return {
+        "order": ranking.order,
+        "p": [comparison.p for comparison in ranking.comparisons],
+        "budget": judge.max_batch_tokens,
+        "numbers": sum(
+            weight.numel()
+            for layer in judge.runner.model.layers
+            for weight in vars(layer).values()
+            if weight is not None
+        ),
+        "qkv": list(judge.runner.model.layers[0].qkv_weight.shape),
+    }
+
+
+def main(folders: list[str]) -> None:
+    """Writes the answers of this process."""
+    torch.set_num_threads(1)
+    for folder in folders:
+        judge = PairwiseJudge.from_pretrained(folder, device="cpu", tensor_parallel=True, max_batch_tokens=100)
+        rank = distributed.get_rank()
+        (Path(folder) / f"answers-{rank}.json").write_text(json.dumps(answers(judge)), "utf-8")
+    distributed.barrier()
+    # Leave as the interpreter stands: see sharded.py.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,225 @@
+"""The dense runner against the transformers runner and plain forwards, and its loading."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from helpers.attention import needs_gpu
+from helpers.small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_model, tiny_tokenizer
+from safetensors.torch import load_file, save_file
+
+from gram_fast.errors import BackendError, InputError, UnsupportedModelError
+from gram_fast.judge import PairwiseJudge
+from gram_fast.models.dense.runner import DenseRunner, find_runner
+from gram_fast.models.dense.weights import FAMILIES, read_dense_model
+from gram_fast.models.transformers_runner import TransformersRunner
+from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.key_values import KeyValueStore
+from gram_fast.scoring.tree import TreePass
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+# By name: family and what differs from the tiny shape of tests/small_models.py.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3 tied": ("qwen3", {"tie_word_embeddings": True}),
+    "qwen3 biases": ("qwen3", {"attention_bias": True}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 odd heads": ("qwen2", {"hidden_size": 56, "num_attention_heads": 7, "num_key_value_heads": 1}),
+    "llama tied": ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 2}),
+    "llama biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama 3 rotary embedding": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "mistral": ("mistral", {"head_dim": 10, "num_attention_heads": 3}),
+}
+
+
+def save(folder: Path, family: str, **more: Any) -> Any:
+    """A tiny checkpoint in several shards, and its model."""
+    model = tiny_model(family, **more)
+    # Random biases and norms: those of a new model are zeros and ones, and would hide a missing one.
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return model
+
+
+def dense(
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "auto",
+    *,
+    device: str = "cpu",
+    deterministic: bool = False,
+) -> DenseRunner:
+    model = read_dense_model(str(folder), config, LABELS, torch.device(device), dtype)
+    return DenseRunner(model, config, attention, deterministic=deterministic)
+
+
+def random_rounds(seed: int) -> list[list[list[list[int]]]]:
+    """Two rounds of sequences that share beginnings, of lengths 1 to 40 a segment."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.integers(0, VOCAB, n).tolist() for n in (1, 40, 3, 17, 8, 29)]
+    sequences = [[parts[a], parts[b], parts[c]] for a, b, c in rng.integers(0, len(parts), (9, 3))]
+    return [sequences[:5], sequences[5:]]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float32_logits_equal_the_plain_forward(variant, tmp_path):
+    family, more = VARIANTS[variant]
+    model = save(tmp_path, family, **more)
+    ours, theirs = dense(tmp_path, model.config), TransformersRunner(model, LABELS, "auto")
+    ids = torch.arange(3, 90)
+    torch.testing.assert_close(ours.plain_logits(ids), theirs.plain_logits(ids), atol=1e-4, rtol=0)
+    rounds = random_rounds(0)
+    for budget in (7, 64, 1000):
+        for logits, sequences in zip(score(Engine(ours, budget), [9, 9], rounds), rounds, strict=True):
+            np.testing.assert_allclose(logits, plain(theirs, [9, 9], sequences), rtol=0, atol=1e-4)
+    assert ours.bytes_per_slot == theirs.bytes_per_slot
+    assert (ours.max_length, ours.max_length_reason) == (theirs.max_length, theirs.max_length_reason)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")
+def test_triton_kernels_in_the_runner(tmp_path):
+    model = save(tmp_path, "qwen3")
+    ours = dense(tmp_path, model.config, attention="triton")
+    ours._backends = dict.fromkeys(ours._backends, "triton")
+    rounds = [[[[1, 2, 3], [4, 5], [6]], [[1, 2, 3], [4, 9], [6, 8]], [[1, 2], [3], [6]]]]
+    (logits,) = score(Engine(ours, max_batch_tokens=6), [9, 9], rounds)
+    expected = plain(TransformersRunner(model, LABELS, "auto"), [9, 9], rounds[0])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_is_no_further_from_float32_than_the_plain_forward(family, tmp_path):
+    model = save(tmp_path, family, num_hidden_layers=4).bfloat16()
+    model.save_pretrained(tmp_path / "rounded")
+    theirs = TransformersRunner(model, LABELS, "auto")
+    ours = dense(tmp_path / "rounded", model.config, torch.bfloat16)
+    exact = dense(tmp_path / "rounded", model.config)
+    rng = np.random.default_rng(0)
+    sequences = [[rng.integers(0, VOCAB, n).tolist() for n in rng.integers(1, 60, 3)] for _ in range(40)]
+    truth = plain(exact, [1, 2, 3], sequences)  # type: ignore[arg-type]
+    (logits,) = score(Engine(ours, max_batch_tokens=64), [1, 2, 3], [sequences])
+    error, plain_error = np.abs(logits - truth), np.abs(plain(theirs, [1, 2, 3], sequences) - truth)
+    assert error.max() <= 1.5 * plain_error.max()
+    assert error.mean() <= 1.5 * plain_error.mean()
+
+
+def test_a_missing_and_an_unexpected_tensor_are_named(tmp_path):
+    model = tiny_model("qwen3")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    name = "model.layers.1.self_attn.k_norm.weight"
+    save_file({key: value for key, value in weights.items() if key != name}, file)
+    with pytest.raises(UnsupportedModelError, match=rf"it lacks 1 weights of qwen3, first '{name}'"):
+        find_runner("dense", str(tmp_path), model.config)
+    save_file({**weights, "model.layers.0.self_attn.sinks": torch.zeros(4)}, file)
+    with pytest.raises(UnsupportedModelError, match=r"qwen3 does not know: 'model\.layers\.0\.self_attn\.sinks'"):
+        find_runner("dense", str(tmp_path), model.config)
+    save_file({**weights, "model.norm.weight": torch.zeros(3)}, file)
+    with pytest.raises(InputError, match=r"model\.norm\.weight: expected shape \[32\], got \[3\]"):
+        dense(tmp_path, model.config)
+    file.write_bytes(b"not safetensors")
+    with pytest.raises(InputError, match=r"cannot load weights from .*model\.safetensors"):
+        find_runner("dense", str(tmp_path), model.config)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    model = save(tmp_path, "llama")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    last = max(index["weight_map"].values())
+    (tmp_path / last).unlink()
+    with pytest.raises(InputError, match=last):
+        find_runner("dense", str(tmp_path), model.config)
+
+
+def test_an_output_embedding_of_its_own_counts_though_the_configuration_ties_it(tmp_path):
+    """As transformers does where both are stored and differ."""
+    model = tiny_model("qwen3", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    theirs = TransformersRunner(transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval(), LABELS, "auto")
+    ids = torch.arange(3, 40)
+    assert not torch.allclose(theirs.plain_logits(ids), TransformersRunner(model, LABELS, "auto").plain_logits(ids))
+    ours = dense(tmp_path, model.config).plain_logits(ids)
+    torch.testing.assert_close(ours, theirs.plain_logits(ids), atol=1e-4, rtol=0)
+
+
+def test_auto_takes_what_dense_cannot_run_to_transformers_and_says_why(tmp_path, caplog):
+    model = save(tmp_path, "qwen3")
+    where, config = str(tmp_path), model.config
+    with caplog.at_level("INFO", logger="gram_fast"):
+        assert find_runner("auto", where, CONFIGS["gpt_neox"]()) == "transformers"
+        assert find_runner("auto", where, config) == "dense"
+        (tmp_path / "adapter_config.json").write_text("{}")
+        assert find_runner("auto", where, config) == "transformers"
+        assert find_runner("auto", str(tmp_path.parent), config) == "transformers"
+    assert [r.message for r in caplog.records] == [
+        "runner: transformers (model type 'gpt_neox' is none of llama, mistral, qwen2, qwen3)",
+        "runner: dense",
+        "runner: transformers (it has an adapter beside its weights)",
+        "runner: transformers (it has no safetensors)",
+    ]
+
+
+def test_dense_by_name_is_refused_with_the_reason(tmp_path):
+    where = str(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"runner 'dense' cannot run '.*': model type 'gpt_neox'"):
+        find_runner("dense", where, CONFIGS["gpt_neox"]())
+    with pytest.raises(UnsupportedModelError, match="its activation is 'gelu'"):
+        find_runner("dense", where, CONFIGS["llama"](hidden_act="gelu"))
+    of_its_own = CONFIGS["llama"](auto_map={"AutoModelForCausalLM": "modeling.Mine"})
+    with pytest.raises(UnsupportedModelError, match="it brings code of its own"):
+        find_runner("dense", where, of_its_own, trust_remote_code=True)
+    with pytest.raises(UnsupportedModelError, match="its heads are 512 wide"):
+        find_runner("dense", where, CONFIGS["qwen3"](head_dim=512))
+    with pytest.raises(BackendError, match="no runner 'vllm': expected one of auto, transformers, dense"):
+        find_runner("vllm", where, CONFIGS["llama"]())
+
+
+def test_a_judge_on_either_runner_says_the_same(tmp_path):
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    responses = ["a longer answer", "no", "a longer reply"]
+    ranked = {}
+    for runner in ("auto", "dense", "transformers"):
+        judge = PairwiseJudge.from_pretrained(tmp_path, runner=runner)
+        assert isinstance(judge.runner, TransformersRunner if runner == "transformers" else DenseRunner)
+        ranked[runner] = judge.rank("Which?", responses)
+    for runner in ("auto", "dense"):
+        np.testing.assert_allclose(ranked[runner].scores, ranked["transformers"].scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_gpu)])
+def test_activations_take_the_memory_that_was_planned(dtype, tmp_path):
+    model = save(tmp_path, "qwen3", hidden_size=256, intermediate_size=768, head_dim=64)
+    runner, tokens = dense(tmp_path, model.config, dtype, device="cuda"), 16384
+    whole = TreePass.of_sequence(torch.arange(tokens) % VOCAB)
+    store = KeyValueStore()
+    store.reserve(tokens)
+    for _ in range(2):  # the first compiles and allocates keys and values
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        runner.forward(whole, store)
+        peak = torch.cuda.max_memory_allocated() - before
+    assert 0.5 * tokens * runner.bytes_per_token < peak < 1.1 * tokens * runner.bytes_per_token

@@ -1,0 +1,148 @@
+"""Buckets: a pass that is filled up says the same, and on a GPU a replayed graph has the bits of launched kernels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers.attention import needs_gpu
+from helpers.small_models import VOCAB, score, tiny_model
+from test_dense import dense
+
+from gram_fast.models.dense.attention import tree_tables
+from gram_fast.models.dense.graphs import BUCKETS, Bucket
+from gram_fast.models.dense.runner import DenseRunner
+from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.key_values import KeyValueStore
+from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+IN_TRITON = {"tree_attention": "triton", "leaf_attention": "triton"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Folder and configuration of a tiny model."""
+    folder = tmp_path_factory.mktemp("tiny")
+    model = tiny_model("qwen3")
+    model.save_pretrained(folder)
+    return folder, model.config
+
+
+def forest(*lengths: int, budget: int = 4096) -> TreePass:
+    """One pass: a root of `lengths[0]` tokens and a leaf of each other length behind it."""
+    rng = np.random.default_rng(0)
+    tree = TokenTree([1, 2])
+    for length in lengths:
+        tree.add_segment(rng.integers(0, VOCAB, length).astype(np.int32))
+    leaves = tree.add_sequences(np.array([[0, other] for other in range(1, len(lengths))], np.int32), 1)
+    (only,) = plan_round(tree, leaves, budget=budget, keep_limit=0, more_rounds=False).passes
+    return only
+
+
+def test_the_smallest_bucket_that_fits():
+    assert Bucket.of(forest(20, 3, 4), 64).num_tokens == BUCKETS[0]
+    exact = forest(100, BUCKETS[0] - 2 - 100)
+    assert exact.num_tokens == BUCKETS[0]
+    assert Bucket.of(exact, 64).num_tokens == BUCKETS[0]
+    assert Bucket.of(forest(100, BUCKETS[0] - 101), 64).num_tokens == BUCKETS[1]
+    assert Bucket.of(forest(BUCKETS[-1], 5), 64) is None
+    # What fills a pass up must not lie on keys that were kept.
+    assert Bucket.of(forest(20, 3, 4, budget=BUCKETS[0] - 1), 64) is None
+    assert Bucket.of(forest(20, *range(1, 17)), 64).num_leaves == 16
+    assert Bucket.of(forest(20, *range(1, 18)), 64) is None
+
+
+@pytest.mark.parametrize("lengths", [(20, 3, 4), (100, BUCKETS[0] - 102), (60, *range(1, 12))])
+def test_a_filled_pass_says_the_same(lengths, checkpoint):
+    folder, config = checkpoint
+    runner = dense(folder, config, attention="triton")
+    runner._backends |= IN_TRITON
+    tree_pass = forest(*lengths)
+    bucket = Bucket.of(tree_pass, 64)
+    filled = bucket.fill(tree_pass)
+    tables = tree_tables(filled, 2, IN_TRITON, bucket.tables)
+    assert bucket.holds(tables)
+    assert filled.num_tokens == len(tables.input_ids_T) == bucket.num_tokens
+    store = KeyValueStore()
+    store.reserve(4096)
+    plain = runner.forward(tree_pass, store)
+    runner._rotation.grow(bucket.num_tokens)
+    with torch.inference_mode():
+        logits = runner._run_tree(filled, store, tables)
+    assert logits.shape == (16, 2)
+    torch.testing.assert_close(logits[: len(lengths) - 1], plain, atol=1e-5, rtol=0)
+
+
+def test_more_of_anything_than_a_bucket_holds_is_seen():
+    tree_pass = forest(20, 3, 4)
+    bucket = Bucket.of(tree_pass, 64)
+    assert bucket.holds(tree_tables(bucket.fill(tree_pass), 2, IN_TRITON, bucket.tables))
+    # 600 ranges of one slot each, in front of the first span.
+    many = dataclasses.replace(
+        tree_pass,
+        ranges=torch.cat([torch.arange(1200, 2400, 2)[:, None] + torch.tensor([0, 1]), tree_pass.ranges]),
+        range_offsets=torch.cat([tree_pass.range_offsets[:1], tree_pass.range_offsets[1:] + 600]),
+    )
+    assert not bucket.holds(tree_tables(bucket.fill(many), 2, IN_TRITON, bucket.tables))
+
+
+def on_gpu(checkpoint, dtype: torch.dtype = torch.bfloat16) -> DenseRunner:
+    folder, config = checkpoint
+    return dense(folder, config, dtype, device="cuda")
+
+
+def rounds(seed: int, count: int = 6) -> list[list[list[list[int]]]]:
+    rng = np.random.default_rng(seed)
+    parts = [rng.integers(0, VOCAB, n).tolist() for n in (30, 41, 17, 8, 29)]
+    return [[[parts[a], parts[b]] for a, b in rng.integers(0, len(parts), (3, 2))] for _ in range(count)]
+
+
+def captured(runner: DenseRunner) -> int:
+    return sum(graph is not None for graph in runner._graphs._graphs.values())
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=needs_gpu) for dtype in (torch.float32, torch.bfloat16)])
+def test_replayed_and_launched_are_equal_bit_for_bit(checkpoint, dtype):
+    replaying, launching = on_gpu(checkpoint, dtype), on_gpu(checkpoint, dtype)
+    engine, launching_engine = Engine(replaying, 512), Engine(launching, 512)
+    for asked in rounds(1):
+        launching._graphs._graphs.clear()
+        expected = score(launching_engine, [9], [asked])[0]
+        np.testing.assert_array_equal(score(engine, [9], [asked])[0], expected)
+    assert captured(replaying) > 0
+    assert captured(launching) == 0
+
+
+@pytest.mark.parametrize("budget", [pytest.param(512, marks=needs_gpu)])
+def test_graphs_are_captured_anew_when_the_store_moves(checkpoint, budget):
+    """Engines that take turns, and one that comes when another is gone: its store may lie at the same place."""
+    runner, asked = on_gpu(checkpoint), [rounds(1)[0]]
+    score(Engine(runner, budget), [9], asked)
+    found = []
+    for engine in (Engine(runner, budget), Engine(runner, 4 * budget)) * 2:
+        found += [score(engine, [9], asked)[0] for _ in range(4)][1:]  # the first call computes the head too
+        assert captured(runner) > 0
+    for _ in range(3):
+        engine = Engine(runner, budget)
+        found += [score(engine, [9], asked)[0] for _ in range(4)][1:]
+        del engine
+    for logits in found:
+        np.testing.assert_array_equal(logits, found[0])
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_gpu)])
+def test_no_pass_waits_for_the_gpu(checkpoint, dtype):
+    runner = on_gpu(checkpoint, dtype)
+    store = KeyValueStore()
+    store.reserve(8192)
+    passes = [forest(20, 3, 4), forest(1500, 700, 800, budget=8192)]
+    for tree_pass in passes * 3:  # compiled, captured
+        runner.forward(tree_pass, store)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for tree_pass in passes:
+            runner.forward(tree_pass, store)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

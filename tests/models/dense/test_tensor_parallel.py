@@ -1,0 +1,86 @@
+"""A model divided among processes: two of them over gloo against one alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import tensor_parallel
+from helpers.small_models import tiny_tokenizer
+from test_dense import save
+
+from gram_fast.errors import BackendError
+from gram_fast.judge import PairwiseJudge
+from gram_fast.models.dense.weights import read_dense_model
+from gram_fast.scoring.processes import ALONE, Processes
+
+# Head norms; biases of every product, those behind a sum too; biases of the projections alone and an untied output.
+FAMILIES = {
+    "qwen3": {"tie_word_embeddings": True},
+    "llama": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 2},
+    "qwen2": {"num_attention_heads": 8, "num_key_value_heads": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Folders by family, with what two processes said of each."""
+    tokenizer = tiny_tokenizer()
+    folders = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
+    for family, folder in folders.items():
+        save(folder, family, vocab_size=len(tokenizer), max_position_embeddings=4096, **FAMILIES[family])
+        tokenizer.save_pretrained(folder)
+    script = Path(tensor_parallel.__file__)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*command, *map(str, folders.values())], env=environment, check=True, timeout=120)
+    return folders
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_say_what_one_says(family, checkpoints, one_thread):
+    first, second = (json.loads((checkpoints[family] / f"answers-{rank}.json").read_text()) for rank in (0, 1))
+    alone = tensor_parallel.answers(PairwiseJudge.from_pretrained(checkpoints[family], max_batch_tokens=100))
+    assert first["p"] == second["p"]
+    assert first["order"] == second["order"] == list(alone["order"])
+    assert first["p"] == pytest.approx(alone["p"], abs=1e-5)
+    # Each holds half of all but norms, and of the biases behind sums one has all and the other none.
+    assert 2 * first["qkv"][0] == alone["qkv"][0]
+    assert second["numbers"] <= first["numbers"] < 0.6 * alone["numbers"]
+
+
+def test_parts_make_the_whole(checkpoints):
+    config = save(checkpoints["qwen3"].parent / "again", "qwen3").config
+    name = str(checkpoints["qwen3"].parent / "again")
+    whole, *halves = (
+        read_dense_model(name, config, (1, 2), torch.device("cpu"), torch.float32, processes).layers[1]
+        for processes in (ALONE, Processes(0, 2), Processes(1, 2))
+    )
+    assert torch.equal(torch.cat([half.out_weight for half in halves], dim=1), whole.out_weight)
+    assert torch.equal(torch.cat([half.down_weight for half in halves], dim=1), whole.down_weight)
+    for fused, parts in (("gate_up_weight", 2), ("qkv_weight", 4)):  # queries are as many as keys and values together
+        pieces = [getattr(half, fused).chunk(parts) for half in halves]
+        in_order = torch.cat([half[part] for part in range(parts) for half in pieces])
+        rows = getattr(whole, fused)
+        assert torch.equal(in_order.sort(dim=0).values, rows.sort(dim=0).values)
+    assert torch.equal(
+        torch.cat([half.gate_up_weight.chunk(2)[1] for half in halves]), whole.gate_up_weight.chunk(2)[1]
+    )
+
+
+def test_what_cannot_be_divided_is_refused(checkpoints, monkeypatch):
+    folder = checkpoints["qwen3"]
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(BackendError, match="tensor_parallel=True: expected processes that torchrun started"):
+        PairwiseJudge.from_pretrained(folder, tensor_parallel=True)
+    with pytest.raises(BackendError, match="tensor_parallel=True: expected one device a process, got 2"):
+        PairwiseJudge.from_pretrained(folder, tensor_parallel=True, device=["cpu", "cpu"])
+    with pytest.raises(BackendError, match="tensor_parallel=True needs runner 'dense'"):
+        PairwiseJudge.from_pretrained(folder, tensor_parallel=True, runner="transformers")
+    config = PairwiseJudge.from_pretrained(folder).runner.config
+    with pytest.raises(BackendError, match="2 key/value heads: they cannot be divided among 3 processes"):
+        read_dense_model(str(folder), config, (1, 2), torch.device("cpu"), None, Processes(0, 3))

@@ -1,0 +1,378 @@
+"""A judge on several devices, here the CPU twice: the answers of one, every device at work, errors as of one."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from helpers.small_models import tiny_model, tiny_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gram_fast.judge
+from gram_fast.commands.options import JudgeOptions
+from gram_fast.errors import BackendError, InputError, UnsupportedModelError
+from gram_fast.judge import PairwiseJudge
+from gram_fast.models.checkpoint import find_devices
+from gram_fast.models.known_answers import KnownAnswer
+from gram_fast.ranking.arena import Arena
+from gram_fast.ranking.replicas import Replicas, costs, spread, together
+from gram_fast.ranking.tournament import STRATEGIES
+from gram_fast.text.group import Group
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TWO = ["cpu", "cpu"]
+PROMPTS = ["Name a colour of the sky.", "Say hi.", "Name a colour of the sky.", "Count.", "Why?", "Sum 2 and 3."]
+GROUPS = [
+    ["Blue.", "It is blue, mostly.\n", "", "Green?", "Blue."],
+    ["hi", "hello " * 20],
+    ["Red, at dusk 🌇", "Blue."],
+    ["one two three", "1 2 3", "1, 2, 3, 4", "<|im_end|>"],
+    ["Because.", "same", "same"],
+    ["5", "It is five.", "6"],
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = tiny_tokenizer()
+    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load(checkpoint, device, **options) -> PairwiseJudge:
+    return PairwiseJudge.from_pretrained(checkpoint, device=device, max_batch_tokens=256, **options)
+
+
+@pytest.fixture
+def judge(checkpoint) -> PairwiseJudge:
+    return load(checkpoint, TWO)
+
+
+def runners(judge):
+    return [arena.engine._runner for arena in judge._arena._arenas]
+
+
+def before_passes(monkeypatch, judge, *actions):
+    """Has each replica do its action before every pass."""
+    for runner, action in zip(runners(judge), actions, strict=True):
+
+        def forward(*given, own=runner.forward, action=action):
+            action()
+            return own(*given)
+
+        monkeypatch.setattr(runner, "forward", forward)
+
+
+def meet_before_first_pass(monkeypatch, judge):
+    """Has each replica wait at its first pass until the other is there: an error unless both run at once."""
+    both = threading.Barrier(len(runners(judge)), timeout=30)
+    waited = [False for _ in runners(judge)]
+
+    def meet(replica):
+        if not waited[replica]:
+            waited[replica] = True
+            both.wait()
+
+    before_passes(monkeypatch, judge, *(partial(meet, replica) for replica in range(len(waited))))
+    return waited
+
+
+def assert_close(ours, theirs, atol=1e-6):
+    """Rewards of the same groups."""
+    for group, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(group, expected, atol=atol, rtol=0)
+
+
+def assert_same(ours, theirs):
+    """Comparisons of the same pairs with the same probabilities."""
+    assert [(c.i, c.j) for c in ours] == [(c.i, c.j) for c in theirs]
+    np.testing.assert_allclose([c.p for c in ours], [c.p for c in theirs], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("runner", ["dense", "transformers"])
+def test_answers_are_those_of_one_device(checkpoint, runner):
+    one, two = load(checkpoint, "cpu", runner=runner), load(checkpoint, TWO, runner=runner)
+    assert isinstance(one._arena, Arena)
+    assert isinstance(two._arena, Replicas)
+    # One group runs whole on one replica: the same passes, the same bits.
+    for strategy in STRATEGIES:
+        ours, theirs = (judge.rank(PROMPTS[0], GROUPS[0], strategy, seed=3) for judge in (two, one))
+        assert (ours.order, ours.scores, ours.comparisons) == (theirs.order, theirs.scores, theirs.comparisons)
+        assert ours.stats.tokens_computed == theirs.stats.tokens_computed
+    pairs = [group[:2] for group in GROUPS]
+    ours, theirs = (judge.compare_many(PROMPTS, pairs) for judge in (two, one))
+    assert_same(ours, theirs)
+    assert [c.flagged for c in ours] == [c.flagged for c in theirs]
+    assert ours[0].stats.comparisons == theirs[0].stats.comparisons == 12
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rewards_are_those_of_one_device(checkpoint, judge, strategy):
+    one = load(checkpoint, "cpu")
+    ours, theirs = (each.rewards(PROMPTS, GROUPS, strategy=strategy, seed=5) for each in (judge, one))
+    assert_close(ours, theirs, atol=1e-6 if strategy == "round_robin" else 1e-4)  # a fit has no fixed last digits
+    assert ours.flagged == theirs.flagged == {"groups[3][3]": ("<|im_end|>",)}
+    assert ours.stats.comparisons == theirs.stats.comparisons
+    assert ours.stats.tokens_unshared == theirs.stats.tokens_unshared
+    # A second head; and where groups of one prompt were parted, that prompt.
+    assert ours.stats.tokens_tree >= theirs.stats.tokens_tree + len(judge.tokenizer.head_ids)
+    references = [group[0] for group in GROUPS]
+    ours, theirs = (each.rewards(PROMPTS, GROUPS, references) for each in (judge, one))
+    assert_close(ours, theirs)
+
+
+def test_brackets_do_not_depend_on_the_spread(checkpoint, judge):
+    one = load(checkpoint, "cpu")
+    groups = [Group.of(prompt, group) for prompt, group in zip(PROMPTS, GROUPS, strict=True)]
+    ours, theirs = (each._arena.play(groups, STRATEGIES["knockout"], "both", 7) for each in (judge, one))
+    assert ours.winners == theirs.winners
+    for group, expected in zip(ours.comparisons, theirs.comparisons, strict=True):
+        assert_same(group, expected)
+
+
+def test_a_call_of_many_groups_runs_on_both_at_once(monkeypatch, judge):
+    waited = meet_before_first_pass(monkeypatch, judge)
+    rewards = judge.rewards(PROMPTS, GROUPS)
+    assert waited == [True, True]
+    assert rewards.stats.passes >= 2
+    assert 0 < rewards.stats.seconds < 60
+
+
+def test_calls_of_one_group_from_two_threads_run_on_both_at_once(monkeypatch, judge):
+    expected = [judge.compare(PROMPTS[g], *GROUPS[g][:2]).p for g in (0, 1)]
+    waited = meet_before_first_pass(monkeypatch, judge)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda g: judge.compare(PROMPTS[g], *GROUPS[g][:2]).p, (0, 1)))
+    assert waited == [True, True]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_many_threads_share_a_judge_and_its_tokenizer(judge):
+    work = [(g, orders) for g in range(len(PROMPTS)) for orders in ("ab", "both")] * 3
+
+    def score(g, orders):
+        return judge.rewards(PROMPTS[g:], GROUPS[g:], orders=orders)[0]
+
+    expected = [score(*one) for one in work]
+    with ThreadPoolExecutor(6) as threads:
+        for ours, theirs in zip(threads.map(lambda one: score(*one), work), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert judge._arena._in_flight == [0, 0]
+
+
+def test_no_groups_and_equal_responses_need_no_forward(judge):
+    assert judge.rewards([], []) == []
+    rewards = judge.rewards(PROMPTS[:2], [["same", "same"], ["x", "x", "x"]])
+    assert (list(rewards), rewards.stats.passes) == ([[0.5, 0.5], [0.5, 0.5, 0.5]], 0)
+
+
+def test_errors_name_groups_as_the_caller_numbers_them(checkpoint):
+    judge = load(checkpoint, TWO, max_length=700)
+    assert judge.max_length == 700
+    for bad in range(len(GROUPS)):
+        groups = [[*group, "word " * 300] if g == bad else group for g, group in enumerate(GROUPS)]
+        with pytest.raises(InputError, match=rf"^groups\[{bad}\].* the limit is 700 \(max_length\)"):
+            judge.rewards(PROMPTS, groups)
+    with pytest.raises(InputError, match=r"groups\[2\]: expected at least 2 responses, got 1"):
+        judge.rewards(PROMPTS[:3], [*GROUPS[:2], ["alone"]])
+    with pytest.raises(InputError, match="no orders 'aa'"):
+        judge.rewards(PROMPTS, GROUPS, orders="aa")
+    with pytest.raises(InputError, match="seed: expected an integer of at least 0, got -1"):
+        judge.rewards(PROMPTS, GROUPS, strategy="knockout", seed=-1)
+
+
+def test_an_error_of_a_replica_comes_unchanged_when_the_other_is_done(monkeypatch, judge):
+    expected = judge.rewards(PROMPTS, GROUPS)
+    failed, error, passes = threading.Event(), ValueError("boom"), []
+
+    def fail():
+        failed.set()
+        raise error
+
+    def go_on():
+        assert failed.wait(60)
+        passes.append(1)
+
+    with monkeypatch.context() as patch:
+        before_passes(patch, judge, go_on, fail)
+        with pytest.raises(ValueError, match="boom") as caught:
+            judge.rewards(PROMPTS, GROUPS)
+        assert caught.value is error
+        done = len(passes)
+        assert done > 0
+    assert judge._arena._in_flight == [0, 0]
+    assert_close(judge.rewards(PROMPTS, GROUPS), expected)
+    assert len(passes) == done
+
+
+def test_of_several_errors_the_first_by_group_comes(monkeypatch, judge):
+    # The costliest group goes to the first replica: group 1, then group 0. The second fails first.
+    prompts, groups = ["p", "q"], [["a", "b"], ["long " * 50, "longer " * 50]]
+    second_failed = threading.Event()
+
+    def fail_late():
+        second_failed.wait(60)
+        raise ValueError("of group 1")
+
+    def fail():
+        second_failed.set()
+        raise ValueError("of group 0")
+
+    before_passes(monkeypatch, judge, fail_late, fail)
+    with pytest.raises(ValueError, match="of group 0"):
+        judge.rewards(prompts, groups)
+
+
+def test_max_batch_tokens_is_the_least(monkeypatch, judge):
+    assert judge.max_batch_tokens == 256
+    assert judge.num_devices == 2
+    left = [torch.OutOfMemoryError("no memory")]
+
+    def once():
+        if left:
+            raise left.pop()
+
+    before_passes(monkeypatch, judge, lambda: None, once)
+    with pytest.warns(UserWarning, match="out of memory: passes of 256 tokens are halved to 128"):
+        judge.rewards(PROMPTS, GROUPS)
+    assert [arena.max_batch_tokens for arena in judge._arena._arenas] == [256, 128]
+    assert judge.max_batch_tokens == 128
+
+
+def test_every_replica_is_checked_on_the_known_answer(monkeypatch, checkpoint):
+    checked, real = [], gram_fast.judge.known_answers
+
+    def spy(tokenizer, runner):
+        checked.append(runner)
+        return real(tokenizer, runner)
+
+    monkeypatch.setattr(gram_fast.judge, "known_answers", spy)
+    judge = load(checkpoint, TWO)
+    assert checked == runners(judge)
+    assert checked[0] is judge.runner
+    assert checked[0].model is not checked[1].model
+    assert len(judge.known_answers) == 2
+
+    def wrong_on_the_second(tokenizer, runner):
+        checked.append(runner)
+        return [KnownAnswer((1.0, 0.0), (0.0, 1.0), 0.1)] if len(checked) == 2 else real(tokenizer, runner)
+
+    checked.clear()
+    monkeypatch.setattr(gram_fast.judge, "known_answers", wrong_on_the_second)
+    with pytest.raises(UnsupportedModelError, match="cannot be scored by prefix sharing on cpu"):
+        load(checkpoint, [*TWO, "cpu"])
+    assert len(checked) == 2
+
+
+def test_the_command_line_takes_several_with_commas(checkpoint):
+    judge = JudgeOptions(model=str(checkpoint), device="cpu, cpu").load()
+    assert [runner.device.type for runner in runners(judge)] == TWO
+
+
+@pytest.fixture
+def three_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("auto", ["cuda"]),
+        ("cuda", ["cuda"]),
+        (torch.device("cuda:2"), ["cuda:2"]),
+        ("cuda:all", ["cuda:0", "cuda:1", "cuda:2"]),
+        (["cuda:all"], ["cuda:0", "cuda:1", "cuda:2"]),
+        (("cuda:0", torch.device("cuda:2")), ["cuda:0", "cuda:2"]),
+        ("cuda:2,cuda:0", ["cuda:2", "cuda:0"]),
+        (["cuda:0", "cuda"], ["cuda:0", "cuda:1"]),
+        (["cpu"], ["cpu"]),
+        (["cpu", "cpu"], ["cpu", "cpu"]),
+    ],
+)
+def test_devices_by_name(three_gpus, device, expected):
+    assert list(map(str, find_devices(device))) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [
+        ([], InputError, r"device: expected at least one, got \[\]"),
+        (["cuda:0", "cuda:3"], BackendError, "device 'cuda:3' is not there: torch sees 3 CUDA GPUs"),
+        (["cuda:1", "cuda:0", "cuda:1"], InputError, "device: expected every GPU once, got 'cuda:1' 2 times"),
+        ("cuda:all,cuda:2", InputError, "device: expected every GPU once, got 'cuda:2' 2 times"),
+        (["cuda:0", "cuda:1"] * 2, InputError, "got 'cuda:0' 2 times"),
+        (["cuda", "cuda:1"], InputError, "device: expected every GPU once, got 'cuda:1' 2 times"),
+        (["cpu", "cuda:0"], InputError, "device: expected replicas on devices of one kind, got cpu and cuda"),
+        ("cuda:0,", BackendError, "there is no device '': expected auto, cpu, cuda, cuda:N or cuda:all"),
+        (["cpu", None], BackendError, "there is no device None"),
+        (["cpu", "meta"], BackendError, "device 'meta' is not supported"),
+    ],
+)
+def test_devices_that_cannot_be_had_are_named(three_gpus, device, error, message):
+    with pytest.raises(error, match=message) as caught:
+        find_devices(device)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_gpus_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackendError, match="device 'cuda:all' is not there: torch sees 0 CUDA GPUs"):
+        find_devices("cuda:all")
+
+
+Costs = st.lists(st.integers(1, 1000), max_size=60)
+
+
+@given(Costs, st.integers(1, 9))
+def test_spread_keeps_the_greedy_bound(items, count):
+    bin_of = spread(items, [0] * count)
+    loads = np.bincount(bin_of, weights=items, minlength=count)
+    assert len(bin_of) == len(items)
+    assert max(loads) <= sum(items) / count + max(items, default=0)
+    if len(items) <= count:
+        assert max(loads) == max(items, default=0)
+
+
+@given(Costs.filter(bool), st.lists(st.integers(0, 5000), min_size=2, max_size=5))
+def test_spread_gives_to_the_one_with_least_to_do(items, loads):
+    bin_of = spread(items, loads)
+    costliest = items.index(max(items))
+    assert loads[bin_of[costliest]] == min(loads)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 1000)), max_size=60), st.integers(1, 9))
+def test_units_hold_every_group_once_and_leave_room_for_balance(groups, count):
+    prompts, items = [prompt for prompt, _ in groups], [cost for _, cost in groups]
+    units = together(prompts, items, count)
+    assert sorted(g for unit in units for g in unit) == list(range(len(groups)))
+    of_units = [sum(items[g] for g in unit) for unit in units]
+    for unit, cost in zip(units, of_units, strict=True):
+        assert len({prompts[g] for g in unit}) == 1
+        assert len(unit) == 1 or cost <= sum(items) / count / 4
+    loads = np.bincount(spread(of_units, [0] * count), weights=of_units, minlength=count)
+    mean = sum(items) / count
+    assert max(loads) <= mean + max(mean / 4, max(items, default=0))
+
+
+def test_groups_of_one_prompt_stay_together_where_they_are_few():
+    prompts = [f"prompt {g // 3}" for g in range(60)]
+    units = together(prompts, [10] * 60, 2)
+    assert [len(unit) for unit in units] == [3] * 20
+    assert together(["one prompt"] * 60, [10] * 60, 2) == [[g] for g in range(60)]
+
+
+def test_costs_grow_with_text_and_with_comparisons():
+    small, long, many = (
+        Group.of("p", responses) for responses in (["a", "b"], ["a" * 500, "b" * 500], list("abcdefgh"))
+    )
+    for strategy, pairs in {"round_robin": 28, "reference": 7, "knockout": 7, "linear": 7}.items():
+        found = costs([small, long, many], STRATEGIES[strategy])
+        assert found == [1 + 2 + 101, 1 + 1000 + 600, 1 + 8 + pairs * 101]

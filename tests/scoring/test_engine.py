@@ -1,0 +1,157 @@
+"""Rounds, budgets, memory: what is computed, what is kept, what happens when memory runs out."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+from helpers.small_models import plain, score, tiny_runner
+
+from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.key_values import KeyValueStore
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HEAD = list(range(10, 40))
+PROMPT, A, OTHER_A = [50, 51, 52], [60, 61, 62, 63], [70, 71]
+RUNNER = tiny_runner("qwen3")
+
+
+class CountingRunner:
+    """Runs as RUNNER does and notes the ids of every pass; raises `error` in passes over `limit` tokens."""
+
+    def __init__(self, limit: int = 10**9, error: Exception | None = None) -> None:
+        self.device, self.processes = RUNNER.device, RUNNER.processes
+        self.bytes_per_slot, self.bytes_per_token = RUNNER.bytes_per_slot, RUNNER.bytes_per_token
+        self.passes: list[list[int]] = []
+        self.limit, self.error = limit, error
+
+    def forward(self, tree_pass, store):
+        if tree_pass.num_tokens > self.limit:
+            raise self.error
+        self.passes.append(tree_pass.input_ids.tolist())
+        return RUNNER.forward(tree_pass, store)
+
+
+def test_every_distinct_token_is_computed_once():
+    runner = CountingRunner()
+    sequences = [[PROMPT, A, [80]], [PROMPT, A, [81, 82]], [PROMPT, OTHER_A, [80]]]
+    score(Engine(runner, max_batch_tokens=1000), HEAD, [sequences])
+    assert sorted(itertools.chain(*runner.passes)) == sorted([*HEAD, *PROMPT, *A, *OTHER_A, 80, 81, 82, 80])
+
+
+def test_nodes_above_a_border_are_kept_across_rounds():
+    runner = CountingRunner()
+    rounds = [[[PROMPT, A, [80]]], [[PROMPT, A, [81, 82]]], [[PROMPT, OTHER_A, [83]], [PROMPT, A, [84]]]]
+    score(Engine(runner, max_batch_tokens=1000), HEAD, rounds)
+    assert runner.passes == [[*HEAD, *PROMPT, *A, 80], [81, 82], [84, *OTHER_A, 83]]
+
+
+def test_the_head_is_kept_across_calls():
+    runner = CountingRunner()
+    engine = Engine(runner, max_batch_tokens=1000)
+    score(engine, HEAD, [[[PROMPT, A, [80]]]])
+    score(engine, HEAD, [[[PROMPT, A, [80]]]])
+    assert runner.passes[1] == [*PROMPT, *A, 80]
+
+
+def test_another_head_is_computed():
+    runner = CountingRunner()
+    engine = Engine(runner, max_batch_tokens=1000)
+    score(engine, HEAD, [[[PROMPT]]])
+    other = [1, 2, 3]
+    (logits,) = score(engine, other, [[[PROMPT]]])
+    assert runner.passes[1] == [*other, *PROMPT]
+    np.testing.assert_allclose(logits, plain(RUNNER, other, [[PROMPT]]), atol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 40])
+def test_no_pass_is_over_the_budget_and_memory_is_bounded_by_it(budget):
+    runner = CountingRunner()
+    engine = Engine(runner, max_batch_tokens=budget)
+    rng = np.random.default_rng(0)
+    sequences = [[PROMPT, A, rng.integers(0, 90, 20).tolist()] for _ in range(30)]
+    score(engine, HEAD, [sequences])
+    assert max(map(len, runner.passes)) <= budget
+    # Slots: the pass, and the longest path that later passes read. Not the 30 leaves.
+    assert engine._store._num_slots <= budget + len([*HEAD, *PROMPT, *A]) + 20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_halves_the_budget_and_goes_on(error):
+    runner = CountingRunner(limit=30, error=error)
+    engine = Engine(runner, max_batch_tokens=200)
+    sequences = [[PROMPT, A, [k, k + 1, k + 2]] for k in range(20)]
+    with pytest.warns(UserWarning, match="out of memory: passes of") as warned:
+        (logits,) = score(engine, HEAD, [sequences])
+    assert "200 tokens are halved to 100; pass max_batch_tokens=100" in str(warned[0].message)
+    assert engine.budget == 25
+    np.testing.assert_allclose(logits, plain(RUNNER, HEAD, sequences), atol=1e-4)
+
+
+def test_out_of_memory_at_the_smallest_budget_is_an_error():
+    runner = CountingRunner(limit=0, error=torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="out of memory"):
+        score(Engine(runner, max_batch_tokens=100), HEAD, [[[PROMPT]]])
+
+
+def test_a_failed_request_leaves_the_engine_usable():
+    runner = CountingRunner(limit=50, error=KeyError("a bug"))
+    engine = Engine(runner, max_batch_tokens=100)
+    sequences = [[PROMPT, list(range(k, k + 30))] for k in range(4)]
+    with pytest.raises(KeyError):
+        score(engine, HEAD, [sequences])
+    runner.limit = 1000
+    (logits,) = score(engine, HEAD, [sequences])
+    np.testing.assert_allclose(logits, plain(RUNNER, HEAD, sequences), atol=1e-4)
+
+
+def test_stats_count_what_was_computed_and_what_sharing_saved():
+    engine = Engine(RUNNER, max_batch_tokens=1000)
+    with engine.request(np.array(HEAD, np.int32)) as request:
+        segments = [np.array(ids, np.int32) for ids in (PROMPT, A, [80], [81, 82])]
+        leaves = request.add(segments, np.array([[0, 1, 2], [0, 1, 3]], np.int32), 2)
+        request.score(leaves, more_rounds=False)
+        stats = request.stats
+    assert (stats.comparisons, stats.passes) == (2, 1)
+    assert stats.tokens_unshared == 2 * len([*HEAD, *PROMPT, *A]) + 3
+    assert stats.tokens_tree == stats.tokens_computed == len([*HEAD, *PROMPT, *A]) + 3
+
+
+def test_requests_from_several_threads_take_turns():
+    engine = Engine(RUNNER, max_batch_tokens=16)
+    sequences = [[PROMPT, A, [k]] for k in range(5)]
+    expected = plain(RUNNER, HEAD, sequences)
+    wrong = []
+
+    def work():
+        for _ in range(3):
+            (logits,) = score(engine, HEAD, [sequences])
+            if np.abs(logits - expected).max() > 1e-4:
+                wrong.append(logits)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_store_has_a_new_layout_whenever_its_buffers_may_move():
+    store, layouts = KeyValueStore(), []
+    for change in (lambda: None, lambda: store.reserve(4), lambda: store.reserve(9), store.release):
+        change()
+        layouts.append(store.layout)
+    assert len({id(layout) for layout in layouts}) == 4
+    store.reserve(4)
+    before = store.layout
+    store.reserve(3)
+    assert store.layout is before

@@ -1,0 +1,571 @@
+"""Pairs read from every format: the worked examples, what is taken apart, what is refused and how it is named."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gram_fast.errors import BackendError, InputError
+from gram_fast.text.prompts import SLOTS, PairTemplate
+from gram_fast.training.data.formats import read_row
+from gram_fast.training.data.gram_rows import stage_1_answers, stage_1_prompt, take_apart
+from gram_fast.training.data.records import PairRecord, read_pairs
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "training" / "examples"
+GRAM = PairTemplate.load("gram")
+ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+def read(source, template=GRAM, **options):
+    return list(read_pairs(str(source), template=template, **options))
+
+
+def texts(records):
+    return [(r.prompt, r.response_a, r.response_b, r.preferred) for r in records]
+
+
+def write(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
+    return path
+
+
+PRIME = ("Name a prime.", "7", "9", "A")
+DOUBLED = ("User: 2 + 2?\n\nAssistant: 4\n\nUser: And doubled?", "8", "6", "A")
+FRENCH = ("System: Answer in French.\n\nUser: Hello!", "Bonjour !", "Hello.", "A")
+SECOND_TURN = ("User: Hi!\n\nAssistant: Hi.\n\nUser: 2 + 2?", "4", "5", "A")
+EXPECTED = {
+    "preference.jsonl": [
+        PRIME,
+        ("System: Be brief.\n\nUser: 2 + 2?", "4", "The sum of two and two is four.", "A"),
+        ("Hello!", "Hello! How can I help?", "", "A"),
+    ],
+    "preference_implicit.jsonl": [PRIME, SECOND_TURN, SECOND_TURN],
+    "unlabeled.jsonl": [("Name a prime.", "7", "9", None), (*FRENCH[:3], None), ("2 + 2?", "4", "5", None)],
+    "gram_stage1.json": [
+        ("Can dogs get covid?", "Yes, they can.", "Some have.", None),
+        ("Translate into French.\nGood morning.", "Bonjour.", "Bon matin.", None),
+        ("Name a prime.", "7", "9", None),
+    ],
+    "gram_stage2.jsonl": [
+        ("Can dogs get covid?", "Yes, they can.", "No idea.", "A"),
+        ("Name a prime.", "9", "7", "B"),
+        ("2 + 2?\nBe brief.", "4", "It is 4,\n\nas we know.", "A"),
+    ],
+    "alpaca_ranking.json": [
+        ("Translate into French.\nGood morning.", "Bonjour.", "Bon matin.", "A"),
+        ("System: Be brief.\n\nUser: Name a prime.", "7", "The number 9.", "A"),
+        DOUBLED,
+    ],
+    "sharegpt_ranking.json": [PRIME, DOUBLED, FRENCH],
+    "stage1": "gram_stage1.json",
+    "primes": [PRIME, ("System: Be brief.\n\nUser: 2 + 2?", "4", "The sum is four.", "A"), FRENCH],
+    "chats": [PRIME, DOUBLED, FRENCH],
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_worked_examples_read_as_the_page_says(name):
+    expected = EXPECTED.get(EXPECTED[name]) if isinstance(EXPECTED[name], str) else EXPECTED[name]
+    source = EXAMPLES / name if "." in name else name
+    assert texts(read(source, dataset_info=str(EXAMPLES / "dataset_info.json"))) == expected
+
+
+def test_every_example_stands_in_the_page_and_nothing_else():
+    page = (ROOT / "docs" / "data.md").read_text("utf-8")
+    shown = re.findall(r"^```json\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert sorted(shown) == sorted(path.read_text("utf-8") for path in EXAMPLES.iterdir())
+
+
+def test_a_row_of_an_array_is_named_by_the_line_on_which_it_begins(tmp_path):
+    path = tmp_path / "pairs.json"
+    path.write_bytes(
+        b'\xef\xbb\xbf\n[ {"prompt": "p",\n"chosen": "a", "rejected": "b"\n}\n,\n\n' + json.dumps(ROW).encode() + b"]\n"
+    )
+    assert [record.where for record in read(path)] == [f"{path} line 2", f"{path} line 7"]
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
+PROMPT = TEXT.filter(str.strip)
+MESSAGES = st.lists(st.builds(lambda text: {"role": "user", "content": text}, PROMPT), min_size=1, max_size=3)
+TABLES = st.one_of(
+    st.lists(st.fixed_dictionaries({"prompt": prompt, "responses": st.lists(TEXT, min_size=2, max_size=2)}), min_size=1)
+    for prompt in (PROMPT, MESSAGES)
+)
+
+
+@given(rows=TABLES, indent=st.sampled_from([None, 0, 3]))
+@settings(deadline=None, max_examples=40)
+def test_lines_array_and_parquet_of_the_same_rows_are_the_same_pairs(tmp_path_factory, rows, indent):
+    folder = tmp_path_factory.getbasetemp()
+    lines = write(folder / "same.jsonl", *rows)
+    array = folder / "same.json"
+    array.write_text(json.dumps(rows, indent=indent, ensure_ascii=False), "utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "same.parquet")
+    expected = texts(read(lines))
+    assert len(expected) == len(rows)
+    assert texts(read(array)) == expected
+    assert texts(read(folder / "same.parquet")) == expected
+
+
+def test_parquet_is_read_in_order_and_its_rows_counted_across_batches(tmp_path):
+    path = tmp_path / "pairs.parquet"
+    rows = [{"prompt": f"p{k}", "chosen": "a", "rejected": "b", "system": None} for k in range(600)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    records = read(path)
+    assert [r.prompt for r in records] == [row["prompt"] for row in rows]
+    assert records[-1].where == f"{path} row 600"
+
+
+SMALL = st.text("ab\n{} ", max_size=5)
+TEMPLATES = st.builds(
+    lambda literals, slots: PairTemplate(tuple(literals), tuple(slots)),
+    st.lists(SMALL, min_size=4, max_size=4),
+    st.permutations(SLOTS),
+)
+
+
+def ways(template, text):
+    """All values, in the order of the template, that fill it to `text`; by trying every place."""
+    begin, second, third, end = template.literals
+    body = text[len(begin) : len(text) - len(end)]
+    if begin + body + end != text:
+        return []
+    return [
+        (body[:i], body[i + len(second) : j], body[j + len(third) :])
+        for i in range(len(body) + 1)
+        if body.startswith(second, i)
+        for j in range(i + len(second), len(body) + 1)
+        if body.startswith(third, j)
+    ]
+
+
+@given(template=TEMPLATES, values=st.tuples(SMALL, SMALL, SMALL), tail=st.sampled_from(["", " ", "\n "]))
+@settings(deadline=None, max_examples=300)
+def test_what_fills_any_template_is_got_back_unless_the_text_is_ambiguous(template, values, tail):
+    filled = template.fill(*values)
+    possible = ways(template, filled)
+    tail = tail if template.literals[3].strip() else ""
+    if len(possible) == 1:
+        slots = take_apart(template, filled + tail, "text")
+        assert tuple(slots[slot] for slot in SLOTS) == values
+    else:
+        with pytest.raises(InputError, match=r"^text: expected the judge's template, found .* in more than one way$"):
+            take_apart(template, filled + tail, "text")
+
+
+@given(template=TEMPLATES, text=st.text("ab\n{} ", max_size=12))
+@settings(deadline=None, max_examples=300)
+def test_text_that_no_values_fill_to_is_refused(template, text):
+    if template.literals[3].strip():
+        stripped = PairTemplate((*template.literals[:3], template.literals[3].rstrip()), template.slots)
+        possible = ways(stripped, text.rstrip())
+    else:
+        possible = ways(template, text)
+    if len(possible) == 1:
+        slots = take_apart(template, text, "text")
+        assert tuple(slots[slot] for slot in template.slots) == possible[0]
+    else:
+        with pytest.raises(InputError, match=r"^text: expected the judge's template, "):
+            take_apart(template, text, "text")
+
+
+START_A, END_A = "[The Start of Assistant A's Answer]", "[The End of Assistant A's Answer]"
+START_B, END_B = "[The Start of Assistant B's Answer]", "[The End of Assistant B's Answer]"
+
+
+@given(prompt=st.text("x\\n\n "), a=st.text("x\\n\n "), b=st.text("x\\n\n "))
+@settings(deadline=None, max_examples=150)
+def test_stage_1_texts_are_got_back_from_their_frames(prompt, a, b):
+    assert stage_1_prompt(f"[User Question]\n{prompt}\n\n", "instruction") == prompt
+    assert stage_1_answers(f"{START_A}\n{a}\n{END_A}\n\n{START_B}\n{b}\n{END_B}", "output") == (a, b)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "output"),
+    [
+        ("[User Question]\np", f"{START_A}\na{END_A}\n\n{START_B}\nb{END_B}\n"),
+        (r"[User Question]\np\n\n", rf"{START_A}\na{END_A}\n\n{START_B}\nb\n{END_B}"),
+    ],
+)
+def test_stage_1_as_its_readme_and_its_cleaning_script_write_it(tmp_path, instruction, output):
+    path = write(tmp_path / "x.jsonl", {"instruction": instruction, "input": "", "output": output})
+    assert texts(read(path)) == [("p", "a", "b", None)]
+
+
+def test_stage_2_with_an_input_is_read_as_one_text(tmp_path):
+    head, _, tail = GRAM.fill("p", "a", "b").partition("\n[User")
+    path = write(tmp_path / "x.jsonl", {"instruction": head, "input": f"[User{tail}", "output": "B\n"})
+    assert texts(read(path)) == [("p", "a", "b", "B")]
+
+
+def test_stage_2_is_taken_apart_with_the_template_given(tmp_path):
+    own = PairTemplate.parse("2: {response_b}\n1: {response_a}\nfor {input}")
+    path = write(tmp_path / "x.jsonl", {"instruction": own.fill("p \n", "a", "b"), "output": "A"})
+    assert texts(read(path, own)) == [("p \n", "a", "b", "A")]
+    with pytest.raises(InputError, match="template, which begins with 'Please act as an impartial judge"):
+        read(path)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def says(text):
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        # A prompt in messages that the conversations repeat: what they share behind it belongs to the responses.
+        (
+            {
+                "prompt": [user("q")],
+                "chosen": [user("q"), says("x"), says("a")],
+                "rejected": [user("q"), says("x"), says("b")],
+            },
+            ("q", "Assistant: x\n\nAssistant: a", "Assistant: x\n\nAssistant: b"),
+        ),
+        # As text: all that they share, as TRL has it.
+        (
+            {"prompt": "q", "chosen": [user("q"), says("x"), says("a")], "rejected": [user("q"), says("x"), says("b")]},
+            ("User: q\n\nAssistant: x", "a", "b"),
+        ),
+        # Messages that go on after the prompt are the response.
+        (
+            {"prompt": "q", "chosen": [says("x"), says("a")], "rejected": [says("x"), says("b")]},
+            ("q", "Assistant: x\n\nAssistant: a", "Assistant: x\n\nAssistant: b"),
+        ),
+        # Each keeps a message to answer with.
+        (
+            {"chosen": [user("q"), says("a"), user("more")], "rejected": [user("q"), says("a")]},
+            ("q", "Assistant: a\n\nUser: more", "a"),
+        ),
+        ({"prompt": "q", "system": "", "chosen": "a", "rejected": "b"}, ("q", "a", "b")),
+        (
+            {**ROW, "prompt": [{"role": "system", "content": "s"}, user("q")], "system": "t"},
+            ("System: s\n\nUser: q", "a", "b"),
+        ),
+        ({"prompt": None, "instruction": "q", "chosen": "a", "rejected": "b"}, ("q", "a", "b")),
+        ({"prompt": " q", "chosen": " ", "rejected": ""}, (" q", " ", "")),
+    ],
+)
+def test_preferences(row, expected):
+    assert read_row(row, None, GRAM) == (*expected, "A")
+
+
+DIALOGUE = "\n\nHuman: q\n\nAssistant: {}"
+FILLED = {"instruction": GRAM.fill("p", "a", "b"), "output": "A"}
+STAGE_1 = {"instruction": "[User Question]\np\n\n", "output": f"{START_A}\na\n{END_A}\n\n{START_B}\nb\n{END_B}"}
+CHAT = {
+    "conversations": [{"from": "human", "value": "p"}],
+    "chosen": {"from": "gpt", "value": "a"},
+    "rejected": {"from": "gpt", "value": "b"},
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([1], "expected a JSON object, got list"),
+        ({}, "expected the fields of a pair (chosen and rejected; "),
+        ({"prompt": "p", "chosen": "a", "rejected": None}, "found 'prompt', 'chosen'"),
+        ({**ROW, "prompt": " \n"}, "prompt: expected text, found none but white space"),
+        ({**ROW, "prompt": 3}, "prompt: expected a string or a list of chat messages, got int"),
+        ({**ROW, "chosen": "b"}, "responses: expected two that differ, as one is preferred, found two equal ones"),
+        ({**ROW, "chosen": ["a"]}, "chosen: expected every chat message to be a dict with 'role' and 'content'"),
+        ({**ROW, "rejected": "b\ud800"}, "rejected: expected text, found the lone surrogate U+D800 at character 1"),
+        ({**ROW, "system": ["s"]}, "system: expected text, got list"),
+        ({"chosen": "a", "rejected": "b"}, "prompt: expected this field, or chosen to be a conv"),
+        ({"chosen": [says("a")], "rejected": [says("b")]}, "prompt: expected this field, or chosen to be a conv"),
+        ({"chosen": DIALOGUE.format("a"), "rejected": "b"}, "or rejected to be a conversation"),
+        ({"chosen": "Hi" + DIALOGUE.format("a"), "rejected": DIALOGUE.format("b")}, "or chosen to be a conversation"),
+        (
+            {"chosen": DIALOGUE.format("a"), "rejected": DIALOGUE.format("b\n\nHuman: r\n\nAssistant: c")},
+            "chosen, rejected: expected dialogues that differ in the last answer alone",
+        ),
+        (
+            {"chosen": [user("q"), says("a")], "rejected": [user("r"), says("b")]},
+            "chosen, rejected: expected conversations that begin with the same messages",
+        ),
+        (
+            {"chosen": [user("q"), says("a")], "rejected": "b"},
+            "expected conversations that begin with the same messages",
+        ),
+        (
+            {"prompt": "p", "chosen": [user("q"), says("a")], "rejected": [user("q"), says("b")]},
+            "prompt: expected one of the messages with which chosen begins",
+        ),
+        (
+            {"prompt": [user("p")], "chosen": [user("q"), says("a")], "rejected": [user("q"), says("b")]},
+            "prompt: expected the messages with which chosen begins",
+        ),
+        ({"prompt": "p", "responses": ["a", "b", "c"]}, "responses: expected a list of 2, got 3"),
+        ({"prompt": "p", "responses": "ab"}, "responses: expected a list of 2, got str"),
+        (
+            {"prompt": "p", "responses": ["a", None]},
+            "responses[1]: expected a string or a list of chat messages, got NoneType",
+        ),
+        ({"instruction": "i", "chosen": "a", "rejected": "b", "history": ["x"]}, "history: expected a list of turns"),
+        (
+            {"instruction": "i", "output": "an answer"},
+            "output: expected 'A', 'B', or two answers between lines such as \"[The Start",
+        ),
+        ({**STAGE_1, "instruction": "p"}, "instruction: expected the line '[User Question]' and the prompt under it"),
+        (
+            {**STAGE_1, "output": STAGE_1["output"].replace(END_A, "")},
+            f'output: expected "{END_A}" once, found it 0 times',
+        ),
+        ({**STAGE_1, "output": STAGE_1["output"] + START_B}, f'output: expected "{START_B}" once, found it 2 times'),
+        ({**STAGE_1, "output": "Here: " + STAGE_1["output"]}, "output: expected the marker lines of both answers in"),
+        ({**FILLED, "output": 1}, "output: expected text, got int"),
+        (
+            {**FILLED, "instruction": "p"},
+            "instruction: expected the judge's template, which begins with 'Please act as",
+        ),
+        (
+            {**FILLED, "instruction": FILLED["instruction"] + "?"},
+            'which ends with "[The End of Assistant B\'s Answer]"',
+        ),
+        (
+            {**FILLED, "instruction": FILLED["instruction"].replace(START_B, "")},
+            f'found no "{END_A}" where it should be',
+        ),
+        (
+            {**FILLED, "instruction": GRAM.fill("p", f"a\n{END_A}\n\n{START_B}\nc", "b")},
+            f'found "{END_A}" more than once, so that',
+        ),
+        (
+            {**FILLED, "instruction": GRAM.fill(f"p\n\n{START_A}\nc", "a", "b")},
+            f'found "{START_A}" more than once, so that',
+        ),
+        ({**CHAT, "conversations": []}, "conversations: expected a list of messages, got list"),
+        (
+            {**CHAT, "conversations": [{"from": "user", "value": "p"}]},
+            "to be one of human, gpt, observation, function_call, system, got 'user'",
+        ),
+        (
+            {**CHAT, "conversations": [{"role": "user", "content": "p"}]},
+            "conversations[0]: expected a message with 'from' and 'value'",
+        ),
+        (
+            {**CHAT, "conversations": [{"from": ["human"], "value": "p"}]},
+            "conversations[0]: expected 'from' to be one of",
+        ),
+        (
+            {**CHAT, "conversations": [CHAT["chosen"]]},
+            "conversations: expected a last message to be answered, found the assistant's own",
+        ),
+        ({**CHAT, "rejected": "b"}, "rejected: expected a message with 'from' and 'value'"),
+        (
+            {**CHAT, "rejected": {"from": "human", "value": "b"}},
+            "rejected: expected the assistant's message, found the user's",
+        ),
+    ],
+)
+def test_a_bad_row_is_named_and_can_be_passed_over(tmp_path, row, message):
+    path = write(tmp_path / "pairs.jsonl", ROW, row, ROW)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path} line 2: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    errors = []
+    assert [r.where for r in read(path, skip_bad=errors.append)] == [f"{path} line 1", f"{path} line 3"]
+    assert list(map(str, errors)) == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"prompt": "p"', "expected JSON, Expecting ',' delimiter at column 15"),
+        (b'{"prompt": "caf\xe9"}', "expected UTF-8, found the byte 0xe9"),
+        (b"[" * 100_000, "expected JSON, "),
+        (b"1" * 5000, "expected JSON, "),
+    ],
+)
+def test_a_line_that_is_not_json_is_a_bad_row(tmp_path, line, message):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROW).encode() + b"\r\n\n" + line + b"\n" + json.dumps(ROW).encode())
+    with pytest.raises(InputError, match=re.escape(f"{path} line 3: {message}")):
+        read(path)
+    assert [r.where for r in read(path, skip_bad=lambda error: None)] == [f"{path} line 1", f"{path} line 4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[\n{} {}]", "line 2: expected ',' or ']' after an element"),
+        (b"[\n{}\n", "line 3: expected ',' or ']' after an element"),
+        (b"[{},\n]", "line 2: expected JSON, Expecting value at column 1"),
+        (b'[{},\n{"x": "\n"}]', "line 2: expected JSON, Invalid control character at at column 8"),
+        (b"[{}]\n{}", "line 1: expected nothing after the end of the array"),
+        (b'[{},\n{"x": "\xff"}]', "line 2: expected UTF-8, found the byte 0xff"),
+        (b"[{},\n" + b"[" * 100_000, "line 2: expected JSON, "),
+        (b"PAR1 or so", "as parquet, after 0 rows: "),
+    ],
+)
+def test_a_broken_file_is_an_error_whatever_may_be_passed_over(tmp_path, text, message):
+    path = tmp_path / "pairs.json"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        read(path, skip_bad=lambda error: None)
+    assert str(path) in str(caught.value)
+
+
+def test_an_empty_file_and_an_empty_array_have_no_pairs(tmp_path):
+    assert read(write(tmp_path / "a", "", " ")) == read(write(tmp_path / "b", "[ ]")) == []
+
+
+def test_reading_is_a_stream(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", ROW, "broken")
+    assert next(read_pairs(str(path), template=GRAM)) == PairRecord("p", "a", "b", "A", f"{path} line 1")
+
+
+@pytest.mark.parametrize("name", ["nothing.jsonl", "data/train.json", "./x", "nothing", "", "a\0b", "org/name/x"])
+def test_a_name_that_stands_for_nothing_says_what_was_looked_for(name):
+    said = re.escape(f"there is no file or folder {name!r}, no dataset_info.json was given, and names on the hub are")
+    with pytest.raises(InputError, match=said):
+        read(name)
+    info = str(EXAMPLES / "dataset_info.json")
+    with pytest.raises(InputError, match=re.escape(f"no entry of that name in {info}")):
+        read(name, dataset_info=info)
+
+
+def register(tmp_path, entry):
+    write(tmp_path / "rows.jsonl", ROW)
+    return str(write(tmp_path / "dataset_info.json", {"mine": entry}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("rows.jsonl", "mine: expected an object, got str"),
+        ({}, "mine: expected 'file_name' or 'hf_hub_url'"),
+        ({"ms_hub_url": "x/y"}, "mine: expected 'file_name' or 'hf_hub_url'"),
+        ({"file_name": 3}, "mine: expected 'file_name' to be text, got int"),
+        ({"file_name": "none.jsonl"}, "mine: there is no file or folder"),
+        (
+            {"file_name": "rows.jsonl", "num_samples": 3},
+            "mine: cannot read a set with 'num_samples', expected any of file_name",
+        ),
+        ({"file_name": "rows.jsonl", "split": "test"}, "mine: expected no 'split', since 'file_name' is one file"),
+        (
+            {"file_name": "rows.jsonl", "formatting": "sharegpt"},
+            "expected 'formatting' alpaca, or sharegpt and 'ranking' true",
+        ),
+        ({"file_name": "rows.jsonl", "ranking": "yes"}, "got 'alpaca' and 'yes'"),
+        (
+            {"file_name": "rows.jsonl", "columns": {"chosen": "c"}},
+            "mine: columns: cannot read a set with 'chosen', expected any of",
+        ),
+        (
+            {"file_name": "rows.jsonl", "ranking": True, "columns": {"chosen": "c"}},
+            "mine: columns: expected 'rejected', found 'chosen'",
+        ),
+        (
+            {"file_name": "rows.jsonl", "ranking": True, "columns": {"chosen": "c", "rejected": 1}},
+            "'rejected' to be text, got int",
+        ),
+        (
+            {"file_name": "rows.jsonl", "ranking": True, "tags": {"role_tag": "role"}},
+            "mine: tags: cannot read a set with 'role_tag', expected any of none",
+        ),
+        (
+            {"file_name": "rows.jsonl", "ranking": True, "columns": {"chosen": "good", "rejected": "bad"}},
+            "rows.jsonl line 1: expected a field 'good', found 'prompt'",
+        ),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_named(tmp_path, entry, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        read("mine", dataset_info=register(tmp_path, entry))
+
+
+def test_columns_that_an_entry_does_not_name_are_not_read(tmp_path):
+    entry = {"file_name": "x.jsonl", "ranking": True, "columns": {"prompt": "q", "chosen": "c", "rejected": "r"}}
+    write(tmp_path / "x.jsonl", {"q": "p", "c": "a", "r": "b", "input": "more", "system": "s"})
+    assert texts(read("mine", dataset_info=register(tmp_path, entry))) == [("p", "a", "b", "A")]
+
+
+def test_a_local_file_goes_before_an_entry_and_an_absolute_name_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    info = register(tmp_path, {"file_name": str(EXAMPLES / "unlabeled.jsonl")})
+    assert len(read("mine", dataset_info=info)) == 3
+    write(tmp_path / "mine", ROW)
+    assert [r.where for r in read("mine", dataset_info=info)] == ["mine line 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "expected JSON"), ("[]", "expected an object of data sets by name")]
+)
+def test_a_dataset_info_that_is_none_is_named(tmp_path, text, message):
+    path = write(tmp_path / "info.json", text)
+    with pytest.raises(InputError, match=rf"info\.json: {message}"):
+        read("mine", dataset_info=str(path))
+    with pytest.raises(InputError, match=r"cannot read .*nowhere\.json: No such file"):
+        read("mine", dataset_info=str(tmp_path / "nowhere.json"))
+
+
+def hub(monkeypatch, rows):
+    calls = []
+
+    def load_dataset(*arguments, **options):
+        calls.append((arguments, options))
+        yield from rows
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    return calls
+
+
+@pytest.mark.parametrize(("name", "split"), [("org/name", "train"), ("org/name:test", "test")])
+def test_a_hub_name_is_a_stream_of_its_split(monkeypatch, name, split):
+    calls = hub(monkeypatch, [ROW, {**ROW, "chosen": "b"}, ROW])
+    errors = []
+    records = read(name, skip_bad=errors.append)
+    assert calls == [(("org/name", None), {"data_dir": None, "split": split, "streaming": True})]
+    assert [r.where for r in records] == [f"org/name:{split} row 1", f"org/name:{split} row 3"]
+    assert str(errors[0]).startswith(f"org/name:{split} row 2: responses: ")
+
+
+def test_an_entry_of_the_hub_hands_on_its_part_and_its_fields(monkeypatch):
+    calls = hub(monkeypatch, [CHAT])
+    assert texts(read("mix", dataset_info=str(EXAMPLES / "dataset_info.json"))) == [("p", "a", "b", "A")]
+    assert calls == [(("llamafactory/DPO-En-Zh-20k", "en"), {"data_dir": None, "split": "train", "streaming": True})]
+
+
+def test_what_the_hub_says_is_passed_on_in_one_line(monkeypatch):
+    def rows():
+        yield ROW
+        raise ConnectionError("gone away\nand more")
+
+    hub(monkeypatch, rows())
+    said = "^cannot read org/name:train as a data set on the hub, there being no such file, after 1 rows: gone away$"
+    with pytest.raises(InputError, match=said):
+        read("org/name")
+
+
+def test_a_folder_is_read_by_the_datasets_library(tmp_path):
+    write(tmp_path / "train.jsonl", ROW, {**ROW, "prompt": "q"})
+    write(tmp_path / "test.jsonl", {**ROW, "prompt": "t"})
+    assert [r.prompt for r in read(tmp_path)] == ["p", "q"]
+    assert [(r.prompt, r.where) for r in read(f"{tmp_path}:test")] == [("t", f"{tmp_path}:test row 1")]
+    with pytest.raises(InputError, match=r"as a folder, after 0 rows: Bad split: nope"):
+        read(f"{tmp_path}:nope")
+
+
+@pytest.mark.parametrize(("library", "source"), [("datasets", "org/name"), ("pyarrow", "x.parquet")])
+def test_a_library_that_is_not_installed_is_named_with_the_extra(tmp_path, monkeypatch, library, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(BackendError, match=r"pip install 'gram_fast\[train\]'"):
+        read(source)

@@ -1,0 +1,124 @@
+"""From pairs to sequences with labels: exactly the judge's ids, exactly GRAM's formats, labels where they belong."""
+
+import numpy as np
+import pytest
+from helpers.small_models import tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gram_fast.errors import InputError
+from gram_fast.text.prompts import PairTemplate, preset_names, render_chat
+from gram_fast.text.tokens import PairTokenizer
+from gram_fast.training.data.records import PairRecord
+from gram_fast.training.data.sequences import (
+    Item,
+    collate,
+    finetune_items,
+    pretrain_items,
+    pretraining_literals,
+    read_items,
+    scalar_items,
+)
+
+TOKENIZER = tiny_tokenizer()
+PAIRS = {preset: PairTokenizer(TOKENIZER, PairTemplate.load(preset)) for preset in preset_names()}
+TEXT = st.text(max_size=20) | st.sampled_from(["<|im_end|>", "\n\n", "[Answer B]\n", " ", "A"])
+
+
+def record(prompt="q", a="one", b="two\n", preferred="A"):
+    return PairRecord(prompt, a, b, preferred, "row 1")
+
+
+def texts(item, asked_only=False):
+    ids = np.split(item.input_ids, item.lengths.cumsum()[:-1])
+    return [TOKENIZER.decode(sequence) for sequence in ids]
+
+
+@given(TEXT, TEXT, TEXT, st.sampled_from("AB"), st.sampled_from(preset_names()))
+@settings(max_examples=60, deadline=None)
+def test_finetune_shows_each_pair_in_both_orders_as_the_judge_does(prompt, a, b, preferred, preset):
+    [item] = finetune_items(PAIRS[preset])([record(prompt, a, b, preferred)])
+    expected = PAIRS[preset].whole_ids([(prompt, a, b), (prompt, b, a)])
+    np.testing.assert_array_equal(item.input_ids, np.concatenate(expected))
+    assert item.lengths.tolist() == [len(ids) for ids in expected]
+    asked = np.flatnonzero(item.labels != -100)
+    assert asked.tolist() == (item.lengths.cumsum() - 1).tolist()
+    assert item.labels[asked].tolist() == ([0, 1] if preferred == "A" else [1, 0])
+
+
+def test_pretraining_data_has_grams_own_format():
+    """The two templates of GRAM's README, Preparing Models and Datasets."""
+    instruction, output = pretraining_literals(PairTemplate.load("gram"))
+    assert instruction == ("[User Question]\n", "\n\n")
+    assert output == (
+        "[The Start of Assistant A's Answer]\n",
+        "\n[The End of Assistant A's Answer]\n\n[The Start of Assistant B's Answer]\n",
+        "\n[The End of Assistant B's Answer]",
+    )
+    with pytest.raises(InputError, match=r"first slot is \{input\}, not \{response_a\}"):
+        pretraining_literals(PairTemplate.parse("{response_a} {response_b} {input}"))
+
+
+def test_pretrain_asks_for_the_assistants_turn_and_nothing_else():
+    [item] = pretrain_items(PAIRS["gram"], TOKENIZER)([record("Why?", "So.", "No.", None)])
+    [instruction, output] = ["[User Question]\nWhy?\n\n", "[The Start of Assistant A's Answer]\nSo.\n"]
+    opening = render_chat(TOKENIZER, [{"role": "user", "content": instruction}])
+    assert texts(item)[0].startswith(opening + output)
+    asked = item.labels[item.labels != -100]
+    assert TOKENIZER.decode(asked) == (
+        output + "[The End of Assistant A's Answer]\n\n[The Start of Assistant B's Answer]\nNo.\n"
+        "[The End of Assistant B's Answer]<|im_end|>"
+    )
+    # labels[t] is the token behind row t.
+    np.testing.assert_array_equal(item.labels[:-1][item.labels[:-1] != -100], item.input_ids[-len(asked) + 1 :])
+
+
+def test_special_tokens_in_a_response_stay_text():
+    for encode in (
+        pretrain_items(PAIRS["gram"], TOKENIZER),
+        finetune_items(PAIRS["gram"]),
+        scalar_items(PAIRS["gram"], TOKENIZER),
+    ):
+        special = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
+        counts = [
+            sum((item.input_ids == special).sum() for item in encode([record("q", a, "two")]))
+            for a in ("one", "<|im_end|>")
+        ]
+        assert counts[0] == counts[1]
+
+
+def test_scalar_reads_chosen_then_rejected_as_chats():
+    [item] = scalar_items(PAIRS["gram"], TOKENIZER)([record("q", "bad", "good", "B")])
+    chats = [
+        render_chat(
+            TOKENIZER,
+            [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}],
+            add_generation_prompt=False,
+        )
+        for answer in ("good", "bad")
+    ]
+    assert texts(item) == chats
+    assert np.flatnonzero(item.labels != -100).tolist() == [item.lengths[0] - 1]
+
+
+def test_collate_packs_end_to_end():
+    items = [
+        Item(np.array([7, 8, 9], np.int32), np.array([-100, 9, 3], np.int32), np.array([3])),
+        Item(np.array([7, 5], np.int32), np.array([-100, 2], np.int32), np.array([2])),
+    ]
+    assert {name: tensor.tolist() for name, tensor in collate(items).items()} == {
+        "input_ids": [[7, 8, 9, 7, 5]],
+        "labels": [[-100, 9, 3, -100, 2]],
+        "position_ids": [[0, 1, 2, 0, 1]],
+        "lengths": [3, 2],
+    }
+
+
+def test_long_pairs_are_handed_over_whole():
+    encode, long = finetune_items(PAIRS["short"]), []
+    records = [record(prompt="x " * n) for n in range(0, 1200, 2)]
+    lengths = [int(encode([r])[0].lengths.max()) for r in records]
+    cutoff = sorted(lengths)[300]
+    kept = list(read_items(iter(records), encode, cutoff, lambda r, length: long.append((r, length))))
+    assert [int(item.lengths.max()) for item in kept] == [length for length in lengths if length <= cutoff]
+    assert long == [(r, length) for r, length in zip(records, lengths, strict=True) if length > cutoff]
