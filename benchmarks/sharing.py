@@ -48,7 +48,7 @@ class Rival:
     """Plain forwards of whole pairs through the judge's own model."""
 
     def __init__(self, judge: gram_fast.PairwiseJudge, pairs: Pairs) -> None:
-        self.runner, self.pairs, self.tokenizer = judge.runner, pairs, judge.tokenizer
+        self.runner, self.pairs, self.tokenizer = judge.comparer.runner, pairs, judge.comparer.tokenizer
 
     def forward(self, ids: list[list[int]], **options: Any) -> torch.Tensor:
         """Label logits [batch, 2] of left-padded sequences."""
@@ -167,10 +167,10 @@ def main() -> None:
     console.print(table)
     record = {
         "benchmark": "sharing",
-        "device": str(judge.runner.device),
+        "device": str(judge.comparer.runner.device),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "dtype": str(judge.runner.dtype),
+        "dtype": str(judge.comparer.runner.dtype),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "gram_fast": gram_fast.__version__,

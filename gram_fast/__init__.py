@@ -16,7 +16,16 @@ from gram_fast.errors import (
     UnsupportedModelError,
 )
 from gram_fast.judge import PairwiseJudge
-from gram_fast.results import Comparison, Preference, PreferenceMatrix, Ranking, Rewards, Selection, Stats
+from gram_fast.results import (
+    Comparison,
+    ForwardStats,
+    Preference,
+    PreferenceMatrix,
+    Ranking,
+    Rewards,
+    Selection,
+    Stats,
+)
 from gram_fast.text.prompts import preset_names
 
 __version__ = "0.1.0"
@@ -28,6 +37,7 @@ __all__ = [
     "SMALL_JUDGE",
     "BackendError",
     "Comparison",
+    "ForwardStats",
     "GramFastError",
     "InputError",
     "NumericalError",

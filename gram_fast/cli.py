@@ -16,10 +16,12 @@ from transformers.utils import logging as transformers_logging
 from gram_fast.commands import doctor
 from gram_fast.commands.jobs import Row, open_output, read_rows, run_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
+from gram_fast.comparing.loading import load_comparer
+from gram_fast.comparing.preference import check_orders
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.judge import PairwiseJudge
-from gram_fast.ranking.preference import check_orders
+from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.scores import find_scores
 from gram_fast.ranking.tournament import STRATEGIES, find_strategy
 from gram_fast.training.command import app as training_app
@@ -119,22 +121,19 @@ def _tournament(strategy: str, orders: str, scores: str, seed: int) -> dict[str,
     return {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
 
 
-@app.command("doctor")
-def doctor_command(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Checkpoint to try as well.")] = None,
-    preset: Annotated[str, typer.Option(help="Its judge prompt.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, cuda:all, or several with commas.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    runner: Annotated[str, typer.Option(help="auto, dense or transformers.")] = "auto",
-    attention: Annotated[str, typer.Option(help="Attention backend: auto, reference, cascade or triton.")] = "auto",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(JudgeOptions):
+    """Options of doctor, which may do without a checkpoint."""
+
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Checkpoint to try as well.")] = None
+
+
+@command(app, "doctor", DoctorOptions)
+def diagnose(options: DoctorOptions) -> None:
     """Say what is installed and can run; with a checkpoint, test template, labels and engine on a known answer."""
     _print_table(doctor.installation())
-    if model is not None:
-        judge = PairwiseJudge.from_pretrained(
-            model, preset=preset, device=device, dtype=dtype, runner=runner, attention=attention
-        )
-        _print_table(doctor.checkpoint(judge))
+    if options.model is not None:
+        _print_table(doctor.checkpoint(load_comparer(options.model, options)))
 
 
 def _print_table(rows: Iterable[tuple[str, str]]) -> None:

@@ -1,6 +1,6 @@
 """The public API: a pairwise judge that compares, ranks and rewards responses."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,24 +8,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from gram_fast.errors import InputError, UnsupportedModelError
-from gram_fast.models.checkpoint import find_devices, find_template, load_config, load_tokenizer
-from gram_fast.models.known_answers import KnownAnswer, known_answers
-from gram_fast.models.loading import Runner, RunnerOptions, load_runners
-from gram_fast.models.transformers_runner import TransformersRunner
-from gram_fast.ranking.arena import Arena, on_device
-from gram_fast.ranking.preference import Orders
-from gram_fast.ranking.replicas import Replicas
+from gram_fast.comparing.comparer import Comparer
+from gram_fast.comparing.loading import comparer_of_model, load_comparer
+from gram_fast.comparing.preference import Orders
+from gram_fast.errors import InputError
+from gram_fast.models.options import JudgeOptions
+from gram_fast.ranking.play import play
 from gram_fast.ranking.scores import find_scores, win_rate
 from gram_fast.ranking.tournament import Strategy, Tournament, find_strategy, one_round
 from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
-from gram_fast.scoring.engine import Engine
 from gram_fast.text.arguments import check_list, read_group, read_pair
 from gram_fast.text.group import Group
-from gram_fast.text.prompts import PairTemplate, Prompt
-from gram_fast.text.tokens import PairTokenizer
-
-_LARGEST = 2**24
+from gram_fast.text.prompts import Prompt
 
 
 def _duel(count: int, rng: np.random.Generator) -> Tournament:
@@ -45,61 +39,14 @@ class PairwiseJudge:
     own: while a call runs, nothing else may run the model.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Any,
-        *,
-        preset: str = "auto",
-        attention: str = "auto",
-        max_batch_tokens: int | Literal["auto"] = "auto",
-        max_length: int | None = None,
-    ) -> None:
-        """A judge from a transformers model, on its device and in eval mode, and its tokenizer.
-
-        Arguments and errors as for `from_pretrained`.
-        """
-        _check_limits(max_batch_tokens, max_length)
-        pair_tokenizer = PairTokenizer(tokenizer, find_template(preset, model.config))
-        runner = TransformersRunner(model, pair_tokenizer.label_ids, attention)
-        self._start(pair_tokenizer, [runner], max_batch_tokens, max_length)
-
-    def _start(
-        self,
-        tokenizer: PairTokenizer,
-        runners: Iterable[Runner],
-        max_batch_tokens: int | Literal["auto"],
-        max_length: int | None,
-    ) -> None:
-        """`runners`: one a device; each is checked before the next is asked for, which may load it."""
-        self.tokenizer = tokenizer
-        checked = [(runner, _checked(tokenizer, runner)) for runner in runners]
-        self.runner, self.known_answers = checked[0]  # with several devices, those of the first
-        arenas = []
-        for runner, _ in checked:
-            limit, reason = runner.max_length, runner.max_length_reason
-            if max_length is not None and max_length < limit:
-                limit, reason = max_length, "max_length"
-            with on_device(runner.device):
-                engine = Engine(runner, None if max_batch_tokens == "auto" else max_batch_tokens)
-            arenas.append(Arena(tokenizer, engine, runner.device, limit, reason))
-        # One device needs no spreading, and gets none of its code.
-        self._arena = arenas[0] if len(arenas) == 1 else Replicas(arenas)
+    def __init__(self, comparer: Comparer) -> None:
+        """A judge over whoever compares; `from_pretrained` and `from_model` make one over a model."""
+        self.comparer = comparer
 
     @property
     def max_length(self) -> int:
         """Most tokens of one pair, the judge's prompt included."""
-        return self._arena.max_length
-
-    @property
-    def num_devices(self) -> int:
-        """Over how many devices a call's groups are spread."""
-        return self._arena.num_devices
-
-    @property
-    def max_batch_tokens(self) -> int:
-        """Most tokens of one forward at present: what was asked for, or less since memory ran out."""
-        return self._arena.max_batch_tokens
+        return self.comparer.max_length
 
     @classmethod
     def from_pretrained(
@@ -155,20 +102,41 @@ class PairwiseJudge:
                 runner "dense" against the plain references of its ops.
             BackendError: a device or attention backend that cannot be had.
         """
-        # What is wrong with the arguments is said before minutes of loading.
-        _check_limits(max_batch_tokens, max_length)
-        if preset != "auto":
-            PairTemplate.load(preset)
-        name = str(name_or_path)
-        hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-        targets = find_devices(device)
-        config = load_config(name, **hub)
-        tokenizer = PairTokenizer(load_tokenizer(name, **hub), find_template(preset, config))
-        options = RunnerOptions(dtype, runner, attention, deterministic, tensor_parallel)
-        runners = load_runners(name, config, tokenizer.label_ids, targets, options, **hub)
-        judge = cls.__new__(cls)
-        judge._start(tokenizer, runners, max_batch_tokens, max_length)
-        return judge
+        options = JudgeOptions(
+            preset=preset,
+            device=device,
+            dtype=dtype,
+            runner=runner,
+            attention=attention,
+            max_batch_tokens=max_batch_tokens,
+            max_length=max_length,
+            deterministic=deterministic,
+            tensor_parallel=tensor_parallel,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(load_comparer(str(name_or_path), options))
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        preset: str = "auto",
+        attention: str = "auto",
+        max_batch_tokens: int | Literal["auto"] = "auto",
+        max_length: int | None = None,
+    ) -> "PairwiseJudge":
+        """A judge from a transformers model, on its device and in eval mode, and its tokenizer.
+
+        Arguments and errors as for `from_pretrained`.
+        """
+        options = JudgeOptions(
+            preset=preset, attention=attention, max_batch_tokens=max_batch_tokens, max_length=max_length
+        )
+        return cls(comparer_of_model(model, tokenizer, options))
 
     def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:
         """Compares two responses; `p` is P(a better than b).
@@ -199,9 +167,9 @@ class PairwiseJudge:
 
     def _compare(self, groups: Sequence[Group], orders: Orders) -> list[Comparison]:
         """Groups of two candidates each."""
-        outcome = self._arena.play(groups, _DUEL, orders)
+        outcome = play(groups, _DUEL, self.comparer, orders)
         return [
-            Comparison(**{**vars(only), "i": 0, "j": 1}, flagged=group.flags(self.tokenizer.flags), stats=outcome.stats)
+            Comparison(**{**vars(only), "i": 0, "j": 1}, flagged=group.flags(self.comparer.flags), stats=outcome.stats)
             for group, (only,) in zip(groups, outcome.comparisons, strict=True)
         ]
 
@@ -214,13 +182,13 @@ class PairwiseJudge:
         group = Group.of(prompt, responses)
         count = len(group.texts)
         pairs = [(i, j) for i in range(count) for j in range(count) if (i < j if orders == "both" else i != j)]
-        outcome = self._arena.play([group], one_round(pairs), orders)
+        outcome = play([group], one_round(pairs), self.comparer, orders)
         p = np.full((count, count), 0.5)
         for c in outcome.comparisons[0]:
             p[c.i, c.j] = c.p
             if orders == "both":
                 p[c.j, c.i] = 1 - c.p
-        flags = group.flags(self.tokenizer.flags)
+        flags = group.flags(self.comparer.flags)
         return PreferenceMatrix.wrap(p[np.ix_(group.text_of, group.text_of)], flags, outcome.stats)
 
     def rank(
@@ -249,7 +217,7 @@ class PairwiseJudge:
         """
         group = Group.of(prompt, responses)
         score = find_scores(scores, strategy)
-        outcome = self._arena.play([group], find_strategy(strategy), orders, seed)
+        outcome = play([group], find_strategy(strategy), self.comparer, orders, seed)
         values = score(len(group.texts), outcome.comparisons[0])[group.text_of]
         order = _order(values, group, outcome.winners[0])
         return Ranking(
@@ -257,7 +225,7 @@ class PairwiseJudge:
             order=order,
             scores=tuple(values.tolist()),
             comparisons=_by_candidate(group, outcome.comparisons[0]),
-            flagged=group.flags(self.tokenizer.flags),
+            flagged=group.flags(self.comparer.flags),
             stats=outcome.stats,
         )
 
@@ -314,7 +282,7 @@ class PairwiseJudge:
         read = [read_group(g, prompts[g], group) for g, group in enumerate(groups)]
         strategy = strategy or "round_robin"
         score = find_scores(scores, strategy)
-        outcome = self._arena.play(read, find_strategy(strategy), orders, seed)
+        outcome = play(read, find_strategy(strategy), self.comparer, orders, seed)
         values = [
             score(len(group.texts), comparisons)[group.text_of].tolist()
             for group, comparisons in zip(read, outcome.comparisons, strict=True)
@@ -330,7 +298,7 @@ class PairwiseJudge:
     ) -> Rewards:
         check_list("references", references, len(groups))
         read = [read_group(g, prompts[g], group, [references[g]]) for g, group in enumerate(groups)]
-        outcome = self._arena.play(read, find_strategy("reference"), orders)
+        outcome = play(read, find_strategy("reference"), self.comparer, orders)
         values = []
         for group, comparisons in zip(read, outcome.comparisons, strict=True):
             p = win_rate(len(group.texts), comparisons)
@@ -339,27 +307,7 @@ class PairwiseJudge:
         return Rewards(values, self._flags(read), outcome.stats)
 
     def _flags(self, groups: Sequence[Group]) -> Flagged:
-        return {name: flags for group in groups for name, flags in group.flags(self.tokenizer.flags).items()}
-
-
-def _checked(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]:
-    """The runner's known answers. Raises UnsupportedModelError when one is wrong."""
-    with on_device(runner.device):
-        answers = known_answers(tokenizer, runner)
-    for answer in answers:
-        if not answer.is_right:
-            raise UnsupportedModelError(
-                f"{type(runner.model).__name__} cannot be scored by prefix sharing on {runner.device} with "
-                f"attention {runner.attention!r}: its label logits are {answer.plain_logits} in a plain forward "
-                f"and {answer.logits} here"
-            )
-    return answers
-
-
-def _check_limits(max_batch_tokens: Any, max_length: Any) -> None:
-    for name, value, default in (("max_batch_tokens", max_batch_tokens, "auto"), ("max_length", max_length, None)):
-        if value != default and (type(value) is not int or not 1 <= value <= _LARGEST):
-            raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
+        return {name: flags for group in groups for name, flags in group.flags(self.comparer.flags).items()}
 
 
 def _order(values: np.ndarray, group: Group, winner: int | None) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """What the judge returns. Candidates are numbered as they were given; every result carries `stats` and `flagged`."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,22 @@ Flagged = Mapping[str, tuple[str, ...]]
 text contains. It was scored as it is; such text may try to pass for part of the prompt."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What a call cost."""
+    """What a call cost, whatever compares."""
 
     comparisons: int
-    """Forwards that a judge without sharing would run: pairs times orders."""
+    """Presentations of a pair to the judge: pairs times orders."""
+    seconds: float
+    """Wall time of the call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardStats(Stats):
+    """What a call cost a judge that reads label logits from forwards over shared prefixes."""
+
     tokens_unshared: int
-    """Tokens of all those forwards."""
+    """Tokens of one forward for every comparison: what a judge without sharing would compute."""
     tokens_tree: int
     """Distinct prefixes among them: tokens of the radix tree."""
     tokens_computed: int
@@ -27,8 +35,15 @@ class Stats:
     by what had to be let go between rounds and computed again."""
     passes: int
     """Forwards that were run."""
-    seconds: float
-    """Wall time of the call, from tokenization to the last logits."""
+
+
+AnyStats = TypeVar("AnyStats", bound=Stats)
+
+
+def total_stats(parts: Sequence[AnyStats], seconds: float) -> AnyStats:
+    """The sums of the counts of parts, one or more, that ran at the same time and took `seconds` together."""
+    names = [field.name for field in fields(parts[0]) if field.name != "seconds"]
+    return replace(parts[0], **{name: sum(getattr(part, name) for part in parts) for name in names}, seconds=seconds)
 
 
 @dataclass(frozen=True)

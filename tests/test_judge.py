@@ -24,8 +24,8 @@ def judge() -> PairwiseJudge:
 
 def plain_p(judge: PairwiseJudge, a: str, b: str, prompt: str = PROMPT) -> float:
     """P(A) of one presentation by a plain forward of the whole text."""
-    (ids,) = judge.tokenizer.whole_ids([(prompt, a, b)])
-    logits = judge.runner.plain_logits(torch.from_numpy(ids).long())
+    (ids,) = judge.comparer.tokenizer.whole_ids([(prompt, a, b)])
+    logits = judge.comparer.runner.plain_logits(torch.from_numpy(ids).long())
     return float(expit((logits[0] - logits[1]).item()))
 
 
@@ -145,7 +145,7 @@ def test_long_pairs_are_errors_that_name_them():
 
 def test_nan_logits_name_the_pair():
     judge = tiny_judge()
-    judge.runner.model.model.norm.weight[:] = float("nan")
+    judge.comparer.runner.model.model.norm.weight[:] = float("nan")
     with pytest.raises(
         gram_fast.NumericalError, match=r"responses\[0\] in slot A with responses\[1\] in slot B: .*nan"
     ):
@@ -197,7 +197,7 @@ def test_bad_options_are_named(options, message):
 def test_an_interrupted_call_leaves_the_judge_usable(monkeypatch):
     judge = tiny_judge(max_batch_tokens=64)
     before = judge.compare(PROMPT, "Blue.", "Red.").p
-    forward, calls = judge.runner.forward, []
+    forward, calls = judge.comparer.runner.forward, []
 
     def interrupted(tree_pass, store):
         calls.append(tree_pass)
@@ -205,7 +205,7 @@ def test_an_interrupted_call_leaves_the_judge_usable(monkeypatch):
             raise KeyboardInterrupt
         return forward(tree_pass, store)
 
-    monkeypatch.setattr(judge.runner, "forward", interrupted)
+    monkeypatch.setattr(judge.comparer.runner, "forward", interrupted)
     with pytest.raises(KeyboardInterrupt):
         judge.rank(PROMPT, ["word " * 200, "b " * 50, "c " * 90])
     assert judge.compare(PROMPT, "Blue.", "Red.").p == pytest.approx(before, abs=1e-5)
@@ -225,14 +225,14 @@ def test_architectures_that_cannot_be_run_are_refused_with_the_reason():
     ):
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
         with pytest.raises(gram_fast.UnsupportedModelError, match=reason):
-            PairwiseJudge(model, tokenizer)
+            PairwiseJudge.from_model(model, tokenizer)
 
 
 def test_a_model_too_short_for_the_prompt_says_so():
     tokenizer = tiny_tokenizer()
     model = tiny_model("mistral", vocab_size=len(tokenizer), sliding_window=128)
     with pytest.raises(gram_fast.UnsupportedModelError, match=r"takes 128 tokens .* too few for this prompt"):
-        PairwiseJudge(model, tokenizer)
+        PairwiseJudge.from_model(model, tokenizer)
 
 
 def test_a_model_that_disagrees_with_its_plain_forward_is_refused():
@@ -242,7 +242,7 @@ def test_a_model_that_disagrees_with_its_plain_forward_is_refused():
     # Scales what attention returns, but only where transformers' own attention runs.
     attention.forward = lambda *a, **k: (forward(*a, **k)[0] * (1 if "gram_fast_pass" in k else 2), None)
     with pytest.raises(gram_fast.UnsupportedModelError, match="plain forward"):
-        PairwiseJudge(model, tiny_tokenizer())
+        PairwiseJudge.from_model(model, tiny_tokenizer())
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from gram_fast.errors import UnsupportedModelError
-from gram_fast.models.transformers_runner import check_plain_attention
+from gram_fast.models.supported import check_plain_attention
 
 PACKED_ATTENTION = "gram_fast_packed"
 

@@ -20,7 +20,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gram_fast.errors import GramFastError, InputError, first_line
 from gram_fast.models.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
-from gram_fast.models.transformers_runner import attention_span, plain_output_embedding
+from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training import objectives

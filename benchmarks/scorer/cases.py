@@ -12,7 +12,7 @@ import torch
 from benchmarks.scorer.report import Row
 from benchmarks.scorer.shapes import Workload
 from gram_fast import Stats
-from gram_fast.ranking.preference import shown
+from gram_fast.comparing.preference import shown
 
 Comparisons = list[tuple[str, str, str]]
 """(prompt, response i, response j)"""

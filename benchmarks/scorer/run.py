@@ -62,11 +62,11 @@ from benchmarks.scorer.shapes import (
     write_checkpoint,
 )
 from gram_fast import PairwiseJudge
+from gram_fast.comparing.preference import Orders, preference, shown
 from gram_fast.errors import first_line
 from gram_fast.models.dense.model import DenseShape
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.transformers_runner import TransformersRunner
-from gram_fast.ranking.preference import Orders, preference, shown
 from gram_fast.text.tokens import PairTokenizer
 
 DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
@@ -174,8 +174,8 @@ class Benchmark:
         judge = judges[TRANSFORMERS]
         rivals = rivals_of(judge)
         ours = [self._ours(name, judge) for name, judge in judges.items()]
-        self._run_all([*ours, *contenders_of(rivals, judge.max_batch_tokens)], rivals)
-        return judge.tokenizer
+        self._run_all([*ours, *contenders_of(rivals, judge.comparer.tokens_at_once)], rivals)
+        return judge.comparer.tokenizer
 
     def run_apart(self, folder: Path) -> PairTokenizer:
         """One model in memory at a time, and no keys and values of ours beside the rivals."""
@@ -184,7 +184,7 @@ class Benchmark:
             free_memory()
         judge = self._judge(folder, TRANSFORMERS)
         self._run_all([self._ours(TRANSFORMERS, judge)])
-        rivals, pass_tokens = rivals_of(judge), judge.max_batch_tokens
+        rivals, pass_tokens = rivals_of(judge), judge.comparer.tokens_at_once
         del judge
         free_memory()
         self._run_all(contenders_of(rivals, pass_tokens), rivals)
@@ -231,8 +231,8 @@ class Benchmark:
     def _ours(self, name: str, judge: PairwiseJudge) -> Contender:
         """The judge as a contender; the dense one's model sets the floor."""
         if name == DENSE:
-            assert isinstance(judge.runner, DenseRunner)
-            self._set_floor(judge.runner.model.shape, judge.max_batch_tokens)
+            assert isinstance(judge.comparer.runner, DenseRunner)
+            self._set_floor(judge.comparer.runner.model.shape, judge.comparer.tokens_at_once)
         return Contender(name, partial(play, judge), lambda workload: [0], comes_first=True)
 
     def _run_all(self, contenders: Sequence[Contender], rivals: Rivals | None = None) -> None:
@@ -284,8 +284,8 @@ def kept_options(options: argparse.Namespace) -> Row:
 
 def rivals_of(judge: PairwiseJudge) -> Rivals:
     """Rivals on the judge's model, but without the judge and what it keeps."""
-    assert isinstance(judge.runner, TransformersRunner)
-    return Rivals(judge.runner, judge.tokenizer)
+    assert isinstance(judge.comparer.runner, TransformersRunner)
+    return Rivals(judge.comparer.runner, judge.comparer.tokenizer)
 
 
 def dtype_on(device: torch.device) -> torch.dtype:

@@ -13,8 +13,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.groups import read_groups
 from benchmarks.random_judge import make_random_judge, repository_texts
+from gram_fast.comparing.preference import Orders
 from gram_fast.models.dense.model import DenseShape
-from gram_fast.ranking.preference import Orders
 from gram_fast.training.small_judge.tokenizer import make_qwen_tokenizer
 
 SHAPES = {  # hidden, intermediate, layers, heads, key/value heads, head width

@@ -34,8 +34,8 @@ def judge() -> PairwiseJudge:
 
 @pytest.fixture(scope="module")
 def plain(judge: PairwiseJudge) -> rivals.Rivals:
-    assert isinstance(judge.runner, TransformersRunner)
-    return rivals.Rivals(judge.runner, judge.tokenizer)
+    assert isinstance(judge.comparer.runner, TransformersRunner)
+    return rivals.Rivals(judge.comparer.runner, judge.comparer.tokenizer)
 
 
 def ragged_pairs() -> list[tuple[str, str, str]]:
@@ -215,7 +215,7 @@ def test_vllm_is_asked_for_the_two_labels(
 ) -> None:
     """A stand-in for vLLM: how it is called, and what becomes of its answer. The real one needs a GPU."""
     calls: list[Any] = []
-    a, b = judge.tokenizer.label_ids
+    a, b = judge.comparer.tokenizer.label_ids
 
     class StandIn:
         def __init__(self, **options: Any) -> None:
@@ -239,12 +239,12 @@ def test_vllm_is_asked_for_the_two_labels(
     stand_in = SimpleNamespace(LLM=StandIn, SamplingParams=lambda **options: SimpleNamespace(**options))
     monkeypatch.setitem(sys.modules, "vllm", stand_in)
     pairs = ragged_pairs()
-    scored = rivals.VllmRival(tmp_path, judge.tokenizer, torch.bfloat16).score(pairs, 0)
+    scored = rivals.VllmRival(tmp_path, judge.comparer.tokenizer, torch.bfloat16).score(pairs, 0)
     assert calls[0]["dtype"] == "bfloat16"
     assert calls[0]["enable_prefix_caching"]
     assert calls[1] == "reset"
     assert scored.logits_P2.tolist() == [[-0.5, -2.0]] * len(pairs)
-    assert scored.tokens == sum(len(ids) - 16 for ids in judge.tokenizer.whole_ids(pairs))
+    assert scored.tokens == sum(len(ids) - 16 for ids in judge.comparer.tokenizer.whole_ids(pairs))
 
 
 @pytest.fixture(scope="module")
@@ -355,4 +355,4 @@ def test_a_big_shape_is_written_where_it_is_fast(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(shapes.SHAPES, "qwen3-8b", (32, 48, 2, 4, 2, 8))
     shapes.write_checkpoint("qwen3-8b", tmp_path, CPU, torch.bfloat16)
     judge = PairwiseJudge.from_pretrained(tmp_path, dtype=torch.float32, runner="dense")
-    assert judge.runner.model.shape.num_layers == 2
+    assert judge.comparer.runner.model.shape.num_layers == 2

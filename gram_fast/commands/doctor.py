@@ -7,8 +7,9 @@ from importlib import metadata
 import torch
 
 import gram_fast
+from gram_fast.comparing.label_comparer import LabelComparer
+from gram_fast.comparing.replicas import Replicas
 from gram_fast.extension import _C
-from gram_fast.judge import PairwiseJudge
 from gram_fast.ops import BACKENDS, backend_problem
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "triton")
@@ -39,11 +40,15 @@ def installation() -> Iterator[tuple[str, str]]:
             yield f"attention {backend} on {device}", problem or "can run"
 
 
-def checkpoint(judge: PairwiseJudge) -> Iterator[tuple[str, str]]:
-    """(what, how it stands) of a judge: template, labels, and the engine on a known answer."""
-    runner, tokenizer = judge.runner, judge.tokenizer
+def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tuple[str, str]]:
+    """(what, how it stands) of a judge: template, labels, and the engine on a known answer.
+
+    On several devices, of the first; each was checked when it was made.
+    """
+    first = comparer.comparers[0] if isinstance(comparer, Replicas) else comparer
+    runner, tokenizer = first.runner, first.tokenizer
     yield "model", f"{type(runner).__name__} on {runner.device}, {runner.dtype}, attention {runner.attention}"
-    yield "longest pair", f"{judge.max_length} tokens"
+    yield "longest pair", f"{first.max_length} tokens"
     yield (
         "template",
         f"composed of pieces behind {len(tokenizer.head_ids)} shared tokens"
@@ -51,7 +56,7 @@ def checkpoint(judge: PairwiseJudge) -> Iterator[tuple[str, str]]:
         else ("tokenized whole for every pair: this tokenizer has no safe place to cut it"),
     )
     yield "labels", f"A = {tokenizer.label_ids[0]}, B = {tokenizer.label_ids[1]}"
-    for order, answer in zip(("ab", "ba"), judge.known_answers, strict=True):
+    for order, answer in zip(("ab", "ba"), first.known_answers, strict=True):
         # A judge whose answers are wrong is refused when it is made.
         yield (
             f"known answer, order {order}",

@@ -2,53 +2,31 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from rich.console import Console
 
+from gram_fast.comparing.loading import load_comparer
 from gram_fast.errors import GramFastError
 from gram_fast.judge import PairwiseJudge
+from gram_fast.models.options import Flag, JudgeOptions
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeOptions:
-    """Options of every command that loads a judge; as PairwiseJudge.from_pretrained."""
+class ModelOptions(JudgeOptions):
+    """Options of every command that loads a judge."""
 
     model: Annotated[
         str, typer.Option("--model", "-m", help="Checkpoint: a folder, or a name on the Hugging Face hub.")
     ]
-    preset: Annotated[
-        str,
-        typer.Option(help="Judge prompt: auto (what the checkpoint records, else gram), a preset or a template file."),
-    ] = "auto"
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, cuda:all, or several with commas.")] = "auto"
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto"
-    runner: Annotated[str, typer.Option(help="auto, dense (this package's own model) or transformers.")] = "auto"
-    attention: Annotated[str, typer.Option(help="Attention backend: auto, reference, cascade or triton.")] = "auto"
-    max_batch_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of one forward; default: what suits the device.")
-    ] = None
-    max_length: Annotated[
-        int | None, typer.Option(help="Most tokens of one pair; default: what the checkpoint allows.")
-    ] = None
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same bits for a pair whatever else is asked with it.")
-    ] = False
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
-    ] = False
 
     def load(self) -> PairwiseJudge:
         """The judge."""
-        options = {field.name: getattr(self, field.name) for field in fields(JudgeOptions)}
-        if options["max_batch_tokens"] is None:
-            options["max_batch_tokens"] = "auto"
-        return PairwiseJudge.from_pretrained(options.pop("model"), **options)
+        return PairwiseJudge(load_comparer(self.model, self))
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -57,7 +35,7 @@ class JudgeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowOptions(JudgeOptions):
+class RowOptions(ModelOptions):
     """Options of every command that works through rows."""
 
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the output that an earlier run began.")] = False
@@ -85,13 +63,15 @@ def command(
     """Registers a command whose first parameter is an `options`: on the command line, their fields and its own."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        names = [field.name for field in fields(options)]
+        shared = [found for p in inspect.signature(options).parameters.values() if (found := _on_command_line(p))]
+        names = [parameter.name for parameter in shared]
 
         def run(**given: Any) -> None:
-            function(options(**{name: given.pop(name) for name in names}), **given)
+            values = {name: given.pop(name) for name in names}
+            # None is an option that was not given: the options' own default holds.
+            function(options(**{name: value for name, value in values.items() if value is not None}), **given)
 
         own = list(inspect.signature(function).parameters.values())[1:]
-        shared = inspect.signature(options).parameters.values()
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared, *own)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -100,3 +80,18 @@ def command(
         return function
 
     return register
+
+
+def _on_command_line(parameter: inspect.Parameter) -> inspect.Parameter | None:
+    """The parameter of a field as typer takes it; None for a field that is not on the command line."""
+    if get_origin(parameter.annotation) is not Annotated:
+        return None
+    flag = get_args(parameter.annotation)[1]
+    if not isinstance(flag, Flag):
+        return parameter
+    # A switch has no --no- form; a default of another type than the flag's stands for an option that is not given.
+    declared = [f"--{parameter.name.replace('_', '-')}"] if flag.type is bool else []
+    option = typer.Option(*declared, help=flag.help)
+    if isinstance(parameter.default, flag.type):
+        return parameter.replace(annotation=Annotated[flag.type, option])
+    return parameter.replace(annotation=Annotated[flag.type | None, option], default=None)

@@ -43,7 +43,7 @@ def score_pairs(
     pending = [(number, pair) for number, pair in enumerate(pairs, 1) if id_key(number) not in output.done]
     written = 0
     with tqdm(total=len(pairs), initial=len(pairs) - len(pending), unit="pair", disable=None) as bar:
-        for batch in batches(pending, _CHARACTERS * judge.max_batch_tokens * judge.num_devices):
+        for batch in batches(pending, _CHARACTERS * judge.comparer.tokens_at_once):
             for (number, pair), preference in _compare(judge, batch, on_bad):
                 output.write({"pair_number": number, **_scored(pair.texts.fields, preference), "run": run})
                 written += 1

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from gram_fast.errors import GramFastError, UnsupportedModelError, first_line
-from gram_fast.models.dense.runner import DenseRunner
-from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.runner import Runner
+from gram_fast.text.encoded import EncodedTexts
 from gram_fast.text.tokens import PairTokenizer
 
 _PROMPT = "What is the capital of France?"
@@ -42,22 +42,22 @@ class KnownAnswer:
         return self.difference <= self.tolerance
 
 
-def known_answers(tokenizer: PairTokenizer, runner: TransformersRunner | DenseRunner) -> list[KnownAnswer]:
+def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]:
     """Scores one pair in both orders with the engine, and plainly on the whole text's ids."""
-    pairs = [(0, 0, 1), (0, 1, 0)]
+    presentations = [(0, 0, 1), (0, 1, 0)]
     name = type(runner.model).__name__
-    whole = tokenizer.whole_ids([(_PROMPT, _RESPONSES[i], _RESPONSES[j]) for _, i, j in pairs])
+    whole = tokenizer.whole_ids([(_PROMPT, _RESPONSES[i], _RESPONSES[j]) for _, i, j in presentations])
     longest = max(map(len, whole))
     if longest > runner.max_length:
         raise UnsupportedModelError(
             f"{name} takes {runner.max_length} tokens ({runner.max_length_reason}), too few for this prompt: a pair of "
             f"short sentences has {longest}"
         )
-    request = tokenizer.request([_PROMPT], [_RESPONSES])
+    encoded = EncodedTexts.of(tokenizer, [_PROMPT], [_RESPONSES])
     try:
-        with Engine(runner, max_batch_tokens=_BUDGET).request(request.head_ids) as engine_request:
-            leaves = engine_request.add(request.segments, request.sequences(pairs), request.reusable)
-            ours = engine_request.score(leaves, more_rounds=False)
+        with Engine(runner, max_batch_tokens=_BUDGET).request(encoded.head_ids) as request:
+            leaves = request.add(encoded.round(presentations, request.num_segments))
+            ours = request.score(leaves, more_rounds=False)
         plain_logits = [runner.plain_logits(torch.from_numpy(ids).long()).tolist() for ids in whole]
     except (GramFastError, torch.OutOfMemoryError):
         raise

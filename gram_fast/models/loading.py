@@ -1,54 +1,37 @@
-"""From a checkpoint's name to runners, one a device."""
+"""Loads a checkpoint into runners, one for each device, and decides which kind of runner it is."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from gram_fast.errors import BackendError
-from gram_fast.models.checkpoint import find_dtype, load_model
-from gram_fast.models.dense.runner import DenseRunner, find_runner
-from gram_fast.models.dense.weights import read_dense_model
+from gram_fast.devices import find_dtype, on_device
+from gram_fast.errors import BackendError, UnsupportedModelError
+from gram_fast.models.checkpoint import load_model
+from gram_fast.models.dense.runner import DenseRunner
+from gram_fast.models.dense.weights import dense_problem, read_dense_model
+from gram_fast.models.options import JudgeOptions
 from gram_fast.models.transformers_runner import TransformersRunner
-from gram_fast.ranking.arena import on_device
 from gram_fast.scoring.processes import ALONE, join_processes
+from gram_fast.scoring.runner import Runner
 
-Runner = TransformersRunner | DenseRunner
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class RunnerOptions:
-    """What PairwiseJudge.from_pretrained is told of how a model is to be run, under the same names."""
-
-    dtype: str | torch.dtype
-    runner: str
-    attention: str
-    deterministic: bool
-    tensor_parallel: bool
+RUNNERS = ("auto", "transformers", "dense")
+"""Kinds of runners by name."""
 
 
 def load_runners(
-    name: str,
-    config: Any,
-    label_ids: tuple[int, int],
-    devices: Sequence[torch.device],
-    options: RunnerOptions,
-    **hub: Any,
+    name: str, config: Any, label_ids: tuple[int, int], devices: Sequence[torch.device], options: JudgeOptions
 ) -> Iterator[Runner]:
-    """One runner a device, each loaded when it is asked for; what cannot be had is refused at the first.
+    """One runner for each device, each loaded when it is asked for; what cannot be had is refused at the first.
 
-    `hub`: revision, token and trust_remote_code. Raises errors as PairwiseJudge.from_pretrained.
+    `name` and `config` are the checkpoint's. Raises errors as PairwiseJudge.from_pretrained.
     """
     needs_dense = {"deterministic=True": options.deterministic, "tensor_parallel=True": options.tensor_parallel}
     needed_for = [option for option, is_set in needs_dense.items() if is_set]
-    if options.deterministic and options.tensor_parallel:
-        raise BackendError("deterministic=True: sums over processes change with a pass; leave out tensor_parallel")
-    if options.deterministic and options.attention != "auto":
-        raise BackendError(
-            f"deterministic=True has attention of its own: expected attention 'auto', got {options.attention!r}"
-        )
-    kind = find_runner(options.runner, name, config, needed_for=needed_for, **hub)
+    kind = find_runner(options.runner, name, config, needed_for=needed_for, **options.hub)
     processes = ALONE
     if options.tensor_parallel:
         if len(devices) > 1:
@@ -60,9 +43,29 @@ def load_runners(
         with on_device(device):
             if kind == "dense":
                 exact = dtype if isinstance(dtype, torch.dtype) else None
-                files = {key: hub[key] for key in ("revision", "token")}
+                files = {"revision": options.revision, "token": options.token}
                 dense = read_dense_model(name, config, label_ids, device, exact, processes, **files)
                 yield DenseRunner(dense, config, options.attention, deterministic=options.deterministic)
             else:
-                model = load_model(name, dtype, **hub).to(device).eval().requires_grad_(False)
+                model = load_model(name, dtype, **options.hub).to(device).eval().requires_grad_(False)
                 yield TransformersRunner(model, label_ids, options.attention)
+
+
+def find_runner(runner: str, name: str, config: Any, *, needed_for: Sequence[str] = (), **hub: Any) -> str:
+    """The runner that `runner` stands for: "auto" is "dense" where the checkpoint allows it, and is logged.
+
+    `name` and `config` are the checkpoint's, `hub` is revision, token and trust_remote_code. `needed_for`: options that
+    "dense" alone has. Raises UnsupportedModelError for a checkpoint that the dense runner cannot run when it must.
+    """
+    if runner not in RUNNERS:
+        raise BackendError(f"there is no runner {runner!r}: expected one of {', '.join(RUNNERS)}")
+    if needed_for and runner == "transformers":
+        raise BackendError(f"{needed_for[0]} needs runner 'dense', got 'transformers'")
+    if runner == "transformers":
+        return runner
+    problem = dense_problem(name, config, **hub)
+    if problem and (runner == "dense" or needed_for):
+        raise UnsupportedModelError(f"runner 'dense' cannot run {name!r}: {problem}")
+    if runner == "auto":
+        logger.info("runner: %s", f"transformers ({problem})" if problem else "dense")
+    return "transformers" if problem else "dense"

@@ -1,14 +1,28 @@
-"""`add_rms_norm`: what stands between two parts of a layer.
+"""`add_rms_norm`: the residual addition and RMSNorm between two parts of a layer.
 
 Shape letters: T packed tokens, D model width.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from gram_fast.kernels.add_rms_norm import add_rms_norm_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
+from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+AddRmsNorm = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
+"""(residual_TD, x_TD or None, weight_D, eps) -> normed [T, D]."""
+
+
+def implementation(backend: str) -> AddRmsNorm:
+    """The function behind `add_rms_norm` on that backend. It trusts its arguments."""
+    if backend == "reference":
+        return add_rms_norm_reference
+    from gram_fast.kernels.add_rms_norm_triton import add_rms_norm_triton
+
+    return add_rms_norm_triton
 
 
 @torch.library.custom_op("gram_fast::add_rms_norm", mutates_args=("residual_TD",))
@@ -27,22 +41,19 @@ def add_rms_norm(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tensor, eps
     Any row strides with a contiguous D. Raises ValueError on a wrong shape, dtype, stride or device, BackendError on a
     backend that cannot run.
     """
-    expect(residual_TD.dim() == 2, "residual_TD", "2 dimensions", residual_TD.dim())
-    shape, device, dtype = tuple(residual_TD.shape), residual_TD.device, residual_TD.dtype
-    expect_like(residual_TD, "residual_TD", shape, DTYPES, device)
-    if x_TD is not None:
-        expect_like(x_TD, "x_TD", shape, (dtype,), device)
-    expect_like(weight_D, "weight_D", shape[1:], (dtype,), device)
-    check_backend("add_rms_norm", backend, device, dtype)
-    if backend == "reference":
-        return add_rms_norm_reference(residual_TD, x_TD, weight_D, eps)
-    from gram_fast.kernels.add_rms_norm_triton import MAX_WIDTH, add_rms_norm_triton
+    sizes = Sizes(residual_TD.device)
+    sizes.check(DTYPES, residual_TD=residual_TD)
+    sizes.check((residual_TD.dtype,), x_TD=x_TD, weight_D=weight_D)
+    check_backend("add_rms_norm", backend, residual_TD.device, residual_TD.dtype)
+    if backend == "triton":
+        from gram_fast.kernels.add_rms_norm_triton import MAX_WIDTH
 
-    expect(shape[1] <= MAX_WIDTH, "residual_TD", f"a width of at most {MAX_WIDTH} for backend 'triton'", shape[1])
+        widest = f"a width of at most {MAX_WIDTH} for backend 'triton'"
+        expect(sizes["D"] <= MAX_WIDTH, "residual_TD", widest, sizes["D"])
     with on_device_of(residual_TD):
-        return add_rms_norm_triton(residual_TD, x_TD, weight_D, eps)
+        return implementation(backend)(residual_TD, x_TD, weight_D, eps)
 
 
 @add_rms_norm.register_fake
-def _(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tensor, eps: float, *, backend: str) -> Tensor:
+def _(residual_TD: Tensor, *_: object, **__: object) -> Tensor:
     return residual_TD.new_empty(residual_TD.shape)

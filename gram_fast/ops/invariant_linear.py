@@ -10,7 +10,30 @@ from torch import Tensor
 
 from gram_fast.kernels.invariant_linear import BLOCK_ROWS, invariant_linear_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
+from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x_TD, weight_OD, bias_O or None) -> product [T, O]."""
+
+
+def implementation(backend: str) -> Linear:
+    """The function behind `invariant_linear` on that backend. It trusts its arguments."""
+    if backend == "reference":
+        linear = invariant_linear_reference
+    else:
+        from gram_fast.kernels.invariant_linear_triton import invariant_linear_triton as linear
+
+    return lambda x_TD, weight_OD, bias_O: linear(_in_one_layout(x_TD), weight_OD, bias_O)
+
+
+def _in_one_layout(x_TD: Tensor) -> Tensor:
+    """Contiguous rows from an address that 64 divides, copied where they are not: libraries and compilers look at both.
+
+    64 bytes is what MKL asks for before it promises the same bits for the same call.
+    """
+    if x_TD.is_contiguous() and x_TD.data_ptr() % 64 == 0:
+        return x_TD
+    return x_TD.clone(memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("gram_fast::invariant_linear", mutates_args=())
@@ -29,42 +52,21 @@ def invariant_linear(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, *, 
 
     Raises ValueError on a wrong shape, dtype, stride or device, BackendError on a backend that cannot run.
     """
-    expect(x_TD.dim() == 2, "x_TD", "2 dimensions", x_TD.dim())
-    expect(weight_OD.dim() == 2, "weight_OD", "2 dimensions", weight_OD.dim())
-    (num_tokens, width), device, dtype = x_TD.shape, x_TD.device, x_TD.dtype
-    expect_like(x_TD, "x_TD", (num_tokens, width), DTYPES, device)
-    expect_like(weight_OD, "weight_OD", (len(weight_OD), width), (dtype,), device)
+    sizes = Sizes(x_TD.device)
+    sizes.check(DTYPES, x_TD=x_TD)
+    sizes.check((x_TD.dtype,), weight_OD=weight_OD, bias_O=bias_O)
     expect(weight_OD.is_contiguous(), "weight_OD", "a contiguous tensor", weight_OD.stride())
-    if bias_O is not None:
-        expect_like(bias_O, "bias_O", (len(weight_OD),), (dtype,), device)
-    check_backend("invariant_linear", backend, device, dtype)
-    x_TD = _in_one_layout(x_TD)
-    if backend == "reference":
-        return invariant_linear_reference(x_TD, weight_OD, bias_O)
-    from gram_fast.kernels.invariant_linear_triton import invariant_linear_triton
-
+    check_backend("invariant_linear", backend, x_TD.device, x_TD.dtype)
     with on_device_of(x_TD):
-        return invariant_linear_triton(x_TD, weight_OD, bias_O)
+        return implementation(backend)(x_TD, weight_OD, bias_O)
 
 
 @invariant_linear.register_fake
-def _(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, *, backend: str) -> Tensor:
+def _(x_TD: Tensor, weight_OD: Tensor, *_: object, **__: object) -> Tensor:
     return x_TD.new_empty((x_TD.shape[0], weight_OD.shape[0]))
 
 
-def _in_one_layout(x_TD: Tensor) -> Tensor:
-    """Contiguous rows from an address that 64 divides, copied where they are not: libraries and compilers look at both.
-
-    64 bytes is what MKL asks for before it promises the same bits for the same call.
-    """
-    if x_TD.is_contiguous() and x_TD.data_ptr() % 64 == 0:
-        return x_TD
-    return x_TD.clone(memory_format=torch.contiguous_format)
-
-
-def row_dependence(
-    weight_OD: Tensor, bias_O: Tensor | None, linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-) -> str | None:
+def row_dependence(weight_OD: Tensor, bias_O: Tensor | None, linear: Linear) -> str | None:
     """What changes a row's bits in `linear(x_TD, weight_OD, bias_O)`, as the end of a sentence, or None.
 
     Seven products of at most BLOCK_ROWS random rows and one of more, the same rows each time: little enough for every

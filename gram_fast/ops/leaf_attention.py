@@ -4,25 +4,86 @@ Shape letters: L leaves, T packed tokens of the pass, S key/value slots, H query
 N spans, R key ranges, X items, P partial results.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
-from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import (
-    DTYPES,
-    expect,
-    expect_like,
-    expect_states,
-    filled_up,
-    on_device_of,
-    stream_of,
-    uploaded,
-)
-from gram_fast.ops.tree_attention import check_tables
+from gram_fast.ops.backends import MAX_HEAD_DIM, check_backend
+from gram_fast.ops.checks import DTYPES, check_states, expect, on_device_of, stream_of
+from gram_fast.ops.tables import MAX_SLOTS, LeafTables, Spans, check_leaf_rows
 
-_MAX_SLOTS = 2**31 - 1  # what the table's integers hold
+LeafAttention = Callable[[Tensor, Tensor, Tensor, LeafTables, float], Tensor]
+"""(q_LHE, k_SKE, v_SKE, tables, scale) -> attention [L, H, E], contiguous."""
+
+
+def implementation(backend: str) -> LeafAttention:
+    """The function behind `leaf_attention` on that backend. It trusts its arguments and reads tables made for it."""
+    return {"reference": _reference, "extension": _extension, "triton": _triton}[backend]
+
+
+def _reference(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, scale: float) -> Tensor:
+    return leaf_attention_reference(q_LHE, k_SKE, v_SKE, *tables.spans, tables.leaf_rows_L, scale).contiguous()
+
+
+def _extension(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, scale: float) -> Tensor:
+    out_LHE = q_LHE.new_empty(q_LHE.shape)
+    if not len(q_LHE):
+        return out_LHE
+    items = _items_of(tables)
+    partial_out_PHE, partial_lse_PH = _partial_results(items, q_LHE)
+    (num_leaves, num_heads, width), num_kv_heads = q_LHE.shape, k_SKE.shape[1]
+    _C.leaf_attention(
+        q_LHE.data_ptr(),
+        q_LHE.stride()[:2],
+        k_SKE.data_ptr(),
+        k_SKE.stride()[:2],
+        v_SKE.data_ptr(),
+        v_SKE.stride()[:2],
+        items.data_ptr(),
+        len(items),
+        partial_out_PHE.data_ptr(),
+        partial_lse_PH.data_ptr(),
+        out_LHE.data_ptr(),
+        scale,
+        DTYPES.index(q_LHE.dtype),
+        (num_leaves, num_heads, num_kv_heads, width),
+        stream_of(q_LHE),
+    )
+    return out_LHE
+
+
+def _triton(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, scale: float) -> Tensor:
+    from gram_fast.kernels.leaf_attention_triton import leaf_attention_triton
+
+    if not len(q_LHE):
+        return q_LHE.new_empty(q_LHE.shape)
+    items = _items_of(tables)
+    flat, entries_at = items.view(-1), _entries_at(items, len(q_LHE))
+    parts = flat[: 4 * len(items)], flat[4 * len(items) : entries_at], flat[entries_at:]
+    return leaf_attention_triton(q_LHE, k_SKE, v_SKE, *parts, *_partial_results(items, q_LHE), scale)
+
+
+def _items_of(tables: LeafTables) -> Tensor:
+    assert tables.items is not None
+    return tables.items
+
+
+def _partial_results(items: Tensor, q_LHE: Tensor) -> tuple[Tensor, Tensor]:
+    """Uninitialised results [P, H, E] and log-sum-exps [P, H], float32, one for every entry of the table."""
+    num_entries = (items.numel() - _entries_at(items, len(q_LHE))) // 4
+    partial_out_PHE = torch.empty((num_entries, *q_LHE.shape[1:]), dtype=torch.float32, device=q_LHE.device)
+    return partial_out_PHE, partial_out_PHE.new_empty(partial_out_PHE.shape[:2])
+
+
+def _entries_at(items: Tensor, num_leaves: int) -> int:
+    """Where the entries begin in the flat table: behind the items and the leaves' offsets (csrc/tables/leaf_items.h).
+
+    They go on to its end. Zeros that fill it up count as entries: partial results that nobody writes.
+    """
+    return 4 * len(items) + (num_leaves + 4) // 4 * 4
 
 
 @torch.library.custom_op("gram_fast::leaf_attention", mutates_args=())
@@ -57,66 +118,28 @@ def leaf_attention(
     Raises ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that
     cannot run.
     """
-    _check_states(q_LHE, k_SKE, v_SKE)
-    num_tokens = _check_tables_and_rows(spans_N2, range_offsets, ranges_R2, leaf_rows_L, len(k_SKE))
-    expect(len(k_SKE) >= num_tokens, "k_SKE", f"at least T = {num_tokens} slots", len(k_SKE))
-    expect(len(leaf_rows_L) == len(q_LHE), "leaf_rows_L", f"L = {len(q_LHE)} rows", len(leaf_rows_L))
+    sizes = check_states("q_LHE", q_LHE, k_SKE, v_SKE)
+    num_slots, num_leaves = sizes["S"], sizes["L"]
+    expect(sizes["E"] <= MAX_HEAD_DIM, "q_LHE", f"a head width of at most {MAX_HEAD_DIM}", sizes["E"])
+    expect(num_slots <= MAX_SLOTS, "k_SKE", f"at most {MAX_SLOTS} slots", num_slots)
+    spans = _checked(spans_N2, range_offsets, ranges_R2, leaf_rows_L, num_slots)
+    expect(num_slots >= spans.num_tokens, "k_SKE", f"at least T = {spans.num_tokens} slots", num_slots)
+    expect(len(leaf_rows_L) == num_leaves, "leaf_rows_L", f"L = {num_leaves} rows", len(leaf_rows_L))
     expect(scale > 0, "scale", "a positive number", scale)
     check_backend("leaf_attention", backend, q_LHE.device, q_LHE.dtype)
     if q_LHE.numel() == 0:
         return q_LHE.new_empty(q_LHE.shape)
-    if backend == "reference":
-        tables = (spans_N2, range_offsets, ranges_R2, leaf_rows_L)
-        return leaf_attention_reference(q_LHE, k_SKE, v_SKE, *tables, scale).contiguous()
-
-    if items is None:
-        items = leaf_items(spans_N2, range_offsets, ranges_R2, leaf_rows_L, q_LHE.device)
-    (num_leaves, num_heads, width), num_kv_heads = q_LHE.shape, k_SKE.shape[1]
-    _check_items(items, q_LHE)
-    num_entries = (items.numel() - _entries_at(items, num_leaves)) // 4
-    partial_out_PHE = torch.empty((num_entries, num_heads, width), dtype=torch.float32, device=q_LHE.device)
-    partial_lse_PH = torch.empty(partial_out_PHE.shape[:2], dtype=torch.float32, device=q_LHE.device)
+    if backend != "reference" and items is not None:
+        _check_items(items, q_LHE)
+        tables = LeafTables(spans, leaf_rows_L, items)
+    else:
+        tables = LeafTables.of(spans, leaf_rows_L, backend, q_LHE.device)
     with on_device_of(q_LHE):
-        if backend == "triton":
-            from gram_fast.kernels.leaf_attention_triton import leaf_attention_triton
-
-            flat, entries_at = items.view(-1), _entries_at(items, num_leaves)
-            parts = flat[: 4 * len(items)], flat[4 * len(items) : entries_at], flat[entries_at:]
-            return leaf_attention_triton(q_LHE, k_SKE, v_SKE, *parts, partial_out_PHE, partial_lse_PH, scale)
-        out_LHE = torch.empty((num_leaves, num_heads, width), dtype=q_LHE.dtype, device=q_LHE.device)
-        _C.leaf_attention(
-            q_LHE.data_ptr(),
-            q_LHE.stride()[:2],
-            k_SKE.data_ptr(),
-            k_SKE.stride()[:2],
-            v_SKE.data_ptr(),
-            v_SKE.stride()[:2],
-            items.data_ptr(),
-            len(items),
-            partial_out_PHE.data_ptr(),
-            partial_lse_PH.data_ptr(),
-            out_LHE.data_ptr(),
-            scale,
-            DTYPES.index(q_LHE.dtype),
-            (num_leaves, num_heads, num_kv_heads, width),
-            stream_of(q_LHE),
-        )
-    return out_LHE
+        return implementation(backend)(q_LHE, k_SKE, v_SKE, tables, scale)
 
 
 @leaf_attention.register_fake
-def _(
-    q_LHE: Tensor,
-    k_SKE: Tensor,
-    v_SKE: Tensor,
-    spans_N2: Tensor,
-    range_offsets: Tensor,
-    ranges_R2: Tensor,
-    leaf_rows_L: Tensor,
-    scale: float,
-    backend: str,
-    items: Tensor | None = None,
-) -> Tensor:
+def _(q_LHE: Tensor, *_: object, **__: object) -> Tensor:
     return q_LHE.new_empty(q_LHE.shape)
 
 
@@ -130,52 +153,35 @@ def leaf_items(
 ) -> Tensor:
     """What the kernels walk, int32 [X, columns] on `device`: a flat table of as many rows as it has items.
 
+    For callers of `leaf_attention` that attend with the same tables more than once. See gram_fast::leaf_items in
+    csrc/tables/leaf_items.h.
+
     Args:
         spans_N2, range_offsets, ranges_R2, leaf_rows_L: the tables of a pass, as `leaf_attention` takes them.
         device: where the kernel runs. The copy does not wait for it.
         at_least: rows and columns. Where the pass needs fewer, empty items and zeros fill them up, so that passes of
             one size can have tables of one size.
 
-    Depends on the pass alone: make it before the layers run. See gram_fast::leaf_items in csrc/tables/leaf_items.h.
+    Raises ValueError on a wrong table.
     """
-    _check_tables_and_rows(spans_N2, range_offsets, ranges_R2, leaf_rows_L, _MAX_SLOTS)
-    tables = (spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy(), leaf_rows_L.numpy())
-    return uploaded(torch.from_numpy(filled_up(_C.leaf_items(*tables, at_least[0]), at_least[1])), device)
+    spans = _checked(spans_N2, range_offsets, ranges_R2, leaf_rows_L, MAX_SLOTS)
+    items = LeafTables.of(spans, leaf_rows_L, "extension", device, at_least).items
+    return torch.empty((0, 0), dtype=torch.int32, device=device) if items is None else items
 
 
-def _entries_at(items: Tensor, num_leaves: int) -> int:
-    """Where the entries begin in the flat table: behind the items and the leaves' offsets (csrc/tables/leaf_items.h).
-
-    They go on to its end. Zeros that fill it up count as entries: partial results that nobody writes.
-    """
-    return 4 * len(items) + (num_leaves + 4) // 4 * 4
+def _checked(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, leaf_rows_L: Tensor, num_slots: int) -> Spans:
+    """The spans of a pass. Raises ValueError on a wrong table."""
+    spans = Spans(spans_N2, range_offsets, ranges_R2).check(num_slots)
+    check_leaf_rows(leaf_rows_L, spans.num_tokens)
+    return spans
 
 
 def _check_items(items: Tensor, q_LHE: Tensor) -> None:
+    """Raises ValueError unless the table is as large as the leaves need."""
     expect(items.dim() == 2, "items", "2 dimensions", items.dim())
-    expect_like(items, "items", tuple(items.shape), (torch.int32,), q_LHE.device)
+    expect(items.dtype == torch.int32, "items", str(torch.int32), items.dtype)
+    expect(items.device == q_LHE.device, "items", f"device {q_LHE.device}", items.device)
     # An entry has four integers, and every leaf has one or more.
     is_table = items.is_contiguous() and len(items) > 0
     is_table = is_table and items.numel() >= _entries_at(items, len(q_LHE)) + 4 * len(q_LHE)
     expect(is_table, "items", f"the table that leaf_items makes for {len(q_LHE)} leaves", tuple(items.shape))
-
-
-def _check_states(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> None:
-    expect_states("q_LHE", q_LHE, k_SKE, v_SKE)
-    expect(q_LHE.shape[2] <= 256, "q_LHE", "a head width of at most 256", q_LHE.shape[2])
-    expect(len(k_SKE) <= _MAX_SLOTS, "k_SKE", f"at most {_MAX_SLOTS} slots", len(k_SKE))
-
-
-def _check_tables_and_rows(
-    spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, leaf_rows_L: Tensor, num_slots: int
-) -> int:
-    """Raises ValueError on a wrong table -> T, where the last span ends."""
-    num_tokens = int(spans_N2[-1, -1]) if spans_N2.dim() == 2 and spans_N2.numel() else 0
-    check_tables(spans_N2, range_offsets, ranges_R2, num_tokens, num_slots)
-    expect(leaf_rows_L.dim() == 1, "leaf_rows_L", "1 dimension", leaf_rows_L.dim())
-    expect_like(leaf_rows_L, "leaf_rows_L", (len(leaf_rows_L),), (torch.int64,), torch.device("cpu"))
-    if len(leaf_rows_L):
-        rows = leaf_rows_L.numpy()
-        low, high = int(rows.min()), int(rows.max())
-        expect(low >= 0 and high < num_tokens, "leaf_rows_L", f"rows from 0 to {num_tokens - 1}", f"{low} to {high}")
-    return num_tokens

@@ -3,13 +3,45 @@
 Shape letters: T queries, H query heads, E head width.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.merge_states import merge_states_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of, stream_of
+from gram_fast.ops.checks import DTYPES, Sizes, on_device_of, stream_of
+
+MergeStates = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""(out_THE, lse_TH, other_out_THE, other_lse_TH); the first two change in place."""
+
+
+def implementation(backend: str) -> MergeStates:
+    """The function behind `merge_states` on that backend. It trusts its arguments."""
+    if backend == "reference":
+        return merge_states_reference
+    if backend == "extension":
+        return _merge_states_extension
+    from gram_fast.kernels.merge_states_triton import merge_states_triton
+
+    return merge_states_triton
+
+
+def _merge_states_extension(out_THE: Tensor, lse_TH: Tensor, other_out_THE: Tensor, other_lse_TH: Tensor) -> None:
+    _C.merge_states(
+        out_THE.data_ptr(),
+        out_THE.stride()[:2],
+        lse_TH.data_ptr(),
+        lse_TH.stride(),
+        other_out_THE.data_ptr(),
+        other_out_THE.stride()[:2],
+        other_lse_TH.data_ptr(),
+        other_lse_TH.stride(),
+        DTYPES.index(other_out_THE.dtype),
+        out_THE.shape,
+        stream_of(out_THE),
+    )
 
 
 @torch.library.custom_op("gram_fast::merge_states", mutates_args=("out_THE", "lse_TH"))
@@ -26,41 +58,15 @@ def merge_states(out_THE: Tensor, lse_TH: Tensor, other_out_THE: Tensor, other_l
     Any strides with a contiguous E. Raises ValueError on a wrong shape, dtype, stride or device, BackendError on a
     backend that cannot run.
     """
-    expect(out_THE.dim() == 3, "out_THE", "3 dimensions", out_THE.dim())
-    shape, device = tuple(out_THE.shape), out_THE.device
-    expect_like(out_THE, "out_THE", shape, (torch.float32,), device)
-    expect_like(other_out_THE, "other_out_THE", shape, DTYPES, device)
-    for argument, lse in (("lse_TH", lse_TH), ("other_lse_TH", other_lse_TH)):
-        expect(tuple(lse.shape) == shape[:2], argument, f"shape {shape[:2]}", tuple(lse.shape))
-        expect(
-            lse.dtype == torch.float32 and lse.device == device,
-            argument,
-            f"float32 on {device}",
-            f"{lse.dtype} on {lse.device}",
-        )
-    check_backend("merge_states", backend, device, other_out_THE.dtype)
-    if backend == "reference":
-        return merge_states_reference(out_THE, lse_TH, other_out_THE, other_lse_TH)
+    sizes = Sizes(out_THE.device)
+    sizes.check((torch.float32,), out_THE=out_THE)
+    sizes.check(DTYPES, other_out_THE=other_out_THE)
+    sizes.check((torch.float32,), any_strides=True, lse_TH=lse_TH, other_lse_TH=other_lse_TH)
+    check_backend("merge_states", backend, out_THE.device, other_out_THE.dtype)
     with on_device_of(out_THE):
-        if backend == "triton":
-            from gram_fast.kernels.merge_states_triton import merge_states_triton
-
-            return merge_states_triton(out_THE, lse_TH, other_out_THE, other_lse_TH)
-        _C.merge_states(
-            out_THE.data_ptr(),
-            out_THE.stride()[:2],
-            lse_TH.data_ptr(),
-            lse_TH.stride(),
-            other_out_THE.data_ptr(),
-            other_out_THE.stride()[:2],
-            other_lse_TH.data_ptr(),
-            other_lse_TH.stride(),
-            DTYPES.index(other_out_THE.dtype),
-            shape,
-            stream_of(out_THE),
-        )
+        implementation(backend)(out_THE, lse_TH, other_out_THE, other_lse_TH)
 
 
 @merge_states.register_fake
-def _(out_THE: Tensor, lse_TH: Tensor, other_out_THE: Tensor, other_lse_TH: Tensor, *, backend: str) -> None:
+def _(*_: object, **__: object) -> None:
     pass

@@ -4,15 +4,30 @@ Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K 
 R key ranges, X tiles, P slots of all paths.
 """
 
-import numpy as np
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from gram_fast.kernels.path_attention import path_attention_reference
-from gram_fast.kernels.tree_attention import TILE_ROWS
-from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import expect, expect_like, expect_states, on_device_of, uploaded
-from gram_fast.ops.tree_attention import check_tables
+from gram_fast.ops.backends import MAX_HEAD_DIM, check_backend
+from gram_fast.ops.checks import Sizes, check_states, expect, on_device_of
+from gram_fast.ops.tables import MAX_SLOTS, PathTables, Spans, path_tile_tokens
+
+PathAttention = Callable[[Tensor, Tensor, Tensor, PathTables, float], Tensor]
+"""(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
+
+
+def implementation(backend: str) -> PathAttention:
+    """The function behind `path_attention` on that backend. It trusts its arguments."""
+    if backend == "reference":
+        attend = path_attention_reference
+    else:
+        from gram_fast.kernels.path_attention_triton import path_attention_triton as attend
+
+    return lambda q_THE, k_SKE, v_SKE, tables, scale: attend(
+        q_THE, k_SKE, v_SKE, tables.tiles_X4, tables.slots_P, tables.tile_tokens, scale
+    )
 
 
 @torch.library.custom_op("gram_fast::path_attention", mutates_args=())
@@ -41,44 +56,23 @@ def path_attention(
     Returns [T, H, E], contiguous, dtype as q_THE. Raises ValueError on a wrong shape, dtype, stride or device,
     BackendError on a backend that cannot run.
     """
-    expect_states("q_THE", q_THE, k_SKE, v_SKE)
-    (num_tokens, num_heads, width), device = q_THE.shape, q_THE.device
-    num_slots, num_kv_heads = k_SKE.shape[:2]
-    expect(width <= 256, "q_THE", "a head width of at most 256", width)
-    expect(num_tokens <= num_slots < 2**31, "k_SKE", f"{num_tokens} to 2**31 - 1 slots", num_slots)
+    sizes = check_states("q_THE", q_THE, k_SKE, v_SKE)
+    num_tokens, num_slots, width = sizes["T"], sizes["S"], sizes["E"]
+    expect(width <= MAX_HEAD_DIM, "q_THE", f"a head width of at most {MAX_HEAD_DIM}", width)
+    expect(num_tokens <= num_slots <= MAX_SLOTS, "k_SKE", f"{num_tokens} to {MAX_SLOTS} slots", num_slots)
     expect(scale > 0, "scale", "a positive number", scale)
-    expect_like(tiles_X4, "tiles_X4", (len(tiles_X4), 4), (torch.int32,), device)
-    expect_like(slots_P, "slots_P", (len(slots_P),), (torch.int32,), device)
-    check_backend("path_attention", backend, device, q_THE.dtype, width)
+    Sizes(q_THE.device).check((torch.int32,), tiles_X4=tiles_X4, slots_P=slots_P)
+    check_backend("path_attention", backend, q_THE.device, q_THE.dtype, width)
     if q_THE.numel() == 0:
         return q_THE.new_empty(q_THE.shape)
-    tile_tokens = path_tile_tokens(num_heads // num_kv_heads)
-    if backend == "reference":
-        return path_attention_reference(q_THE, k_SKE, v_SKE, tiles_X4, slots_P, tile_tokens, scale)
-    from gram_fast.kernels.path_attention_triton import path_attention_triton
-
+    tables = PathTables(tiles_X4, slots_P, path_tile_tokens(sizes["H"] // sizes["K"]))
     with on_device_of(q_THE):
-        return path_attention_triton(q_THE, k_SKE, v_SKE, tiles_X4, slots_P, tile_tokens, scale)
+        return implementation(backend)(q_THE, k_SKE, v_SKE, tables, scale)
 
 
 @path_attention.register_fake
-def _(
-    q_THE: Tensor,
-    k_SKE: Tensor,
-    v_SKE: Tensor,
-    tiles_X4: Tensor,
-    slots_P: Tensor,
-    scale: float,
-    *,
-    backend: str,
-) -> Tensor:
+def _(q_THE: Tensor, *_: object, **__: object) -> Tensor:
     return q_THE.new_empty(q_THE.shape)
-
-
-def path_tile_tokens(group: int) -> int:
-    """Tokens of a tile, a power of two: with the `group` query heads of a key/value head, at most 128 rows."""
-    expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
-    return 1 << (TILE_ROWS // group).bit_length() - 1
 
 
 def path_tiles(
@@ -86,35 +80,17 @@ def path_tiles(
 ) -> tuple[Tensor, Tensor]:
     """Tiles int32 [X, 4] and slots int32 [P] on `device`: what `path_attention` walks.
 
-    A tile is tokens of one span whose positions lie between two multiples of `path_tile_tokens(group)`: first packed
-    row, number of tokens, position of the first, and where in `slots_P` its path begins. A path is the slots of a
-    span's ranges, from the root down, and of the span itself.
+    A tile is tokens of one span whose positions lie between two multiples of the tokens of a tile: first packed row,
+    number of tokens, position of the first, and where in `slots_P` its path begins. A path is the slots of a span's
+    ranges, from the root down, and of the span itself.
 
     Args:
         spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them; the ranges of a span
             stand in the order of its path.
-        group: query heads of a key/value head.
+        group: query heads of a key/value head, 1 to 128.
         device: where the kernel runs. The copy does not wait for it.
+
+    Raises ValueError on a wrong table or group.
     """
-    num_tokens = int(spans_N2[-1, 1]) if len(spans_N2) else 0
-    check_tables(spans_N2, range_offsets, ranges_R2, num_tokens, 2**31 - 1)
-    size = path_tile_tokens(group)
-    spans, offsets, ranges = spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy()
-    tiles: list[tuple[int, int, int, int]] = []
-    paths: list[np.ndarray[tuple[int], np.dtype[np.int32]]] = []
-    path = 0
-    for (start, end), low, high in zip(spans.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        parts = [*ranges[low:high].tolist(), (start, end)]
-        paths += [np.arange(*part, dtype=np.int32) for part in parts]
-        length = sum(stop - begin for begin, stop in parts)
-        position = length - (end - start)
-        while position < length:
-            count = min(size - position % size, length - position)
-            tiles.append((end - (length - position), count, position, path))
-            position += count
-        path += length
-    flat = np.concatenate(paths) if paths else np.empty(0, np.int32)
-    # Longest walks first, so that the last programs of a launch are short ones.
-    tiles.sort(key=lambda tile: -tile[2])
-    tiles_X4 = torch.tensor(tiles, dtype=torch.int32).reshape(len(tiles), 4)
-    return uploaded(tiles_X4, device), uploaded(torch.from_numpy(flat), device)
+    tables = PathTables.of(Spans(spans_N2, range_offsets, ranges_R2).check(MAX_SLOTS), group, device)
+    return tables.tiles_X4, tables.slots_P

@@ -1,15 +1,29 @@
-"""`rotary_into_cache`: what stands between a layer's fused projection and its attention.
+"""`rotary_into_cache`: head norms, rotary embedding and the write into the cache, behind a layer's fused projection.
 
 Shape letters: T packed tokens, S key/value slots, C heads of the fused projection (queries, keys, values), H query
 heads, K key/value heads, E head width, F = E // 2.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from gram_fast.kernels.rotary_into_cache import rotary_into_cache_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
+from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+RotaryIntoCache = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, float, int], None]
+"""(qkv_TCE, cos_TF, sin_TF, k_SKE, v_SKE, q_norm_E or None, k_norm_E or None, eps, num_heads)."""
+
+
+def implementation(backend: str) -> RotaryIntoCache:
+    """The function behind `rotary_into_cache` on that backend. It trusts its arguments."""
+    if backend == "reference":
+        return rotary_into_cache_reference
+    from gram_fast.kernels.rotary_into_cache_triton import rotary_into_cache_triton
+
+    return rotary_into_cache_triton
 
 
 @torch.library.custom_op("gram_fast::rotary_into_cache", mutates_args=("qkv_TCE", "k_SKE", "v_SKE"))
@@ -45,44 +59,22 @@ def rotary_into_cache(
     Any strides with a contiguous last dimension. Raises ValueError on a wrong shape, dtype, stride or device,
     BackendError on a backend that cannot run.
     """
-    for argument, tensor in (("qkv_TCE", qkv_TCE), ("k_SKE", k_SKE)):
-        expect(tensor.dim() == 3, argument, "3 dimensions", tensor.dim())
-    (num_tokens, num_channels, width), device, dtype = qkv_TCE.shape, qkv_TCE.device, qkv_TCE.dtype
-    num_slots, num_kv_heads = k_SKE.shape[:2]
-    expect_like(qkv_TCE, "qkv_TCE", tuple(qkv_TCE.shape), DTYPES, device)
+    sizes, dtype = Sizes(qkv_TCE.device), qkv_TCE.dtype
+    sizes.check(DTYPES, qkv_TCE=qkv_TCE)
+    sizes.check((dtype,), k_SKE=k_SKE, v_SKE=v_SKE, q_norm_E=q_norm_E, k_norm_E=k_norm_E)
+    sizes.check((torch.float32,), cos_TF=cos_TF, sin_TF=sin_TF)
+    num_tokens, num_kv_heads, width = sizes["T"], sizes["K"], sizes["E"]
     expect(width % 2 == 0, "qkv_TCE", "an even head width", width)
+    expect(sizes["F"] == width // 2, "cos_TF", f"a width of {width // 2}", sizes["F"])
     expect(num_heads >= 0, "num_heads", "0 or more", num_heads)
     heads = f"{num_heads} + 2 * {num_kv_heads} heads"
-    expect(num_channels == num_heads + 2 * num_kv_heads, "qkv_TCE", heads, num_channels)
-    expect_like(k_SKE, "k_SKE", (num_slots, num_kv_heads, width), (dtype,), device)
-    expect_like(v_SKE, "v_SKE", (num_slots, num_kv_heads, width), (dtype,), device)
-    expect(num_slots >= num_tokens or num_kv_heads == 0, "k_SKE", f"at least T = {num_tokens} slots", num_slots)
-    for argument, tensor in (("cos_TF", cos_TF), ("sin_TF", sin_TF)):
-        expect_like(tensor, argument, (num_tokens, width // 2), (torch.float32,), device)
-    for argument, norm_E in (("q_norm_E", q_norm_E), ("k_norm_E", k_norm_E)):
-        if norm_E is not None:
-            expect_like(norm_E, argument, (width,), (dtype,), device)
-    check_backend("rotary_into_cache", backend, device, dtype)
-    if backend == "reference":
-        return rotary_into_cache_reference(qkv_TCE, cos_TF, sin_TF, k_SKE, v_SKE, q_norm_E, k_norm_E, eps, num_heads)
-    from gram_fast.kernels.rotary_into_cache_triton import rotary_into_cache_triton
-
+    expect(sizes["C"] == num_heads + 2 * num_kv_heads, "qkv_TCE", heads, sizes["C"])
+    expect(sizes["S"] >= num_tokens or num_kv_heads == 0, "k_SKE", f"at least T = {num_tokens} slots", sizes["S"])
+    check_backend("rotary_into_cache", backend, qkv_TCE.device, dtype)
     with on_device_of(qkv_TCE):
-        rotary_into_cache_triton(qkv_TCE, cos_TF, sin_TF, k_SKE, v_SKE, q_norm_E, k_norm_E, eps, num_heads)
+        implementation(backend)(qkv_TCE, cos_TF, sin_TF, k_SKE, v_SKE, q_norm_E, k_norm_E, eps, num_heads)
 
 
 @rotary_into_cache.register_fake
-def _(
-    qkv_TCE: Tensor,
-    cos_TF: Tensor,
-    sin_TF: Tensor,
-    k_SKE: Tensor,
-    v_SKE: Tensor,
-    q_norm_E: Tensor | None,
-    k_norm_E: Tensor | None,
-    eps: float,
-    num_heads: int,
-    *,
-    backend: str,
-) -> None:
+def _(*_: object, **__: object) -> None:
     pass

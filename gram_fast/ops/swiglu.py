@@ -3,13 +3,42 @@
 Shape letters: T packed tokens, G = 2F fused gate and up projections, F feed-forward width.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.swiglu import swiglu_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import DTYPES, expect, expect_like, on_device_of
+from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+Swiglu = Callable[[Tensor], Tensor]
+"""gate_up_TG -> gated [T, F]."""
+
+
+def implementation(backend: str) -> Swiglu:
+    """The function behind `swiglu` on that backend. It trusts its arguments."""
+    if backend == "reference":
+        return swiglu_reference
+    if backend == "extension":
+        return _swiglu_extension
+    from gram_fast.kernels.swiglu_triton import swiglu_triton
+
+    return swiglu_triton
+
+
+def _swiglu_extension(gate_up_TG: Tensor) -> Tensor:
+    num_tokens, width = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
+    out_TF = gate_up_TG.new_empty((num_tokens, width))
+    _C.swiglu(
+        gate_up_TG.data_ptr(),
+        gate_up_TG.stride(0),
+        out_TF.data_ptr(),
+        DTYPES.index(gate_up_TG.dtype),
+        (num_tokens, width),
+    )
+    return out_TF
 
 
 @torch.library.custom_op("gram_fast::swiglu", mutates_args=())
@@ -26,33 +55,14 @@ def swiglu(gate_up_TG: Tensor, *, backend: str) -> Tensor:
 
     Raises ValueError on a wrong shape, dtype or stride, BackendError on a backend that cannot run.
     """
-    expect(gate_up_TG.dim() == 2, "gate_up_TG", "2 dimensions", gate_up_TG.dim())
-    expect_like(gate_up_TG, "gate_up_TG", tuple(gate_up_TG.shape), DTYPES, gate_up_TG.device)
-    expect(gate_up_TG.shape[1] % 2 == 0, "gate_up_TG", "an even width", gate_up_TG.shape[1])
+    sizes = Sizes(gate_up_TG.device)
+    sizes.check(DTYPES, gate_up_TG=gate_up_TG)
+    expect(sizes["G"] % 2 == 0, "gate_up_TG", "an even width", sizes["G"])
     check_backend("swiglu", backend, gate_up_TG.device, gate_up_TG.dtype)
-    if backend == "reference":
-        return swiglu_reference(gate_up_TG)
-    if backend == "extension":
-        return _swiglu_extension(gate_up_TG)
-    from gram_fast.kernels.swiglu_triton import swiglu_triton
-
     with on_device_of(gate_up_TG):
-        return swiglu_triton(gate_up_TG)
-
-
-def _swiglu_extension(gate_up_TG: Tensor) -> Tensor:
-    num_tokens, width = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
-    out_TF = gate_up_TG.new_empty((num_tokens, width))
-    _C.swiglu(
-        gate_up_TG.data_ptr(),
-        gate_up_TG.stride(0),
-        out_TF.data_ptr(),
-        DTYPES.index(gate_up_TG.dtype),
-        (num_tokens, width),
-    )
-    return out_TF
+        return implementation(backend)(gate_up_TG)
 
 
 @swiglu.register_fake
-def _(gate_up_TG: Tensor, *, backend: str) -> Tensor:
+def _(gate_up_TG: Tensor, **_: object) -> Tensor:
     return gate_up_TG.new_empty((gate_up_TG.shape[0], gate_up_TG.shape[1] // 2))

@@ -1,22 +1,47 @@
 """`tree_attention`: attention of packed tokens over a forest.
 
 Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K key/value heads, E head width, N spans,
-R key ranges.
+R key ranges, X tiles.
 """
 
-import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from gram_fast.cascade import cascade_attention
-from gram_fast.extension import _C
-from gram_fast.kernels.tree_attention import TILE_ROWS, tree_attention_reference
+from gram_fast.kernels.tree_attention import tree_attention_reference
+from gram_fast.kernels.tree_attention_cascade import cascade_attention
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import expect, expect_like, expect_states, filled_up, on_device_of, uploaded
-from gram_fast.ops.merge_states import merge_states
+from gram_fast.ops.checks import check_states, expect, on_device_of
+from gram_fast.ops.merge_states import implementation as merge_states_on
+from gram_fast.ops.tables import MAX_SLOTS, Spans, TreeTables
 
-_MERGE = functools.partial(merge_states, backend="extension")
+TreeAttention = Callable[[Tensor, Tensor, Tensor, TreeTables, float], Tensor]
+"""(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
+
+
+def implementation(backend: str) -> TreeAttention:
+    """The function behind `tree_attention` on that backend. It trusts its arguments and reads tables made for it."""
+    return {"reference": _reference, "cascade": _cascade, "triton": _triton}[backend]
+
+
+def _reference(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, scale: float) -> Tensor:
+    return tree_attention_reference(q_THE, k_SKE, v_SKE, *tables.spans, scale).contiguous()
+
+
+_MERGE = merge_states_on("extension")
+
+
+def _cascade(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, scale: float) -> Tensor:
+    assert tables.cascade is not None
+    return cascade_attention(q_THE, k_SKE, v_SKE, tables.cascade, scale, _MERGE)
+
+
+def _triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, scale: float) -> Tensor:
+    from gram_fast.kernels.tree_attention_triton import tree_attention_triton
+
+    assert tables.tiles is not None
+    return tree_attention_triton(q_THE, k_SKE, v_SKE, tables.tiles, scale)
 
 
 @torch.library.custom_op("gram_fast::tree_attention", mutates_args=())
@@ -50,38 +75,27 @@ def tree_attention(
     Raises ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that
     cannot run.
     """
-    _check_tree_attention(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2)
+    sizes = check_states("q_THE", q_THE, k_SKE, v_SKE)
+    num_tokens, num_slots, group = sizes["T"], sizes["S"], sizes["H"] // sizes["K"]
+    expect(num_slots >= num_tokens, "k_SKE", f"at least T = {num_tokens} slots", num_slots)
+    spans = Spans(spans_N2, range_offsets, ranges_R2).check(num_slots, num_tokens)
     expect(scale > 0, "scale", "a positive number", scale)
-    check_backend("tree_attention", backend, q_THE.device, q_THE.dtype, q_THE.shape[2])
-    if q_THE.shape[0] == 0:
+    check_backend("tree_attention", backend, q_THE.device, q_THE.dtype, sizes["E"])
+    if not num_tokens:
         return q_THE.new_empty(q_THE.shape)
     if backend == "triton":
-        from gram_fast.kernels.tree_attention_triton import tree_attention_triton
-
-        if tiles is None:
-            tiles = attention_tiles(spans_N2, range_offsets, ranges_R2, q_THE.shape[1] // k_SKE.shape[1], q_THE.device)
-        _check_tiles(tiles, q_THE, k_SKE, len(ranges_R2))
-        with on_device_of(q_THE):
-            return tree_attention_triton(q_THE, k_SKE, v_SKE, tiles, scale)
-    if backend == "reference":
-        out_THE = tree_attention_reference(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale)
+        expect(num_slots <= MAX_SLOTS, "k_SKE", f"at most {MAX_SLOTS} slots", num_slots)
+    if backend == "triton" and tiles is not None:
+        _check_tiles(tiles, q_THE, len(ranges_R2))
+        tables = TreeTables(spans, tiles)
     else:
-        out_THE = cascade_attention(q_THE, k_SKE, v_SKE, spans_N2, range_offsets, ranges_R2, scale, _MERGE)
-    return out_THE.contiguous()
+        tables = TreeTables.of(spans, backend, group, q_THE.device)
+    with on_device_of(q_THE):
+        return implementation(backend)(q_THE, k_SKE, v_SKE, tables, scale)
 
 
 @tree_attention.register_fake
-def _(
-    q_THE: Tensor,
-    k_SKE: Tensor,
-    v_SKE: Tensor,
-    spans_N2: Tensor,
-    range_offsets: Tensor,
-    ranges_R2: Tensor,
-    scale: float,
-    backend: str,
-    tiles: Tensor | None = None,
-) -> Tensor:
+def _(q_THE: Tensor, *_: object, **__: object) -> Tensor:
     return q_THE.new_empty(q_THE.shape)
 
 
@@ -95,7 +109,8 @@ def attention_tiles(
 ) -> Tensor:
     """What the Triton kernel walks, int32 [X, columns] on `device`: a flat table of as many rows as it has tiles.
 
-    See gram_fast::attention_tiles in csrc/tree/tree_plan.h.
+    For callers of `tree_attention` that attend with the same tables more than once. See gram_fast::attention_tiles in
+    csrc/tables.
 
     Args:
         spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them.
@@ -103,60 +118,20 @@ def attention_tiles(
         device: where the kernel runs. The copy does not wait for it.
         at_least: rows and columns. Where the pass needs fewer, empty tiles and zeros fill them up, so that passes of
             one size can have tables of one size.
+
+    Raises ValueError on a wrong table or group.
     """
-    expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
-    tables = (spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy())
-    table = _C.attention_tiles(*tables, TILE_ROWS // group, at_least[0])
-    return uploaded(torch.from_numpy(filled_up(table, at_least[1])), device)
+    spans = Spans(spans_N2, range_offsets, ranges_R2).check(MAX_SLOTS)
+    tiles = TreeTables.of(spans, "triton", group, device, at_least).tiles
+    assert tiles is not None
+    return tiles
 
 
-def _check_tiles(tiles: Tensor, q_THE: Tensor, k_SKE: Tensor, num_ranges: int) -> None:
-    """The table's size, and what the kernel's integers can hold."""
+def _check_tiles(tiles: Tensor, q_THE: Tensor, num_ranges: int) -> None:
+    """Raises ValueError unless the table is as large as the pass needs."""
     expect(tiles.dim() == 2, "tiles", "2 dimensions", tiles.dim())
-    expect_like(tiles, "tiles", tuple(tiles.shape), (torch.int32,), q_THE.device)
+    expect(tiles.dtype == torch.int32, "tiles", str(torch.int32), tiles.dtype)
+    expect(tiles.device == q_THE.device, "tiles", f"device {q_THE.device}", tiles.device)
     is_table = tiles.is_contiguous() and len(tiles) > 0
     is_table = is_table and tiles.numel() >= 5 * len(tiles) + len(q_THE) + 2 * num_ranges
     expect(is_table, "tiles", f"the table that attention_tiles makes for {len(q_THE)} tokens", tuple(tiles.shape))
-    expect(len(k_SKE) < 2**31, "k_SKE", "fewer than 2**31 slots", len(k_SKE))
-
-
-def _check_tree_attention(
-    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor
-) -> None:
-    expect_states("q_THE", q_THE, k_SKE, v_SKE)
-    num_tokens, num_slots = len(q_THE), len(k_SKE)
-    expect(num_slots >= num_tokens, "k_SKE", f"at least T = {num_tokens} slots", num_slots)
-    check_tables(spans_N2, range_offsets, ranges_R2, num_tokens, num_slots)
-
-
-def check_tables(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, num_tokens: int, num_slots: int) -> None:
-    """Raises ValueError unless spans cover [0, T) in order and their ranges lie in the slots."""
-    cpu = torch.device("cpu")
-    expect(spans_N2.dim() == 2, "spans_N2", "2 dimensions", spans_N2.dim())
-    expect(ranges_R2.dim() == 2, "ranges_R2", "2 dimensions", ranges_R2.dim())
-    num_spans, num_ranges = len(spans_N2), len(ranges_R2)
-    expect_like(spans_N2, "spans_N2", (num_spans, 2), (torch.int64,), cpu)
-    expect_like(range_offsets, "range_offsets", (num_spans + 1,), (torch.int64,), cpu)
-    expect_like(ranges_R2, "ranges_R2", (num_ranges, 2), (torch.int64,), cpu)
-    # NumPy on these few integers: a tenth of the time of the same tensor operations.
-    spans, offsets, ranges = spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy()
-    starts, ends = spans[:, 0], spans[:, 1]
-    covers = num_tokens == (ends[-1] if num_spans else 0) and (not num_spans or starts[0] == 0)
-    expect(
-        bool(covers and (starts < ends).all() and (starts[1:] == ends[:-1]).all()),
-        "spans_N2",
-        f"spans that cover 0 to {num_tokens} in order",
-        spans.tolist(),
-    )
-    expect(
-        bool(offsets[0] == 0 and offsets[-1] == num_ranges and (offsets[1:] >= offsets[:-1]).all()),
-        "range_offsets",
-        f"a rise from 0 to {num_ranges}",
-        offsets.tolist(),
-    )
-    expect(
-        bool((ranges[:, 0] >= 0).all() and (ranges[:, 0] < ranges[:, 1]).all() and (ranges[:, 1] <= num_slots).all()),
-        "ranges_R2",
-        f"0 <= start < end <= {num_slots}",
-        ranges.tolist(),
-    )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gram_fast.comparing.comparer import Pair
 from gram_fast.errors import InputError
 
-Round = list[tuple[int, int]]
+Round = list[Pair]
 Tournament = Generator[Round, NDArray[np.float64], int | None]
 
 
@@ -25,6 +26,10 @@ class Strategy:
     """(n, random generator) -> tournament, n >= 1; rounds may be empty."""
     has_one_round: bool
     """All pairs are known at once: nothing needs to be kept for a next round."""
+
+    def num_pairs(self, count: int) -> int:
+        """How many pairs it asks for among n candidates. With several rounds it is an elimination: all but one lose."""
+        return len(next(self.play(count, np.random.default_rng(0)))) if self.has_one_round else count - 1
 
 
 def linear(count: int, rng: np.random.Generator) -> Tournament:

@@ -13,19 +13,20 @@ class KeyValueStore:
     """One key and one value buffer [S, K, E] a layer, allocated when the layer first writes."""
 
     def __init__(self) -> None:
-        self._num_slots = 0
+        self.num_slots = 0
+        """Slots of every buffer."""
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.layout = object()
         """A new object whenever room is made or given back: until then, buffers that were read or written stay."""
 
     def reserve(self, num_slots: int) -> None:
         """Makes room for at least `num_slots` slots; what is in the others stays."""
-        if num_slots <= self._num_slots:
+        if num_slots <= self.num_slots:
             return
         for layer, buffers in self._layers.items():
             key, value = (_grown(buffer, num_slots) for buffer in buffers)
             self._layers[layer] = (key, value)
-        self._num_slots = num_slots
+        self.num_slots = num_slots
         self.layout = object()
 
     def write(self, layer: int, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +39,7 @@ class KeyValueStore:
     def buffers(self, layer: int, of_slot: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's buffers; new ones have slots [K, E] of shape `of_slot` and dtype and device as `like`."""
         if layer not in self._layers:
-            size = (self._num_slots, *of_slot)
+            size = (self.num_slots, *of_slot)
             self._layers[layer] = (like.new_empty(size), like.new_empty(size))
         return self._layers[layer]
 
@@ -51,7 +52,7 @@ class KeyValueStore:
 
     def release(self) -> None:
         """Gives all memory back."""
-        self._num_slots = 0
+        self.num_slots = 0
         self._layers.clear()
         self.layout = object()
 

@@ -1,7 +1,8 @@
 """From a token tree to the packed passes of one round.
 
 The tree and the planning are C++ (csrc/tree); here are the arrays that come out, named.
-Shape letters: T packed tokens, N nodes, S spans, R key ranges, L leaves.
+
+Shape letters: T packed tokens, L leaves.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram_fast.extension import _C
+from gram_fast.ops.tables import Spans, check_leaf_rows
 
 TokenTree = _C.TokenTree
 """Radix tree of all sequences asked for; every distinct prefix is one node."""
@@ -19,7 +21,7 @@ TokenTree = _C.TokenTree
 
 @dataclass(frozen=True)
 class TreePass:
-    """One forward over T packed tokens, in depth-first order. Integers are int64, tensors lie on the CPU.
+    """One forward over T packed tokens, in depth-first order. Tensors lie on the CPU.
 
     Slots [0, T) of the key/value buffer are the pass itself in packed order; keys and values kept from earlier passes
     lie from the token budget on.
@@ -28,19 +30,13 @@ class TreePass:
     budget: int
     """Slots below are nobody else's."""
     input_ids: Tensor
-    """[T]"""
+    """int64 [T]"""
     position_ids: Tensor
-    """[T], counted along the path from the root, not along the packing."""
-    nodes: NDArray[np.int64]
-    """[N, 5]: start, end, subtree_end (packed), row of the nearest ancestor in this pass or -1, depth."""
-    spans: Tensor
-    """[S, 2]: start, end. A node and its chain of first children: causal on itself."""
-    range_offsets: Tensor
-    """[S + 1]: the rows of `ranges` that span s reads are range_offsets[s] to range_offsets[s + 1]."""
-    ranges: Tensor
-    """[R, 2]: slots [start, end) of ancestors, read without a mask."""
+    """int64 [T], counted along the path from the root, not along the packing."""
+    spans: Spans
+    """Which slots each token reads. A node and its chain of first children are one span."""
     leaf_rows: Tensor
-    """[L]: packed index of the last token of a leaf."""
+    """int64 [L]: packed index of the last token of a leaf."""
     leaf_index: NDArray[np.int64]
     """[L]: position of that leaf in the list of leaves asked for."""
     keep: list[tuple[int, int, int]]
@@ -50,14 +46,12 @@ class TreePass:
     def of_sequence(cls, input_ids: Tensor) -> "TreePass":
         """One sequence [T] alone, whose last token is the only leaf."""
         length = len(input_ids)
+        spans = Spans(torch.tensor([[0, length]]), torch.tensor([0, 0]), torch.empty((0, 2), dtype=torch.int64))
         return cls(
             budget=length,
             input_ids=input_ids,
             position_ids=torch.arange(length),
-            nodes=np.array([[0, length, length, -1, 0]]),
-            spans=torch.tensor([[0, length]]),
-            range_offsets=torch.tensor([0, 0]),
-            ranges=torch.empty((0, 2), dtype=torch.int64),
+            spans=spans,
             leaf_rows=torch.tensor([length - 1]),
             leaf_index=np.array([0]),
             keep=[],
@@ -92,22 +86,24 @@ def plan_round(
     `keep_limit` slots are in use. The tree then counts on the plan being run; when it was not, call forget_slots().
     """
     tables, num_slots = tree.plan(leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
-    return TreePlan([_tree_pass(table, budget) for table in tables], num_slots)
+    return TreePlan([tree_pass_of(table, budget, num_slots) for table in tables], num_slots)
 
 
-def _tree_pass(table: dict[str, NDArray[np.int64]], budget: int) -> TreePass:
+def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int, num_slots: int) -> TreePass:
+    """A pass of the planner, by the names of csrc/tree/tree_plan.h. Its spans and leaf rows are checked here, once."""
+
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(table[name])
 
+    spans, leaf_rows = Spans(tensor("spans"), tensor("range_offsets"), tensor("ranges")), tensor("leaf_rows")
+    num_tokens = len(table["input_ids"])
+    check_leaf_rows(leaf_rows, num_tokens)
     return TreePass(
         budget=budget,
         input_ids=tensor("input_ids"),
         position_ids=tensor("position_ids"),
-        nodes=table["nodes"],
-        spans=tensor("spans"),
-        range_offsets=tensor("range_offsets"),
-        ranges=tensor("ranges"),
-        leaf_rows=tensor("leaf_rows"),
+        spans=spans.check(num_slots, num_tokens),
+        leaf_rows=leaf_rows,
         leaf_index=table["leaf_index"],
         keep=[(int(start), int(slot), int(length)) for start, slot, length in table["keep"]],
     )

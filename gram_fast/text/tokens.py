@@ -27,8 +27,7 @@ from gram_fast.text.cuts import PROBES, CutProver
 from gram_fast.text.prompts import LABELS, SLOTS, ChatText, Message, PairTemplate, render_chat
 
 Ids = NDArray[np.int32]
-Pair = tuple[int, int, int]
-"""(group, i, j): response i of that group in slot A, response j in slot B."""
+"""Token ids [T]."""
 
 # Characters of template text that are encoded on either side of a piece and dropped again.
 _CONTEXT = 6
@@ -83,10 +82,6 @@ class PairTokenizer:
         return self._encode(
             [hidden[0] + "".join(t + lit for t, lit in zip(row, hidden[1:], strict=True)) for row in rows]
         )
-
-    def request(self, prompts: Sequence[str], groups: Sequence[Sequence[str]]) -> "TokenizedRequest":
-        """Encodes every prompt and response once; `groups[g]` are the responses to `prompts[g]`."""
-        return TokenizedRequest(self, prompts, groups)
 
     def flags(self, text: str) -> tuple[str, ...]:
         """Lines of the template and texts of special tokens that `text` contains."""
@@ -217,70 +212,6 @@ class Frame:
     def key(self) -> tuple[str, str]:
         """Slots with equal keys encode a text to the same piece."""
         return (self.left, self.right)
-
-
-class TokenizedRequest:
-    """The pieces of one request, and pairs as lists of piece numbers.
-
-    `segments[k]` are the ids of piece k. Composed, a pair is `head_ids` and three pieces, of which the first `reusable`
-    start other pairs too; encoded whole, it is one piece without a head.
-    """
-
-    def __init__(self, tokenizer: PairTokenizer, prompts: Sequence[str], groups: Sequence[Sequence[str]]) -> None:
-        self._tokenizer = tokenizer
-        self._prompts, self._groups = prompts, groups
-        self.segments: list[Ids] = []
-        self._numbers: list[dict[str, int]] = []  # by slot: text -> piece
-        frames = tokenizer.frames
-        self.head_ids = frames[0].before_ids if frames else np.empty(0, np.int32)
-        self._is_composed = frames is not None and self._compose(frames) and self._is_exact_on_a_sample()
-        if frames and not self._is_composed:
-            warnings.warn(
-                "a text of this request moves a cut that was held for safe: its pairs are tokenized whole", stacklevel=2
-            )
-            self.head_ids, self.segments = np.empty(0, np.int32), []
-        self.reusable = 2 if self._is_composed else 0
-
-    def sequences(self, pairs: Sequence[Pair]) -> NDArray[np.int32]:
-        """[P, 3] or, encoded whole, [P, 1] numbers of `segments`, to which whole pairs are appended."""
-        if self._is_composed:
-            return np.array([self._pieces_of(pair) for pair in pairs], np.int32)
-        first = len(self.segments)
-        self.segments += self._tokenizer.whole_ids([self._texts(pair) for pair in pairs])
-        return np.arange(first, len(self.segments), dtype=np.int32)[:, None]
-
-    def _compose(self, frames: "tuple[Frame, ...]") -> bool:
-        """Encodes every distinct text once a slot, or once for slots whose surroundings are the same."""
-        responses = [text for group in self._groups for text in group]
-        encoded: dict[tuple[str, str], dict[str, Ids]] = {}
-        for frame, slot in zip(frames, self._tokenizer.text.slots, strict=True):
-            texts = self._prompts if slot == "input" else responses
-            if (slot == "input") or frame.key not in encoded:
-                pieces = self._tokenizer.pieces(frame, texts)
-                if pieces is None:
-                    return False
-                encoded[frame.key] = pieces
-            pieces = encoded[frame.key]
-            self._numbers.append({text: len(self.segments) + k for k, text in enumerate(pieces)})
-            self.segments += [np.concatenate([ids, frame.after_ids]) for ids in pieces.values()]
-        return True
-
-    def _is_exact_on_a_sample(self) -> bool:
-        """Compares composed ids with those of the whole text: first against last response, first and last group."""
-        groups = range(len(self._groups))
-        sample = [(g, i, j) for g in {*groups[:1], *groups[-1:]} for i, j in ((0, -1), (-1, 0))]
-        whole = self._tokenizer.whole_ids([self._texts(pair) for pair in sample])
-        composed = [[self.head_ids, *(self.segments[k] for k in self._pieces_of(pair))] for pair in sample]
-        return all(np.array_equal(np.concatenate(c), w) for c, w in zip(composed, whole, strict=True))
-
-    def _texts(self, pair: Pair) -> tuple[str, str, str]:
-        group, i, j = pair
-        return self._prompts[group], self._groups[group][i], self._groups[group][j]
-
-    def _pieces_of(self, pair: Pair) -> list[int]:
-        values = dict(zip(SLOTS, self._texts(pair), strict=True))
-        slots = self._tokenizer.text.slots
-        return [numbers[values[slot]] for numbers, slot in zip(self._numbers, slots, strict=True)]
 
 
 def _template_only(tokenizer: Any) -> list[str]:

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from gram_fast.cli import app
 from gram_fast.commands.jobs import Output
+from gram_fast.comparing.preference import preference
 from gram_fast.errors import InputError
 from gram_fast.evaluation import judgebench
 from gram_fast.evaluation.rows import Pair, Place, Texts, read_pairs
 from gram_fast.evaluation.run import batches, score_pairs
-from gram_fast.ranking.preference import preference
 
 SOURCES = ("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
 ROWS = [

@@ -9,6 +9,7 @@ import transformers
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
+from gram_fast.text.encoded import EncodedRound
 from gram_fast.text.prompts import PairTemplate, preset_names
 from gram_fast.training.small_judge.tokenizer import make_qwen_tokenizer
 
@@ -58,20 +59,19 @@ def tiny_judge(**options: Any) -> PairwiseJudge:
     """A judge with the `gram` prompt on a tiny Qwen3 model."""
     tokenizer = tiny_tokenizer()
     model = tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096)
-    return PairwiseJudge(model, tokenizer, **options)
+    return PairwiseJudge.from_model(model, tokenizer, **options)
 
 
 def score(engine: Engine, head: list[int], rounds: list[list[list[list[int]]]], reusable: int = 2) -> list[np.ndarray]:
     """Logits of rounds of sequences, each a list of segments behind `head`, in one request."""
-    segments: list[np.ndarray] = []
     results = []
     with engine.request(np.array(head, np.int32)) as request:
         for number, sequences in enumerate(rounds):
-            rows = []
+            leaves = []
             for sequence in sequences:
-                rows.append(range(len(segments), len(segments) + len(sequence)))
-                segments += [np.array(ids, np.int32) for ids in sequence]
-            leaves = [request.add(segments, np.array([row], np.int32), reusable) for row in rows]
+                row = np.arange(request.num_segments, request.num_segments + len(sequence), dtype=np.int32)
+                segments = [np.array(ids, np.int32) for ids in sequence]
+                leaves.append(request.add(EncodedRound(segments, row[None], reusable)))
             results.append(request.score(np.concatenate(leaves), more_rounds=number + 1 < len(rounds)))
     return results
 

@@ -24,14 +24,14 @@ def answers(judge: PairwiseJudge) -> dict[str, object]:
     return {
         "order": ranking.order,
         "p": [comparison.p for comparison in ranking.comparisons],
-        "budget": judge.max_batch_tokens,
+        "budget": judge.comparer.tokens_at_once,
         "numbers": sum(
             weight.numel()
-            for layer in judge.runner.model.layers
+            for layer in judge.comparer.runner.model.layers
             for weight in vars(layer).values()
             if weight is not None
         ),
-        "qkv": list(judge.runner.model.layers[0].qkv_weight.shape),
+        "qkv": list(judge.comparer.runner.model.layers[0].qkv_weight.shape),
     }
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram_fast.errors import BackendError, UnsupportedModelError
-from gram_fast.models.transformers_runner import TransformersRunner, attention_span
+from gram_fast.models.supported import attention_span
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")

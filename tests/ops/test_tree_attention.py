@@ -229,7 +229,7 @@ def test_passes_of_random_trees(backend: str, made: tuple) -> None:
         plan = plan_round(tree, leaves, budget=budget, keep_limit=keep_limit, more_rounds=True)
         for p in plan.passes:
             inputs = random_inputs(p.num_tokens, plan.num_slots, seed=p.num_tokens)
-            check(inputs, (p.spans, p.range_offsets, p.ranges), backend)
+            check(inputs, p.spans, backend)
 
 
 def plain_varlen(
@@ -289,7 +289,7 @@ def test_levels_of_the_cuda_cascade_on_random_trees(made: tuple) -> None:
             leaves = tree.add_sequences(rows, 1)
             plan = plan_round(tree, leaves, budget=budget, keep_limit=keep_limit, more_rounds=True)
             for p in plan.passes:
-                inputs, tables = random_inputs(p.num_tokens, plan.num_slots), (p.spans, p.range_offsets, p.ranges)
+                inputs, tables = random_inputs(p.num_tokens, plan.num_slots), p.spans
                 assert_as_exact_as_plain(attend_like_cuda(inputs, tables, 0.25), inputs, tables, 0.25)
 
 
@@ -488,7 +488,7 @@ def test_tiles_read_every_visible_slot_once(made: tuple, tile_tokens: int) -> No
     for rows in sequences:
         plan = plan_round(tree, tree.add_sequences(rows, 1), budget=budget, keep_limit=keep_limit, more_rounds=True)
         for p in plan.passes:
-            tables = (p.spans, p.range_offsets, p.ranges)
+            tables = p.spans
             expected_TS = tree_mask(*tables, p.num_tokens, plan.num_slots)
             assert torch.equal(mask_of_tiles(tables, tile_tokens, plan.num_slots), expected_TS.long())
             tiles, _, _ = tiles_of(tables, tile_tokens)
@@ -558,7 +558,7 @@ def tables_of_tree(sequences: Sequence[Sequence[int]]) -> tuple[Tables, int]:
         tree.add_segment(ids)
     leaves = tree.add_sequences(np.arange(len(sequences))[:, None], 0)
     (tree_pass,) = plan_round(tree, leaves, budget=10**6, keep_limit=0, more_rounds=False).passes
-    return (tree_pass.spans, tree_pass.range_offsets, tree_pass.ranges), tree_pass.num_tokens
+    return tree_pass.spans, tree_pass.num_tokens
 
 
 @on_each_device

@@ -10,6 +10,7 @@ from helpers.small_models import plain, score, tiny_runner
 
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.key_values import KeyValueStore
+from gram_fast.text.encoded import EncodedRound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,7 +76,7 @@ def test_no_pass_is_over_the_budget_and_memory_is_bounded_by_it(budget):
     score(engine, HEAD, [sequences])
     assert max(map(len, runner.passes)) <= budget
     # Slots: the pass, and the longest path that later passes read. Not the 30 leaves.
-    assert engine._store._num_slots <= budget + len([*HEAD, *PROMPT, *A]) + 20
+    assert engine.num_slots <= budget + len([*HEAD, *PROMPT, *A]) + 20
 
 
 @pytest.mark.parametrize(
@@ -117,10 +118,10 @@ def test_stats_count_what_was_computed_and_what_sharing_saved():
     engine = Engine(RUNNER, max_batch_tokens=1000)
     with engine.request(np.array(HEAD, np.int32)) as request:
         segments = [np.array(ids, np.int32) for ids in (PROMPT, A, [80], [81, 82])]
-        leaves = request.add(segments, np.array([[0, 1, 2], [0, 1, 3]], np.int32), 2)
+        leaves = request.add(EncodedRound(segments, np.array([[0, 1, 2], [0, 1, 3]], np.int32), 2))
         request.score(leaves, more_rounds=False)
-        stats = request.stats
-    assert (stats.comparisons, stats.passes) == (2, 1)
+        stats = request.stats(0.5)
+    assert (stats.comparisons, stats.passes, stats.seconds) == (2, 1, 0.5)
     assert stats.tokens_unshared == 2 * len([*HEAD, *PROMPT, *A]) + 3
     assert stats.tokens_tree == stats.tokens_computed == len([*HEAD, *PROMPT, *A]) + 3
 

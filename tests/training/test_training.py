@@ -72,7 +72,7 @@ def test_the_judge_of_a_checkpoint_is_the_one_that_was_trained(base, tmp_path):
         save_strategy="epoch",
     )  # fmt: skip
     judge = PairwiseJudge.from_pretrained(out)
-    assert judge.tokenizer.template.text.startswith("[Question]\n")
+    assert judge.comparer.tokenizer.template.text.startswith("[Question]\n")
     accuracy = logged(out, "eval_accuracy")[-1]
     rows = [json.loads(line) for line in labeled.read_text().splitlines()]
     comparisons = [judge.compare(row["prompt"], row["chosen"], row["rejected"]) for row in rows]

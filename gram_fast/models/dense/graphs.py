@@ -12,11 +12,12 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from gram_fast.models.dense.attention import PassTables, TableSizes
+from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAndLeafTables
+from gram_fast.ops import Spans
+from gram_fast.ops.checks import uploaded
 from gram_fast.scoring.tree import TreePass
 
 BUCKETS = (*range(128, 1024, 128), *range(1024, 2049, 256))
@@ -25,6 +26,9 @@ _LEAVES = 16
 # Held during a capture: of one process, torch allows one at a time.
 _CAPTURE = threading.Lock()
 _RANGES, _ITEMS, _ENTRIES = 128, 64, 512
+
+
+Tables = PassTables[TreeAndLeafTables]
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,21 @@ class Bucket:
         )
         if missing == 0:
             return filled
+        spans_N2, range_offsets, ranges_R2 = tree_pass.spans
         return replace(
             filled,
             input_ids=torch.cat([tree_pass.input_ids, torch.zeros(missing, dtype=torch.int64)]),
             position_ids=torch.cat([tree_pass.position_ids, torch.arange(missing)]),
-            nodes=np.concatenate([tree_pass.nodes, [[num_tokens, self.num_tokens, self.num_tokens, -1, 0]]]),
-            spans=torch.cat([tree_pass.spans, torch.tensor([[num_tokens, self.num_tokens]])]),
-            range_offsets=torch.cat([tree_pass.range_offsets, tree_pass.range_offsets[-1:]]),
+            spans=Spans(
+                torch.cat([spans_N2, torch.tensor([[num_tokens, self.num_tokens]])]),
+                torch.cat([range_offsets, range_offsets[-1:]]),
+                ranges_R2,
+            ),
         )
 
-    def holds(self, tables: PassTables) -> bool:
+    def holds(self, tables: Tables) -> bool:
         """Whether tables that were made for at least these sizes have these sizes."""
-        return tuple(table.shape for table in tables.of_attention) == (self.tables.tiles, self.tables.items)
+        return tuple(table.shape for table in tables.attention.tensors) == (self.tables.tiles, self.tables.items)
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,11 @@ class _Captured:
     """A graph, what it reads and what it writes."""
 
     graph: Any
-    inputs: PassTables
+    inputs: Tables
     logits_L2: Tensor
 
-    def replay(self, tables: PassTables) -> Tensor:
-        for place, tensor in zip(self.inputs.tensors, tables.tensors, strict=True):
+    def replay(self, tables: Tables) -> Tensor:
+        for place, tensor in zip(_tensors(self.inputs), _tensors(tables), strict=True):
             place.copy_(tensor.pin_memory(), non_blocking=True)
         self.graph.replay()
         # The next replay writes over it.
@@ -101,9 +108,7 @@ class PassGraphs:
         # torch's own stream for captures is one for the whole process, on whichever GPU captured first.
         self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def run(
-        self, bucket: Bucket, tables: PassTables, addresses: Hashable, launch: Callable[[PassTables], Tensor]
-    ) -> Tensor:
+    def run(self, bucket: Bucket, tables: Tables, addresses: Hashable, launch: Callable[[Tables], Tensor]) -> Tensor:
         """Label logits [L, 2] of a pass that fills its bucket.
 
         Args:
@@ -119,14 +124,14 @@ class PassGraphs:
         if bucket not in self._graphs:
             # The first pass compiles kernels and allocates the buffers of keys and values: neither can be captured.
             self._graphs[bucket] = None
-            return launch(tables.on(self._device))
+            return launch(_on(tables, self._device))
         captured = self._graphs[bucket]
         if captured is None:
             captured = self._graphs[bucket] = self._capture(tables, launch)
         return captured.replay(tables)
 
-    def _capture(self, tables: PassTables, launch: Callable[[PassTables], Tensor]) -> _Captured:
-        inputs = tables.on(self._device)
+    def _capture(self, tables: Tables, launch: Callable[[Tables], Tensor]) -> _Captured:
+        inputs = _on(tables, self._device)
         graph = torch.cuda.CUDAGraph()
         with _CAPTURE, torch.cuda.device(self._device):
             # cuBLAS makes a handle for every thread and a workspace for every stream, neither within a capture.
@@ -138,3 +143,18 @@ class PassGraphs:
                 logits_L2 = launch(inputs)
         self._pool = graph.pool()
         return _Captured(graph, inputs, logits_L2)
+
+
+def _tensors(tables: Tables) -> tuple[Tensor, ...]:
+    """All that a captured pass reads of its tables."""
+    return (tables.input_ids_T, tables.position_ids_T, tables.leaf_rows_L, *tables.attention.tensors)
+
+
+def _on(tables: Tables, device: torch.device) -> Tables:
+    """Copies on `device`, which nobody waits for."""
+    return PassTables(
+        uploaded(tables.input_ids_T, device),
+        uploaded(tables.position_ids_T, device),
+        uploaded(tables.leaf_rows_L, device),
+        tables.attention.on(device),
+    )

@@ -1,10 +1,8 @@
-"""Runs packed passes through a dense model: which ops, and what every layer of a pass is given.
+"""Runs packed passes through a dense model: binds its operations at load, and gives every layer of a pass its tables.
 
 Shape letters: T packed tokens, L leaves, D inputs and O outputs of a product.
 """
 
-import logging
-from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,44 +11,18 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gram_fast import ops
-from gram_fast.errors import BackendError, UnsupportedModelError
+from gram_fast.errors import BackendError
 from gram_fast.kernels.tree_attention import TILE_ROWS
-from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention, path_tables, tree_tables
+from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
 from gram_fast.models.dense.graphs import Bucket, PassGraphs
-from gram_fast.models.dense.model import Attention, DenseModel, DensePass, Linear
+from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.rotation import RotationTable
-from gram_fast.models.dense.weights import dense_problem
-from gram_fast.models.transformers_runner import attention_span
+from gram_fast.models.supported import attention_span
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
 from gram_fast.scoring.tree import TreePass
 
-logger = logging.getLogger(__name__)
-
-RUNNERS = ("auto", "transformers", "dense")
-"""What runs a checkpoint's model."""
-
-_OPS = ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits")
-
-
-def find_runner(runner: str, name: str, config: Any, *, needed_for: Sequence[str] = (), **hub: Any) -> str:
-    """The runner that `runner` stands for: "auto" is "dense" where the checkpoint allows it, and is logged.
-
-    `name` and `config` are the checkpoint's, `hub` is revision, token and trust_remote_code. `needed_for`: options that
-    "dense" alone has. Raises UnsupportedModelError for a checkpoint that the dense runner cannot run when it must.
-    """
-    if runner not in RUNNERS:
-        raise BackendError(f"there is no runner {runner!r}: expected one of {', '.join(RUNNERS)}")
-    if needed_for and runner == "transformers":
-        raise BackendError(f"{needed_for[0]} needs runner 'dense', got 'transformers'")
-    if runner == "transformers":
-        return runner
-    problem = dense_problem(name, config, **hub)
-    if problem and (runner == "dense" or needed_for):
-        raise UnsupportedModelError(f"runner 'dense' cannot run {name!r}: {problem}")
-    if runner == "auto":
-        logger.info("runner: %s", f"transformers ({problem})" if problem else "dense")
-    return "transformers" if problem else "dense"
+_CPU = torch.device("cpu")
 
 
 class DenseRunner:
@@ -66,29 +38,25 @@ class DenseRunner:
         run, and for a machine whose products cannot be made deterministic.
         """
         self.model = model
-        self.config = config
         self.device, self.dtype = model.embedding_VD.device, model.embedding_VD.dtype
         self.max_length, self.max_length_reason = attention_span(config)
         self._rotation = RotationTable(config, self.max_length, self.device)
-        self._backends = {op: self._resolve(op) for op in _OPS}
-        self._linear: Linear = linear
-        self._is_deterministic = deterministic
+        self._graphs: PassGraphs | None = None
+        self._attention: TreeAttention | PathAttention
         if deterministic:
-            # Elsewhere these two may give a row other bits with its place or with the number of rows.
-            self._backends["label_logits"] = self._resolve("label_logits", "extension")
-            if self.device.type == "cpu":
-                self._backends["swiglu"] = self._resolve("swiglu", "extension")
-            self._backends["path_attention"] = self._resolve("path_attention")
-            self._linear = partial(ops.invariant_linear, backend=self._resolve("invariant_linear"))
-            self._check_products()
             self.attention = "path"
+            self._attention = PathAttention(self._resolve("path_attention"), self._group, self._scale)
+            self._operations = self._deterministic_operations()
+            self._check_products()
         else:
             self.attention = self._resolve("tree_attention", attention)
-            self._backends |= {"tree_attention": self.attention, "leaf_attention": self._resolve("leaf_attention")}
-        # Other backends make tables between their launches, which no graph can hold.
-        can_capture = model.processes.count == 1 and self.device.type == "cuda"
-        attends_in_triton = all(self._backends.get(op) == "triton" for op in ("tree_attention", "leaf_attention"))
-        self._graphs = PassGraphs(self.device) if can_capture and attends_in_triton else None
+            leaf_attention = self._resolve("leaf_attention")
+            self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale)
+            self._operations = self._plain_operations()
+            # Other backends make tables between their launches, which no graph can hold.
+            can_capture = model.processes.count == 1 and self.device.type == "cuda"
+            if can_capture and self.attention == leaf_attention == "triton":
+                self._graphs = PassGraphs(self.device)
 
     @property
     def bytes_per_slot(self) -> int:
@@ -120,19 +88,22 @@ class DenseRunner:
         On a GPU it returns when everything is launched: the caller prepares the next pass while this one runs.
         """
         self._rotation.grow(int(tree_pass.position_ids.max()) + 1)
-        if self._is_deterministic:
-            tables = path_tables(tree_pass, self._group).on(self.device)
-            attention = PathAttention(self.model.shape, store, self.model.embedding_VD, tables, self._backends)
-            return self._run(tables, attention, self._linear, self._backends)
         if self._graphs is not None and (bucket := Bucket.of(tree_pass, TILE_ROWS // self._group)):
-            filled = bucket.fill(tree_pass)
+            assert isinstance(self._attention, TreeAttention)
             self._rotation.grow(bucket.num_tokens)
-            tables = tree_tables(filled, self._group, self._backends, bucket.tables)
+            tables = self._attention.tables(bucket.fill(tree_pass), _CPU, bucket.tables)
             if bucket.holds(tables):
                 addresses = (store.layout, self._rotation.num_positions)
-                launch = partial(self._run_tree, filled, store)
+                launch = partial(self.run, store=store)
                 return self._graphs.run(bucket, tables, addresses, launch)[: len(tree_pass.leaf_rows)]
-        return self._run_tree(tree_pass, store, tree_tables(tree_pass, self._group, self._backends).on(self.device))
+        return self.run(self._attention.tables(tree_pass, self.device), store)
+
+    def run(self, tables: PassTables[Any], store: KeyValueStore) -> Tensor:
+        """Label logits of the pass with these tables, made by the runner's attention, on the model's device.
+
+        The rotation table knows the pass's positions.
+        """
+        return self._run(self._operations, self._attention, tables, store)
 
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
@@ -140,30 +111,69 @@ class DenseRunner:
         store = KeyValueStore()
         store.reserve(len(input_ids))
         self._rotation.grow(len(input_ids))
-        whole = TreePass.of_sequence(input_ids)
-        plain = dict.fromkeys((*_OPS, "tree_attention", "leaf_attention"), "reference")
-        tables = tree_tables(whole, self._group, plain).on(self.device)
-        attention = TreeAttention(self.model.shape, store, self.model.embedding_VD, whole, tables, plain)
-        return self._run(tables, attention, linear, plain)[0]
+        plain = {
+            op: ops.bind(op, "reference") for op in ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits")
+        }
+        norm, rotate, activate, read_labels = plain.values()
+        operations = Operations(norm, linear, rotate, activate, read_labels)
+        attention = TreeAttention("reference", "reference", self._group, self._scale)
+        tables = attention.tables(TreePass.of_sequence(input_ids), self.device)
+        return self._run(operations, attention, tables, store)[0]
 
     @property
     def _group(self) -> int:
         """Query heads of a key/value head."""
         return self.model.shape.num_heads // self.model.shape.num_kv_heads
 
+    @property
+    def _scale(self) -> float:
+        """Factor on the scores of attention."""
+        return float(self.model.shape.head_dim**-0.5)
+
     def _resolve(self, op: str, name: str = "auto") -> str:
         return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)
 
-    def _run_tree(self, tree_pass: TreePass, store: KeyValueStore, tables: PassTables) -> Tensor:
-        like = self.model.embedding_VD
-        attention = TreeAttention(self.model.shape, store, like, tree_pass, tables, self._backends)
-        return self._run(tables, attention, self._linear, self._backends)
+    def _bind(self, op: str, name: str = "auto") -> Any:
+        return ops.bind(op, self._resolve(op, name))
 
-    def _run(self, tables: PassTables, attention: Attention, product: Linear, backends: Mapping[str, str]) -> Tensor:
-        """`tables` are on the model's device; their positions are known to the rotation table."""
-        rotation = self._rotation.of(tables.position_ids_T)
-        given = DensePass(tables.input_ids_T, rotation, tables.leaf_rows_L, attention, product, backends)
-        return self.model.processes.agreed(self.model.forward(given))
+    def _plain_operations(self) -> Operations:
+        return Operations(
+            norm=self._bind("add_rms_norm"),
+            project=linear,
+            rotate=self._bind("rotary_into_cache"),
+            activate=self._bind("swiglu"),
+            read_labels=self._bind("label_logits"),
+        )
+
+    def _deterministic_operations(self) -> Operations:
+        """Those that give a row the same bits at any place among any number of rows."""
+        return Operations(
+            norm=self._bind("add_rms_norm"),
+            project=self._bind("invariant_linear"),
+            rotate=self._bind("rotary_into_cache"),
+            activate=self._bind("swiglu", "extension" if self.device.type == "cpu" else "auto"),
+            read_labels=self._bind("label_logits", "extension"),
+        )
+
+    def _run(
+        self,
+        operations: Operations,
+        attention: TreeAttention | PathAttention,
+        tables: PassTables[Any],
+        store: KeyValueStore,
+    ) -> Tensor:
+        shape = self.model.shape
+        slot = (shape.num_kv_heads, shape.head_dim)
+        attend, attend_leaves = attention.over(tables)
+        given = DensePass(
+            input_ids_T=tables.input_ids_T,
+            rotation=self._rotation.of(tables.position_ids_T),
+            leaf_rows_L=tables.leaf_rows_L,
+            buffers=[store.buffers(layer, slot, self.model.embedding_VD) for layer in range(shape.num_layers)],
+            attend=attend,
+            attend_leaves=attend_leaves,
+        )
+        return self.model.processes.agreed(self.model.forward(operations, given))
 
     def _check_products(self) -> None:
         """Raises BackendError where a row of a product has bits that its place or other rows change."""
@@ -171,7 +181,7 @@ class DenseRunner:
         queries = self.model.shape.num_heads * self.model.shape.head_dim
         of_last_layer = (layer.qkv_weight[:queries], layer.qkv_weight[queries:])
         for weight in (layer.qkv_weight, layer.out_weight, layer.gate_up_weight, layer.down_weight, *of_last_layer):
-            if reason := ops.row_dependence(weight, None, self._linear):
+            if reason := ops.row_dependence(weight, None, self._operations.project):
                 raise BackendError(
                     f"deterministic=True: on {self.device} a product with a weight {list(weight.shape)} in "
                     f"{self.dtype} gives a row bits that depend on {reason}"

@@ -18,6 +18,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from gram_fast.errors import BackendError, InputError, first_line
 from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape
+from gram_fast.models.supported import head_dim
 from gram_fast.scoring.processes import ALONE, Processes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -40,8 +41,8 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         return "its weights are quantized"
     if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
         return "it rotates a part of a head only"
-    if _head_dim(config) > 256:
-        return f"its heads are {_head_dim(config)} wide, expected at most 256"
+    if head_dim(config) > 256:
+        return f"its heads are {head_dim(config)} wide, expected at most 256"
     if _find(name, "adapter_config.json", **hub):
         return "it has an adapter beside its weights"
     with _opened(find_files(name, **hub)) as tensors:
@@ -170,10 +171,6 @@ def _opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         yield tensors
 
 
-def _head_dim(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def _shape(config: Any, processes: Processes) -> DenseShape:
     return DenseShape(
         hidden_size=config.hidden_size,
@@ -181,7 +178,7 @@ def _shape(config: Any, processes: Processes) -> DenseShape:
         num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads // processes.count,
         num_kv_heads=config.num_key_value_heads // processes.count,
-        head_dim=_head_dim(config),
+        head_dim=head_dim(config),
         vocab_size=config.vocab_size,
         norm_eps=config.rms_norm_eps,
     )

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
-from gram_fast.models.dense.runner import DenseRunner, find_runner
+from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.dense.weights import FAMILIES, read_dense_model
+from gram_fast.models.loading import find_runner
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.key_values import KeyValueStore
@@ -204,7 +205,7 @@ def test_a_judge_on_either_runner_says_the_same(tmp_path):
     ranked = {}
     for runner in ("auto", "dense", "transformers"):
         judge = PairwiseJudge.from_pretrained(tmp_path, runner=runner)
-        assert isinstance(judge.runner, TransformersRunner if runner == "transformers" else DenseRunner)
+        assert isinstance(judge.comparer.runner, TransformersRunner if runner == "transformers" else DenseRunner)
         ranked[runner] = judge.rank("Which?", responses)
     for runner in ("auto", "dense"):
         np.testing.assert_allclose(ranked[runner].scores, ranked["transformers"].scores, atol=1e-5)

@@ -109,7 +109,7 @@ def test_a_judge_gives_a_pair_the_same_bits_in_any_company(tmp_path, one_thread)
     tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     judge = PairwiseJudge.from_pretrained(tmp_path, deterministic=True)
-    assert judge.runner.attention == "path"
+    assert judge.comparer.runner.attention == "path"
     responses = ["a prompt is", "the response", "the response B", "better", "is better, which"]
     alone = {
         (i, j): judge.compare("Which?", responses[i], responses[j]).p for i, j in itertools.combinations(range(5), 2)

@@ -9,16 +9,21 @@ from helpers.attention import needs_gpu
 from helpers.small_models import VOCAB, score, tiny_model
 from test_dense import dense
 
-from gram_fast.models.dense.attention import tree_tables
+from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAttention
 from gram_fast.models.dense.graphs import BUCKETS, Bucket
 from gram_fast.models.dense.runner import DenseRunner
+from gram_fast.ops import Spans
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-IN_TRITON = {"tree_attention": "triton", "leaf_attention": "triton"}
+CPU = torch.device("cpu")
+
+
+def in_triton(tree_pass: TreePass, at_least: TableSizes) -> PassTables:
+    return TreeAttention("triton", "triton", group=2, scale=1.0).tables(tree_pass, CPU, at_least)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +63,12 @@ def test_the_smallest_bucket_that_fits():
 def test_a_filled_pass_says_the_same(lengths, checkpoint):
     folder, config = checkpoint
     runner = dense(folder, config, attention="triton")
-    runner._backends |= IN_TRITON
+    shape = runner.model.shape
+    runner._attention = TreeAttention("triton", "triton", group=2, scale=shape.head_dim**-0.5)
     tree_pass = forest(*lengths)
     bucket = Bucket.of(tree_pass, 64)
     filled = bucket.fill(tree_pass)
-    tables = tree_tables(filled, 2, IN_TRITON, bucket.tables)
+    tables = in_triton(filled, bucket.tables)
     assert bucket.holds(tables)
     assert filled.num_tokens == len(tables.input_ids_T) == bucket.num_tokens
     store = KeyValueStore()
@@ -70,7 +76,7 @@ def test_a_filled_pass_says_the_same(lengths, checkpoint):
     plain = runner.forward(tree_pass, store)
     runner._rotation.grow(bucket.num_tokens)
     with torch.inference_mode():
-        logits = runner._run_tree(filled, store, tables)
+        logits = runner.run(tables, store)
     assert logits.shape == (16, 2)
     torch.testing.assert_close(logits[: len(lengths) - 1], plain, atol=1e-5, rtol=0)
 
@@ -78,14 +84,16 @@ def test_a_filled_pass_says_the_same(lengths, checkpoint):
 def test_more_of_anything_than_a_bucket_holds_is_seen():
     tree_pass = forest(20, 3, 4)
     bucket = Bucket.of(tree_pass, 64)
-    assert bucket.holds(tree_tables(bucket.fill(tree_pass), 2, IN_TRITON, bucket.tables))
+    assert bucket.holds(in_triton(bucket.fill(tree_pass), bucket.tables))
     # 600 ranges of one slot each, in front of the first span.
-    many = dataclasses.replace(
-        tree_pass,
-        ranges=torch.cat([torch.arange(1200, 2400, 2)[:, None] + torch.tensor([0, 1]), tree_pass.ranges]),
-        range_offsets=torch.cat([tree_pass.range_offsets[:1], tree_pass.range_offsets[1:] + 600]),
+    spans_N2, range_offsets, ranges_R2 = tree_pass.spans
+    spans = Spans(
+        spans_N2,
+        torch.cat([range_offsets[:1], range_offsets[1:] + 600]),
+        torch.cat([torch.arange(1200, 2400, 2)[:, None] + torch.tensor([0, 1]), ranges_R2]),
     )
-    assert not bucket.holds(tree_tables(bucket.fill(many), 2, IN_TRITON, bucket.tables))
+    many = dataclasses.replace(tree_pass, spans=spans)
+    assert not bucket.holds(in_triton(bucket.fill(many), bucket.tables))
 
 
 def on_gpu(checkpoint, dtype: torch.dtype = torch.bfloat16) -> DenseRunner:

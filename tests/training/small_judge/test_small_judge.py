@@ -22,7 +22,7 @@ def judge():
 def test_it_is_small_and_says_what_it_is(judge):
     assert (FOLDER / "model.safetensors").stat().st_size <= 12 * 2**20
     assert json.loads((FOLDER / "config.json").read_text())["gram_fast"]["preset"] == "short"
-    assert judge.tokenizer.template == gram_fast.text.prompts.PairTemplate.load("short")
+    assert judge.comparer.tokenizer.template == gram_fast.text.prompts.PairTemplate.load("short")
     assert "no judge of real answers" in (FOLDER / "README.md").read_text()
 
 

@@ -11,14 +11,15 @@ from helpers.small_models import tiny_model, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gram_fast.judge
-from gram_fast.commands.options import JudgeOptions
+import gram_fast.comparing.label_comparer
+from gram_fast.commands.options import ModelOptions
+from gram_fast.comparing.label_comparer import LabelComparer
+from gram_fast.comparing.replicas import Replicas, costs, spread, together
+from gram_fast.devices import find_devices
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
-from gram_fast.models.checkpoint import find_devices
 from gram_fast.models.known_answers import KnownAnswer
-from gram_fast.ranking.arena import Arena
-from gram_fast.ranking.replicas import Replicas, costs, spread, together
+from gram_fast.ranking.play import play
 from gram_fast.ranking.tournament import STRATEGIES
 from gram_fast.text.group import Group
 
@@ -55,7 +56,7 @@ def judge(checkpoint) -> PairwiseJudge:
 
 
 def runners(judge):
-    return [arena.engine._runner for arena in judge._arena._arenas]
+    return [comparer.runner for comparer in judge.comparer.comparers]
 
 
 def before_passes(monkeypatch, judge, *actions):
@@ -98,8 +99,8 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("runner", ["dense", "transformers"])
 def test_answers_are_those_of_one_device(checkpoint, runner):
     one, two = load(checkpoint, "cpu", runner=runner), load(checkpoint, TWO, runner=runner)
-    assert isinstance(one._arena, Arena)
-    assert isinstance(two._arena, Replicas)
+    assert isinstance(one.comparer, LabelComparer)
+    assert isinstance(two.comparer, Replicas)
     # One group runs whole on one replica: the same passes, the same bits.
     for strategy in STRATEGIES:
         ours, theirs = (judge.rank(PROMPTS[0], GROUPS[0], strategy, seed=3) for judge in (two, one))
@@ -121,7 +122,7 @@ def test_rewards_are_those_of_one_device(checkpoint, judge, strategy):
     assert ours.stats.comparisons == theirs.stats.comparisons
     assert ours.stats.tokens_unshared == theirs.stats.tokens_unshared
     # A second head; and where groups of one prompt were parted, that prompt.
-    assert ours.stats.tokens_tree >= theirs.stats.tokens_tree + len(judge.tokenizer.head_ids)
+    assert ours.stats.tokens_tree >= theirs.stats.tokens_tree + len(judge.comparer.comparers[0].tokenizer.head_ids)
     references = [group[0] for group in GROUPS]
     ours, theirs = (each.rewards(PROMPTS, GROUPS, references) for each in (judge, one))
     assert_close(ours, theirs)
@@ -130,7 +131,7 @@ def test_rewards_are_those_of_one_device(checkpoint, judge, strategy):
 def test_brackets_do_not_depend_on_the_spread(checkpoint, judge):
     one = load(checkpoint, "cpu")
     groups = [Group.of(prompt, group) for prompt, group in zip(PROMPTS, GROUPS, strict=True)]
-    ours, theirs = (each._arena.play(groups, STRATEGIES["knockout"], "both", 7) for each in (judge, one))
+    ours, theirs = (play(groups, STRATEGIES["knockout"], each.comparer, "both", 7) for each in (judge, one))
     assert ours.winners == theirs.winners
     for group, expected in zip(ours.comparisons, theirs.comparisons, strict=True):
         assert_same(group, expected)
@@ -163,7 +164,7 @@ def test_many_threads_share_a_judge_and_its_tokenizer(judge):
     with ThreadPoolExecutor(6) as threads:
         for ours, theirs in zip(threads.map(lambda one: score(*one), work), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert judge._arena._in_flight == [0, 0]
+    assert judge.comparer.in_flight == [0, 0]
 
 
 def test_no_groups_and_equal_responses_need_no_forward(judge):
@@ -206,7 +207,7 @@ def test_an_error_of_a_replica_comes_unchanged_when_the_other_is_done(monkeypatc
         assert caught.value is error
         done = len(passes)
         assert done > 0
-    assert judge._arena._in_flight == [0, 0]
+    assert judge.comparer.in_flight == [0, 0]
     assert_close(judge.rewards(PROMPTS, GROUPS), expected)
     assert len(passes) == done
 
@@ -229,9 +230,8 @@ def test_of_several_errors_the_first_by_group_comes(monkeypatch, judge):
         judge.rewards(prompts, groups)
 
 
-def test_max_batch_tokens_is_the_least(monkeypatch, judge):
-    assert judge.max_batch_tokens == 256
-    assert judge.num_devices == 2
+def test_out_of_memory_on_one_halves_its_own_budget(monkeypatch, judge):
+    assert judge.comparer.tokens_at_once == 2 * 256
     left = [torch.OutOfMemoryError("no memory")]
 
     def once():
@@ -241,37 +241,37 @@ def test_max_batch_tokens_is_the_least(monkeypatch, judge):
     before_passes(monkeypatch, judge, lambda: None, once)
     with pytest.warns(UserWarning, match="out of memory: passes of 256 tokens are halved to 128"):
         judge.rewards(PROMPTS, GROUPS)
-    assert [arena.max_batch_tokens for arena in judge._arena._arenas] == [256, 128]
-    assert judge.max_batch_tokens == 128
+    assert [comparer.tokens_at_once for comparer in judge.comparer.comparers] == [256, 128]
+    assert judge.comparer.tokens_at_once == 256 + 128
 
 
 def test_every_replica_is_checked_on_the_known_answer(monkeypatch, checkpoint):
-    checked, real = [], gram_fast.judge.known_answers
+    checked, real = [], gram_fast.judge.comparer.known_answers
 
     def spy(tokenizer, runner):
         checked.append(runner)
         return real(tokenizer, runner)
 
-    monkeypatch.setattr(gram_fast.judge, "known_answers", spy)
+    monkeypatch.setattr(gram_fast.comparing.label_comparer, "known_answers", spy)
     judge = load(checkpoint, TWO)
     assert checked == runners(judge)
-    assert checked[0] is judge.runner
+    assert checked[0] is judge.comparer.comparers[0].runner
     assert checked[0].model is not checked[1].model
-    assert len(judge.known_answers) == 2
+    assert [len(comparer.known_answers) for comparer in judge.comparer.comparers] == [2, 2]
 
     def wrong_on_the_second(tokenizer, runner):
         checked.append(runner)
         return [KnownAnswer((1.0, 0.0), (0.0, 1.0), 0.1)] if len(checked) == 2 else real(tokenizer, runner)
 
     checked.clear()
-    monkeypatch.setattr(gram_fast.judge, "known_answers", wrong_on_the_second)
+    monkeypatch.setattr(gram_fast.comparing.label_comparer, "known_answers", wrong_on_the_second)
     with pytest.raises(UnsupportedModelError, match="cannot be scored by prefix sharing on cpu"):
         load(checkpoint, [*TWO, "cpu"])
     assert len(checked) == 2
 
 
 def test_the_command_line_takes_several_with_commas(checkpoint):
-    judge = JudgeOptions(model=str(checkpoint), device="cpu, cpu").load()
+    judge = ModelOptions(model=str(checkpoint), device="cpu, cpu").load()
     assert [runner.device.type for runner in runners(judge)] == TWO
 
 
@@ -374,5 +374,5 @@ def test_costs_grow_with_text_and_with_comparisons():
         Group.of("p", responses) for responses in (["a", "b"], ["a" * 500, "b" * 500], list("abcdefgh"))
     )
     for strategy, pairs in {"round_robin": 28, "reference": 7, "knockout": 7, "linear": 7}.items():
-        found = costs([small, long, many], STRATEGIES[strategy])
+        found = costs([small, long, many], [STRATEGIES[strategy].num_pairs(n) for n in (2, 2, 8)])
         assert found == [1 + 2 + 101, 1 + 1000 + 600, 1 + 8 + pairs * 101]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from gram_fast.comparing.preference import check_orders, preference, shown
 from gram_fast.errors import InputError
-from gram_fast.ranking.preference import check_orders, preference, shown
 
 
 def softmax_a(logits: np.ndarray) -> float:

@@ -1,0 +1,48 @@
+"""Makes the comparer of a judge: from a checkpoint's name, or from a model that the caller holds."""
+
+from typing import Any
+
+from torch import nn
+
+from gram_fast.comparing.label_comparer import LabelComparer
+from gram_fast.comparing.replicas import Replicas
+from gram_fast.devices import find_devices
+from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer
+from gram_fast.models.loading import load_runners
+from gram_fast.models.options import JudgeOptions
+from gram_fast.models.transformers_runner import TransformersRunner
+from gram_fast.scoring.runner import Runner
+from gram_fast.text.tokens import PairTokenizer
+
+
+def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[LabelComparer]:
+    """The comparer of a checkpoint, a folder or a name on the hub; of several devices, one for each side by side.
+
+    Raises errors as PairwiseJudge.from_pretrained.
+    """
+    devices = find_devices(options.device)
+    config = load_config(name, **options.hub)
+    tokenizer = PairTokenizer(load_tokenizer(name, **options.hub), find_template(options.preset, config))
+    # Each runner is checked before the next is loaded.
+    comparers = [
+        _comparer_of(tokenizer, runner, options)
+        for runner in load_runners(name, config, tokenizer.label_ids, devices, options)
+    ]
+    # One device needs no spreading, and gets none of its code.
+    return comparers[0] if len(comparers) == 1 else Replicas(comparers)
+
+
+def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -> LabelComparer:
+    """The comparer of a transformers model, on its device and in eval mode, and its tokenizer.
+
+    Of the options, preset, attention and the two limits count. Raises UnsupportedModelError and BackendError as
+    PairwiseJudge.from_pretrained.
+    """
+    pair_tokenizer = PairTokenizer(tokenizer, find_template(options.preset, model.config))
+    runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention)
+    return _comparer_of(pair_tokenizer, runner, options)
+
+
+def _comparer_of(tokenizer: PairTokenizer, runner: Runner, options: JudgeOptions) -> LabelComparer:
+    budget = None if options.max_batch_tokens == "auto" else options.max_batch_tokens
+    return LabelComparer.of(tokenizer, runner, budget, options.max_length)

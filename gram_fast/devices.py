@@ -1,0 +1,86 @@
+"""Devices and dtypes by name: where a judge's model lies, and in which element type."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from gram_fast.errors import BackendError, InputError
+
+log = logging.getLogger(__name__)
+
+Device = str | torch.device
+_DEVICES = "auto, cpu, cuda, cuda:N or cuda:all"
+
+
+def find_devices(device: Device | Sequence[Device]) -> list[torch.device]:
+    """The devices of that name or those names, one for each replica of a judge.
+
+    Args:
+        device: a torch device or its name, "auto" (CUDA where there is a GPU, else the CPU), "cuda:all" (every GPU that
+            torch sees), or several of these: a list, or names with commas between them. The CPU may be named more than
+            once: such replicas share its cores and gain nothing, but show on any machine what several devices do.
+
+    Raises InputError for no device, one GPU twice and CPU beside GPU; BackendError for a device that is not there.
+    """
+    if isinstance(device, str):
+        device = [name.strip() for name in device.split(",")]
+    found = [one for name in (device if isinstance(device, Sequence) else [device]) for one in _named(name)]
+    if not found:
+        raise InputError(f"device: expected at least one, got {device!r}")
+    if len(found) > 1:
+        found = [_with_number(one) for one in found]
+        _check_replicas(found)
+        log.info("devices: %s", ", ".join(map(str, found)))
+    return found
+
+
+def _check_replicas(devices: Sequence[torch.device]) -> None:
+    # They would hold weights of different types, so that an answer would depend on where it was computed.
+    if len(kinds := sorted({one.type for one in devices})) > 1:
+        raise InputError(f"device: expected replicas on devices of one kind, got {' and '.join(kinds)}")
+    twice = [str(one) for one in devices if one.type == "cuda" and devices.count(one) > 1]
+    if twice:
+        raise InputError(f"device: expected every GPU once, got {twice[0]!r} {twice.count(twice[0])} times")
+
+
+def _with_number(device: torch.device) -> torch.device:
+    """The GPU that "cuda" is here: each thread has a current one of its own."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _named(device: Device) -> list[torch.device]:
+    """The devices that one name stands for."""
+    if device == "auto":
+        return [torch.device("cuda" if torch.cuda.is_available() else "cpu")]
+    if device == "cuda:all":
+        if not torch.cuda.is_available():
+            raise BackendError("device 'cuda:all' is not there: torch sees 0 CUDA GPUs")
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise BackendError(f"there is no device {device!r}: expected {_DEVICES}") from None
+    if found.type not in ("cpu", "cuda"):
+        raise BackendError(f"device {str(found)!r} is not supported: expected {_DEVICES}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise BackendError(f"device {str(found)!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPUs")
+    return [found]
+
+
+def find_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
+    """What to ask transformers for: "auto" is float32 on the CPU, the checkpoint's own dtype elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.float16, torch.bfloat16):
+        raise InputError(f"dtype: expected auto, float32, float16 or bfloat16, got {dtype!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one of this thread: what a model allocates or launches without naming one goes there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

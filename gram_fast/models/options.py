@@ -1,0 +1,68 @@
+"""How a judge is loaded and run: the options of `PairwiseJudge.from_pretrained` and of commands that load a judge."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+
+from gram_fast.errors import BackendError, InputError
+from gram_fast.text.prompts import PairTemplate
+
+_LARGEST = 2**24
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How the command line takes a field: the type of the value there, and one sentence of help."""
+
+    type: type
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions:
+    """What PairwiseJudge.from_pretrained takes besides the checkpoint; its docstring says what each means.
+
+    What is wrong with the options alone is said when they are made, before minutes of loading. Fields without a Flag
+    are not on the command line.
+    """
+
+    preset: Annotated[
+        str, Flag(str, "Judge prompt: auto (what the checkpoint records, else gram), a preset or a template file.")
+    ] = "auto"
+    device: Annotated[
+        str | torch.device | Sequence[str | torch.device],
+        Flag(str, "auto, cpu, cuda, cuda:N, cuda:all, or several with commas."),
+    ] = "auto"
+    dtype: Annotated[str | torch.dtype, Flag(str, "auto, float32, float16 or bfloat16.")] = "auto"
+    runner: Annotated[str, Flag(str, "auto, dense (this package's own model) or transformers.")] = "auto"
+    attention: Annotated[str, Flag(str, "Attention backend: auto, reference, cascade or triton.")] = "auto"
+    max_batch_tokens: Annotated[
+        int | Literal["auto"], Flag(int, "Most tokens of one forward; default: what suits the device.")
+    ] = "auto"
+    max_length: Annotated[int | None, Flag(int, "Most tokens of one pair; default: what the checkpoint allows.")] = None
+    deterministic: Annotated[bool, Flag(bool, "The same bits for a pair whatever else is asked with it.")] = False
+    tensor_parallel: bool = False
+    revision: Annotated[str | None, Flag(str, "Branch, tag or commit on the hub.")] = None
+    token: str | bool | None = None
+    trust_remote_code: Annotated[bool, Flag(bool, "Run code that comes with the checkpoint.")] = False
+
+    def __post_init__(self) -> None:
+        limits = (("max_batch_tokens", self.max_batch_tokens, "auto"), ("max_length", self.max_length, None))
+        for name, value, default in limits:
+            if value != default and (type(value) is not int or not 1 <= value <= _LARGEST):
+                raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
+        if self.preset != "auto":
+            PairTemplate.load(self.preset)
+        if self.deterministic and self.tensor_parallel:
+            raise BackendError("deterministic=True: sums over processes change with a pass; leave out tensor_parallel")
+        if self.deterministic and self.attention != "auto":
+            raise BackendError(
+                f"deterministic=True has attention of its own: expected attention 'auto', got {self.attention!r}"
+            )
+
+    @property
+    def hub(self) -> dict[str, Any]:
+        """What transformers is told of where and how to load: revision, token and trust_remote_code."""
+        return {"revision": self.revision, "token": self.token, "trust_remote_code": self.trust_remote_code}

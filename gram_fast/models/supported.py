@@ -1,0 +1,75 @@
+"""What an architecture must be to be scored exactly by prefix sharing: for both runners and for training."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from gram_fast.errors import UnsupportedModelError
+
+# Arguments of transformers' attention functions that change the result in a way that tree_attention does not know.
+_FOREIGN_ARGUMENTS = ("softcap", "s_aux", "sinks", "position_bias", "head_mask", "alibi")
+
+
+def head_dim(config: Any) -> int:
+    """Width of one attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def attention_span(config: Any) -> tuple[int, str]:
+    """Up to how many tokens attention is plain and causal, and what sets that limit.
+
+    Sliding and chunked attention equal plain attention on shorter sequences; so do rotary embeddings that change with
+    the length. Raises UnsupportedModelError when some layer is not attention of these kinds at all.
+    """
+    known = {"full_attention", "sliding_attention", "chunked_attention"}
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    if foreign := sorted(layer_types - known):
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r} cannot be scored by prefix sharing: it has {', '.join(foreign)} layers"
+        )
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, name, None):
+            raise UnsupportedModelError(f"model type {config.model_type!r} cannot be scored exactly: it sets {name}")
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "use_bidirectional_attention", False):
+        raise UnsupportedModelError(f"model type {config.model_type!r} is not a causal decoder")
+    limits = [(getattr(config, "max_position_embeddings", None), "max_position_embeddings")]
+    if "sliding_attention" in layer_types or (not layer_types and getattr(config, "use_sliding_window", True)):
+        limits.append((getattr(config, "sliding_window", None), "its sliding window; beyond, attention is not plain"))
+    if "chunked_attention" in layer_types:
+        limits.append((config.attention_chunk_size, "its attention chunk; beyond, attention is not plain"))
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in rope.values() if all(isinstance(v, dict) for v in rope.values()) else [rope]:
+        if parameters.get("rope_type") in ("dynamic", "longrope"):
+            original = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
+            limits.append((original, f"its {parameters['rope_type']} rotary embedding; beyond, it changes with length"))
+    finite = [(limit, reason) for limit, reason in limits if limit]
+    return min(finite) if finite else (2**31 - 1, "no limit known")
+
+
+def plain_output_embedding(model: Any) -> nn.Module:
+    """The output embedding, whose product with the last hidden state is the logits and nothing else.
+
+    Raises UnsupportedModelError where there is none, or where the logits are scaled.
+    """
+    head: nn.Module | None = model.get_output_embeddings()
+    config = model.config.get_text_config(decoder=True)
+    if model.base_model is model:
+        raise UnsupportedModelError(f"{type(model).__name__} has no base model that gives hidden states")
+    for name in ("logits_scaling", "logit_scale"):
+        if getattr(config, name, 1) not in (None, 1, 1.0):
+            raise UnsupportedModelError(f"model type {config.model_type!r} scales its logits by {name}")
+    if head is None:
+        raise UnsupportedModelError(f"{type(model).__name__} has no output embedding to read label logits from")
+    return head
+
+
+def check_plain_attention(module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
+    """Raises UnsupportedModelError when what a layer hands to its attention function is not plain and causal."""
+    name = type(module).__name__
+    for argument in _FOREIGN_ARGUMENTS:
+        if options.get(argument) is not None:
+            raise UnsupportedModelError(f"{name} cannot be scored exactly: its attention uses {argument}")
+    if options.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        raise UnsupportedModelError(f"{name} cannot be scored by prefix sharing: its attention is not causal")
+    if key.shape[-1] != value.shape[-1]:
+        raise UnsupportedModelError(f"{name} has keys of width {key.shape[-1]} and values of {value.shape[-1]}")

@@ -1,0 +1,195 @@
+"""Integers that attention reads: a type for each kind of attention, made and checked once a pass, trusted by layers.
+
+Shape letters: T packed tokens, S key/value slots, N spans, R key ranges, L leaves, X tiles, P slots of all paths.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gram_fast.extension import _C
+from gram_fast.kernels.tree_attention import TILE_ROWS
+from gram_fast.kernels.tree_attention_cascade import CpuCascade, CudaCascade, cascade_tables
+from gram_fast.ops.checks import Sizes, expect, filled_up, uploaded
+
+Integers = NDArray[np.int64]
+CPU = torch.device("cpu")
+MAX_SLOTS = 2**31 - 1
+"""The most that the tables' 32-bit integers can number."""
+
+
+class Spans(NamedTuple):
+    """Which slots the packed tokens of a pass read: int64 tensors on the CPU, as the planner writes them.
+
+    The tokens of a span read each other causally, and the slots of the span's ranges without a mask.
+    """
+
+    spans_N2: Tensor
+    """[N, 2]: start, end. They cover [0, T) in order."""
+    range_offsets: Tensor
+    """[N + 1]: rows of `ranges_R2` that each span reads."""
+    ranges_R2: Tensor
+    """[R, 2]: slots [start, end). The ranges of one span are disjoint, and stand in the order of its path."""
+
+    @property
+    def num_tokens(self) -> int:
+        """T, where the last span ends."""
+        return int(self.spans_N2[-1, 1]) if len(self.spans_N2) else 0
+
+    @property
+    def arrays(self) -> tuple[Integers, Integers, Integers]:
+        """The three tables as NumPy arrays over the same memory."""
+        return self.spans_N2.numpy(), self.range_offsets.numpy(), self.ranges_R2.numpy()
+
+    def check(self, num_slots: int, num_tokens: int | None = None) -> "Spans":
+        """Itself. Raises ValueError unless the spans cover [0, T) in order and their ranges lie in the slots.
+
+        `num_tokens`: T where the caller knows it.
+        """
+        sizes = Sizes(CPU)
+        sizes.check((torch.int64,), spans_N2=self.spans_N2, ranges_R2=self.ranges_R2)
+        num_spans, num_ranges, offsets = sizes["N"], sizes["R"], self.range_offsets
+        expect(offsets.dtype == torch.int64, "range_offsets", str(torch.int64), offsets.dtype)
+        expect(offsets.device == CPU, "range_offsets", f"device {CPU}", offsets.device)
+        expect(tuple(offsets.shape) == (num_spans + 1,), "range_offsets", f"shape {(num_spans + 1,)}", offsets.shape)
+        num_tokens = self.num_tokens if num_tokens is None else num_tokens
+        # NumPy on these few integers takes a tenth of the time of the same tensor operations. A message is made of
+        # them only where it is needed: with a hundred spans it costs more than the check.
+        spans, offset, ranges = self.arrays
+        starts, ends, begins, stops = spans[:, 0], spans[:, 1], ranges[:, 0], ranges[:, 1]
+        covers = num_tokens == (ends[-1] if num_spans else 0) and (not num_spans or starts[0] == 0)
+        if not (covers and (starts < ends).all() and (starts[1:] == ends[:-1]).all()):
+            raise ValueError(f"spans_N2: expected spans that cover 0 to {num_tokens} in order, got {spans.tolist()}")
+        if not (offset[0] == 0 and offset[-1] == num_ranges and (offset[1:] >= offset[:-1]).all()):
+            raise ValueError(f"range_offsets: expected a rise from 0 to {num_ranges}, got {offset.tolist()}")
+        if not ((begins >= 0).all() and (begins < stops).all() and (stops <= num_slots).all()):
+            raise ValueError(f"ranges_R2: expected 0 <= start < end <= {num_slots}, got {ranges.tolist()}")
+        return self
+
+
+@dataclass(frozen=True)
+class TreeTables:
+    """What `tree_attention` reads; of the last two, the one that its backend walks."""
+
+    spans: Spans
+    tiles: Tensor | None = None
+    """int32 [X, columns] on the device, for "triton": a row for every tile (gram_fast::attention_tiles)."""
+    cascade: CpuCascade | CudaCascade | None = None
+    """For "cascade"."""
+
+    @classmethod
+    def of(
+        cls, spans: Spans, backend: str, group: int, device: torch.device, at_least: tuple[int, int] = (0, 0)
+    ) -> "TreeTables":
+        """The tables for that backend of `tree_attention`.
+
+        Args:
+            spans: of the pass, checked.
+            backend: one of BACKENDS["tree_attention"].
+            group: query heads of a key/value head.
+            device: where the layers run. Copies to it do not wait for it.
+            at_least: rows and columns of `tiles`. Where the pass needs fewer, empty tiles and zeros fill them up, so
+                that passes of one size can have tables of one size.
+        """
+        if backend == "triton":
+            expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
+            table = _C.attention_tiles(*spans.arrays, TILE_ROWS // group, at_least[0])
+            return cls(spans, tiles=_filled_up(table, at_least[1], device))
+        if backend == "cascade":
+            return cls(spans, cascade=cascade_tables(*spans, device))
+        return cls(spans)
+
+    def on(self, device: torch.device) -> "TreeTables":
+        """The same with copies of the tiles on `device`, which nobody waits for."""
+        return self if self.tiles is None else replace(self, tiles=uploaded(self.tiles, device))
+
+
+@dataclass(frozen=True)
+class LeafTables:
+    """What `leaf_attention` reads."""
+
+    spans: Spans
+    leaf_rows_L: Tensor
+    """int64 [L] on the CPU: the packed row of each leaf's last token."""
+    items: Tensor | None = None
+    """int32 [X, columns] on the device, for all backends but "reference": a row for every item
+    (gram_fast::leaf_items)."""
+
+    @classmethod
+    def of(
+        cls,
+        spans: Spans,
+        leaf_rows_L: Tensor,
+        backend: str,
+        device: torch.device,
+        at_least: tuple[int, int] = (0, 0),
+    ) -> "LeafTables":
+        """The tables for that backend of `leaf_attention`; spans and rows are checked. Arguments as `TreeTables.of`."""
+        if backend == "reference" or not len(leaf_rows_L):
+            return cls(spans, leaf_rows_L)
+        table = _C.leaf_items(*spans.arrays, leaf_rows_L.numpy(), at_least[0])
+        return cls(spans, leaf_rows_L, _filled_up(table, at_least[1], device))
+
+    def on(self, device: torch.device) -> "LeafTables":
+        """The same with copies of the items on `device`, which nobody waits for."""
+        return self if self.items is None else replace(self, items=uploaded(self.items, device))
+
+
+@dataclass(frozen=True)
+class PathTables:
+    """What `path_attention` reads."""
+
+    tiles_X4: Tensor
+    """int32: first packed row, number of tokens, position of the first, where in `slots_P` its path begins."""
+    slots_P: Tensor
+    """int32: the slots of every path, from the root down."""
+    tile_tokens: int
+    """Tokens of a tile at most."""
+
+    @classmethod
+    def of(cls, spans: Spans, group: int, device: torch.device) -> "PathTables":
+        """The tables of a pass with `group` query heads a key/value head; `spans` are checked."""
+        size = path_tile_tokens(group)
+        tiles: list[tuple[int, int, int, int]] = []
+        paths = []
+        path = 0
+        rows, offsets, ranges = spans.arrays
+        for (start, end), low, high in zip(rows.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            parts = [*ranges[low:high].tolist(), (start, end)]
+            paths += [np.arange(*part, dtype=np.int32) for part in parts]
+            length = sum(stop - begin for begin, stop in parts)
+            position = length - (end - start)
+            while position < length:
+                count = min(size - position % size, length - position)
+                tiles.append((end - (length - position), count, position, path))
+                position += count
+            path += length
+        flat = np.concatenate(paths) if paths else np.empty(0, np.int32)
+        # Longest walks first, so that the last programs of a launch are short ones.
+        tiles.sort(key=lambda tile: -tile[2])
+        tiles_X4 = torch.tensor(tiles, dtype=torch.int32).reshape(len(tiles), 4)
+        return cls(uploaded(tiles_X4, device), uploaded(torch.from_numpy(flat), device), size)
+
+
+def check_leaf_rows(leaf_rows_L: Tensor, num_tokens: int) -> None:
+    """Raises ValueError unless the rows are int64 on the CPU and lie in [0, num_tokens)."""
+    Sizes(CPU).check((torch.int64,), leaf_rows_L=leaf_rows_L)
+    if len(leaf_rows_L):
+        rows = leaf_rows_L.numpy()
+        low, high = int(rows.min()), int(rows.max())
+        expect(low >= 0 and high < num_tokens, "leaf_rows_L", f"rows from 0 to {num_tokens - 1}", f"{low} to {high}")
+
+
+def _filled_up(table: NDArray[np.int32], columns: int, device: torch.device) -> Tensor:
+    """The table on `device`, with zeros at its end so that it has so many columns at least."""
+    return uploaded(torch.from_numpy(filled_up(table, columns)), device)
+
+
+def path_tile_tokens(group: int) -> int:
+    """Tokens of a tile of `path_attention`, a power of two: times the `group` query heads, at most 128 rows."""
+    expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
+    return 1 << (TILE_ROWS // group).bit_length() - 1

@@ -1,0 +1,73 @@
+"""Plays tournaments: asks a comparer for the pairs that they want to see, until every one of them has its answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gram_fast.comparing.comparer import Comparer
+from gram_fast.comparing.preference import Orders, check_orders
+from gram_fast.errors import InputError
+from gram_fast.ranking.tournament import Round, Strategy, Tournament
+from gram_fast.results import Preference, Stats
+from gram_fast.text.group import Group
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the tournaments came to, one a group; responses are numbered as in Group.texts."""
+
+    winners: list[int | None]
+    """Of eliminations; None where the scores over all comparisons decide."""
+    comparisons: list[list[Preference]]
+    stats: Stats
+
+
+def play(
+    groups: Sequence[Group], strategy: Strategy, comparer: Comparer, orders: Orders = "both", seed: int = 0
+) -> Outcome:
+    """Plays one tournament for each group, all at the same time, so that their rounds can share the comparer's work.
+
+    Raises InputError on unknown orders and a seed below 0, and what the comparer raises.
+    """
+    check_orders(orders)
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed: expected an integer of at least 0, got {seed!r}")
+    matches = [_Match(strategy.play(len(group.texts), np.random.default_rng(seed))) for group in groups]
+    num_pairs = [strategy.num_pairs(len(group.texts)) for group in groups]
+    with comparer.open(groups, orders, num_pairs=num_pairs, one_round=strategy.has_one_round) as session:
+        rounds = {g: match.round for g, match in enumerate(matches) if match.round}
+        num_waiting = len(rounds)
+        while num_waiting:
+            answers = session.compare(rounds)
+            for g, preferences in answers.items():
+                matches[g].send(preferences)
+            rounds = {g: matches[g].round for g in answers if matches[g].round}
+            num_waiting += len(rounds) - len(answers)
+        return Outcome([match.winner for match in matches], [match.comparisons for match in matches], session.stats)
+
+
+class _Match:
+    """A tournament under way: the round that it waits for, or its winner, and what it has seen."""
+
+    def __init__(self, tournament: Tournament) -> None:
+        self._tournament = tournament
+        self.round: Round = []
+        """Pairs to compare next; none once it is over."""
+        self.winner: int | None = None
+        self.comparisons: list[Preference] = []
+        self._advance(None)
+
+    def send(self, preferences: Sequence[Preference]) -> None:
+        """Takes the answers to its round and goes on to the next."""
+        self.comparisons += preferences
+        self._advance(np.array([preference.p for preference in preferences]))
+
+    def _advance(self, p: "np.ndarray | None") -> None:
+        """Sends P(i better than j) of the round, None at the start, up to the next round that is not empty."""
+        try:
+            self.round = next(self._tournament) if p is None else self._tournament.send(p)
+            while not self.round:
+                self.round = self._tournament.send(np.empty(0))
+        except StopIteration as stop:
+            self.round, self.winner = [], stop.value
