@@ -259,8 +259,8 @@ def test_from_pretrained_equals_the_judge_that_was_saved(checkpoint, judge):
     assert loaded.compare(PROMPT, "Blue.", "Red.").p == pytest.approx(
         judge.compare(PROMPT, "Blue.", "Red.").p, abs=1e-5
     )
-    assert loaded.runner.dtype == torch.float32
-    assert PairwiseJudge.from_pretrained(checkpoint, dtype=torch.bfloat16).runner.dtype == torch.bfloat16
+    assert loaded.comparer.runner.dtype == torch.float32
+    assert PairwiseJudge.from_pretrained(checkpoint, dtype=torch.bfloat16).comparer.runner.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

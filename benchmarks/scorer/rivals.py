@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from gram_fast.models.transformers_runner import TransformersRunner
+from gram_fast.ops import Spans
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.tree import TreePass
 from gram_fast.text.tokens import Ids, PairTokenizer
@@ -70,9 +71,11 @@ def packed_pass(sequences: Sequence[Ids]) -> TreePass:
     return replace(
         TreePass.of_sequence(torch.from_numpy(np.concatenate(sequences)).long()),
         position_ids=torch.from_numpy(np.arange(ends[-1]) - starts.repeat(lengths)),
-        nodes=np.stack([starts, ends, ends, np.full(count, -1), np.zeros(count, np.int64)], axis=1),
-        spans=torch.from_numpy(np.stack([starts, ends], axis=1)),
-        range_offsets=torch.zeros(count + 1, dtype=torch.int64),
+        spans=Spans(
+            torch.from_numpy(np.stack([starts, ends], axis=1)),
+            torch.zeros(count + 1, dtype=torch.int64),
+            torch.empty((0, 2), dtype=torch.int64),
+        ),
         leaf_rows=torch.from_numpy(ends - 1),
         leaf_index=np.arange(count),
     )

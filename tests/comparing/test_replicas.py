@@ -246,7 +246,7 @@ def test_out_of_memory_on_one_halves_its_own_budget(monkeypatch, judge):
 
 
 def test_every_replica_is_checked_on_the_known_answer(monkeypatch, checkpoint):
-    checked, real = [], gram_fast.judge.comparer.known_answers
+    checked, real = [], gram_fast.comparing.label_comparer.known_answers
 
     def spy(tokenizer, runner):
         checked.append(runner)

@@ -165,7 +165,7 @@ def test_lora_moves_adapters_alone_and_is_merged(base, labeled, tmp_path):
     assert changed
     assert all("proj" in name for name in changed)
     assert (out / "adapter" / "adapter_config.json").is_file()
-    assert PairwiseJudge.from_pretrained(out).tokenizer.template.text.startswith("[Question]\n")
+    assert PairwiseJudge.from_pretrained(out).comparer.tokenizer.template.text.startswith("[Question]\n")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The dense runner against the transformers runner and plain forwards, and its loading."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import transformers
 from helpers.attention import needs_gpu
 from helpers.small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import linear
 
+from gram_fast import ops
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
+from gram_fast.models.dense.attention import TreeAttention
+from gram_fast.models.dense.model import Operations
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.dense.weights import FAMILIES, read_dense_model
 from gram_fast.models.loading import find_runner
@@ -98,7 +103,11 @@ def test_float32_logits_equal_the_plain_forward(variant, tmp_path):
 def test_triton_kernels_in_the_runner(tmp_path):
     model = save(tmp_path, "qwen3")
     ours = dense(tmp_path, model.config, attention="triton")
-    ours._backends = dict.fromkeys(ours._backends, "triton")
+    triton = partial(ops.bind, backend="triton")
+    ours._attention = TreeAttention("triton", "triton", ours._group, ours._scale)
+    ours._operations = Operations(
+        triton("add_rms_norm"), linear, triton("rotary_into_cache"), triton("swiglu"), triton("label_logits")
+    )
     rounds = [[[[1, 2, 3], [4, 5], [6]], [[1, 2, 3], [4, 9], [6, 8]], [[1, 2], [3], [6]]]]
     (logits,) = score(Engine(ours, max_batch_tokens=6), [9, 9], rounds)
     expected = plain(TransformersRunner(model, LABELS, "auto"), [9, 9], rounds[0])

@@ -14,6 +14,7 @@ from test_dense import save
 
 from gram_fast.errors import BackendError
 from gram_fast.judge import PairwiseJudge
+from gram_fast.models.checkpoint import load_config
 from gram_fast.models.dense.weights import read_dense_model
 from gram_fast.scoring.processes import ALONE, Processes
 
@@ -81,6 +82,6 @@ def test_what_cannot_be_divided_is_refused(checkpoints, monkeypatch):
         PairwiseJudge.from_pretrained(folder, tensor_parallel=True, device=["cpu", "cpu"])
     with pytest.raises(BackendError, match="tensor_parallel=True needs runner 'dense'"):
         PairwiseJudge.from_pretrained(folder, tensor_parallel=True, runner="transformers")
-    config = PairwiseJudge.from_pretrained(folder).runner.config
+    config = load_config(str(folder))
     with pytest.raises(BackendError, match="2 key/value heads: they cannot be divided among 3 processes"):
         read_dense_model(str(folder), config, (1, 2), torch.device("cpu"), None, Processes(0, 3))
