@@ -34,7 +34,13 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gram_fast import PairwiseJudge
-from gram_fast.training.small_judge.make import make_base, make_data, read_rows, small_tokenizer, tokenizer_texts
+from gram_fast.training.small_judge.make import (
+    make_base,
+    make_data,
+    read_labeled_rows,
+    small_tokenizer,
+    tokenizer_texts,
+)
 
 SHAPE = {
     "hidden_size": 128,
@@ -125,7 +131,7 @@ def run(folder: Path, trial: Trial) -> dict[str, Any]:
             )  # fmt: skip
         torch.set_num_threads(1)
         margins = scalar_margins if trial.method == "scalar head" else judge_margins
-        tests = {t: read_rows(folder / "data" / f"test-{t}.jsonl") for t in ("seen", "unseen")}
+        tests = {t: read_labeled_rows(folder / "data" / f"test-{t}.jsonl") for t in ("seen", "unseen")}
         found = {test: measure(margins(output, rows)) for test, rows in tests.items()}
         result.write_text(json.dumps({**asdict(trial), **found}), "utf-8")
     return dict(json.loads(result.read_text("utf-8")))

@@ -102,7 +102,7 @@ def label_preference(model: Any, label_ids: tuple[int, int], smoothing: float) -
     return loss
 
 
-def bradley_terry(model: Any) -> Loss:
+def bradley_terry_loss(model: Any) -> Loss:
     """The baseline: -log sigmoid(r(chosen) - r(rejected)), r a linear function of the last token's hidden state.
 
     Sequences alternate chosen, rejected; a label (0) stands at the last token of each chosen one.

@@ -27,8 +27,8 @@ from gram_fast.training import objectives
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.curve import draw_curve
 from gram_fast.training.data import sequences
-from gram_fast.training.data.records import PairRecord, read_pairs
-from gram_fast.training.data.sequences import Encode, Item
+from gram_fast.training.data.records import PairRecord, read_pair_records
+from gram_fast.training.data.sequences import PairEncoder, TokenizedPair
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,9 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
 class _Reader:
     """Turns names of data into datasets of items, and says what it left out."""
 
-    def __init__(self, stage: Stage, config: RunConfig, template: PairTemplate, encode: Encode, speaks: bool) -> None:
+    def __init__(
+        self, stage: Stage, config: RunConfig, template: PairTemplate, encode: PairEncoder, speaks: bool
+    ) -> None:
         self._stage, self._config, self._template, self._encode = stage, config, template, encode
         self._speaks = speaks
         self._bad = self._long = 0
@@ -119,13 +121,13 @@ class _Reader:
             log.warning("%s: %d bad rows left out", key, self._bad)
         self._bad = self._long = 0
 
-    def _items(self, names: Sequence[str]) -> Iterator[Item]:
-        return sequences.read_items(self._records(names), self._encode, self._config.cutoff_len, self._on_long)
+    def _items(self, names: Sequence[str]) -> Iterator[TokenizedPair]:
+        return sequences.tokenize_pairs(self._records(names), self._encode, self._config.cutoff_len, self._on_long)
 
     def _records(self, names: Sequence[str]) -> Iterator[PairRecord]:
         count = 0
         for name in names:
-            pairs = read_pairs(
+            pairs = read_pair_records(
                 name,
                 template=self._template,
                 dataset_info=self._config.dataset_info,
@@ -156,15 +158,15 @@ def _alternated(record: PairRecord, number: int) -> PairRecord:
 
 
 def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return sequences.collate([Item(**row) for row in rows])
+    return sequences.collate([TokenizedPair(**row) for row in rows])
 
 
-def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any) -> Encode:
+def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     if stage == "pretrain":
-        return sequences.pretrain_items(pair_tokenizer, chat)
+        return sequences.pretrain_encoder(pair_tokenizer, chat)
     if stage == "finetune":
-        return sequences.finetune_items(pair_tokenizer)
-    return sequences.scalar_items(pair_tokenizer, chat)
+        return sequences.finetune_encoder(pair_tokenizer)
+    return sequences.scalar_encoder(pair_tokenizer, chat)
 
 
 def _load(stage: Stage, config: RunConfig, dtype: torch.dtype, hub: dict[str, Any]) -> Any:
@@ -187,7 +189,7 @@ def _objective(stage: Stage, model: Any, pair_tokenizer: PairTokenizer, config: 
         return objectives.language_modelling(model)
     if stage == "finetune":
         return objectives.label_preference(model, pair_tokenizer.label_ids, config.label_smoothing)
-    return objectives.bradley_terry(model)
+    return objectives.bradley_terry_loss(model)
 
 
 def _with_lora(model: Any, stage: Stage, config: RunConfig) -> Any:

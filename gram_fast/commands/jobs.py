@@ -21,7 +21,7 @@ from gram_fast.text.prompts import to_text
 
 
 @dataclass(frozen=True)
-class Row:
+class JobRow:
     """One prompt with its candidates, and where it stands."""
 
     id: str | int
@@ -30,17 +30,17 @@ class Row:
     where: str
 
 
-def read_rows(path: str, on_bad: Callable[[InputError], None]) -> list[Row]:
+def read_job_rows(path: str, on_bad: Callable[[InputError], None]) -> list[JobRow]:
     """All rows of a file, or of standard input for "-"; blank lines are passed over.
 
     `on_bad` is given the error of a bad line, which names it; it raises, or returns to go on without that line. Raises
     InputError when the file cannot be read.
     """
-    rows: list[Row] = []
+    rows: list[JobRow] = []
     line_of: dict[str, str] = {}
     for where, line in _lines(path):
         try:
-            row = _read_row(where, line)
+            row = _parse_job_row(where, line)
             key = id_key(row.id)
             if key in line_of:
                 raise InputError(f"{where}: expected an id of its own, {row.id!r} is also that of {line_of[key]}")
@@ -64,7 +64,7 @@ def _lines(path: str) -> Iterator[tuple[str, bytes]]:
             yield f"{name} line {number}", line
 
 
-def _read_row(where: str, line: bytes) -> Row:
+def _parse_job_row(where: str, line: bytes) -> JobRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
@@ -82,7 +82,7 @@ def _read_row(where: str, line: bytes) -> Row:
         Group.of(row["prompt"], row["responses"])
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    return Row(row_id, row["prompt"], row["responses"], where)
+    return JobRow(row_id, row["prompt"], row["responses"], where)
 
 
 def id_key(row_id: Any) -> str:
@@ -175,8 +175,8 @@ def _read_output(path: str, run: dict[str, Any], key: str) -> Output:
 
 
 def run_rows(
-    rows: list[Row],
-    score: Callable[[Row], dict[str, Any]],
+    rows: list[JobRow],
+    score: Callable[[JobRow], dict[str, Any]],
     output: Output,
     on_bad: Callable[[GramFastError], None],
 ) -> int:

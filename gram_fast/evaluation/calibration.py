@@ -12,7 +12,7 @@ _EDGES = [(_BINS + k) / (2 * _BINS) for k in range(_BINS + 1)]  # of confidences
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """Verdicts of about the same confidence."""
 
     low: float
@@ -26,7 +26,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Position:
+class PositionBias:
     """How far the verdict hangs on which response is shown first; None in a file without the two orders."""
 
     consistency: float | None
@@ -36,7 +36,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Length:
+class LengthBias:
     """How far the verdict hangs on length, in characters; None in a file without texts or such pairs."""
 
     chosen_longer: int
@@ -56,10 +56,10 @@ class Calibration:
 
     expected_calibration_error: float
     """Distance of a bin's confidence from its accuracy, mean over all pairs (Guo et al., arXiv 1706.04599)."""
-    reliability: list[Bin]
+    reliability: list[ReliabilityBin]
     """Bins that hold any pair."""
-    position: Position
-    length: Length
+    position: PositionBias
+    length: LengthBias
 
 
 def calibration(benchmark: Benchmark, results: Sequence[Result]) -> Calibration:
@@ -69,7 +69,7 @@ def calibration(benchmark: Benchmark, results: Sequence[Result]) -> Calibration:
     return Calibration(error, bins, position(results), length(benchmark, results))
 
 
-def reliability(results: Sequence[Result]) -> list[Bin]:
+def reliability(results: Sequence[Result]) -> list[ReliabilityBin]:
     """Confidences and accuracies in ten bins from 0.5 to 1."""
     binned: list[list[tuple[float, float]]] = [[] for _ in range(_BINS)]
     for result in results:
@@ -78,7 +78,7 @@ def reliability(results: Sequence[Result]) -> list[Bin]:
         number = min(max(bisect_right(_EDGES, confidence) - 1, 0), _BINS - 1)
         binned[number].append((confidence, _half_for_tie(result.verdict)))
     return [
-        Bin(
+        ReliabilityBin(
             low,
             high,
             len(rows),
@@ -90,10 +90,10 @@ def reliability(results: Sequence[Result]) -> list[Bin]:
     ]
 
 
-def position(results: Sequence[Result]) -> Position:
+def position(results: Sequence[Result]) -> PositionBias:
     """Agreement of the two orders, and what slot A has of the wins."""
     games = [result.games for result in results]
-    return Position(
+    return PositionBias(
         consistency=mean(None if game is None else float(game[0] == game[1]) for game in games),
         slot_a_share=mean(
             None if game is None else (_half_for_tie(game[0]) + _half_for_tie(-game[1])) / 2 for game in games
@@ -101,7 +101,7 @@ def position(results: Sequence[Result]) -> Position:
     )
 
 
-def length(benchmark: Benchmark, results: Sequence[Result]) -> Length:
+def length(benchmark: Benchmark, results: Sequence[Result]) -> LengthBias:
     """Accuracy by which response is longer, and how often that one wins."""
     longer: list[Result] = []
     shorter: list[Result] = []
@@ -113,7 +113,7 @@ def length(benchmark: Benchmark, results: Sequence[Result]) -> Length:
     unequal = len(longer) + len(shorter)
     longer_wins = [_half_for_tie(result.verdict) for result in longer]
     longer_wins += [_half_for_tie(-result.verdict) for result in shorter]
-    return Length(
+    return LengthBias(
         chosen_longer=len(longer),
         chosen_shorter=len(shorter),
         accuracy_chosen_longer=accuracy(longer),

@@ -12,7 +12,7 @@ from gram_fast.commands.jobs import open_output
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS, judgebench, rewardbench, rmbench
-from gram_fast.evaluation.rows import Benchmark, read_pairs, read_results, split_items
+from gram_fast.evaluation.rows import Benchmark, read_benchmark_pairs, read_results, split_items
 from gram_fast.evaluation.run import digest, score_pairs
 from gram_fast.evaluation.summary import Summary, render, summarize
 
@@ -33,7 +33,7 @@ class EvalOptions(RowOptions):
     def evaluate(self, benchmark: Benchmark) -> None:
         """Scores the data, prints the summary, and writes both with the leaderboard's files."""
         bad = BadRows(self.skip_bad)
-        pairs = read_pairs(benchmark, self.data, bad)
+        pairs = read_benchmark_pairs(benchmark, self.data, bad)
         folder = _folder(self.out or benchmark.NAME)
         results_path = str(folder / _RESULTS)
         run = {"command": f"eval {benchmark.NAME}", **self.recorded, "data": digest(pairs)}

@@ -13,9 +13,9 @@ from gram_fast.errors import InputError
 from gram_fast.evaluation.rows import (
     Definition,
     Fields,
+    PairTexts,
     Place,
     Result,
-    Texts,
     accuracy,
     accuracy_lines,
     get,
@@ -53,12 +53,12 @@ _PAIR_FIELDS = (
 _DECISIONS = {1: "A>B", 0: "A=B", -1: "B>A"}
 
 
-def texts(fields: Fields) -> list[Texts]:
+def texts(fields: Fields) -> list[PairTexts]:
     """The one pair of a data row."""
     if "label" not in fields:
         return [get_texts(fields)]
     chosen, rejected = _by_label(fields)
-    return [Texts(fields, get(fields, "question"), chosen, rejected)]
+    return [PairTexts(fields, get(fields, "question"), chosen, rejected)]
 
 
 def place(fields: Fields) -> Place:

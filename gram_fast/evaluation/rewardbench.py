@@ -13,9 +13,9 @@ from gram_fast.errors import InputError
 from gram_fast.evaluation.rows import (
     Definition,
     Fields,
+    PairTexts,
     Place,
     Result,
-    Texts,
     accuracy,
     accuracy_lines,
     get_responses,
@@ -70,7 +70,7 @@ _WEIGHTS = {"math-prm": 984}
 responses = get_responses
 
 
-def texts(fields: Fields) -> list[Texts]:
+def texts(fields: Fields) -> list[PairTexts]:
     """The one pair of a data row."""
     return [get_texts(fields)]
 

@@ -19,9 +19,9 @@ from gram_fast.evaluation.rows import (
     RESULT_FIELDS,
     Definition,
     Fields,
+    PairTexts,
     Place,
     Result,
-    Texts,
     get,
     get_responses,
     get_text,
@@ -39,7 +39,7 @@ _PUBLISHED = {"chat": 129, "code": 228, "math": 529, "safety": 441}
 responses = get_responses
 
 
-def texts(fields: Fields) -> list[Texts]:
+def texts(fields: Fields) -> list[PairTexts]:
     """The nine pairs of a row with lists of responses, or the one of a row with a matrix_id."""
     if "matrix_id" in fields:
         return [get_texts(fields)]

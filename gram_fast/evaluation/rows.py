@@ -35,7 +35,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Texts:
+class PairTexts:
     """One pair to compare, in a benchmark's own words."""
 
     fields: Fields
@@ -46,10 +46,10 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Pair:
+class BenchmarkPair:
     """One pair of a data file."""
 
-    texts: Texts
+    texts: PairTexts
     place: Place
     where: str
 
@@ -115,7 +115,7 @@ class Benchmark(Protocol):
     def CELLS(self) -> Sequence[str]:  # noqa: N802
         """The pairs that make up an item."""
 
-    def texts(self, fields: Fields) -> list[Texts]:
+    def texts(self, fields: Fields) -> list[PairTexts]:
         """The pairs of a data row. Raises InputError that names the field."""
 
     def place(self, fields: Fields) -> Place:
@@ -137,13 +137,13 @@ class Benchmark(Protocol):
         """Name -> text of the files that the benchmark's own repository writes; of whole items."""
 
 
-def read_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list[Pair]:
+def read_benchmark_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list[BenchmarkPair]:
     """All pairs of a data file.
 
     `on_bad` is given the error of a bad row, which names it; it raises, or returns to go on without that row. Raises
     InputError when the file cannot be read or has no pair.
     """
-    pairs: list[Pair] = []
+    pairs: list[BenchmarkPair] = []
     for where, fields in _rows(path, on_bad):
         try:
             pairs += [_pair(benchmark, texts, where) for texts in benchmark.texts(fields)]
@@ -162,11 +162,11 @@ def read_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list[Pair]:
     return whole
 
 
-def _pair(benchmark: Benchmark, texts: Texts, where: str) -> Pair:
+def _pair(benchmark: Benchmark, texts: PairTexts, where: str) -> BenchmarkPair:
     for name in ("prompt", "chosen", "rejected"):
         to_text(getattr(texts, name), name)
     place = benchmark.place(texts.fields)
-    return Pair(texts, place, f"{where}, pair {place.cell}" if place.cell else where)
+    return BenchmarkPair(texts, place, f"{where}, pair {place.cell}" if place.cell else where)
 
 
 def read_results(benchmark: Benchmark, path: str) -> list[Result]:
@@ -183,7 +183,7 @@ def read_results(benchmark: Benchmark, path: str) -> list[Result]:
     return results
 
 
-Placed = TypeVar("Placed", Pair, Result)
+Placed = TypeVar("Placed", BenchmarkPair, Result)
 
 
 def split_items(benchmark: Benchmark, rows: Sequence[Placed]) -> tuple[list[Placed], list[list[Placed]]]:
@@ -214,9 +214,9 @@ def get_text(fields: Fields, key: str) -> str:
     return value
 
 
-def get_texts(fields: Fields) -> Texts:
+def get_texts(fields: Fields) -> PairTexts:
     """The fields `prompt`, `chosen` and `rejected`, as GRAM's data files name them."""
-    return Texts(fields, *(get(fields, key) for key in ("prompt", "chosen", "rejected")))
+    return PairTexts(fields, *(get(fields, key) for key in ("prompt", "chosen", "rejected")))
 
 
 def get_responses(fields: Fields) -> tuple[Any, Any] | None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from gram_fast.commands.jobs import Output, id_key
 from gram_fast.errors import GramFastError
-from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, Fields, Pair
+from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Preference
 from gram_fast.text.prompts import to_text
@@ -19,10 +19,10 @@ from gram_fast.text.prompts import to_text
 # four forwards or more: enough to pack well, and little to lose in an interruption.
 _CHARACTERS = 8
 
-Numbered = tuple[int, Pair]
+NumberedPair = tuple[int, BenchmarkPair]
 
 
-def digest(pairs: Sequence[Pair]) -> str:
+def digest(pairs: Sequence[BenchmarkPair]) -> str:
     """What tells one data set from another."""
     text = json.dumps([pair.texts.fields for pair in pairs], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -30,7 +30,7 @@ def digest(pairs: Sequence[Pair]) -> str:
 
 def score_pairs(
     judge: PairwiseJudge,
-    pairs: Sequence[Pair],
+    pairs: Sequence[BenchmarkPair],
     output: Output,
     run: Fields,
     on_bad: Callable[[GramFastError], None],
@@ -51,9 +51,9 @@ def score_pairs(
     return written
 
 
-def batches(pairs: Iterable[Numbered], characters: int) -> Iterator[list[Numbered]]:
+def batches(pairs: Iterable[NumberedPair], characters: int) -> Iterator[list[NumberedPair]]:
     """Cuts the pairs into lists of at least so many characters of text. Items stay whole: their pairs share text."""
-    batch: list[Numbered] = []
+    batch: list[NumberedPair] = []
     size = 0
     for _, of_item in groupby(pairs, key=lambda numbered: numbered[1].place.item or numbered[0]):
         for numbered in of_item:
@@ -68,8 +68,8 @@ def batches(pairs: Iterable[Numbered], characters: int) -> Iterator[list[Numbere
 
 
 def _compare(
-    judge: PairwiseJudge, batch: list[Numbered], on_bad: Callable[[GramFastError], None]
-) -> Iterator[tuple[Numbered, Preference]]:
+    judge: PairwiseJudge, batch: list[NumberedPair], on_bad: Callable[[GramFastError], None]
+) -> Iterator[tuple[NumberedPair, Preference]]:
     """The pairs with their answers. Where a batch fails, its halves are tried, down to the pair at fault."""
     answers: Sequence[Preference]
     texts = [pair.texts for _, pair in batch]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.data.records import PairRecord, read_pairs
+from gram_fast.training.data.records import PairRecord, read_pair_records
 
 # Examples that a finding names.
 _HANDFUL = 5
@@ -42,7 +42,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class LengthSummary:
     """Of many lengths; at least half of them are no more than `median`, and at least 95 % no more than `p95`."""
 
     min: int
@@ -84,12 +84,12 @@ class DataReport:
     prefers_shorter: int
     empty_responses: int
     """Rows with an empty response."""
-    prompt_characters: Lengths | None
-    response_characters: Lengths | None
+    prompt_characters: LengthSummary | None
+    response_characters: LengthSummary | None
     """Of both responses of every row."""
-    pair_characters: Lengths | None
+    pair_characters: LengthSummary | None
     """Prompt and both responses. Lengths are None where there is no good row."""
-    pair_tokens: Lengths | None
+    pair_tokens: LengthSummary | None
     """None without a tokenizer."""
     over_max_length: Finding | None
     """Rows of more than `max_length` tokens; None where none was given."""
@@ -111,14 +111,14 @@ def check_data(
     against: str | None = None,
     dataset_info: str | None = None,
 ) -> DataReport:
-    """Reads all of `source`, and of the evaluation set `against`, named as for `read_pairs`, and reports.
+    """Reads all of `source`, and of the evaluation set `against`, named as for `read_pair_records`, and reports.
 
     `max_length`: most tokens of a pair that training would take. Raises InputError for a source that cannot be read or
     has no rows, and for a `max_length` without a tokenizer; bad rows are in the report.
     """
     if max_length is not None and tokenizer is None:
         raise InputError("max_length: expected a tokenizer as well, in whose tokens to count")
-    pairs = _Pairs.read(source, template, dataset_info, tokenizer)
+    pairs = _PairTable.read(source, template, dataset_info, tokenizer)
     facts = pairs.facts
     prefers = facts["prefers"]
     longer = prefers * np.sign(facts["a_characters"] - facts["b_characters"])
@@ -142,12 +142,12 @@ def check_data(
         repeated_pairs=pairs.repeats("pair"),
         contradictions=pairs.contradictions(),
         repeated_prompts=pairs.repeats("prompt"),
-        against=None if against is None else _overlap(pairs, _Pairs.read(against, template, dataset_info, None)),
+        against=None if against is None else _overlap(pairs, _PairTable.read(against, template, dataset_info, None)),
     )
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class _PairTable:
     """The facts of all good rows of a source."""
 
     source: str
@@ -160,7 +160,7 @@ class _Pairs:
     @classmethod
     def read(
         cls, source: str, template: PairTemplate, dataset_info: str | None, tokenizer: PairTokenizer | None
-    ) -> "_Pairs":
+    ) -> "_PairTable":
         bad, examples = 0, []
 
         def on_bad(error: InputError) -> None:
@@ -170,7 +170,7 @@ class _Pairs:
                 examples.append(str(error))
 
         unit, batches = "", [np.empty(0, _FACTS)]
-        read = read_pairs(source, template=template, dataset_info=dataset_info, skip_bad=on_bad)
+        read = read_pair_records(source, template=template, dataset_info=dataset_info, skip_bad=on_bad)
         records = iter(tqdm(read, desc=source, unit=" pairs", delay=_PATIENCE, disable=None))
         while batch := list(islice(records, _BATCH)):
             batches.append(_facts(batch, tokenizer))
@@ -240,7 +240,7 @@ def _hash(*texts: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _overlap(training: _Pairs, evaluation: _Pairs) -> Overlap:
+def _overlap(training: _PairTable, evaluation: _PairTable) -> Overlap:
     def shared(column: str) -> Finding:
         return evaluation.where(np.isin(evaluation.facts[column], training.facts[column]))
 
@@ -253,7 +253,7 @@ def _count(mask: NDArray[np.bool_]) -> int:
     return int(np.count_nonzero(mask))
 
 
-def _lengths(values: NDArray[np.int32]) -> Lengths | None:
+def _lengths(values: NDArray[np.int32]) -> LengthSummary | None:
     if not values.size:
         return None
-    return Lengths(*map(int, np.quantile(values, (0, 0.5, 0.95, 1), method="inverted_cdf")))
+    return LengthSummary(*map(int, np.quantile(values, (0, 0.5, 0.95, 1), method="inverted_cdf")))

@@ -13,7 +13,7 @@ from rich.table import Table
 from gram_fast.errors import InputError
 from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.data.check import DataReport, Finding, Lengths, check_data
+from gram_fast.training.data.check import DataReport, Finding, LengthSummary, check_data
 
 app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 
@@ -107,7 +107,7 @@ def _share(part: int, whole: int) -> str:
     return f"{part} ({part / whole:.1%})"
 
 
-def _lengths(lengths: Lengths) -> str:
+def _lengths(lengths: LengthSummary) -> str:
     return f"min {lengths.min}, median {lengths.median}, p95 {lengths.p95}, max {lengths.max}"
 
 

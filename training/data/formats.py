@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import LABELS, SLOTS, Message, PairTemplate, Prompt, to_text
-from gram_fast.training.data.gram_rows import MARKERS, stage_1_answers, stage_1_prompt, take_apart
+from gram_fast.training.data.gram_rows import ANSWER_MARKERS, extract_slots, stage_1_answers, stage_1_prompt
 
-Row = Mapping[str, Any]
+RawRow = Mapping[str, Any]
 Label = Literal["A", "B"]
-Pair = tuple[str, str, str, Label | None]
+ParsedRow = tuple[str, str, str, Label | None]
 """(prompt, response a, response b, the preferred one or None where nobody has said)."""
-Kind = Literal["gram", "preference", "sharegpt", "unlabeled"]
+Format = Literal["gram", "preference", "sharegpt", "unlabeled"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Layout:
     Names and defaults are those of LLaMA-Factory's dataset_info.json (data/README.md of hiyouga/LLaMA-Factory).
     """
 
-    kind: Kind
+    format: Format
     prompt: str = "instruction"
     query: str | None = "input"
     response: str = "output"
@@ -66,7 +66,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
-def read_row(row: Any, layout: Layout | None, template: PairTemplate) -> Pair:
+def parse_row(row: Any, layout: Layout | None, template: PairTemplate) -> ParsedRow:
     """The pair that a row holds, its format told by its fields when `layout` is None.
 
     `template` takes judge prompts apart. Raises InputError that names the field: for a row of no known format, an empty
@@ -76,7 +76,7 @@ def read_row(row: Any, layout: Layout | None, template: PairTemplate) -> Pair:
         raise InputError(f"expected a JSON object, got {type(row).__name__}")
     row = {name: value for name, value in row.items() if value is not None}
     layout = layout or _layout_of(row)
-    prompt, response_a, response_b, preferred = _READERS[layout.kind](row, layout, template)
+    prompt, response_a, response_b, preferred = _PARSERS[layout.format](row, layout, template)
     if not prompt.strip():
         raise InputError("prompt: expected text, found none but white space")
     if preferred and response_a == response_b:
@@ -84,7 +84,7 @@ def read_row(row: Any, layout: Layout | None, template: PairTemplate) -> Pair:
     return prompt, response_a, response_b, preferred
 
 
-def _layout_of(row: Row) -> Layout:
+def _layout_of(row: RawRow) -> Layout:
     if "chosen" in row and "rejected" in row:
         if "conversations" in row:
             return _SHAREGPT
@@ -99,25 +99,27 @@ def _layout_of(row: Row) -> Layout:
     )
 
 
-def _gram(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+def _gram(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     instruction, output = _text(row, layout.prompt), _text(row, layout.response)
     query = _optional_text(row, layout.query)
     label = output.strip()
     if label in LABELS:
-        slots = take_apart(template, _below(instruction, query), layout.prompt)
+        slots = extract_slots(template, _append_input(instruction, query), layout.prompt)
         prompt, response_a, response_b = (slots[slot] for slot in SLOTS)
         return prompt, response_a, response_b, "A" if label == "A" else "B"
-    if not any(marker in output for marker in MARKERS):
-        raise InputError(f"{layout.response}: expected 'A', 'B', or two answers between lines such as {MARKERS[0]!r}")
-    prompt = _below(stage_1_prompt(instruction, layout.prompt), query)
+    if not any(marker in output for marker in ANSWER_MARKERS):
+        raise InputError(
+            f"{layout.response}: expected 'A', 'B', or two answers between lines such as {ANSWER_MARKERS[0]!r}"
+        )
+    prompt = _append_input(stage_1_prompt(instruction, layout.prompt), query)
     return prompt, *stage_1_answers(output, layout.response), None
 
 
-def _preference(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+def _preference(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     chosen, rejected = _value(row, layout.chosen), _value(row, layout.rejected)
     prompt = row.get(layout.prompt)
     if query := _optional_text(row, layout.query):
-        prompt = _below(_text(row, layout.prompt), query)
+        prompt = _append_input(_text(row, layout.prompt), query)
     if _is_conversation(chosen) or _is_conversation(rejected):
         prompt, chosen, rejected = _split_conversations(layout, prompt, chosen, rejected)
     elif prompt is None:
@@ -126,7 +128,7 @@ def _preference(row: Row, layout: Layout, template: PairTemplate) -> Pair:
     return text, to_text(chosen, layout.chosen), to_text(rejected, layout.rejected), "A"
 
 
-def _sharegpt(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+def _sharegpt(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     conversation = _value(row, layout.messages)
     if not isinstance(conversation, list) or not conversation:
         raise InputError(f"{layout.messages}: expected a list of messages, got {type(conversation).__name__}")
@@ -141,7 +143,7 @@ def _sharegpt(row: Row, layout: Layout, template: PairTemplate) -> Pair:
     return prompt, to_text([chosen], layout.chosen), to_text([rejected], layout.rejected), "A"
 
 
-def _unlabeled(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+def _unlabeled(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     responses = _value(row, "responses")
     if not isinstance(responses, list) or len(responses) != 2:
         got = len(responses) if isinstance(responses, list) else type(responses).__name__
@@ -150,7 +152,7 @@ def _unlabeled(row: Row, layout: Layout, template: PairTemplate) -> Pair:
     return _in_context(row, layout, _value(row, layout.prompt), layout.prompt), response_a, response_b, None
 
 
-_READERS: dict[Kind, Callable[[Row, Layout, PairTemplate], Pair]] = {
+_PARSERS: dict[Format, Callable[[RawRow, Layout, PairTemplate], ParsedRow]] = {
     "gram": _gram,
     "preference": _preference,
     "sharegpt": _sharegpt,
@@ -209,7 +211,7 @@ def _split_dialogues(layout: Layout, chosen: Any, rejected: Any) -> tuple[Prompt
     return messages, answers[0], answers[1]
 
 
-def _in_context(row: Row, layout: Layout, prompt: Any, name: str) -> str:
+def _in_context(row: RawRow, layout: Layout, prompt: Any, name: str) -> str:
     """The text of a prompt with the earlier turns and the system message of its row before it."""
     text = to_text(prompt, name)
     messages = [{"role": "user", "content": text}] if isinstance(prompt, str) else list(prompt)
@@ -220,7 +222,7 @@ def _in_context(row: Row, layout: Layout, prompt: Any, name: str) -> str:
     return to_text(messages, name)
 
 
-def _history(row: Row, name: str | None) -> list[Message]:
+def _history(row: RawRow, name: str | None) -> list[Message]:
     turns = row.get(name) if name else None
     if turns is None:
         return []
@@ -240,23 +242,23 @@ def _message(value: Any, layout: Layout, name: str) -> Message:
     return {"role": layout.roles[role], "content": value[content_tag]}
 
 
-def _value(row: Row, name: str) -> Any:
+def _value(row: RawRow, name: str) -> Any:
     if name not in row:
         raise InputError(f"expected a field {name!r}, found {', '.join(map(repr, row)) or 'none'}")
     return row[name]
 
 
-def _text(row: Row, name: str) -> str:
+def _text(row: RawRow, name: str) -> str:
     value = _value(row, name)
     if not isinstance(value, str):
         raise InputError(f"{name}: expected text, got {type(value).__name__}")
     return to_text(value, name)
 
 
-def _optional_text(row: Row, name: str | None) -> str:
+def _optional_text(row: RawRow, name: str | None) -> str:
     return _text(row, name) if name is not None and name in row else ""
 
 
-def _below(text: str, query: str) -> str:
+def _append_input(text: str, query: str) -> str:
     """As LLaMA-Factory joins an instruction and its input."""
     return f"{text}\n{query}" if query else text

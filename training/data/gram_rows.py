@@ -9,7 +9,7 @@ import re
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate
 
-MARKERS = (
+ANSWER_MARKERS = (
     "[The Start of Assistant A's Answer]",
     "[The End of Assistant A's Answer]",
     "[The Start of Assistant B's Answer]",
@@ -20,7 +20,7 @@ MARKERS = (
 # GRAM's cleaning script writes a backslash and an n where the template has a new line, and none before the first end.
 _LINE = r"(?:\n|\\n)"
 _PROMPT = re.compile(rf"\[User Question\]{_LINE}(.*?){_LINE}{{0,2}}", re.DOTALL)
-_START_A, _END_A, _START_B, _END_B = map(re.escape, MARKERS)
+_START_A, _END_A, _START_B, _END_B = map(re.escape, ANSWER_MARKERS)
 _ANSWERS = re.compile(
     rf"{_START_A}{_LINE}(.*?){_LINE}?{_END_A}{_LINE}{{2}}{_START_B}{_LINE}(.*?){_LINE}?{_END_B}\s*", re.DOTALL
 )
@@ -36,7 +36,7 @@ def stage_1_prompt(text: str, name: str) -> str:
 
 def stage_1_answers(text: str, name: str) -> tuple[str, str]:
     """Both answers, out of their marker lines. Raises InputError, which calls the text by its field `name`."""
-    for marker in MARKERS:
+    for marker in ANSWER_MARKERS:
         if text.count(marker) != 1:
             raise InputError(f"{name}: expected {marker!r} once, found it {text.count(marker)} times")
     match = _ANSWERS.fullmatch(text)
@@ -45,7 +45,7 @@ def stage_1_answers(text: str, name: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def take_apart(template: PairTemplate, text: str, name: str) -> dict[str, str]:
+def extract_slots(template: PairTemplate, text: str, name: str) -> dict[str, str]:
     """The slots of a filled template by their names; white space at its end counts only where a slot is the end.
 
     Raises InputError, which calls the text by its field `name`, when it does not match the template, or does so in more

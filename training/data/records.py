@@ -1,6 +1,6 @@
 """Pairs for training and evaluation: one record a row, read as a stream.
 
-source name -> sources.find_source -> rows.read_rows -> formats.read_row -> PairRecord
+source name -> sources.find_source -> rows.read_source_rows -> formats.parse_row -> PairRecord
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from typing import Any
 from gram_fast.errors import InputError
 from gram_fast.json_rows import OnBad
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.training.data.formats import Label, Layout, read_row
-from gram_fast.training.data.rows import read_rows
+from gram_fast.training.data.formats import Label, Layout, parse_row
+from gram_fast.training.data.rows import read_source_rows
 from gram_fast.training.data.sources import find_source
 
 
@@ -28,7 +28,7 @@ class PairRecord:
     """The row that it is of, for messages: "pairs.jsonl line 7"."""
 
 
-def read_pairs(
+def read_pair_records(
     source: str, *, template: PairTemplate, dataset_info: str | None = None, skip_bad: OnBad | None = None
 ) -> Iterator[PairRecord]:
     """All pairs of a source, in order, without holding more than a JSON array's text or a few hundred rows.
@@ -42,7 +42,7 @@ def read_pairs(
     """
     found = find_source(source, dataset_info)
     on_bad = skip_bad or _refuse
-    for where, row in read_rows(found, on_bad):
+    for where, row in read_source_rows(found, on_bad):
         try:
             record = _record(where, row, found.layout, template)
         except InputError as error:
@@ -53,7 +53,7 @@ def read_pairs(
 
 def _record(where: str, row: Any, layout: Layout | None, template: PairTemplate) -> PairRecord:
     try:
-        return PairRecord(*read_row(row, layout, template), where)
+        return PairRecord(*parse_row(row, layout, template), where)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from gram_fast.errors import BackendError, InputError, first_line
 from gram_fast.json_rows import OnBad, read_json_rows
-from gram_fast.training.data.sources import Source
+from gram_fast.training.data.sources import DataSource
 
 _PARQUET_BATCH = 256
 
 
-def read_rows(source: Source, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
+def read_source_rows(source: DataSource, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
     """(where, row) of all rows. A file is parquet, a JSON array or JSON lines, told by how it begins.
 
     `on_bad` is given the error of a line that is not JSON. Raises InputError for a source that cannot be read on from
@@ -41,7 +41,7 @@ def _parquet_rows(path: str) -> Iterator[tuple[str, Any]]:
         raise InputError(f"cannot read {path} as parquet, after {number} rows: {first_line(error)}") from error
 
 
-def _datasets_rows(source: Source) -> Iterator[tuple[str, Any]]:
+def _datasets_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
     try:
         from datasets import load_dataset
     except ImportError:

@@ -28,7 +28,7 @@ _BATCH = 512
 
 
 @dataclass(frozen=True)
-class Item:
+class TokenizedPair:
     """The sequences of one pair, end to end."""
 
     input_ids: Ids
@@ -39,19 +39,19 @@ class Item:
     """[S], sum T."""
 
     @classmethod
-    def join(cls, sequences: Sequence[tuple[Ids, NDArray[np.int32]]]) -> "Item":
+    def join(cls, sequences: Sequence[tuple[Ids, NDArray[np.int32]]]) -> "TokenizedPair":
         """An item of (input_ids, labels) sequences."""
         ids, labels = zip(*sequences, strict=True)
         return cls(np.concatenate(ids), np.concatenate(labels), np.array([len(i) for i in ids]))
 
 
-Encode = Callable[[Sequence[PairRecord]], list[Item]]
+PairEncoder = Callable[[Sequence[PairRecord]], list[TokenizedPair]]
 
 
-def finetune_items(tokenizer: PairTokenizer) -> Encode:
+def finetune_encoder(tokenizer: PairTokenizer) -> PairEncoder:
     """Each labeled pair in both orders: exactly the ids that the judge scores."""
 
-    def encode(records: Sequence[PairRecord]) -> list[Item]:
+    def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         texts = [
             (r.prompt, *pair) for r in records for pair in ((r.response_a, r.response_b), (r.response_b, r.response_a))
         ]
@@ -60,13 +60,13 @@ def finetune_items(tokenizer: PairTokenizer) -> Encode:
         for n, record in enumerate(records):
             label = 0 if record.preferred == "A" else 1
             ab, ba = ids[2 * n : 2 * n + 2]
-            items.append(Item.join([(ab, _last(ab, label)), (ba, _last(ba, 1 - label))]))
+            items.append(TokenizedPair.join([(ab, _last(ab, label)), (ba, _last(ba, 1 - label))]))
         return items
 
     return encode
 
 
-def scalar_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
+def scalar_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     """Prompt and response as a chat of two turns; `chat`: the transformers tokenizer with the chat template."""
     prompt, response = "\ue000", "\ue001"
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
@@ -74,19 +74,19 @@ def scalar_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
     before, _, rest = text.partition(prompt)
     between, _, after = rest.partition(response)
 
-    def encode(records: Sequence[PairRecord]) -> list[Item]:
+    def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         rows = []
         for r in records:
             chosen_first = (r.response_a, r.response_b) if r.preferred == "A" else (r.response_b, r.response_a)
             rows += [(r.prompt, response) for response in chosen_first]
         ids = tokenizer.ids_between((before, between, after), rows)
         pairs = zip(ids[0::2], ids[1::2], strict=True)
-        return [Item.join([(c, _last(c, 0)), (j, np.full(len(j), _IGNORED, np.int32))]) for c, j in pairs]
+        return [TokenizedPair.join([(c, _last(c, 0)), (j, np.full(len(j), _IGNORED, np.int32))]) for c, j in pairs]
 
     return encode
 
 
-def pretrain_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
+def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     """Both responses after the prompt, in GRAM's format; `chat`: the transformers tokenizer with the chat template."""
     question, answers = pretraining_literals(tokenizer.template)
     prompt, output = "\ue000", "\ue001"
@@ -96,7 +96,7 @@ def pretrain_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
     closing = render_chat(chat, both, add_generation_prompt=False).rpartition(output)[2]  # type: ignore[arg-type]
     swapped = tokenizer.template.slots.index("response_a") > tokenizer.template.slots.index("response_b")
 
-    def encode(records: Sequence[PairRecord]) -> list[Item]:
+    def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         prompts = tokenizer.ids_between((opening[0], opening[2]), [(r.prompt,) for r in records])
         responses = [(r.response_b, r.response_a) if swapped else (r.response_a, r.response_b) for r in records]
         outputs = tokenizer.ids_between((*answers[:2], answers[2] + closing.rstrip("\n")), responses)
@@ -105,7 +105,7 @@ def pretrain_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
             # The last token predicts nothing: it is left out, and labels[t] is the token behind row t.
             ids = np.concatenate([before, after])
             labels = np.where(np.arange(1, len(ids)) < len(before), _IGNORED, ids[1:]).astype(np.int32)
-            items.append(Item.join([(ids[:-1], labels)]))
+            items.append(TokenizedPair.join([(ids[:-1], labels)]))
         return items
 
     return encode
@@ -126,9 +126,9 @@ def pretraining_literals(template: PairTemplate) -> tuple[tuple[str, str], tuple
     return instruction, (between[len(gap) :], middle, last.partition("\n\n")[0])
 
 
-def read_items(
-    records: Iterable[PairRecord], encode: Encode, cutoff_len: int, on_long: Callable[[PairRecord, int], None]
-) -> Iterator[Item]:
+def tokenize_pairs(
+    records: Iterable[PairRecord], encode: PairEncoder, cutoff_len: int, on_long: Callable[[PairRecord, int], None]
+) -> Iterator[TokenizedPair]:
     """Items of all records whose sequences have at most `cutoff_len` tokens; the others go to `on_long`, uncut."""
     stream = iter(records)
     while some := list(islice(stream, _BATCH)):
@@ -139,7 +139,7 @@ def read_items(
                 yield item
 
 
-def collate(items: Sequence[Item]) -> dict[str, torch.Tensor]:
+def collate(items: Sequence[TokenizedPair]) -> dict[str, torch.Tensor]:
     """Packs items end to end, without padding.
 
     For example, two items of one sequence each:

@@ -107,7 +107,7 @@ def small_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return make_tokenizer(texts, VOCAB_SIZE, CHAT_TEMPLATE, special=special, eos="<|end|>", pad="<|pad|>")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_labeled_rows(path: Path) -> list[dict[str, Any]]:
     """The preferences of a file that `make_data` wrote."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
@@ -207,7 +207,9 @@ def main() -> None:
     _train("finetune")
     export(FOLDER / "finetune", judge)
     tested = PairwiseJudge.from_pretrained(judge)
-    seen, unseen = (accuracy_by_kind(tested, read_rows(data / f"test-{name}.jsonl")) for name in ("seen", "unseen"))
+    seen, unseen = (
+        accuracy_by_kind(tested, read_labeled_rows(data / f"test-{name}.jsonl")) for name in ("seen", "unseen")
+    )
     (judge / "README.md").write_text(model_card(judge, seen, unseen), "utf-8")
     print(f"{judge}: accuracy {seen['all'][0]:.3f}, on unseen kinds {unseen['all'][0]:.3f}")
 

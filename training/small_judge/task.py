@@ -21,7 +21,7 @@ class Task:
     """Whether a response to the prompt is right, found without looking at `right`."""
 
 
-Kind = Callable[[random.Random], Task]
+TaskMaker = Callable[[random.Random], Task]
 # Phrasings of an answer that is said, and of one that is made.
 SAY = ("{}", "{}.", "The answer is {}.", "It is {}.", "Answer: {}")
 GIVE = ("{}", "Here it is: {}", "Sure: {}", "Result: {}")

@@ -40,7 +40,7 @@ from gram_fast.training.small_judge.number_kinds import (
     weight,
 )
 from gram_fast.training.small_judge.passage_kinds import fact, inverse, price, rearrange, table, told, who
-from gram_fast.training.small_judge.task import Kind, Task
+from gram_fast.training.small_judge.task import Task, TaskMaker
 from gram_fast.training.small_judge.text_kinds import (
     append_word,
     change_case,
@@ -57,7 +57,7 @@ from gram_fast.training.small_judge.text_kinds import (
     wrap_name,
 )
 
-SEEN: tuple[Kind, ...] = (
+SEEN: tuple[TaskMaker, ...] = (
     addition, subtraction, buying, larger_or_smaller, extreme, sort_up, sort_down, sort_words, reverse, copy, recite,
     swap_ends_of_numbers, above, below, replace_word, remove_word, append_number, repeat, change_case, list_format,
     number_format, wrap, wrap_name, fact, who, table, rearrange, inverse, told, count, first_or_last, which_number,
@@ -68,16 +68,16 @@ SEEN: tuple[Kind, ...] = (
 # What training draws from, some kinds more often. `recite` and `rearrange` ask for many words of what was read: from
 # them the model learns to copy, then to look up, which the other kinds with their one looked-up word did not teach it
 # in six times as many pairs. Sums are learned last.
-TRAINED: tuple[Kind, ...] = (
+TRAINED: tuple[TaskMaker, ...] = (
     *SEEN, *4 * (recite, rearrange), inverse, told, fact, who, table, replace_word,
     *3 * (addition, subtraction), *2 * (buying,),
 )  # fmt: skip
 
 
-UNSEEN: tuple[Kind, ...] = (giving, weight, swap_ends, append_word, lettered, wrap_curly, price, second)
+UNSEEN: tuple[TaskMaker, ...] = (giving, weight, swap_ends, append_word, lettered, wrap_curly, price, second)
 
 
-def tasks(kinds: tuple[Kind, ...], seed: int, without: Collection[str] = ()) -> Iterator[Task]:
+def tasks(kinds: tuple[TaskMaker, ...], seed: int, without: Collection[str] = ()) -> Iterator[Task]:
     """Tasks of these kinds in turn, without end, whose prompts are not in `without`. Equal seeds give equal tasks."""
     rng = random.Random(seed)
     while True:
@@ -88,7 +88,7 @@ def tasks(kinds: tuple[Kind, ...], seed: int, without: Collection[str] = ()) -> 
             yield task
 
 
-def distinct_tasks(kinds: tuple[Kind, ...], seed: int, count: int) -> list[Task]:
+def distinct_tasks(kinds: tuple[TaskMaker, ...], seed: int, count: int) -> list[Task]:
     """That many tasks of each kind, no prompt twice: a test, whose prompts training goes `without`."""
     found: dict[str, Task] = {}
     for kind in kinds:
