@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: gram-fast eval rewardbench | judgebench | rmbench | score."""
+"""Command-line interface of the benchmarks: gram-fast eval rewardbench | judgebench | rmbench | score."""
 
 import json
 import os
@@ -23,7 +23,7 @@ app = typer.Typer(help="Score a judge on RewardBench, JudgeBench and RM-Bench.",
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(RowOptions):
-    """Options of every benchmark."""
+    """Options of every command that scores a judge on a benchmark."""
 
     data: Annotated[str, typer.Option("--data", "-d", help="The benchmark's pairs: a JSON array or JSON lines.")]
     out: Annotated[
@@ -31,7 +31,7 @@ class EvalOptions(RowOptions):
     ] = None
 
     def evaluate(self, benchmark: Benchmark) -> None:
-        """Scores the data, prints the summary, and writes both with the leaderboard's files."""
+        """Scores the data, prints the summary, and writes result file, summary and leaderboard files."""
         bad = BadRows(self.skip_bad)
         pairs = read_benchmark_pairs(benchmark, self.data, bad)
         folder = _folder(self.out or benchmark.NAME)
@@ -55,7 +55,7 @@ class EvalOptions(RowOptions):
 
 
 def _folder(path: str) -> Path:
-    """Makes the folder. Raises InputError where it cannot, or where files are in it that no evaluation wrote."""
+    """Creates the output folder. Raises InputError on failure, and for a folder with files but no result file."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
