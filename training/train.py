@@ -1,4 +1,4 @@
-"""Runs one stage: reads the data, trains with transformers' Trainer, writes a checkpoint that PairwiseJudge loads."""
+"""Runs one training stage: reads data, trains with transformers' Trainer, writes a checkpoint for PairwiseJudge."""
 
 import json
 import logging
@@ -34,15 +34,15 @@ from gram_fast.training.packed_attention import PACKED_ATTENTION
 log = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
-# Pairs among which a stream is shuffled.
+# Pairs in the shuffle buffer of a stream.
 _SHUFFLE_BUFFER = 4096
 
 
 def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path:
-    """Trains; writes model, tokenizer and loss.png into `config.output_dir`, which is returned.
+    """Trains one stage and writes model, tokenizer and loss.png into `config.output_dir`, which is returned.
 
-    Raises InputError for data and configuration, UnsupportedModelError for a model that the packed sequences or the
-    objective do not suit; all that can be known is said before training starts.
+    Raises InputError for bad data or configuration, and UnsupportedModelError for a model that cannot be trained on
+    packed sequences or with the objective; both before training starts, where they can be known by then.
     """
     if arguments.n_gpu > 1:
         raise InputError(
@@ -58,7 +58,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)
     encode = _encoder(stage, pair_tokenizer, tokenizer)
-    reader = _Reader(stage, config, template, encode, speaks=arguments.process_index == 0)
+    reader = _Reader(stage, config, template, encode, logs=arguments.process_index == 0)
     train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
     eval_data = reader.dataset(config.eval_data, "eval_data") if config.eval_data else None
 
@@ -90,38 +90,38 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
 
 
 class _Reader:
-    """Turns names of data into datasets of items, and says what it left out."""
+    """Reads named data sets into datasets of tokenized pairs and logs how many pairs were left out."""
 
     def __init__(
-        self, stage: Stage, config: RunConfig, template: PairTemplate, encode: PairEncoder, speaks: bool
+        self, stage: Stage, config: RunConfig, template: PairTemplate, encode: PairEncoder, logs: bool
     ) -> None:
         self._stage, self._config, self._template, self._encode = stage, config, template, encode
-        self._speaks = speaks
+        self._logs = logs
         self._bad = self._long = 0
 
     def dataset(self, names: Sequence[str], key: str, stream: bool = False, seed: int = 0) -> Any:
-        """A dataset that the Trainer takes: a list in memory, or an iterable one."""
+        """Reads data sets into one dataset for the Trainer: a list in memory or, with `stream`, an iterable."""
         if stream:
             import datasets
 
-            rows = datasets.IterableDataset.from_generator(lambda: map(vars, self._items(names)))
+            rows = datasets.IterableDataset.from_generator(lambda: map(vars, self._tokenized(names)))
             return rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER).with_format("numpy")
-        with tqdm(self._items(names), unit=" pairs", desc=key, disable=None if self._speaks else True) as bar:
-            items = [vars(item) for item in bar]
+        with tqdm(self._tokenized(names), unit=" pairs", desc=key, disable=None if self._logs else True) as bar:
+            pairs = [vars(pair) for pair in bar]
         self.report(key)
-        if not items:
+        if not pairs:
             raise InputError(f"{key}: no pair of {', '.join(names)} is left to train on")
-        return items
+        return pairs
 
     def report(self, key: str) -> None:
-        """Says how many pairs were left out since the last report. Of a stream: in this process."""
-        if self._long and self._speaks:
+        """Logs how many pairs were left out since the last report; for a stream, by this process."""
+        if self._long and self._logs:
             log.warning("%s: %d pairs longer than cutoff_len=%d left out", key, self._long, self._config.cutoff_len)
-        if self._bad and self._speaks:
+        if self._bad and self._logs:
             log.warning("%s: %d bad rows left out", key, self._bad)
         self._bad = self._long = 0
 
-    def _items(self, names: Sequence[str]) -> Iterator[TokenizedPair]:
+    def _tokenized(self, names: Sequence[str]) -> Iterator[TokenizedPair]:
         return sequences.tokenize_pairs(self._records(names), self._encode, self._config.cutoff_len, self._on_long)
 
     def _records(self, names: Sequence[str]) -> Iterator[PairRecord]:
@@ -143,7 +143,7 @@ class _Reader:
 
     def _on_bad(self, error: GramFastError) -> None:
         self._bad += 1
-        if self._speaks:
+        if self._logs:
             log.warning("skipped: %s", error)
 
     def _on_long(self, record: PairRecord, length: int) -> None:
@@ -151,7 +151,7 @@ class _Reader:
 
 
 def _alternated(record: PairRecord, number: int) -> PairRecord:
-    """Every second labeled pair the other way round: stage 1 shall not learn that the better one comes first."""
+    """Swaps every second labeled pair, so that stage 1 does not learn that the better response comes first."""
     if record.preferred is None or number % 2 == 0:
         return record
     return PairRecord(record.prompt, record.response_b, record.response_a, None, record.where)
@@ -197,7 +197,7 @@ def _with_lora(model: Any, stage: Stage, config: RunConfig) -> Any:
         return model
     from peft import LoraConfig, get_peft_model
 
-    # No task type: peft's wrappers for tasks add arguments to the forward that the objective does not know.
+    # No task type: peft's task wrappers pass arguments to the forward that the objective does not take.
     options = LoraConfig(**asdict(config.lora), modules_to_save=["score"] if stage == "scalar" else None)
     head = model.get_output_embeddings()
     adapted = get_peft_model(model, options)
@@ -214,7 +214,7 @@ def _accuracy(prediction: Any) -> dict[str, float]:
 def _save(
     trainer: Trainer, stage: Stage, config: RunConfig, template: PairTemplate, dtype: torch.dtype, hub: dict[str, Any]
 ) -> None:
-    """Writes the trained model; adapters are merged into a fresh copy of the base, however that was sharded."""
+    """Writes the trained model and the loss curve; adapters are merged into a newly loaded copy of the base model."""
     folder = Path(config.output_dir)
     if config.lora is None:
         trainer.save_model(str(folder))
@@ -223,7 +223,7 @@ def _save(
         if trainer.is_world_process_zero():
             from peft import PeftModel
 
-            # Else ZeRO-3 would shard what is loaded, and wait for the other processes to take part.
+            # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
             unset_hf_deepspeed_config()
             base = _load(stage, config, dtype, hub)
             record_template(base.config, template)
@@ -234,9 +234,10 @@ def _save(
 
 
 def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> str | None:
-    """The last whole checkpoint of an interrupted run where resume_from_checkpoint asks to go on.
+    """Finds the checkpoint to resume from: the one named, else the last complete one of an interrupted run, or None.
 
-    Raises InputError when the output folder holds something else than what was asked for.
+    Raises InputError when the output folder is not empty and does not hold an unfinished run of the same configuration,
+    or when resuming was not requested.
     """
     folder, asked = Path(config.output_dir), arguments.resume_from_checkpoint
     if folder.exists() and not folder.is_dir():
@@ -258,7 +259,7 @@ def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingAr
         raise InputError(f"{key} was {before.get(key)!r}, now it is {now[key]!r}: expected the run that is resumed")
     if (folder / "model.safetensors").exists() or (folder / "model.safetensors.index.json").exists():
         raise InputError(f"output_dir {config.output_dir!r} holds a run that is finished")
-    # trainer_state.json is written last: a checkpoint without it was cut short.
+    # trainer_state.json is written last: a checkpoint without it is incomplete.
     whole = {
         int(path.parent.name.removeprefix("checkpoint-")): str(path.parent)
         for path in folder.glob("checkpoint-*/trainer_state.json")
@@ -267,12 +268,25 @@ def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingAr
     return asked if named else whole[max(whole)] if whole else None
 
 
-# Of TrainingArguments, what may differ when a run goes on: where it writes, what it says, how often it saves.
-_FREE = ("dir", "log", "report", "save", "push", "hub", "resume", "tqdm", "run_name", "local_rank", "dataloader", "ddp")
+# Parts of the names of TrainingArguments that may differ when a run is resumed: output, logging, saving.
+_FREE = (
+    "dir",
+    "log",
+    "report",
+    "save",
+    "push",
+    "hub",
+    "resume",
+    "tqdm",
+    "run_name",
+    "local_rank",
+    "dataloader",
+    "ddp",
+)
 
 
 def _run_record(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> dict[str, Any]:
-    """What makes a run the same run."""
+    """The settings that must be equal for a run to be resumed, as JSON values."""
     theirs = {key: value for key, value in arguments.to_dict().items() if not any(word in key for word in _FREE)}
     own = {"stage": stage, **asdict(config), "num_processes": arguments.world_size, **theirs}
     own["output_dir"] = str(Path(config.output_dir).resolve())

@@ -1,4 +1,4 @@
-"""The command line of data: gram-fast data check."""
+"""Command-line interface of training data: gram-fast data check."""
 
 import json
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ def _finding(what: str, finding: Finding) -> Iterator[tuple[str, str]]:
 
 
 def _examples(what: str, finding: Finding) -> Iterator[tuple[str, str]]:
-    """Each example on a line of its own."""
+    """Table rows of a finding, one for each example."""
     rest = finding.count - len(finding.examples)
     for example in [*finding.examples, *([f"and {rest} more"] if rest else [])]:
         yield what, example

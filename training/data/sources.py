@@ -1,4 +1,4 @@
-"""Where training data is: a local file, an entry of a LLaMA-Factory dataset_info.json, a folder, or the hub."""
+"""Resolves the name of a data set to a local file, a LLaMA-Factory dataset_info.json entry, a folder, or the hub."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from gram_fast.training.data.formats import Format, Layout
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FILE_NAME = re.compile(r".*\.(jsonl?|parquet|csv|txt|arrow|gz|zst|zip)")
 
-# What an entry of dataset_info.json may say. The other hubs have the same data set under another name.
+# Keys of a dataset_info.json entry. The other hubs hold the same data set under another name.
 _PLACE_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "subset", "split", "folder")
 _LAYOUT_KEYS = ("formatting", "ranking", "columns", "tags")
 _FORMATS: dict[tuple[Any, Any], Format] = {
@@ -37,21 +37,22 @@ _TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "observation_ta
 
 @dataclass(frozen=True)
 class DataSource:
-    """A file, or a folder or hub name that the datasets library loads."""
+    """A resolved data set: a local file, or a folder or hub name that the datasets library loads."""
 
     path: str
     layout: Layout | None = None
-    """None: each row tells its format by its fields."""
+    """None: the format of each row is detected from its fields."""
     subset: str | None = None
     split: str = "train"
     folder: str | None = None
 
 
 def find_source(name: str, dataset_info: str | None = None) -> DataSource:
-    """What `name` stands for: a local file; else an entry of the file `dataset_info`; else a local folder or a name on
-    the hub, `org/name`, either with `:split` behind it.
+    """Resolves the name of a data set.
 
-    Raises InputError that says what was looked for, and for an entry that cannot be read as pairs.
+    The first match counts: a local file; an entry of the file `dataset_info`; a local folder or a name on the Hugging
+    Face hub, `org/name`, either optionally followed by `:split`. Raises InputError that says what was looked for, and
+    for an entry that does not describe pairs.
     """
     if os.path.isfile(name):
         return DataSource(name)
@@ -120,7 +121,7 @@ def _layout(entry: dict[str, Any], where: str) -> Layout:
 
 
 def _known(value: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The mapping `value` without what is null. Raises InputError for a key that is not one of `keys`."""
+    """Returns the mapping `value` without its null entries. Raises InputError for a key that is not in `keys`."""
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected an object, got {type(value).__name__}")
     for key in value:
