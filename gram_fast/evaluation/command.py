@@ -26,9 +26,7 @@ class EvalOptions(RowOptions):
     """Options of every command that scores a judge on a benchmark."""
 
     data: Annotated[str, typer.Option("--data", "-d", help="The benchmark's pairs: a JSON array or JSON lines.")]
-    out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Folder for what is written; default: the benchmark's name.")
-    ] = None
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Output folder; default: the benchmark's name.")] = None
 
     def evaluate(self, benchmark: Benchmark) -> None:
         """Scores the data, prints the summary, and writes result file, summary and leaderboard files."""

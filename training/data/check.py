@@ -168,6 +168,7 @@ class _PairTable:
     def read(
         cls, source: str, template: PairTemplate, dataset_info: str | None, tokenizer: PairTokenizer | None
     ) -> "_PairTable":
+        """Reads a data source; `tokens` are 0 without a tokenizer. Raises InputError for one without rows."""
         bad, examples = 0, []
 
         def on_bad(error: InputError) -> None:
@@ -189,12 +190,15 @@ class _PairTable:
 
     @property
     def rows(self) -> int:
+        """Number of rows, bad ones included."""
         return len(self.facts) + self.bad.count
 
     def name(self, index: Any) -> str:
+        """Place of a good row, such as "line 7"."""
         return f"{self.unit} {self.facts['number'][index]}"
 
     def where(self, mask: NDArray[np.bool_]) -> Finding:
+        """Good rows that a mask [N] selects."""
         return Finding(_count(mask), tuple(map(self.name, np.flatnonzero(mask)[:_SHOWN])))
 
     def repeats(self, column: str) -> Finding:

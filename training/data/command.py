@@ -27,13 +27,13 @@ def check(
         str, typer.Option(help="Judge prompt: auto (what the checkpoint records, else gram), a preset or a file.")
     ] = "auto",
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Checkpoint in whose tokens to measure as well.")
+        str | None, typer.Option("--model", "-m", help="Checkpoint whose tokenizer measures lengths in tokens.")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Count the pairs with more tokens than that; takes --model.")
+        int | None, typer.Option(min=1, help="Count pairs with more tokens than this; requires --model.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="EVALFILE", help="Evaluation set that training data must not hold.")
+        str | None, typer.Option(metavar="EVALFILE", help="Evaluation set to check for overlap with the data.")
     ] = None,
     dataset_info: Annotated[str | None, typer.Option(help="A LLaMA-Factory dataset_info.json that names sets.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
