@@ -1,4 +1,4 @@
-"""Do GRAM's claims hold at small scale: is stage 1 worth its unlabeled pairs, does smoothing calibrate?
+"""Benchmark of GRAM's claims at small scale: does stage 1 raise accuracy, does label smoothing improve calibration?
 
     python -m benchmarks.training [--output FOLDER] [--jobs 2] [--seeds 3] [--plot docs/training.png]
 
@@ -7,9 +7,9 @@ On generated tasks (gram_fast.training.small_judge.tasks) a small Qwen3 shape is
 - in two stages, in stage 2 alone, and with a scalar head, on 100, 1,000 and 10,000 labels;
 - in two stages on 1,000 labels with label smoothing 0, 0.05, 0.1 and 0.15;
 
-and tested in and out of distribution, each with several seeds: of the untrained model, its labels and their order.
-Alone and with a scalar head, training starts from the untrained model: there is no other pre-training here. Runs that
-are done are not run again. Prints tables and ends with one JSON line.
+and tested in and out of distribution, each with several seeds, which determine the untrained model, the labels and
+their order. Stage 2 alone and the scalar head start from the untrained model. Results of earlier runs in the output
+folder are reused. Prints tables and, last, one JSON line.
 """
 
 import argparse
@@ -34,7 +34,13 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gram_fast import PairwiseJudge
-from gram_fast.training.small_judge.make import make_base, make_data, read_rows, small_tokenizer, tokenizer_texts
+from gram_fast.training.small_judge.make import (
+    make_base,
+    make_data,
+    read_labeled_rows,
+    small_tokenizer,
+    tokenizer_texts,
+)
 
 SHAPE = {
     "hidden_size": 128,
@@ -46,7 +52,7 @@ SHAPE = {
 }
 UNLABELED = 100_000
 METHODS = ("two stages", "stage 2 alone", "scalar head")
-# Labels -> epochs: the fewer labels, the more often each is seen.
+# Number of labels -> epochs: fewer labels are seen more often.
 EPOCHS = {100: 20, 1_000: 4, 10_000: 2}
 SMOOTHING = (0.0, 0.05, 0.1, 0.15)
 SMOOTHING_LABELS = 1_000
@@ -54,7 +60,7 @@ SMOOTHING_LABELS = 1_000
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run and its test."""
+    """Settings of one training run and its test."""
 
     method: str
     labels: int
@@ -63,16 +69,19 @@ class Trial:
 
     @property
     def name(self) -> str:
+        """Name of the trial's files."""
         return f"{self.method.replace(' ', '-')}-{self.labels}-{self.smoothing}-{self.seed}"
 
 
 def trials(seeds: int) -> list[Trial]:
+    """Lists all trials of the benchmark, each once."""
     found = [Trial(m, n, 0.1, seed) for m in METHODS for n in EPOCHS for seed in range(seeds)]
     found += [Trial("two stages", SMOOTHING_LABELS, s, seed) for s in SMOOTHING for seed in range(seeds)]
     return list(dict.fromkeys(found))
 
 
 def train(stage: str, folder: Path, **values: Any) -> None:
+    """Trains one stage into `folder` in a process of its own; `values` are keys of its configuration."""
     config = folder.with_suffix(".yaml")
     values = {
         "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": True,
@@ -87,7 +96,7 @@ def train(stage: str, folder: Path, **values: Any) -> None:
 
 
 def make_inputs(folder: Path, seeds: int) -> None:
-    """Data, of which every seed has labels of its own, and the untrained models."""
+    """Writes the data, with different labels for every seed, and the untrained models."""
     data, labels = folder / "data", max(EPOCHS)
     if not (data / "pretrain.jsonl").exists():
         make_data(data, UNLABELED, seeds * labels)
@@ -101,7 +110,7 @@ def make_inputs(folder: Path, seeds: int) -> None:
 
 
 def pretrain(folder: Path, seed: int) -> None:
-    """What stage 1 makes of the untrained model of a seed."""
+    """Runs stage 1 on the untrained model of a seed."""
     base, pretrained = folder / f"base-{seed}", folder / f"pretrained-{seed}"
     if not (pretrained / "model.safetensors").exists():
         train(
@@ -111,6 +120,7 @@ def pretrain(folder: Path, seed: int) -> None:
 
 
 def run(folder: Path, trial: Trial) -> dict[str, Any]:
+    """Trains and tests one trial, or reads its earlier result."""
     result = folder / f"{trial.name}.json"
     if not result.exists():
         output = folder / trial.name
@@ -124,23 +134,23 @@ def run(folder: Path, trial: Trial) -> dict[str, Any]:
                 num_train_epochs=EPOCHS[trial.labels], seed=trial.seed,
             )  # fmt: skip
         torch.set_num_threads(1)
-        margins = scalar_margins if trial.method == "scalar head" else judge_margins
-        tests = {t: read_rows(folder / "data" / f"test-{t}.jsonl") for t in ("seen", "unseen")}
-        found = {test: measure(margins(output, rows)) for test, rows in tests.items()}
+        probabilities = scalar_probabilities if trial.method == "scalar head" else judge_probabilities
+        tests = {t: read_labeled_rows(folder / "data" / f"test-{t}.jsonl") for t in ("seen", "unseen")}
+        found = {test: measure(probabilities(output, rows)) for test, rows in tests.items()}
         result.write_text(json.dumps({**asdict(trial), **found}), "utf-8")
     return dict(json.loads(result.read_text("utf-8")))
 
 
-def judge_margins(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
-    """[R] P(chosen better), mean of both orders."""
+def judge_probabilities(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    """Scores rows with a judge -> float64 [R], P(chosen better), mean of both orders."""
     judge = PairwiseJudge.from_pretrained(folder)
     pairs = [(row["chosen"], row["rejected"]) for row in rows]
     return np.array([c.p for c in judge.compare_many([row["prompt"] for row in rows], pairs)])
 
 
 @torch.inference_mode()
-def scalar_margins(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
-    """[R] P(chosen better) = sigmoid of the rewards' difference."""
+def scalar_probabilities(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    """Scores rows with a scalar reward model -> [R], P(chosen better), the sigmoid of the difference of rewards."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
@@ -156,7 +166,7 @@ def scalar_margins(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[A
 
 
 def measure(p: np.ndarray[Any, Any], bins: int = 10) -> dict[str, float]:
-    """Accuracy, and the expected calibration error of the confidence max(p, 1 - p) over equal bins of [0.5, 1]."""
+    """Computes accuracy, and the expected calibration error of max(p, 1 - p) over equal bins of [0.5, 1]."""
     right, confidence = p > 0.5, np.maximum(p, 1 - p)
     bin_of = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     gaps = [abs(right[bin_of == b].mean() - confidence[bin_of == b].mean()) * (bin_of == b).mean() for b in set(bin_of)]
@@ -164,11 +174,12 @@ def measure(p: np.ndarray[Any, Any], bins: int = 10) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> str:
+    """Formats mean and standard deviation."""
     return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{mean(values):.3f}"
 
 
 def tables(results: Sequence[dict[str, Any]]) -> str:
-    """Markdown: by labels and method, and by smoothing."""
+    """Renders Markdown tables by number of labels and method, and by smoothing."""
 
     def of(test: str, measured: str, **wanted: Any) -> str:
         return spread([r[test][measured] for r in results if all(r[k] == v for k, v in wanted.items())])
@@ -187,6 +198,7 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Plots accuracy over the number of labels into an image file."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, test, title in zip(
@@ -208,6 +220,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
+    """Runs all trials, two at a time by default, and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("training-benchmark"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, of one thread each")

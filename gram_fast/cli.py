@@ -14,7 +14,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from gram_fast.commands import doctor
-from gram_fast.commands.jobs import Row, open_output, read_rows, run_rows
+from gram_fast.commands.jobs import JobRow, open_output, read_job_rows, run_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.comparing.loading import load_comparer
 from gram_fast.comparing.preference import check_orders
@@ -37,7 +37,7 @@ app.add_typer(evaluation_app, name="eval")
 app.add_typer(training_app, name="train")
 app.add_typer(data_app, name="data")
 
-Score = Callable[[PairwiseJudge, Row], dict[str, Any]]
+Score = Callable[[PairwiseJudge, JobRow], dict[str, Any]]
 Orders = Annotated[str, typer.Option(help="Which of a pair stands in slot A: ab, ba or both.")]
 
 
@@ -54,7 +54,7 @@ class JobOptions(RowOptions):
         `settings`: of the command; with the judge's they are recorded in every row, and --resume wants the same.
         """
         bad = BadRows(self.skip_bad)
-        rows = read_rows(self.input, bad)
+        rows = read_job_rows(self.input, bad)
         run = {**settings, **self.recorded}
         with open_output(self.output, self.input, self.resume, run) as output:
             judge = self.load()
@@ -67,7 +67,7 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
     """Compare the two responses of every row: P(first better than second)."""
     check_orders(orders)
 
-    def score(judge: PairwiseJudge, row: Row) -> dict[str, Any]:
+    def score(judge: PairwiseJudge, row: JobRow) -> dict[str, Any]:
         if len(row.responses) != 2:
             raise InputError(f"responses: expected 2, got {len(row.responses)}")
         a, b = row.responses

@@ -1,15 +1,15 @@
-"""Rows of a JSON file, one by one, each with the line on which it begins: "pairs.jsonl line 7"."""
+"""Reader of JSON files: yields every row with the file and line where it begins, such as "pairs.jsonl line 7"."""
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gram_fast.errors import InputError, first_line
 
 OnBad = Callable[[InputError], None]
-"""Is given the error of a bad row; it raises, or returns to go on without that row."""
+"""Callback that receives the error of a bad row: it raises to stop, or returns to skip the row."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
@@ -17,10 +17,11 @@ _BEGINNING = 4096
 
 
 def read_json_rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
-    """(where, row) of all rows of a JSON array or of JSON lines, told apart by how the file begins.
+    """Yields (where, row) for every row of a JSON Lines file or of a file that holds one JSON array.
 
-    Lines are read as a stream; of an array, the text is held. `on_bad` is given the error of a line that is not JSON.
-    Raises InputError for a file that cannot be read, and for an array that is not JSON.
+    The first character tells the two apart. JSON Lines are streamed; the text of an array is held in memory. `on_bad`
+    receives the error of a line that is not JSON. Raises InputError for a file that cannot be read and for an array
+    that is not JSON.
     """
     try:
         with open(path, "rb") as file:
@@ -30,6 +31,18 @@ def read_json_rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
     if begin.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"["):
         return _array_rows(path)
     return _line_rows(path, on_bad)
+
+
+def raise_bad_row(error: InputError) -> None:
+    """The OnBad that stops at the first bad row."""
+    raise error
+
+
+def get_field(row: Mapping[str, Any], name: str) -> Any:
+    """Returns the field `name` of a row. Raises InputError that lists the fields found when it is absent."""
+    if name not in row:
+        raise InputError(f"expected a field {name!r}, found {', '.join(map(repr, row)) or 'none'}")
+    return row[name]
 
 
 def _line_rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
@@ -47,7 +60,7 @@ def _line_rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
 
 
 def _array_rows(path: str) -> Iterator[tuple[str, Any]]:
-    """Elements are decoded one at a time, as each is named by the line on which it begins."""
+    """Decodes the elements of an array one at a time, to know the line on which each begins."""
     data = Path(path).read_bytes().removeprefix(_BYTE_ORDER_MARK)
     try:
         text = data.decode()

@@ -1,1 +1,1 @@
-"""Training of generative pairwise judges: data, objectives, both stages of GRAM and a scalar baseline."""
+"""Training of generative pairwise judges: both stages of GRAM and a scalar reward baseline."""

@@ -1,4 +1,4 @@
-"""The command line of training: gram-fast train pretrain | finetune | scalar | recipes."""
+"""Command-line interface of training: gram-fast train pretrain | finetune | scalar | recipes."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys laid over the file's.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that override the file's.")]
 
 
 @app.command("pretrain")
@@ -64,8 +64,7 @@ def _run(stage: Stage, name: str, overrides: list[str] | None) -> None:
     if arguments.process_index == 0:
         stderr.print(f"gram-fast: the model and its loss curve are in {folder}", markup=False)
     elif distributed.is_initialized() and distributed.get_backend() == "gloo":
-        # Nothing is left to do here but to end, as the interpreter stands: gloo's threads may still let go of the last
-        # tensors, and one that does so while the interpreter shuts down aborts the process and with it the whole run
-        # (torch 2.13, on loaded machines).
+        # Exit without interpreter shutdown: gloo's threads may still release the last tensors, and one that does so
+        # during shutdown aborts the process and with it the whole run (torch 2.13, on loaded machines).
         sys.stderr.flush()
         os._exit(0)

@@ -1,4 +1,4 @@
-"""What a training run is told: a YAML file with names of transformers' TrainingArguments beside those of this file."""
+"""Configuration of a training run: a YAML file with the keys of RunConfig and of transformers' TrainingArguments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -13,12 +13,12 @@ from gram_fast.errors import InputError, first_line
 _HERE = Path(__file__).parent
 
 Stage = Literal["pretrain", "finetune", "scalar"]
-"""GRAM's stage 1, its stage 2, and the scalar-head baseline."""
+"""What is trained: GRAM's stage 1, its stage 2, or the scalar reward baseline."""
 
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """As in peft's LoraConfig."""
+    """Options of low-rank adapters, with the names and meanings of peft's LoraConfig."""
 
     r: int = 16
     lora_alpha: float = 32
@@ -28,41 +28,41 @@ class LoraOptions:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run. Everything else in the YAML file goes to transformers' TrainingArguments."""
+    """Settings of one training run; all other keys of the YAML file go to transformers' TrainingArguments."""
 
     model_name_or_path: str
     output_dir: str
     train_data: list[str]
-    """Files, names of `dataset_info`, or names on the hub; read one after the other."""
+    """Files, names in `dataset_info`, or names on the hub; read one after the other."""
     eval_data: list[str] = field(default_factory=list)
-    """The same, for the loss (and in stage 2 the accuracy) during training: see eval_strategy."""
+    """Data for the loss, and outside stage 1 the accuracy, during training: see eval_strategy."""
     dataset_info: str | None = None
-    """A LLaMA-Factory dataset_info.json."""
+    """Path of a LLaMA-Factory dataset_info.json."""
     preset: str = "auto"
-    """The judge's prompt: a preset, a template file, or auto: what the checkpoint records, else gram."""
+    """The judge's prompt: a preset, a template file, or "auto", the prompt that the checkpoint records, else gram."""
     cutoff_len: int = 2048
-    """Most tokens of one sequence. Longer pairs are dropped and counted, never cut."""
+    """Most tokens of one sequence; longer pairs are left out and counted, never truncated."""
     max_samples: int | None = None
-    """Most pairs that are read."""
+    """Most pairs to read; None for all."""
     streaming: bool = False
-    """Read and tokenize while training, for sets larger than memory; wants max_steps."""
+    """Read and tokenize during training, for data larger than memory; requires max_steps."""
     skip_bad: bool = False
-    """Pass over bad rows, name them and count them."""
+    """Skip bad rows; each is logged, and their number is reported."""
     label_smoothing: float = 0.1
-    """Stage 2: torch's, over two classes; GRAM recommends 0.05 to 0.15."""
+    """Stage 2: label smoothing as in torch, over two classes, in [0, 1); GRAM recommends 0.05 to 0.15."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights; bf16: true computes in bfloat16 whatever this is."""
+    """Type of the weights; with bf16: true, computation is in bfloat16 in any case."""
     lora: LoraOptions | None = None
-    """Train low-rank adapters in place of all parameters; the result is merged."""
+    """Train low-rank adapters instead of all parameters; they are merged into the result."""
     revision: str | None = None
     trust_remote_code: bool = False
 
     @classmethod
     def load(cls, name: str, stage: Stage, overrides: Sequence[str] = ()) -> tuple["RunConfig", TrainingArguments]:
-        """Reads a YAML file, or a recipe of that name, and `key=value` overrides; lora.r=8 sets a key of a section.
+        """Reads a YAML file or a recipe by name and applies `key=value` overrides, such as lora.r=8.
 
-        A section named as the stage is laid over the rest, sections of other stages are left out.
-        Raises InputError that names file and key.
+        The section named after the stage overrides the top-level keys; those of other stages are ignored. Raises
+        InputError that names the file and the key.
         """
         path = _find(name)
         try:
@@ -83,7 +83,7 @@ class RunConfig:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str) -> tuple["RunConfig", TrainingArguments]:
-        """As `load`, from a mapping that messages call `source`."""
+        """Validates the keys and values of a configuration; error messages call it `source`."""
         own_names = {f.name for f in fields(cls)}
         known = {f.name for f in fields(TrainingArguments)} | own_names | {"warmup_ratio"}
         for key in values:
@@ -99,7 +99,7 @@ class RunConfig:
             if isinstance(own.get(key), str):
                 own[key] = [own[key]]
         if isinstance(own.get("lora"), dict):
-            own["lora"] = _section(LoraOptions, own["lora"], f"{source}: lora")
+            own["lora"] = _lora_options(own["lora"], f"{source}: lora")
         config = cls(**own)
         config._check(source)
         config = replace(config, output_dir=str(Path(config.output_dir).expanduser()))
@@ -137,12 +137,12 @@ class RunConfig:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that ship with the package, by name."""
+    """Returns the configuration files of the recipes that ship with the package, by name."""
     return {path.stem: path for path in sorted((_HERE / "recipes").glob("*.yaml"))}
 
 
 def accelerate_configs() -> list[Path]:
-    """The configuration files for `accelerate launch` that ship with the package."""
+    """Returns the configuration files for `accelerate launch` that ship with the package."""
     return sorted((_HERE / "accelerate").glob("*.yaml"))
 
 
@@ -155,7 +155,7 @@ def _find(name: str) -> Path:
 
 
 def _override(values: dict[str, Any], override: str) -> None:
-    """Sets one `key=value` or `section.key=value`, the value read as YAML."""
+    """Applies one override `key=value` or `section.key=value` to `values`; the value is parsed as YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"expected key=value, got {override!r}")
@@ -171,12 +171,12 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise InputError(f"{override}: expected YAML behind the =, got {text!r}") from None
 
 
-def _section(kind: type, values: dict[str, Any], source: str) -> Any:
-    names = [f.name for f in fields(kind)]
+def _lora_options(values: dict[str, Any], source: str) -> LoraOptions:
+    names = [f.name for f in fields(LoraOptions)]
     for key in values:
         if key not in names:
             raise InputError(f"{source}: there is no key {key!r}: expected one of {', '.join(names)}")
-    return kind(**values)
+    return LoraOptions(**values)
 
 
 def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) -> TrainingArguments:
@@ -184,7 +184,7 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
     if values.get("label_smoothing_factor"):
         raise InputError(f"{source}: label_smoothing_factor smooths over the vocabulary: expected label_smoothing")
     if "warmup_ratio" in values:
-        # The name of transformers before version 5, where warmup_steps below 1 is that ratio.
+        # The name before transformers 5, where a value of warmup_steps below 1 is the ratio.
         ratio = values.pop("warmup_ratio")
         if "warmup_steps" in values:
             raise InputError(f"{source}: expected one of warmup_ratio and warmup_steps, got both")
@@ -192,7 +192,7 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
             raise InputError(f"{source}: warmup_ratio: expected a number from 0 to below 1, got {ratio!r}")
         values["warmup_steps"] = ratio
     for key in ("save_strategy", "eval_strategy", "logging_strategy"):
-        if values.get(key) is False:  # as YAML reads no
+        if values.get(key) is False:  # YAML parses no as false
             values[key] = "no"
     if config.eval_data:
         values.setdefault("eval_strategy", "epoch")
@@ -209,9 +209,9 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
     fixed = {
         "label_names": ["labels"],
         "remove_unused_columns": False,
-        # Every parameter takes part in every objective.
+        # Every parameter gets a gradient in every objective.
         "ddp_find_unused_parameters": False,
-        # The objectives take its part.
+        # The objectives call Liger-Kernel themselves.
         "use_liger_kernel": False,
     }
     for key in fixed.keys() & values.keys():
@@ -220,7 +220,7 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
         return TrainingArguments(
             **{"report_to": "none", **values, **fixed},
             output_dir=config.output_dir,
-            # Batches are packed: one cannot be cut between processes.
+            # A packed batch cannot be split between processes.
             accelerator_config={**accelerator, "dispatch_batches": False},
         )
     except (ValueError, TypeError, ImportError, KeyError, AssertionError, OSError) as error:
@@ -228,7 +228,7 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
         raise InputError(f"{source}: {''.join(keys[:1])}{first_line(error)}") from error
 
 
-# What must be above zero; TrainingArguments itself takes any number.
+# Arguments that must be above zero; TrainingArguments itself accepts any number.
 _POSITIVE = (
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "learning_rate",
     "num_train_epochs", "logging_steps", "save_steps", "eval_steps",
@@ -236,17 +236,17 @@ _POSITIVE = (
 
 
 def _typed(key: str, value: Any, default: Any, source: str) -> Any:
-    """The value in the type of TrainingArguments' default, which itself takes anything."""
+    """Converts a value to the type of the argument's default; TrainingArguments itself accepts any type."""
     number: float | None = None
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise InputError(f"{source}: {key}: expected true or false, got {value!r}")
     elif isinstance(default, int | float):
         try:
-            number = float(value)  # YAML reads 1e-5 as text
+            number = float(value)  # YAML parses 1e-5 as text
         except (TypeError, ValueError):
             raise InputError(f"{source}: {key}: expected a number, got {value!r}") from None
-        # Steps may be a share of all steps in transformers.
+        # Arguments ending in _steps may be a fraction of all steps.
         if isinstance(default, int) and not key.endswith("_steps") and number != int(number):
             raise InputError(f"{source}: {key}: expected an integer, got {value!r}")
         value = int(number) if isinstance(default, int) and number == int(number) else number

@@ -1,4 +1,4 @@
-"""The loss curve of a run, as a picture."""
+"""Plot of the loss curve of a training run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 
 def draw_curve(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws the training loss, and the evaluation loss where there is one, over optimizer steps.
+    """Plots the training loss and, if logged, the evaluation loss over optimizer steps into an image file.
 
-    `log_history`: as transformers' TrainerState keeps it.
+    `log_history` is that of transformers' TrainerState.
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()

@@ -1,10 +1,10 @@
-"""What is minimised: the two stages of GRAM (arXiv 2506.14175) and the scalar baseline, each as a model's forward.
+"""Training objectives: losses of the two stages of GRAM (arXiv 2506.14175) and of the scalar reward baseline.
 
-A batch holds sequences packed end to end: input_ids and position_ids [1, T], labels [1, T] (-100 where nothing is
-asked), lengths [S]. A loss is a sum over what is asked divided by `num_items_in_batch`, the number asked in the whole
-optimizer step on all processes, so accumulation and data parallelism change nothing.
+A batch holds sequences packed end to end: int64 input_ids and position_ids [1, T], labels [1, T] (-100 where there is
+nothing to predict), lengths [S]. The loss is a sum over all labels divided by `num_items_in_batch`, the number of
+labels in the whole optimizer step on all processes, so that accumulation and data parallelism do not change it.
 
-Shape letters: T packed tokens, S sequences, R rows asked, D model width, V vocabulary.
+Shape letters: T packed tokens, S sequences, R positions with a label, D model width, V vocabulary size.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,18 @@ from gram_fast.errors import UnsupportedModelError
 from gram_fast.training.packed_attention import Packing
 
 Loss = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""(hidden states [T, D], labels [T], lengths [S]) -> {"loss": sum, ...}."""
+"""(hidden states [T, D], labels [T], lengths [S]) -> {"loss": sum over all labels, further outputs ...}."""
 
-# Logits that the chunked cross entropy holds at once: 64 MiB in float32.
+# Most logits that the chunked cross entropy holds at a time: 64 MiB in float32.
 _CHUNK_ELEMENTS = 2**24
 
 
 def set_objective(model: Any, loss: Loss) -> None:
-    """Replaces the model's forward by one that takes a batch and returns the loss.
+    """Replaces a model's forward by one that takes a packed batch and returns the loss.
 
-    The replacement runs inside the model's own call, so that sharded parameters (FSDP2, ZeRO-3) are there when it reads
-    the output embedding.
+    The loss is computed inside the model's own call, where sharded parameters (FSDP2, ZeRO-3) are gathered when it
+    reads the output embedding. The forward raises UnsupportedModelError when a layer does not attend through
+    transformers' attention interface.
     """
 
     def forward(
@@ -54,12 +55,15 @@ def set_objective(model: Any, loss: Loss) -> None:
         return {**outputs, "loss": outputs["loss"] / count}
 
     model.forward = MethodType(forward, model)
-    # Tells transformers' Trainer to count labels over accumulated batches and processes, and to pass the count.
+    # Makes transformers' Trainer count the labels of all accumulated batches and processes and pass the count.
     model.accepts_loss_kwargs = True
 
 
 def language_modelling(model: Any) -> Loss:
-    """Stage 1: -log P(next token), labels[t] being the token that follows row t."""
+    """Loss of stage 1: the sum of -log P(next token); labels[t] is the token after position t.
+
+    Raises UnsupportedModelError for an output embedding with a bias.
+    """
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         raise UnsupportedModelError(f"{type(model).__name__} has an output embedding with a bias")
@@ -72,15 +76,15 @@ def language_modelling(model: Any) -> Loss:
 
 
 def label_preference(model: Any, label_ids: tuple[int, int], smoothing: float) -> Loss:
-    """Stage 2: cross entropy over the two label logits at the last token of each sequence.
+    """Loss of stage 2: cross entropy over the two label logits at the last token of each sequence.
 
     With the margin z = logit of the right label minus logit of the other and smoothing s (torch's, over two classes),
 
         loss = -(1 - s/2) log sigmoid(z) - s/2 log sigmoid(-z) = -log sigmoid(z) + s/2 z
 
     the pairwise ranking loss of Bradley and Terry with a penalty on the margin: the regularised form that the GRAM
-    paper derives (arXiv 2506.14175), whose epsilon is s/2. labels[t] is 0 for A and 1 for B. Reads two rows of the
-    output embedding and never multiplies by the rest.
+    paper derives (arXiv 2506.14175), whose epsilon is s/2. labels[t] is 0 for A and 1 for B; `label_ids` are the token
+    ids of A and B. Only these two rows of the output embedding are read.
     """
     head = model.get_output_embeddings()
     rows = torch.tensor(label_ids)
@@ -89,23 +93,24 @@ def label_preference(model: Any, label_ids: tuple[int, int], smoothing: float) -
         asked = (labels_T != -100).nonzero()[:, 0]
         indices = rows.to(head.weight.device)
         bias = None if getattr(head, "bias", None) is None else head.bias[indices].float()
-        # Outside autocast, as the judge reads them: logits near 24 are 0.125 apart in bfloat16, margins are smaller.
+        # Outside autocast, like the judge: bfloat16 logits near 24 are 0.125 apart, and margins can be smaller.
         with torch.autocast(hidden_TD.device.type, enabled=False):
             logits_R2 = F.linear(hidden_TD[asked].float(), head.weight[indices].float(), bias)
         labels_R = labels_T[asked]
         return {
             "loss": F.cross_entropy(logits_R2, labels_R, label_smoothing=smoothing, reduction="sum"),
-            # [pairs, 2]: a row for each pair of the data set, as the Trainer counts.
+            # [pairs, 2]: one row for each pair, the unit in which the Trainer counts samples.
             "is_right": (logits_R2.argmax(-1) == labels_R).float().view(-1, 2),
         }
 
     return loss
 
 
-def bradley_terry(model: Any) -> Loss:
-    """The baseline: -log sigmoid(r(chosen) - r(rejected)), r a linear function of the last token's hidden state.
+def bradley_terry_loss(model: Any) -> Loss:
+    """Loss of the scalar baseline: the Bradley-Terry likelihood, -log sigmoid(r(chosen) - r(rejected)).
 
-    Sequences alternate chosen, rejected; a label (0) stands at the last token of each chosen one.
+    The reward r is a linear function of the hidden state of the last token. Sequences alternate between chosen and
+    rejected; the last token of each chosen one has a label (0).
     """
 
     def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
@@ -118,7 +123,10 @@ def bradley_terry(model: Any) -> Loss:
 
 
 def linear_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> Tensor:
-    """Sum over rows of cross entropy of hidden @ weight.T, without the [R, V] logits in memory -> float32 scalar."""
+    """Cross entropy of the logits hidden @ weight.T, summed over R rows -> float32 scalar.
+
+    The [R, V] logits are never in memory at once. On CUDA this is Liger-Kernel's fused op.
+    """
     if hidden_RD.is_cuda:
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
@@ -131,12 +139,12 @@ def linear_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Gradients are made in the forward, chunk by chunk, while the logits are there (as Liger-Kernel does)."""
+    """Cross entropy that computes its gradients in the forward, chunk by chunk, as Liger-Kernel does."""
 
     @staticmethod
     def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32)
-        # Products come out in bfloat16 under autocast; sums over chunks stay in float32.
+        # Under autocast, products are bfloat16; sums over chunks stay in float32.
         weight = weight_VD.to(hidden_RD.dtype)
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden_RD) if wants_hidden else None

@@ -1,6 +1,7 @@
-"""Causal attention of sequences packed end to end, with gradients, through transformers' attention interface.
+"""Differentiable causal attention over packed sequences, registered in transformers' attention interface.
 
-Shape letters: T packed tokens, S sequences, L longest of them, H query heads, K key/value heads, E head width.
+Shape letters: T packed tokens, S sequences, L length of the longest one, H query heads, K key/value heads, E head
+width, G query heads per key/value head.
 """
 
 from functools import cached_property
@@ -16,19 +17,21 @@ from gram_fast.models.supported import check_plain_attention
 
 PACKED_ATTENTION = "gram_fast_packed"
 
-# Up to this length the CPU pads sequences and multiplies dense scores: torch's CPU flash kernel with its backward took
-# four times as long at 64 sequences of 100 tokens, 4 heads of width 64, in bfloat16 (40 ms against 11 on 2 cores).
+# Up to this length, sequences are padded on the CPU and scores are dense products: torch's CPU flash kernel with its
+# backward took four times as long for 64 sequences of 100 tokens, 4 heads of width 64, in bfloat16 (40 ms against 11
+# on 2 cores).
 _LONGEST_DENSE = 256
 
 
 class Packing:
-    """Where the sequences of a batch lie, handed through the model's forward; counts the layers that asked.
+    """Layout of the sequences of a packed batch, passed through the model's forward to every attention layer.
 
-    What attention needs to know of it is the same in every layer and made once, on the device of `lengths`.
+    Index tables are the same in every layer and computed once, on the device of `lengths`. `layers_seen` records the
+    layers that used it.
     """
 
     def __init__(self, lengths: Tensor) -> None:
-        """`lengths`: int [S]."""
+        """`lengths` is an integer tensor [S]."""
         self.lengths: list[int] = lengths.tolist()
         self.longest = max(self.lengths)
         self.offsets = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
@@ -36,26 +39,30 @@ class Packing:
 
     @cached_property
     def is_real_SL(self) -> Tensor:  # noqa: N802
-        """[S, L] whether a place of the padded batch holds a token of that sequence."""
-        return self._place_L < self.offsets.diff()[:, None]
+        """bool [S, L]: whether a position of the padded batch holds a token of its sequence."""
+        return self._position_L < self.offsets.diff()[:, None]
 
     @cached_property
     def rows_SL(self) -> Tensor:  # noqa: N802
-        """[S, L] packed row of every place; behind a sequence, rows of the next."""
-        return (self.offsets[:-1, None] + self._place_L).clamp(max=sum(self.lengths) - 1)
+        """[S, L]: packed index of every padded position; padding refers to tokens of the next sequence."""
+        return (self.offsets[:-1, None] + self._position_L).clamp(max=sum(self.lengths) - 1)
 
     @cached_property
     def hidden_LL(self) -> Tensor:  # noqa: N802
-        """[L, L] -inf where the key comes after the query, else 0."""
+        """float32 [L, L]: causal mask, -inf where the key comes after the query, else 0."""
         return torch.full((self.longest, self.longest), float("-inf"), device=self.offsets.device).triu(1)
 
     @property
-    def _place_L(self) -> Tensor:  # noqa: N802
+    def _position_L(self) -> Tensor:  # noqa: N802
         return torch.arange(self.longest, device=self.offsets.device)
 
 
 def packed_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packing, scale: float) -> Tensor:
-    """Each sequence's tokens attend causally to that sequence alone -> [T, H, E]."""
+    """Causal attention within each sequence -> [T, H, E].
+
+    On CUDA in half precision this is torch's variable-length attention; otherwise sequences are padded if short, or
+    attended one by one. `scale` multiplies the scores.
+    """
     if q_THE.is_cuda and v_TKE.dtype in (torch.float16, torch.bfloat16):
         from torch.nn.attention.varlen import varlen_attn
 
@@ -86,7 +93,7 @@ def packed_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packi
 def _padded_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packing, scale: float) -> Tensor:
     rows_SL = packing.rows_SL
     group = q_THE.shape[1] // k_TKE.shape[1]
-    # Behind a sequence its row holds tokens of the next: causality hides them from every token that is kept.
+    # Padding holds tokens of the next sequence: the causal mask hides them from every token that is kept.
     q_SKGLE = q_THE.reshape(len(q_THE), -1, group, q_THE.shape[-1])[rows_SL].permute(0, 2, 3, 1, 4)
     k_SK1EL = k_TKE[rows_SL].permute(0, 2, 3, 1)[:, :, None]
     v_SK1LE = v_TKE[rows_SL].transpose(1, 2)[:, :, None]
@@ -105,7 +112,7 @@ def _attend(
     packing: Packing | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: [1, H, T, E] queries, [1, K, T, E] keys and values -> [1, T, H, E]."""
+    """Attention function for transformers: [1, H, T, E] queries, [1, K, T, E] keys and values -> [1, T, H, E]."""
     if packing is None:
         raise UnsupportedModelError(f"{type(module).__name__} does not hand its keyword arguments on to attention")
     check_plain_attention(module, key, value, options)

@@ -1,4 +1,4 @@
-"""Runs one stage: reads the data, trains with transformers' Trainer, writes a checkpoint that PairwiseJudge loads."""
+"""Runs one training stage: reads data, trains with transformers' Trainer, writes a checkpoint for PairwiseJudge."""
 
 import json
 import logging
@@ -27,22 +27,22 @@ from gram_fast.training import objectives
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.curve import draw_curve
 from gram_fast.training.data import sequences
-from gram_fast.training.data.records import PairRecord, read_pairs
-from gram_fast.training.data.sequences import Encode, Item
+from gram_fast.training.data.records import PairRecord, read_pair_records
+from gram_fast.training.data.sequences import PairEncoder, TokenizedPair
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 
 log = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
-# Pairs among which a stream is shuffled.
+# Pairs in the shuffle buffer of a stream.
 _SHUFFLE_BUFFER = 4096
 
 
 def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path:
-    """Trains; writes model, tokenizer and loss.png into `config.output_dir`, which is returned.
+    """Trains one stage and writes model, tokenizer and loss.png into `config.output_dir`, which is returned.
 
-    Raises InputError for data and configuration, UnsupportedModelError for a model that the packed sequences or the
-    objective do not suit; all that can be known is said before training starts.
+    Raises InputError for bad data or configuration, and UnsupportedModelError for a model that cannot be trained on
+    packed sequences or with the objective; both before training starts, where they can be known by then.
     """
     if arguments.n_gpu > 1:
         raise InputError(
@@ -58,7 +58,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)
     encode = _encoder(stage, pair_tokenizer, tokenizer)
-    reader = _Reader(stage, config, template, encode, speaks=arguments.process_index == 0)
+    reader = _Reader(stage, config, template, encode, logs=arguments.process_index == 0)
     train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
     eval_data = reader.dataset(config.eval_data, "eval_data") if config.eval_data else None
 
@@ -90,42 +90,44 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
 
 
 class _Reader:
-    """Turns names of data into datasets of items, and says what it left out."""
+    """Reads named data sets into datasets of tokenized pairs and logs how many pairs were left out."""
 
-    def __init__(self, stage: Stage, config: RunConfig, template: PairTemplate, encode: Encode, speaks: bool) -> None:
+    def __init__(
+        self, stage: Stage, config: RunConfig, template: PairTemplate, encode: PairEncoder, logs: bool
+    ) -> None:
         self._stage, self._config, self._template, self._encode = stage, config, template, encode
-        self._speaks = speaks
+        self._logs = logs
         self._bad = self._long = 0
 
     def dataset(self, names: Sequence[str], key: str, stream: bool = False, seed: int = 0) -> Any:
-        """A dataset that the Trainer takes: a list in memory, or an iterable one."""
+        """Reads data sets into one dataset for the Trainer: a list in memory or, with `stream`, an iterable."""
         if stream:
             import datasets
 
-            rows = datasets.IterableDataset.from_generator(lambda: map(vars, self._items(names)))
+            rows = datasets.IterableDataset.from_generator(lambda: map(vars, self._tokenized(names)))
             return rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER).with_format("numpy")
-        with tqdm(self._items(names), unit=" pairs", desc=key, disable=None if self._speaks else True) as bar:
-            items = [vars(item) for item in bar]
+        with tqdm(self._tokenized(names), unit=" pairs", desc=key, disable=None if self._logs else True) as bar:
+            pairs = [vars(pair) for pair in bar]
         self.report(key)
-        if not items:
+        if not pairs:
             raise InputError(f"{key}: no pair of {', '.join(names)} is left to train on")
-        return items
+        return pairs
 
     def report(self, key: str) -> None:
-        """Says how many pairs were left out since the last report. Of a stream: in this process."""
-        if self._long and self._speaks:
+        """Logs how many pairs were left out since the last report; for a stream, by this process."""
+        if self._long and self._logs:
             log.warning("%s: %d pairs longer than cutoff_len=%d left out", key, self._long, self._config.cutoff_len)
-        if self._bad and self._speaks:
+        if self._bad and self._logs:
             log.warning("%s: %d bad rows left out", key, self._bad)
         self._bad = self._long = 0
 
-    def _items(self, names: Sequence[str]) -> Iterator[Item]:
-        return sequences.read_items(self._records(names), self._encode, self._config.cutoff_len, self._on_long)
+    def _tokenized(self, names: Sequence[str]) -> Iterator[TokenizedPair]:
+        return sequences.tokenize_pairs(self._records(names), self._encode, self._config.cutoff_len, self._on_long)
 
     def _records(self, names: Sequence[str]) -> Iterator[PairRecord]:
         count = 0
         for name in names:
-            pairs = read_pairs(
+            pairs = read_pair_records(
                 name,
                 template=self._template,
                 dataset_info=self._config.dataset_info,
@@ -141,7 +143,7 @@ class _Reader:
 
     def _on_bad(self, error: GramFastError) -> None:
         self._bad += 1
-        if self._speaks:
+        if self._logs:
             log.warning("skipped: %s", error)
 
     def _on_long(self, record: PairRecord, length: int) -> None:
@@ -149,22 +151,22 @@ class _Reader:
 
 
 def _alternated(record: PairRecord, number: int) -> PairRecord:
-    """Every second labeled pair the other way round: stage 1 shall not learn that the better one comes first."""
+    """Swaps every second labeled pair, so that stage 1 does not learn that the better response comes first."""
     if record.preferred is None or number % 2 == 0:
         return record
     return PairRecord(record.prompt, record.response_b, record.response_a, None, record.where)
 
 
 def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return sequences.collate([Item(**row) for row in rows])
+    return sequences.collate([TokenizedPair(**row) for row in rows])
 
 
-def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any) -> Encode:
+def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     if stage == "pretrain":
-        return sequences.pretrain_items(pair_tokenizer, chat)
+        return sequences.pretrain_encoder(pair_tokenizer, chat)
     if stage == "finetune":
-        return sequences.finetune_items(pair_tokenizer)
-    return sequences.scalar_items(pair_tokenizer, chat)
+        return sequences.finetune_encoder(pair_tokenizer)
+    return sequences.scalar_encoder(pair_tokenizer, chat)
 
 
 def _load(stage: Stage, config: RunConfig, dtype: torch.dtype, hub: dict[str, Any]) -> Any:
@@ -187,7 +189,7 @@ def _objective(stage: Stage, model: Any, pair_tokenizer: PairTokenizer, config: 
         return objectives.language_modelling(model)
     if stage == "finetune":
         return objectives.label_preference(model, pair_tokenizer.label_ids, config.label_smoothing)
-    return objectives.bradley_terry(model)
+    return objectives.bradley_terry_loss(model)
 
 
 def _with_lora(model: Any, stage: Stage, config: RunConfig) -> Any:
@@ -195,7 +197,7 @@ def _with_lora(model: Any, stage: Stage, config: RunConfig) -> Any:
         return model
     from peft import LoraConfig, get_peft_model
 
-    # No task type: peft's wrappers for tasks add arguments to the forward that the objective does not know.
+    # No task type: peft's task wrappers pass arguments to the forward that the objective does not take.
     options = LoraConfig(**asdict(config.lora), modules_to_save=["score"] if stage == "scalar" else None)
     head = model.get_output_embeddings()
     adapted = get_peft_model(model, options)
@@ -212,7 +214,7 @@ def _accuracy(prediction: Any) -> dict[str, float]:
 def _save(
     trainer: Trainer, stage: Stage, config: RunConfig, template: PairTemplate, dtype: torch.dtype, hub: dict[str, Any]
 ) -> None:
-    """Writes the trained model; adapters are merged into a fresh copy of the base, however that was sharded."""
+    """Writes the trained model and the loss curve; adapters are merged into a newly loaded copy of the base model."""
     folder = Path(config.output_dir)
     if config.lora is None:
         trainer.save_model(str(folder))
@@ -221,7 +223,7 @@ def _save(
         if trainer.is_world_process_zero():
             from peft import PeftModel
 
-            # Else ZeRO-3 would shard what is loaded, and wait for the other processes to take part.
+            # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
             unset_hf_deepspeed_config()
             base = _load(stage, config, dtype, hub)
             record_template(base.config, template)
@@ -232,9 +234,10 @@ def _save(
 
 
 def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> str | None:
-    """The last whole checkpoint of an interrupted run where resume_from_checkpoint asks to go on.
+    """Finds the checkpoint to resume from: the one named, else the last complete one of an interrupted run, or None.
 
-    Raises InputError when the output folder holds something else than what was asked for.
+    Raises InputError when the output folder is not empty and does not hold an unfinished run of the same configuration,
+    or when resuming was not requested.
     """
     folder, asked = Path(config.output_dir), arguments.resume_from_checkpoint
     if folder.exists() and not folder.is_dir():
@@ -256,7 +259,7 @@ def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingAr
         raise InputError(f"{key} was {before.get(key)!r}, now it is {now[key]!r}: expected the run that is resumed")
     if (folder / "model.safetensors").exists() or (folder / "model.safetensors.index.json").exists():
         raise InputError(f"output_dir {config.output_dir!r} holds a run that is finished")
-    # trainer_state.json is written last: a checkpoint without it was cut short.
+    # trainer_state.json is written last: a checkpoint without it is incomplete.
     whole = {
         int(path.parent.name.removeprefix("checkpoint-")): str(path.parent)
         for path in folder.glob("checkpoint-*/trainer_state.json")
@@ -265,12 +268,25 @@ def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingAr
     return asked if named else whole[max(whole)] if whole else None
 
 
-# Of TrainingArguments, what may differ when a run goes on: where it writes, what it says, how often it saves.
-_FREE = ("dir", "log", "report", "save", "push", "hub", "resume", "tqdm", "run_name", "local_rank", "dataloader", "ddp")
+# Parts of the names of TrainingArguments that may differ when a run is resumed: output, logging, saving.
+_FREE = (
+    "dir",
+    "log",
+    "report",
+    "save",
+    "push",
+    "hub",
+    "resume",
+    "tqdm",
+    "run_name",
+    "local_rank",
+    "dataloader",
+    "ddp",
+)
 
 
 def _run_record(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> dict[str, Any]:
-    """What makes a run the same run."""
+    """The settings that must be equal for a run to be resumed, as JSON values."""
     theirs = {key: value for key, value in arguments.to_dict().items() if not any(word in key for word in _FREE)}
     own = {"stage": stage, **asdict(config), "num_processes": arguments.world_size, **theirs}
     own["output_dir"] = str(Path(config.output_dir).resolve())

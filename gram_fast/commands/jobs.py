@@ -1,7 +1,8 @@
-"""Rows of work: JSON lines in, JSON lines out, one output row an input row, written as soon as it is known.
+"""Reads the JSON Lines input of the scoring commands and writes one output row for each input row, resumably.
 
-A row is {"id", "prompt", "responses"}; prompt and responses are strings or lists of chat messages. Without "id" a row
-is known by its line number. The input is read and checked whole before any scoring starts.
+An input row is {"id", "prompt", "responses"}; prompt and responses are strings or lists of chat messages. A row without
+"id" is identified by its line number. The whole input is read and validated before scoring starts; each output row is
+written and flushed as soon as it is scored.
 """
 
 import json
@@ -16,31 +17,32 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from gram_fast.errors import GramFastError, InputError, first_line
+from gram_fast.json_rows import OnBad
 from gram_fast.text.group import Group
 from gram_fast.text.prompts import to_text
 
 
 @dataclass(frozen=True)
-class Row:
-    """One prompt with its candidates, and where it stands."""
+class JobRow:
+    """One input row: a prompt with its candidate responses."""
 
     id: str | int
     prompt: Any
     responses: list[Any]
     where: str
+    """File and line, for messages: "candidates.jsonl line 7"."""
 
 
-def read_rows(path: str, on_bad: Callable[[InputError], None]) -> list[Row]:
-    """All rows of a file, or of standard input for "-"; blank lines are passed over.
+def read_job_rows(path: str, on_bad: OnBad) -> list[JobRow]:
+    """Reads all rows of a JSON Lines file, or of standard input for "-"; blank lines are skipped.
 
-    `on_bad` is given the error of a bad line, which names it; it raises, or returns to go on without that line. Raises
-    InputError when the file cannot be read.
+    `on_bad` receives the error of a bad line, which names the line. Raises InputError when the file cannot be read.
     """
-    rows: list[Row] = []
+    rows: list[JobRow] = []
     line_of: dict[str, str] = {}
     for where, line in _lines(path):
         try:
-            row = _read_row(where, line)
+            row = _parse_job_row(where, line)
             key = id_key(row.id)
             if key in line_of:
                 raise InputError(f"{where}: expected an id of its own, {row.id!r} is also that of {line_of[key]}")
@@ -64,7 +66,7 @@ def _lines(path: str) -> Iterator[tuple[str, bytes]]:
             yield f"{name} line {number}", line
 
 
-def _read_row(where: str, line: bytes) -> Row:
+def _parse_job_row(where: str, line: bytes) -> JobRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
@@ -82,23 +84,23 @@ def _read_row(where: str, line: bytes) -> Row:
         Group.of(row["prompt"], row["responses"])
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    return Row(row_id, row["prompt"], row["responses"], where)
+    return JobRow(row_id, row["prompt"], row["responses"], where)
 
 
 def id_key(row_id: Any) -> str:
-    """What tells ids apart: 1 and "1" are two."""
+    """Key under which an id is compared: its JSON text, so that 1 and "1" differ."""
     return json.dumps(row_id, ensure_ascii=False)
 
 
 @dataclass
 class Output:
-    """Where rows go. Nothing is written, and no file made, before the first row."""
+    """Output file, or standard output for "-", opened and written only when the first row arrives."""
 
     path: str
     done: set[str]
-    """Keys of the ids that the file holds already."""
+    """`id_key` of every row that the file already holds."""
     size: int
-    """Bytes of the whole lines that it holds; what an interruption left behind them is cut off."""
+    """Bytes of complete lines in the file; an incomplete last line is truncated before the first write."""
     _file: IO[bytes] | None = None
 
     def write(self, row: dict[str, Any]) -> None:
@@ -122,12 +124,11 @@ class Output:
 
 @contextmanager
 def open_output(path: str, source: str, resume: bool, run: dict[str, Any], key: str = "id") -> Iterator[Output]:
-    """The output for the rows of `source`; "-" is standard output.
+    """Context manager that opens the output for the rows of `source`; "-" is standard output.
 
-    With `resume`, rows that the file holds count as done; they must be of the same `run`, the settings that every row
-    records. `key`: the first field of a row, by which it is known. Raises InputError for a file that is there without
-    `resume`, so that nothing written is lost, for one that holds something else, and where the output would be the
-    input.
+    With `resume`, the rows that the file already holds count as done; the settings that each of them records under
+    "run" must equal `run`. `key` is the first field of an output row, which identifies it. Raises InputError when the
+    file exists and `resume` is not set, when it holds anything but rows of this run, and when it is the input file.
     """
     if path == "-":
         if resume:
@@ -175,15 +176,15 @@ def _read_output(path: str, run: dict[str, Any], key: str) -> Output:
 
 
 def run_rows(
-    rows: list[Row],
-    score: Callable[[Row], dict[str, Any]],
+    rows: list[JobRow],
+    score: Callable[[JobRow], dict[str, Any]],
     output: Output,
     on_bad: Callable[[GramFastError], None],
 ) -> int:
-    """Scores rows that are not done and writes one line each, with a progress bar -> how many were written.
+    """Scores every row that is not done, writes one output row for each, and returns the number written.
 
-    A row whose scoring fails goes to `on_bad`, which raises or returns to go on. Raises InputError when the output
-    holds ids that the rows lack: then it is another job's.
+    Shows a progress bar. The error of a row that cannot be scored goes to `on_bad`, which raises to stop or returns to
+    skip the row. Raises InputError when the output holds ids that `rows` lacks, as it then belongs to another input.
     """
     if foreign := output.done - {id_key(row.id) for row in rows}:
         raise InputError(f"--resume: the output holds id {min(foreign)}, which the input lacks: it is of another run")

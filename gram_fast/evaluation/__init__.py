@@ -1,10 +1,10 @@
 """Benchmarks of pairwise judges: which of two responses is better, where the answer is known.
 
-rows.py         a data file -> Pairs, a result file -> Results
-run.py          Pairs -> Results, scored by a judge in both orders
-rewardbench.py  judgebench.py  rmbench.py    what a benchmark counts, and the files of its leaderboard
-calibration.py  what the results say of the judge: reliability, position and length
-summary.py      everything about one result file
+rows.py         reads data files into BenchmarkPairs and result files into Results
+run.py          scores BenchmarkPairs in both orders with a judge and writes result rows
+rewardbench.py  judgebench.py  rmbench.py    data format, score definitions and leaderboard files of one benchmark
+calibration.py  reliability, position bias and length bias of a judge
+summary.py      all numbers of one result file
 """
 
 from gram_fast.evaluation import judgebench, rewardbench, rmbench

@@ -1,4 +1,4 @@
-"""What result files say of a judge besides its accuracy: is it as sure as it is right, does it mind order or length."""
+"""Calibration of a judge's confidence, and its sensitivity to response order and length, from scored pairs."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -8,69 +8,69 @@ from gram_fast.evaluation.rows import Benchmark, Result, accuracy, mean
 from gram_fast.text.prompts import to_text
 
 _BINS = 10
-_EDGES = [(_BINS + k) / (2 * _BINS) for k in range(_BINS + 1)]  # of confidences, from 0.5 to 1
+_EDGES = [(_BINS + k) / (2 * _BINS) for k in range(_BINS + 1)]  # bin edges of confidence, from 0.5 to 1
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Verdicts of about the same confidence."""
+class ReliabilityBin:
+    """Verdicts whose confidence lies in one interval."""
 
     low: float
     high: float
-    """Confidences from low to below high; in the last bin, high belongs to it."""
+    """The interval is [low, high); the last bin includes high."""
     pairs: int
     confidence: float
-    """Their mean confidence."""
+    """Mean confidence."""
     accuracy: float
-    """Share of them that is right; a tie counts half."""
+    """Share of verdicts that are right; a tie counts half."""
 
 
 @dataclass(frozen=True)
-class Position:
-    """How far the verdict hangs on which response is shown first; None in a file without the two orders."""
+class PositionBias:
+    """Position bias: dependence of verdicts on the order of the responses; None for files without both orders."""
 
     consistency: float | None
-    """Share of pairs whose two orders have the same winner, or are both tied."""
+    """Share of pairs with the same winner, or a tie, in both orders."""
     slot_a_share: float | None
-    """Share of the games that the response in slot A wins, a tie half; 0.5 in a judge without position bias."""
+    """Share of games won by the response in slot A, a tie counting half; 0.5 without position bias."""
 
 
 @dataclass(frozen=True)
-class Length:
-    """How far the verdict hangs on length, in characters; None in a file without texts or such pairs."""
+class LengthBias:
+    """Length bias: dependence of verdicts on length in characters; None without texts or without such pairs."""
 
     chosen_longer: int
-    """Pairs whose chosen response is the longer."""
+    """Pairs whose chosen response is longer."""
     chosen_shorter: int
     accuracy_chosen_longer: float | None
     accuracy_chosen_shorter: float | None
     longer_wins: float | None
-    """Share of the pairs of unequal length whose longer response wins, a tie half."""
+    """Share of pairs of unequal length whose longer response wins, a tie counting half."""
     longer_is_chosen: float | None
-    """What `longer_wins` is in a judge that is always right."""
+    """Value of `longer_wins` for a judge that is always right."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The confidence of a verdict is the higher of the two scores; a verdict is the mean over both orders."""
+    """Calibration and biases; the verdict is the mean over both orders, its confidence the higher of the two scores."""
 
     expected_calibration_error: float
-    """Distance of a bin's confidence from its accuracy, mean over all pairs (Guo et al., arXiv 1706.04599)."""
-    reliability: list[Bin]
-    """Bins that hold any pair."""
-    position: Position
-    length: Length
+    """|confidence - accuracy| of a bin, averaged over all pairs, in [0, 1] (Guo et al., arXiv 1706.04599)."""
+    reliability: list[ReliabilityBin]
+    """Bins that are not empty."""
+    position: PositionBias
+    length: LengthBias
 
 
 def calibration(benchmark: Benchmark, results: Sequence[Result]) -> Calibration:
-    """Calibration of one or more results."""
+    """Computes calibration, position bias and length bias of one or more results."""
     bins = reliability(results)
     error = sum(b.pairs * abs(b.confidence - b.accuracy) for b in bins) / len(results)
     return Calibration(error, bins, position(results), length(benchmark, results))
 
 
-def reliability(results: Sequence[Result]) -> list[Bin]:
-    """Confidences and accuracies in ten bins from 0.5 to 1."""
+def reliability(results: Sequence[Result]) -> list[ReliabilityBin]:
+    """Bins verdicts by confidence into ten equal intervals from 0.5 to 1."""
     binned: list[list[tuple[float, float]]] = [[] for _ in range(_BINS)]
     for result in results:
         confidence = max(result.score_chosen, result.score_rejected)
@@ -78,7 +78,7 @@ def reliability(results: Sequence[Result]) -> list[Bin]:
         number = min(max(bisect_right(_EDGES, confidence) - 1, 0), _BINS - 1)
         binned[number].append((confidence, _half_for_tie(result.verdict)))
     return [
-        Bin(
+        ReliabilityBin(
             low,
             high,
             len(rows),
@@ -90,10 +90,10 @@ def reliability(results: Sequence[Result]) -> list[Bin]:
     ]
 
 
-def position(results: Sequence[Result]) -> Position:
-    """Agreement of the two orders, and what slot A has of the wins."""
+def position(results: Sequence[Result]) -> PositionBias:
+    """Computes the agreement of the two orders and the share of wins of slot A."""
     games = [result.games for result in results]
-    return Position(
+    return PositionBias(
         consistency=mean(None if game is None else float(game[0] == game[1]) for game in games),
         slot_a_share=mean(
             None if game is None else (_half_for_tie(game[0]) + _half_for_tie(-game[1])) / 2 for game in games
@@ -101,8 +101,8 @@ def position(results: Sequence[Result]) -> Position:
     )
 
 
-def length(benchmark: Benchmark, results: Sequence[Result]) -> Length:
-    """Accuracy by which response is longer, and how often that one wins."""
+def length(benchmark: Benchmark, results: Sequence[Result]) -> LengthBias:
+    """Computes accuracy by which response is longer, and how often the longer one wins."""
     longer: list[Result] = []
     shorter: list[Result] = []
     for result in results:
@@ -113,7 +113,7 @@ def length(benchmark: Benchmark, results: Sequence[Result]) -> Length:
     unequal = len(longer) + len(shorter)
     longer_wins = [_half_for_tie(result.verdict) for result in longer]
     longer_wins += [_half_for_tie(-result.verdict) for result in shorter]
-    return Length(
+    return LengthBias(
         chosen_longer=len(longer),
         chosen_shorter=len(shorter),
         accuracy_chosen_longer=accuracy(longer),

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: gram-fast eval rewardbench | judgebench | rmbench | score."""
+"""Command-line interface of the benchmarks: gram-fast eval rewardbench | judgebench | rmbench | score."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from gram_fast.commands.jobs import open_output
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS, judgebench, rewardbench, rmbench
-from gram_fast.evaluation.rows import Benchmark, read_pairs, read_results, split_items
+from gram_fast.evaluation.rows import Benchmark, read_benchmark_pairs, read_results, split_items
 from gram_fast.evaluation.run import digest, score_pairs
 from gram_fast.evaluation.summary import Summary, render, summarize
 
@@ -23,17 +23,15 @@ app = typer.Typer(help="Score a judge on RewardBench, JudgeBench and RM-Bench.",
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(RowOptions):
-    """Options of every benchmark."""
+    """Options of every command that scores a judge on a benchmark."""
 
     data: Annotated[str, typer.Option("--data", "-d", help="The benchmark's pairs: a JSON array or JSON lines.")]
-    out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Folder for what is written; default: the benchmark's name.")
-    ] = None
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Output folder; default: the benchmark's name.")] = None
 
     def evaluate(self, benchmark: Benchmark) -> None:
-        """Scores the data, prints the summary, and writes both with the leaderboard's files."""
+        """Scores the data, prints the summary, and writes result file, summary and leaderboard files."""
         bad = BadRows(self.skip_bad)
-        pairs = read_pairs(benchmark, self.data, bad)
+        pairs = read_benchmark_pairs(benchmark, self.data, bad)
         folder = _folder(self.out or benchmark.NAME)
         results_path = str(folder / _RESULTS)
         run = {"command": f"eval {benchmark.NAME}", **self.recorded, "data": digest(pairs)}
@@ -55,7 +53,7 @@ class EvalOptions(RowOptions):
 
 
 def _folder(path: str) -> Path:
-    """Makes the folder. Raises InputError where it cannot, or where files are in it that no evaluation wrote."""
+    """Creates the output folder. Raises InputError on failure, and for a folder with files but no result file."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

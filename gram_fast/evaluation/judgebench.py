@@ -1,8 +1,8 @@
 """JudgeBench (arXiv 2410.12784): 350 pairs of answers by GPT-4o, or 270 by Claude 3.5 Sonnet, one of them right.
 
-A data row is ScalerLab/JudgeBench's (question, response_A, response_B, label "A>B" or "B>A", source) or GRAM's (prompt,
-chosen, rejected, source). A tie is not correct. JudgeBench plays two games a pair, one in each order; a game that is
-tied, or has no answer, counts for neither.
+A data row has the format of ScalerLab/JudgeBench (question, response_A, response_B, label "A>B" or "B>A", source) or of
+GRAM (prompt, chosen, rejected, source). A tie is not correct. JudgeBench plays two games for each pair, one in each
+order; a game that is tied or has no answer counts for neither response.
 """
 
 import json
@@ -13,29 +13,30 @@ from gram_fast.errors import InputError
 from gram_fast.evaluation.rows import (
     Definition,
     Fields,
+    PairTexts,
     Place,
     Result,
-    Texts,
     accuracy,
     accuracy_lines,
-    get,
     get_responses,
     get_text,
     get_texts,
     mean,
 )
+from gram_fast.json_rows import get_field
 
 NAME = "judgebench"
 CELLS = ("",)
 
-# What a source's name contains. GRAM's script takes a source for each group that it fits; no source fits two.
+# Substring of the source of each group's pairs. GRAM's script counts a source in every group that it matches; no source
+# matches two.
 GROUPS = {
     "Knowledge": "mmlu-pro",
     "Reasoning": "livebench-reasoning",
     "Math": "livebench-math",
     "Coding": "livecodebench",
 }
-# Pairs by the model that wrote them, in the groups' order: the files of ScalerLab/JudgeBench, counted.
+# Number of pairs by the model that wrote the answers, in the order of GROUPS, counted in ScalerLab/JudgeBench's files.
 _PUBLISHED = {
     "gpt-4o-2024-05-13": (154, 98, 56, 42),
     "claude-3-5-sonnet-20240620": (154, 51, 34, 31),
@@ -53,16 +54,16 @@ _PAIR_FIELDS = (
 _DECISIONS = {1: "A>B", 0: "A=B", -1: "B>A"}
 
 
-def texts(fields: Fields) -> list[Texts]:
-    """The one pair of a data row."""
+def texts(fields: Fields) -> list[PairTexts]:
+    """Returns the one pair of a data row."""
     if "label" not in fields:
         return [get_texts(fields)]
     chosen, rejected = _by_label(fields)
-    return [Texts(fields, get(fields, "question"), chosen, rejected)]
+    return [PairTexts(fields, get_field(fields, "question"), chosen, rejected)]
 
 
 def place(fields: Fields) -> Place:
-    """A pair's group."""
+    """Determines the group of a pair from its source."""
     source = get_text(fields, "source")
     for group, part in GROUPS.items():
         if part in source:
@@ -71,24 +72,24 @@ def place(fields: Fields) -> Place:
 
 
 def responses(fields: Fields) -> tuple[Any, Any] | None:
-    """(chosen, rejected) by those names, or by the label."""
+    """Returns (chosen, rejected), read from the fields of these names or from the label."""
     return _by_label(fields) if "label" in fields else get_responses(fields)
 
 
 def published(results: Sequence[Result]) -> dict[str, int]:
-    """Pairs by group of the sets that the results are of; of GPT-4o's where they do not say."""
+    """Returns the number of published pairs by group; results that name no response model count as GPT-4o's."""
     models = {str(result.fields.get("response_model", "gpt-4o-2024-05-13")) for result in results}
     counts = [_PUBLISHED[model] for model in models if model in _PUBLISHED]
     return {group: sum(of_set) for group, *of_set in zip(GROUPS, *counts, strict=True)} if counts else {}
 
 
 def gram_lines(results: Sequence[Result]) -> list[str]:
-    """What GRAM's get_judgebench_score.py prints."""
+    """Reproduces the output of GRAM's get_judgebench_score.py."""
     return accuracy_lines(_by_group(results), _mean_of_verdicts_and_groups(results))
 
 
 def definitions(results: Sequence[Result]) -> list[Definition]:
-    """GRAM's two ways of counting and JudgeBench's."""
+    """Computes the scores by GRAM's two definitions and by JudgeBench's."""
     by_group = _by_group(results)
     return [
         Definition(
@@ -116,13 +117,13 @@ def definitions(results: Sequence[Result]) -> list[Definition]:
 
 
 def leaderboard_files(results: Sequence[Result], model: str) -> dict[str, str]:
-    """The pairs with the judgments of their two games, as JudgeBench's run_judge.py writes them under outputs/."""
+    """Renders the pairs with the judgments of their two games, in the format of JudgeBench's run_judge.py."""
     rows = [_judged(result, model) for result in results]
     return {"judgments.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)}
 
 
 def _by_label(fields: Fields) -> tuple[Any, Any]:
-    a, b = get(fields, "response_A"), get(fields, "response_B")
+    a, b = get_field(fields, "response_A"), get_field(fields, "response_B")
     if (label := fields["label"]) not in ("A>B", "B>A"):
         raise InputError(f"label: expected 'A>B' or 'B>A', got {label!r}")
     return (a, b) if label == "A>B" else (b, a)
@@ -153,7 +154,7 @@ def _judged(result: Result, model: str) -> Fields:
         fields = {names.get(name, name): value for name, value in fields.items()} | {"label": "A>B"}
     judgments: list[Fields | None] = [None, None]
     if games is not None and p is not None:
-        # Decisions are about slots: the chosen response stands in A in the one game, in B in the other.
+        # Decisions are about slots: the chosen response is in slot A in one game and in slot B in the other.
         judgments = [
             {"judgment": {"judge_model": model, "p_a": p[0]}, "decision": _DECISIONS[games[0]]},
             {"judgment": {"judge_model": model, "p_a": 1 - p[1]}, "decision": _DECISIONS[-games[1]]},

@@ -1,7 +1,7 @@
 """RewardBench (arXiv 2403.13787): 2985 prompts in 23 subsets and four sections.
 
 A data row has prompt, chosen, rejected and subset, as in the `filtered` split of allenai/reward-bench and in GRAM's
-filtered.json. A tie is not correct: RewardBench's script for classifiers and GRAM's both want chosen > rejected.
+filtered.json. A tie is not correct: RewardBench's script for classifiers and GRAM's both require chosen > rejected.
 (RewardBench's script for generative judges counts an answer that names neither response as half; a judge that reads
 label logits always answers.)
 """
@@ -13,9 +13,9 @@ from gram_fast.errors import InputError
 from gram_fast.evaluation.rows import (
     Definition,
     Fields,
+    PairTexts,
     Place,
     Result,
-    Texts,
     accuracy,
     accuracy_lines,
     get_responses,
@@ -28,8 +28,8 @@ from gram_fast.text.prompts import Message, Prompt
 NAME = "rewardbench"
 CELLS = ("",)
 
-# Published number of prompts of every subset (EXAMPLE_COUNTS and SUBSET_MAPPING of rewardbench/constants.py), but for
-# math-prm, of which there are 447.
+# Published number of prompts of every subset (EXAMPLE_COUNTS and SUBSET_MAPPING of rewardbench/constants.py), except
+# math-prm, which has 447.
 SECTIONS = {
     "chat": {
         "alpacaeval-easy": 100,
@@ -64,19 +64,19 @@ SECTIONS = {
     },
 }
 _SECTION_OF = {subset: section for section, subsets in SECTIONS.items() for subset in subsets}
-# Where RewardBench's weight is not the number of prompts: it makes mathematics weigh as much as code.
+# Weights in RewardBench that differ from the number of prompts: mathematics counts as much as code.
 _WEIGHTS = {"math-prm": 984}
 
 responses = get_responses
 
 
-def texts(fields: Fields) -> list[Texts]:
-    """The one pair of a data row."""
+def texts(fields: Fields) -> list[PairTexts]:
+    """Returns the one pair of a data row."""
     return [get_texts(fields)]
 
 
 def place(fields: Fields) -> Place:
-    """A pair's section."""
+    """Determines the section of a pair from its subset."""
     subset = get_text(fields, "subset")
     if subset not in _SECTION_OF:
         raise InputError(f"subset: expected one of RewardBench's, such as 'alpacaeval-easy', got {subset!r}")
@@ -84,19 +84,19 @@ def place(fields: Fields) -> Place:
 
 
 def published(results: Sequence[Result]) -> dict[str, int]:
-    """Prompts by section."""
+    """Returns the number of published prompts by section."""
     return {section: sum(subsets.values()) for section, subsets in SECTIONS.items()}
 
 
 def gram_lines(results: Sequence[Result]) -> list[str]:
-    """What GRAM's get_reward_bench_score.py prints."""
+    """Reproduces the output of GRAM's get_reward_bench_score.py."""
     by_section = {section: accuracy(of_section) for section, of_section in _by_section(results).items()}
     known = [value for value in by_section.values() if value is not None]
     return accuracy_lines(by_section, sum(known) / len(known))
 
 
 def definitions(results: Sequence[Result]) -> list[Definition]:
-    """GRAM's counting and RewardBench's."""
+    """Computes the scores by GRAM's definition and by RewardBench's."""
     by_section = _by_section(results)
     plain = {section: accuracy(of_section) for section, of_section in by_section.items()}
     weighted = {section: _weighted_accuracy(of_section) for section, of_section in by_section.items()}
@@ -117,8 +117,8 @@ def definitions(results: Sequence[Result]) -> list[Definition]:
 
 
 def leaderboard_files(results: Sequence[Result], model: str) -> dict[str, str]:
-    """Accuracy by subset, and the answers to all prompts, as RewardBench's scripts save them under eval-set*/."""
-    # What the leaderboard calls the kind of a model, and the chat template where it is the tokenizer's own.
+    """Renders accuracy by subset and the scores of all prompts, in the format of RewardBench's scripts (eval-set*/)."""
+    # The leaderboard's names for the type of model and for a chat template that is the tokenizer's own.
     about = {"model": model, "model_type": "Generative RM", "chat_template": "tokenizer"}
     rows = [result.fields for result in results]
     columns = {
@@ -146,7 +146,7 @@ def _by_subset(results: Sequence[Result]) -> dict[str, float | None]:
 
 
 def _weighted_accuracy(results: Sequence[Result]) -> float | None:
-    """Over the subsets that there are, as RewardBench's calculate_scores_per_section."""
+    """Weighted mean over the subsets present, as in RewardBench's calculate_scores_per_section."""
     weighted = [
         (_WEIGHTS.get(subset, SECTIONS[_SECTION_OF[subset]][subset]), value)
         for subset, value in _by_subset(results).items()

@@ -1,11 +1,13 @@
 """RM-Bench (arXiv 2410.16184): 1327 prompts, each with three chosen and three rejected responses of rising style.
 
-A data row is THU-KEG/RM-Bench's (id, prompt, domain, and in chosen and rejected three responses: concise, detailed,
-detailed with markdown) or one of GRAM's nine a prompt (chosen and rejected are one response each, matrix_id "i-j" says
-which). The files of single domains have a `subset` and no `domain`; it then takes the domain's place.
+A data row has the format of THU-KEG/RM-Bench (id, prompt, domain, and three responses each in chosen and rejected:
+concise, detailed, detailed with markdown) or of GRAM, with nine rows for each prompt (one response each in chosen and
+rejected; matrix_id "i-j" identifies them). Files of single domains have a field `subset` in place of `domain`.
 
 A judge that scores single responses compares three scores with three; a pairwise judge compares all nine pairs. A tie
-is not correct: RM-Bench wants chosen > rejected. A prompt that lacks a pair is left out of every number.
+is not correct: RM-Bench requires chosen > rejected. A prompt that lacks a pair is left out of every number.
+
+Shape letters: P prompts; 3 styles of the chosen response by 3 of the rejected one.
 """
 
 import json
@@ -19,32 +21,32 @@ from gram_fast.evaluation.rows import (
     RESULT_FIELDS,
     Definition,
     Fields,
+    PairTexts,
     Place,
     Result,
-    Texts,
-    get,
     get_responses,
     get_text,
     get_texts,
     mean,
 )
+from gram_fast.json_rows import get_field
 
 NAME = "rmbench"
 _STYLES = 3
 CELLS = tuple(f"{i}-{j}" for i in range(_STYLES) for j in range(_STYLES))
 DOMAINS = ("chat", "code", "math", "safety")
-# Prompts, of the arXiv paper's table; safety: 284 to refuse and 157 to answer.
+# Number of prompts, from the table in the arXiv paper; safety: 284 to refuse and 157 to answer.
 _PUBLISHED = {"chat": 129, "code": 228, "math": 529, "safety": 441}
 
 responses = get_responses
 
 
-def texts(fields: Fields) -> list[Texts]:
-    """The nine pairs of a row with lists of responses, or the one of a row with a matrix_id."""
+def texts(fields: Fields) -> list[PairTexts]:
+    """Returns the nine pairs of a row with lists of responses, or the one pair of a row with a matrix_id."""
     if "matrix_id" in fields:
         return [get_texts(fields)]
     for name in ("chosen", "rejected"):
-        value = get(fields, name)
+        value = get_field(fields, name)
         if not isinstance(value, list) or len(value) != _STYLES:
             raise InputError(f"{name}: expected a list of three responses, or one response and a field 'matrix_id'")
     return [
@@ -55,22 +57,22 @@ def texts(fields: Fields) -> list[Texts]:
 
 
 def place(fields: Fields) -> Place:
-    """A pair's domain, prompt and place in the matrix."""
+    """Determines domain, prompt and matrix cell of a pair."""
     domain = get_text(fields, "domain" if "domain" in fields or "subset" not in fields else "subset")
     cell = get_text(fields, "matrix_id")
     if cell not in CELLS:
         raise InputError(f"matrix_id: expected 'i-j' with i and j from 0 to 2, got {cell!r}")
-    # Numbers count within a domain.
-    return Place("safety" if "safety" in domain else domain, f"{domain} {get(fields, 'id')!r}", cell)
+    # Ids are unique within a domain only.
+    return Place("safety" if "safety" in domain else domain, f"{domain} {get_field(fields, 'id')!r}", cell)
 
 
 def published(results: Sequence[Result]) -> dict[str, int]:
-    """Pairs by domain."""
+    """Returns the number of published pairs by domain."""
     return {domain: count * len(CELLS) for domain, count in _PUBLISHED.items()}
 
 
 def gram_lines(results: Sequence[Result]) -> list[str]:
-    """What GRAM's compute_accuracy.py prints."""
+    """Reproduces the output of GRAM's compute_accuracy.py."""
     by_domain = {domain: _counts(wins_P33) for domain, wins_P33 in _by_domain(results).items()}
     accuracies = [counts["accuracy"] for counts in by_domain.values()]
     levels = {f"{level}_acc": value for level, value in _levels(_wins(results)).items()}
@@ -79,7 +81,7 @@ def gram_lines(results: Sequence[Result]) -> list[str]:
 
 
 def definitions(results: Sequence[Result]) -> list[Definition]:
-    """GRAM's counting and RM-Bench's: their domains and overall are the same, their levels are not."""
+    """Computes the scores by GRAM's definition and by RM-Bench's, which differ in the levels alone."""
     wins = _by_domain(results)
     accuracies = {domain: _counts(wins_P33)["accuracy"] for domain, wins_P33 in wins.items()}
     by_level = {domain: _levels(wins_P33) for domain, wins_P33 in wins.items()}
@@ -108,11 +110,11 @@ def definitions(results: Sequence[Result]) -> list[Definition]:
 
 
 def leaderboard_files(results: Sequence[Result], model: str) -> dict[str, str]:
-    """The prompts with three scores a side, as RM-Bench's scripts save them under results/.
+    """Renders prompts with three scores for each side, in the format of RM-Bench's scripts (results/).
 
-    A pairwise judge has no score of a single response: what stands there is a response's mean over the three of the
-    other side, and RM-Bench's compute_accuracy compares those. `score_matrix`, as GRAM's script names it, has the nine
-    verdicts that the numbers here are counted from.
+    A pairwise judge has no score of a single response: the score of a response is its mean over the three responses of
+    the other side, and RM-Bench's compute_accuracy compares these means. `score_matrix`, named as in GRAM's script, has
+    the nine verdicts from which the scores here are computed.
     """
     items: list[Fields] = []
     for of_item in _by_item(results).values():
@@ -141,7 +143,7 @@ def _by_item(results: Sequence[Result]) -> dict[str, dict[str, Result]]:
 
 
 def _wins(results: Sequence[Result]) -> NDArray[np.bool_]:
-    """[P, 3, 3]: whether chosen i of prompt p is better than rejected j."""
+    """bool [P, 3, 3]: whether chosen response i of prompt p is better than rejected response j."""
     wins = [[of_item[cell].correct for cell in CELLS] for of_item in _by_item(results).values()]
     return np.reshape(wins, (-1, _STYLES, _STYLES))
 

@@ -1,7 +1,7 @@
-"""Rows of benchmarks, before and after scoring. Every file is JSON lines or one JSON array, and is checked whole.
+"""Readers of benchmark data files and result files; both are JSON Lines or one JSON array, and validated as a whole.
 
-A result file has GRAM's format: a row's own fields with `score_chosen` and `score_rejected`, in [0, 1], and `correct`,
-which is score_chosen > score_rejected. Files written here also have the two orders apart, in SLOT_FIELDS.
+A result file has GRAM's format: the fields of a pair, `score_chosen` and `score_rejected` in [0, 1], and `correct`,
+which is score_chosen > score_rejected. Files written by gram_fast also have one score for each order, in SLOT_FIELDS.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from gram_fast.errors import InputError
-from gram_fast.json_rows import OnBad, read_json_rows
+from gram_fast.json_rows import OnBad, get_field, raise_bad_row, read_json_rows
 from gram_fast.text.prompts import Prompt, to_text
 
 Fields = dict[str, Any]
@@ -19,39 +19,40 @@ SLOT_FIELDS = ("p_chosen_in_slot_a", "p_chosen_in_slot_b")
 """P(chosen better) with the chosen response in slot A, and in slot B."""
 
 RESULT_FIELDS = ("pair_number", "score_chosen", "score_rejected", "correct", *SLOT_FIELDS, "run")
-"""What scoring adds to a pair's own fields, or puts in their place."""
+"""Fields that scoring adds to the fields of a pair, or replaces."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pair stands in its benchmark."""
+    """Place of a pair in the structure of its benchmark."""
 
     group: str
     """Section, category or domain."""
     item: str = ""
-    """What several pairs belong to, where that is so."""
+    """Identifies the item, such as a prompt of RM-Bench, to which several pairs belong; else empty."""
     cell: str = ""
-    """Which pair of its item it is."""
+    """Identifies the pair within its item; else empty."""
 
 
 @dataclass(frozen=True)
-class Texts:
-    """One pair to compare, in a benchmark's own words."""
+class PairTexts:
+    """Prompt and two responses of a benchmark pair, with its fields in the benchmark's own format."""
 
     fields: Fields
-    """Its fields in the result file."""
+    """Fields of the pair that are copied into the result file."""
     prompt: Prompt
     chosen: Prompt
     rejected: Prompt
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One pair of a data file."""
+class BenchmarkPair:
+    """One pair of a benchmark's data file, to be scored."""
 
-    texts: Texts
+    texts: PairTexts
     place: Place
     where: str
+    """File, line and pair, for messages."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Result:
 
     @property
     def verdict(self) -> int:
-        """1: the chosen response won, -1: the rejected one, 0: a tie."""
+        """1 if the chosen response won, -1 if the rejected one did, 0 for a tie."""
         return sign(self.score_chosen - self.score_rejected)
 
     @property
@@ -84,66 +85,66 @@ class Result:
 
     @property
     def by_slot(self) -> tuple[float, float] | None:
-        """The values of SLOT_FIELDS; None where the file lacks them."""
+        """P(chosen better) with the chosen response in slot A and in slot B; None if the file lacks SLOT_FIELDS."""
         first, second = (self.fields.get(name) for name in SLOT_FIELDS)
         return None if first is None or second is None else (float(first), float(second))
 
     @property
     def games(self) -> tuple[int, int] | None:
-        """The verdict, as above, of the order with the chosen response in slot A, and of the other."""
+        """Verdicts (1, -1 or 0) with the chosen response in slot A and in slot B; None if `by_slot` is None."""
         return None if (p := self.by_slot) is None else (sign(p[0] - 0.5), sign(p[1] - 0.5))
 
 
 @dataclass(frozen=True)
 class Definition:
-    """Numbers with the definition that they follow."""
+    """Scores of a benchmark under one definition."""
 
     name: str
     meaning: str
     values: dict[str, float | None]
-    """Shares in [0, 1]; None where the rows do not say."""
+    """Shares in [0, 1] by name; None where the results do not determine one."""
 
 
 class Benchmark(Protocol):
-    """What a module must have to be a benchmark."""
+    """Interface of a benchmark, implemented by one module each."""
 
     @property
     def NAME(self) -> str:  # noqa: N802
-        """On the command line."""
+        """Name on the command line."""
 
     @property
     def CELLS(self) -> Sequence[str]:  # noqa: N802
-        """The pairs that make up an item."""
+        """`Place.cell` of every pair of an item; one empty string if an item is a single pair."""
 
-    def texts(self, fields: Fields) -> list[Texts]:
-        """The pairs of a data row. Raises InputError that names the field."""
+    def texts(self, fields: Fields) -> list[PairTexts]:
+        """Returns the pairs of a data row. Raises InputError that names the field."""
 
     def place(self, fields: Fields) -> Place:
-        """Where a pair's fields put it. Raises InputError that names the field."""
+        """Determines the place of a pair from its fields. Raises InputError that names the field."""
 
     def responses(self, fields: Fields) -> tuple[Any, Any] | None:
-        """(chosen, rejected) of a pair's fields, where they have them."""
+        """Returns (chosen, rejected) from the fields of a pair, or None if they are absent."""
 
     def published(self, results: Sequence[Result]) -> dict[str, int]:
-        """Pairs by group in the published set that the results are of."""
+        """Returns the number of pairs by group in the published data set to which the results belong."""
 
     def gram_lines(self, results: Sequence[Result]) -> list[str]:
-        """What GRAM's own script prints for the results, line for line."""
+        """Reproduces the lines that GRAM's own script prints for the results."""
 
     def definitions(self, results: Sequence[Result]) -> list[Definition]:
-        """Every way in which the benchmark is counted."""
+        """Computes the scores under every definition in use."""
 
     def leaderboard_files(self, results: Sequence[Result], model: str) -> dict[str, str]:
-        """Name -> text of the files that the benchmark's own repository writes; of whole items."""
+        """Renders the files that the benchmark's own scripts write: name -> text. `results` holds complete items."""
 
 
-def read_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list[Pair]:
-    """All pairs of a data file.
+def read_benchmark_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list[BenchmarkPair]:
+    """Reads all pairs of a data file.
 
-    `on_bad` is given the error of a bad row, which names it; it raises, or returns to go on without that row. Raises
-    InputError when the file cannot be read or has no pair.
+    `on_bad` receives the error of a bad row or of an incomplete item, which names it. Raises InputError when the file
+    cannot be read or has no pair.
     """
-    pairs: list[Pair] = []
+    pairs: list[BenchmarkPair] = []
     for where, fields in _rows(path, on_bad):
         try:
             pairs += [_pair(benchmark, texts, where) for texts in benchmark.texts(fields)]
@@ -162,17 +163,17 @@ def read_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list[Pair]:
     return whole
 
 
-def _pair(benchmark: Benchmark, texts: Texts, where: str) -> Pair:
+def _pair(benchmark: Benchmark, texts: PairTexts, where: str) -> BenchmarkPair:
     for name in ("prompt", "chosen", "rejected"):
         to_text(getattr(texts, name), name)
     place = benchmark.place(texts.fields)
-    return Pair(texts, place, f"{where}, pair {place.cell}" if place.cell else where)
+    return BenchmarkPair(texts, place, f"{where}, pair {place.cell}" if place.cell else where)
 
 
 def read_results(benchmark: Benchmark, path: str) -> list[Result]:
-    """All rows of a result file. Raises InputError that names the first line that is not as it should be."""
+    """Reads all rows of a result file. Raises InputError that names the first invalid line."""
     results = []
-    for where, fields in _rows(path, _refuse):
+    for where, fields in _rows(path, raise_bad_row):
         try:
             _check_scores(fields)
             results.append(Result(fields, benchmark.place(fields), where))
@@ -183,11 +184,11 @@ def read_results(benchmark: Benchmark, path: str) -> list[Result]:
     return results
 
 
-Placed = TypeVar("Placed", Pair, Result)
+Placed = TypeVar("Placed", BenchmarkPair, Result)
 
 
 def split_items(benchmark: Benchmark, rows: Sequence[Placed]) -> tuple[list[Placed], list[list[Placed]]]:
-    """(rows of the items that have each of their pairs once, the other items), both in order."""
+    """Splits rows into (rows of complete items, incomplete items); a complete item has each of its pairs once."""
     if len(benchmark.CELLS) == 1:
         return list(rows), []
     by_item = defaultdict(list)
@@ -200,48 +201,41 @@ def split_items(benchmark: Benchmark, rows: Sequence[Placed]) -> tuple[list[Plac
     return whole, [of_item for item, of_item in by_item.items() if not is_whole[item]]
 
 
-def get(fields: Fields, key: str) -> Any:
-    """A field that must be there."""
-    if key not in fields:
-        raise InputError(f"expected a field {key!r}, found {', '.join(map(repr, fields)) or 'none'}")
-    return fields[key]
-
-
 def get_text(fields: Fields, key: str) -> str:
-    """A field that must be there and be a string."""
-    if not isinstance(value := get(fields, key), str):
+    """Returns the string in the field `key`. Raises InputError when it is absent or not a string."""
+    if not isinstance(value := get_field(fields, key), str):
         raise InputError(f"{key}: expected a string, got {type(value).__name__}")
     return value
 
 
-def get_texts(fields: Fields) -> Texts:
-    """The fields `prompt`, `chosen` and `rejected`, as GRAM's data files name them."""
-    return Texts(fields, *(get(fields, key) for key in ("prompt", "chosen", "rejected")))
+def get_texts(fields: Fields) -> PairTexts:
+    """Returns the fields `prompt`, `chosen` and `rejected`, the names of GRAM's data files."""
+    return PairTexts(fields, *(get_field(fields, key) for key in ("prompt", "chosen", "rejected")))
 
 
 def get_responses(fields: Fields) -> tuple[Any, Any] | None:
-    """The fields `chosen` and `rejected`."""
+    """Returns the fields `chosen` and `rejected`, or None if one is absent."""
     return (fields["chosen"], fields["rejected"]) if {"chosen", "rejected"} <= fields.keys() else None
 
 
 def sign(value: float) -> int:
-    """-1, 0 or 1."""
+    """Returns -1, 0 or 1, the sign of a number."""
     return (value > 0) - (value < 0)
 
 
 def accuracy(results: Sequence[Result]) -> float | None:
-    """Share of correct verdicts; None of nothing."""
+    """Share of correct verdicts; None without results."""
     return mean(float(result.correct) for result in results)
 
 
 def accuracy_lines(by_group: dict[str, float | None], overall: float) -> list[str]:
-    """What GRAM's scripts for RewardBench and JudgeBench print."""
+    """Lines in the format of GRAM's scripts for RewardBench and JudgeBench."""
     lines = [f"{name}: No data available." if v is None else f"{name}: {v:.4f}" for name, v in by_group.items()]
     return [*lines, f"Overall average accuracy: {overall:.4f}"]
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean; None of nothing, or where a value is None."""
+    """Arithmetic mean; None without values or when a value is None."""
     total, count = 0.0, 0
     for value in values:
         if value is None:
@@ -253,22 +247,18 @@ def mean(values: Iterable[float | None]) -> float | None:
 def _check_scores(fields: Fields) -> None:
     names = ["score_chosen", "score_rejected", *(name for name in SLOT_FIELDS if fields.get(name) is not None)]
     for name in names:
-        value = get(fields, name)
+        value = get_field(fields, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise InputError(f"{name}: expected a number from 0 to 1, got {value!r}")
     is_correct = fields["score_chosen"] > fields["score_rejected"]
-    if get(fields, "correct") is not is_correct:
+    if get_field(fields, "correct") is not is_correct:
         raise InputError(f"correct: expected {is_correct} from the two scores, got {fields['correct']!r}")
 
 
 def _rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Fields]]:
-    """(name of its place, row) of every row that is an object."""
+    """Yields (where, row) for every row that is a JSON object; other rows go to `on_bad`."""
     for where, row in read_json_rows(path, on_bad):
         if isinstance(row, dict):
             yield where, row
         else:
             on_bad(InputError(f"{where}: expected a JSON object, got {type(row).__name__}"))
-
-
-def _refuse(error: InputError) -> None:
-    raise error

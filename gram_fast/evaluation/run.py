@@ -1,4 +1,4 @@
-"""Scores the pairs of a benchmark, many in one call of the judge; every row is written as soon as it is known."""
+"""Scores the pairs of a benchmark in batches with a judge and writes one result row for each pair, resumably."""
 
 import hashlib
 import json
@@ -10,35 +10,36 @@ from tqdm import tqdm
 
 from gram_fast.commands.jobs import Output, id_key
 from gram_fast.errors import GramFastError
-from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, Fields, Pair
+from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Preference
 from gram_fast.text.prompts import to_text
 
-# Characters of text for each token of one forward. With two orders and about four characters a token, a call then takes
-# four forwards or more: enough to pack well, and little to lose in an interruption.
+# Characters of text in a batch for each token of one forward. With two orders and about four characters in a token, a
+# batch takes four forwards or more: enough to pack well, and little is lost in an interruption.
 _CHARACTERS = 8
 
-Numbered = tuple[int, Pair]
+NumberedPair = tuple[int, BenchmarkPair]
+"""A pair with its number in the data file, from 1."""
 
 
-def digest(pairs: Sequence[Pair]) -> str:
-    """What tells one data set from another."""
+def digest(pairs: Sequence[BenchmarkPair]) -> str:
+    """Fingerprint of a data set: the first 16 hexadecimal digits of the SHA-256 of its fields."""
     text = json.dumps([pair.texts.fields for pair in pairs], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def score_pairs(
     judge: PairwiseJudge,
-    pairs: Sequence[Pair],
+    pairs: Sequence[BenchmarkPair],
     output: Output,
     run: Fields,
     on_bad: Callable[[GramFastError], None],
 ) -> int:
-    """Scores the pairs that are not done in both orders and writes one row each -> how many were written.
+    """Scores all pairs that are not done, in both orders, writes one row for each, and returns the number written.
 
-    A pair that cannot be scored goes to `on_bad`, which raises or returns to go on. A row has the pair's number (from
-    1), its own fields, its scores and `run`.
+    A row has `pair_number` (from 1), the fields of the pair, its scores and `run`. The error of a pair that cannot be
+    scored goes to `on_bad`, which raises to stop or returns to skip the pair.
     """
     pending = [(number, pair) for number, pair in enumerate(pairs, 1) if id_key(number) not in output.done]
     written = 0
@@ -51,9 +52,12 @@ def score_pairs(
     return written
 
 
-def batches(pairs: Iterable[Numbered], characters: int) -> Iterator[list[Numbered]]:
-    """Cuts the pairs into lists of at least so many characters of text. Items stay whole: their pairs share text."""
-    batch: list[Numbered] = []
+def batches(pairs: Iterable[NumberedPair], characters: int) -> Iterator[list[NumberedPair]]:
+    """Splits pairs into lists of at least `characters` characters of text each, except the last.
+
+    Pairs of one item stay together, as they share text.
+    """
+    batch: list[NumberedPair] = []
     size = 0
     for _, of_item in groupby(pairs, key=lambda numbered: numbered[1].place.item or numbered[0]):
         for numbered in of_item:
@@ -68,9 +72,9 @@ def batches(pairs: Iterable[Numbered], characters: int) -> Iterator[list[Numbere
 
 
 def _compare(
-    judge: PairwiseJudge, batch: list[Numbered], on_bad: Callable[[GramFastError], None]
-) -> Iterator[tuple[Numbered, Preference]]:
-    """The pairs with their answers. Where a batch fails, its halves are tried, down to the pair at fault."""
+    judge: PairwiseJudge, batch: list[NumberedPair], on_bad: Callable[[GramFastError], None]
+) -> Iterator[tuple[NumberedPair, Preference]]:
+    """Yields pairs with their preferences; a batch that fails is halved until the pair at fault is found."""
     answers: Sequence[Preference]
     texts = [pair.texts for _, pair in batch]
     try:

@@ -1,4 +1,4 @@
-"""Everything about one result file: what is in it, the benchmark's numbers by every definition, the calibration."""
+"""Summary of one result file: counts, the benchmark's scores by every definition, calibration and biases."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,33 +12,33 @@ from gram_fast.evaluation.rows import Benchmark, Definition, Result, split_items
 
 @dataclass(frozen=True)
 class Summary:
-    """Shares are in [0, 1]."""
+    """All numbers about one result file; shares are in [0, 1]."""
 
     benchmark: str
     run: dict[str, Any] | None
-    """The judge's settings, where the file records them."""
+    """Settings of the judge, if the file records them."""
     pairs: int
-    """Pairs that the numbers are counted from."""
+    """Number of pairs from which the scores are computed."""
     ties: int
-    """Pairs among them without a winner; no definition counts one as correct."""
+    """Number of these pairs without a winner; no definition counts one as correct."""
     groups: dict[str, int]
-    """Pairs among them by group."""
+    """Number of these pairs by group."""
     published: dict[str, int]
-    """Pairs by group in the published set."""
+    """Number of pairs by group in the published set."""
     missing: int
-    """Pairs of the published set that are not there."""
+    """Number of pairs of the published set that are absent."""
     left_out: list[str]
-    """Where items that lack a pair, or have one twice, begin in the file; their pairs are not counted."""
+    """First place in the file of every item that lacks a pair or has one twice; its pairs are not counted."""
     skipped: list[str]
-    """Rows of the data that were passed over, with the reason. Known after a run, not from a result file."""
+    """Errors of the data rows that were skipped; known after a run, not from a result file."""
     gram_printout: str
-    """What GRAM's own script prints for the same pairs."""
+    """Output of GRAM's own script for the same pairs."""
     definitions: list[Definition]
     calibration: Calibration
 
 
 def summarize(benchmark: Benchmark, results: Sequence[Result], skipped: Sequence[str] = ()) -> Summary:
-    """Summary of one or more results. Raises InputError when no item has all its pairs."""
+    """Summarizes one or more results. Raises InputError when no item has all its pairs."""
     whole, parts = split_items(benchmark, results)
     if not whole:
         raise InputError(
@@ -64,7 +64,7 @@ def summarize(benchmark: Benchmark, results: Sequence[Result], skipped: Sequence
 
 
 def render(summary: Summary) -> str:
-    """The summary as text for a terminal."""
+    """Renders a summary as text for the terminal."""
     return "\n".join(_lines(summary))
 
 

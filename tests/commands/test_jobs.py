@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gram_fast.commands.jobs import open_output, read_rows, run_rows
+from gram_fast.commands.jobs import open_output, read_job_rows, run_rows
 from gram_fast.errors import InputError
 
 
@@ -40,20 +40,20 @@ ROW = {"id": "x", "prompt": "p", "responses": ["a", "b"]}
 def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, line, message):
     path = write(tmp_path / "in.jsonl", ROW, line, {**ROW, "id": 3})
     with pytest.raises(InputError, match=message):
-        read_rows(path, refuse)
+        read_job_rows(path, refuse)
     errors = []
-    assert [row.id for row in read_rows(path, errors.append)] == ["x", 3]
+    assert [row.id for row in read_job_rows(path, errors.append)] == ["x", 3]
     assert len(errors) == 1
 
 
 def test_rows_without_id_are_known_by_their_line(tmp_path):
     row = {"prompt": "p", "responses": ["a", "b"]}
-    assert [r.id for r in read_rows(write(tmp_path / "in.jsonl", row, b"\n", row), refuse)] == [1, 3]
+    assert [r.id for r in read_job_rows(write(tmp_path / "in.jsonl", row, b"\n", row), refuse)] == [1, 3]
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"cannot read nothing.jsonl: No such file"):
-        read_rows("nothing.jsonl", refuse)
+        read_job_rows("nothing.jsonl", refuse)
 
 
 RUN = {"command": "rank", "model": "m"}
@@ -75,7 +75,7 @@ def run(path, rows, fail_at=None, resume=False, settings=RUN, source="-"):
 
 
 def test_resuming_neither_repeats_nor_loses_a_row(tmp_path):
-    rows = read_rows(write(tmp_path / "in.jsonl", *({**ROW, "id": k} for k in range(6))), refuse)
+    rows = read_job_rows(write(tmp_path / "in.jsonl", *({**ROW, "id": k} for k in range(6))), refuse)
     out = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         run(out, rows, fail_at=3)
@@ -88,7 +88,7 @@ def test_resuming_neither_repeats_nor_loses_a_row(tmp_path):
 
 
 def test_resuming_wants_the_same_settings(tmp_path):
-    rows = read_rows(write(tmp_path / "in.jsonl", ROW), refuse)
+    rows = read_job_rows(write(tmp_path / "in.jsonl", ROW), refuse)
     run(tmp_path / "out.jsonl", rows)
     with pytest.raises(InputError, match="line 1: model was 'm', now it is 'other'"):
         run(tmp_path / "out.jsonl", rows, resume=True, settings={**RUN, "model": "other"})
@@ -106,7 +106,7 @@ def test_what_this_command_did_not_write_is_never_touched(tmp_path, content):
 
 
 def test_nothing_is_cut_off_before_there_is_a_row_to_write(tmp_path):
-    rows = read_rows(write(tmp_path / "in.jsonl", ROW), refuse)
+    rows = read_job_rows(write(tmp_path / "in.jsonl", ROW), refuse)
     out = tmp_path / "out.jsonl"
     out.write_text('{"id": "x", "b')
     with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS, judgebench, rewardbench, rmbench
 from gram_fast.evaluation.calibration import calibration
-from gram_fast.evaluation.rows import Place, Result, read_pairs, read_results
+from gram_fast.evaluation.rows import Place, Result, read_benchmark_pairs, read_results
 from gram_fast.evaluation.summary import render, summarize
 
 
@@ -374,7 +374,7 @@ RB_ROW = {"id": 1, "subset": "hep-go", "prompt": [{"role": "user", "content": "q
 
 
 def texts(benchmark, path):
-    pairs = [pair.texts for pair in read_pairs(benchmark, path, refuse)]
+    pairs = [pair.texts for pair in read_benchmark_pairs(benchmark, path, refuse)]
     return [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
 
 
@@ -386,14 +386,16 @@ def test_data_in_gram_and_in_official_form_are_the_same_pairs(tmp_path, as_array
     nine = [("q", c, r) for c in "abc" for r in "xyz"]
     for rows in ([RM_ROW], RM_ROWS):
         assert texts(rmbench, write(tmp_path / "data", rows, as_array)) == nine
-    first, second = (read_pairs(rmbench, write(tmp_path / "data", rows), refuse) for rows in ([RM_ROW], RM_ROWS))
+    first, second = (
+        read_benchmark_pairs(rmbench, write(tmp_path / "data", rows), refuse) for rows in ([RM_ROW], RM_ROWS)
+    )
     assert [pair.texts.fields for pair in first] == [pair.texts.fields for pair in second]
     assert len(texts(rewardbench, write(tmp_path / "data", [RB_ROW], as_array))) == 1
 
 
 def test_the_files_of_single_domains_have_a_subset(tmp_path):
     row = {name: value for name, value in RM_ROW.items() if name != "domain"} | {"subset": "alpacaeval"}
-    pairs = read_pairs(rmbench, write(tmp_path / "data", [row]), refuse)
+    pairs = read_benchmark_pairs(rmbench, write(tmp_path / "data", [row]), refuse)
     assert {pair.place.group for pair in pairs} == {"alpacaeval"}
 
 
@@ -425,9 +427,9 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path, name, row, message):
     good = {"rewardbench": RB_ROW, "judgebench": GRAM_ROW, "rmbench": RM_ROW}[name]
     path = write(tmp_path / "data.jsonl", [good, row])
     with pytest.raises(InputError, match=message):
-        read_pairs(BENCHMARKS[name], path, refuse)
+        read_benchmark_pairs(BENCHMARKS[name], path, refuse)
     errors = []
-    assert len(read_pairs(BENCHMARKS[name], path, errors.append)) == (9 if name == "rmbench" else 1)
+    assert len(read_benchmark_pairs(BENCHMARKS[name], path, errors.append)) == (9 if name == "rmbench" else 1)
     assert len(errors) == 1
 
 
@@ -446,7 +448,7 @@ def test_a_broken_file_is_named(tmp_path, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        read_pairs(judgebench, str(path), refuse)
+        read_benchmark_pairs(judgebench, str(path), refuse)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from gram_fast.commands.jobs import Output
 from gram_fast.comparing.preference import preference
 from gram_fast.errors import InputError
 from gram_fast.evaluation import judgebench
-from gram_fast.evaluation.rows import Pair, Place, Texts, read_pairs
+from gram_fast.evaluation.rows import BenchmarkPair, PairTexts, Place, read_benchmark_pairs
 from gram_fast.evaluation.run import batches, score_pairs
 
 SOURCES = ("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
@@ -98,7 +98,7 @@ def test_a_bad_pair_is_named(judge, prompts, pairs, message):
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=30), st.integers(1, 40))
 def test_batches_keep_order_and_items_and_are_large_enough(drawn, characters):
     pairs = [
-        (number, Pair(Texts({}, "p" * size, "", ""), Place("group", "" if item == 0 else str(item)), ""))
+        (number, BenchmarkPair(PairTexts({}, "p" * size, "", ""), Place("group", "" if item == 0 else str(item)), ""))
         for number, (item, size) in enumerate(sorted(drawn), 1)
     ]
     cut = list(batches(pairs, characters))
@@ -111,7 +111,7 @@ def test_batches_keep_order_and_items_and_are_large_enough(drawn, characters):
 
 
 def scored(judge, rows, tmp_path, on_bad):
-    pairs = read_pairs(judgebench, write(tmp_path / "data.jsonl", rows), on_bad)
+    pairs = read_benchmark_pairs(judgebench, write(tmp_path / "data.jsonl", rows), on_bad)
     out = tmp_path / "out.jsonl"
     written = score_pairs(judge, pairs, Output(str(out), set(), 0), {"command": "test"}, on_bad)
     results = read(out)

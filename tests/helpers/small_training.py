@@ -1,4 +1,4 @@
-"""Checkpoints, data and runs small enough to train in tests."""
+"""Checkpoints, data sets and training runs small enough for tests."""
 
 import json
 import random
@@ -22,7 +22,7 @@ TRAINING = {
 
 
 def write_checkpoint(folder: Path, name: str = "qwen3", **more: Any) -> Path:
-    """A tiny random model with a tokenizer whose chat template is Qwen's."""
+    """Writes a tiny random model and a tokenizer with Qwen's chat template into `folder`."""
     tokenizer = tiny_tokenizer()
     more = {"vocab_size": len(tokenizer), "max_position_embeddings": 4096, "initializer_range": 0.05, **more}
     tiny_model(name, **more).save_pretrained(folder)
@@ -31,7 +31,7 @@ def write_checkpoint(folder: Path, name: str = "qwen3", **more: Any) -> Path:
 
 
 def write_pairs(path: Path, count: int, labeled: bool = True, seed: int = 0) -> Path:
-    """That many pairs of generated tasks, as JSON lines."""
+    """Writes `count` pairs of generated tasks as JSON Lines."""
     rng = random.Random(seed)
     row = labeled_row if labeled else unlabeled_row
     rows = [row(task, rng) for task in islice(tasks(SEEN, seed), count)]
@@ -40,14 +40,14 @@ def write_pairs(path: Path, count: int, labeled: bool = True, seed: int = 0) -> 
 
 
 def write_obvious_pairs(path: Path, count: int) -> Path:
-    """Preferences that one word decides: what a tiny model can learn in a dozen steps."""
+    """Writes preferences that one word decides, which a tiny model learns in a dozen steps."""
     rows = [{"prompt": f"Question {n}?", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
 
 
 def run(stage: Stage, model: Path, data: Path, output: Path, **more: Any) -> Path:
-    """Trains and returns the folder of the result."""
+    """Trains a model and returns the folder of the result."""
     values = {
         "model_name_or_path": str(model),
         "train_data": str(data),

@@ -169,7 +169,7 @@ def test_bradley_terry_compares_chosen_with_rejected():
     inputs = batch([5, 9, 2, 4])
     model = packed()
     model.score = torch.nn.Linear(32, 1, bias=False)
-    objectives.set_objective(model, objectives.bradley_terry(model))
+    objectives.set_objective(model, objectives.bradley_terry_loss(model))
     outputs = model(**inputs, num_items_in_batch=2)
     rewards = model.score(plain_hidden(model, inputs)[inputs["lengths"].cumsum(0) - 1])[:, 0]
     expected = -F.logsigmoid(torch.stack([rewards[0] - rewards[1], rewards[2] - rewards[3]])).mean()

@@ -1,1 +1,1 @@
-"""From files and the hub to training items: the name of a data set comes in, pairs and packed batches go out."""
+"""Training data: the name of a data set comes in; pair records, tokenized pairs and packed batches go out."""

@@ -1,6 +1,6 @@
-"""What is in a set of pairs: counts, lengths, balance of labels, duplicates, overlap with an evaluation set.
+"""Statistics of a set of pairs: counts, lengths, label balance, duplicates and overlap with an evaluation set.
 
-Texts are read once and forgotten: of every pair, hashes of 64 bits and a few numbers stay, some 50 bytes.
+The data is read once as a stream. For each pair only 64-bit hashes and a few numbers are kept, about 50 bytes.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from tqdm import tqdm
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.data.records import PairRecord, read_pairs
+from gram_fast.training.data.records import PairRecord, read_pair_records
 
-# Examples that a finding names.
-_HANDFUL = 5
-# Pairs that are tokenized in one call.
+# Most examples in a finding.
+_SHOWN = 5
+# Pairs tokenized in one call.
 _BATCH = 256
-# Seconds before a progress bar is worth its line.
-_PATIENCE = 2
-# What stays of a pair. `prefers`: 1 for A, -1 for B, 0 for none; `winner`: the same, with the lesser of both texts in
-# place of A, so that it is the same in either order; the last three are hashes.
+# Seconds before the progress bar appears.
+_PROGRESS_DELAY = 2
+# Kept of each pair. `number`: line or row in its file. `prefers`: 1 for A, -1 for B, 0 for none. `winner`: the same
+# with the lexicographically smaller response in place of A, hence the same in either order. The last three are hashes.
 _FACTS = np.dtype(
     [("number", "i8"), ("prefers", "i1"), ("winner", "i1"), ("tokens", "i4")]
     + [(f"{name}_characters", "i4") for name in ("prompt", "a", "b")]
@@ -35,15 +35,15 @@ _FACTS = np.dtype(
 
 @dataclass(frozen=True)
 class Finding:
-    """How many rows, with the first few by name."""
+    """Number of rows with some property, and the places of the first few."""
 
     count: int
     examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Of many lengths; at least half of them are no more than `median`, and at least 95 % no more than `p95`."""
+class LengthSummary:
+    """Minimum, median, 95th percentile and maximum of many lengths; each is one of the lengths."""
 
     min: int
     median: int
@@ -53,50 +53,50 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Rows of an evaluation set that the training set holds."""
+    """Contamination: rows of an evaluation set that also occur in the training set."""
 
     source: str
     rows: int
-    """Bad ones included."""
+    """All rows, bad ones included."""
     bad: Finding
     pairs: Finding
-    """Same prompt and responses, in either order."""
+    """Rows with prompt and responses, in either order, of a training row."""
     prompts: Finding
-    """Same prompt."""
+    """Rows with the prompt of a training row."""
     plain_prompts: Finding
-    """Same prompt but for case and white space."""
+    """Rows with the prompt of a training row, apart from case and white space."""
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What `check_data` found. Characters are code points; tokens are those of the whole text that the judge reads."""
+    """Result of `check_data`; characters are code points, tokens are those of the whole text that the judge reads."""
 
     source: str
     rows: int
-    """Bad ones included."""
+    """All rows, bad ones included."""
     labeled: int
     unlabeled: int
     bad: Finding
     prefers_a: int
-    """Labeled rows that prefer A: all of those with chosen and rejected."""
+    """Labeled rows that prefer A, among them all rows with chosen and rejected."""
     prefers_longer: int
     """Labeled rows whose preferred response has more characters."""
     prefers_shorter: int
     empty_responses: int
     """Rows with an empty response."""
-    prompt_characters: Lengths | None
-    response_characters: Lengths | None
-    """Of both responses of every row."""
-    pair_characters: Lengths | None
-    """Prompt and both responses. Lengths are None where there is no good row."""
-    pair_tokens: Lengths | None
+    prompt_characters: LengthSummary | None
+    response_characters: LengthSummary | None
+    """Lengths of all responses, two for each row."""
+    pair_characters: LengthSummary | None
+    """Prompt and both responses together. Lengths are None when there is no good row."""
+    pair_tokens: LengthSummary | None
     """None without a tokenizer."""
     over_max_length: Finding | None
-    """Rows of more than `max_length` tokens; None where none was given."""
+    """Rows of more than `max_length` tokens; None without `max_length`."""
     repeated_pairs: Finding
-    """Rows with the prompt and the responses, in either order, of an earlier row."""
+    """Rows with prompt and responses, in either order, of an earlier row."""
     contradictions: Finding
-    """Pairs of which one labeled row prefers one response and another row the other."""
+    """Pairs for which two labeled rows prefer different responses."""
     repeated_prompts: Finding
     """Rows with the prompt of an earlier row."""
     against: Overlap | None
@@ -111,14 +111,21 @@ def check_data(
     against: str | None = None,
     dataset_info: str | None = None,
 ) -> DataReport:
-    """Reads all of `source`, and of the evaluation set `against`, named as for `read_pairs`, and reports.
+    """Reads a data set and reports its statistics; bad rows are counted in the report.
 
-    `max_length`: most tokens of a pair that training would take. Raises InputError for a source that cannot be read or
-    has no rows, and for a `max_length` without a tokenizer; bad rows are in the report.
+    Args:
+        source: name of the data set, as for `read_pair_records`.
+        template: the judge's prompt, which token counts include.
+        tokenizer: counts tokens; without one, lengths are in characters alone.
+        max_length: longest pair in tokens that training would take; pairs over it are reported.
+        against: name of an evaluation set that is checked for overlap.
+        dataset_info: path of a LLaMA-Factory dataset_info.json.
+
+    Raises InputError for a source that cannot be read or has no rows, and for `max_length` without a tokenizer.
     """
     if max_length is not None and tokenizer is None:
         raise InputError("max_length: expected a tokenizer as well, in whose tokens to count")
-    pairs = _Pairs.read(source, template, dataset_info, tokenizer)
+    pairs = _PairTable.read(source, template, dataset_info, tokenizer)
     facts = pairs.facts
     prefers = facts["prefers"]
     longer = prefers * np.sign(facts["a_characters"] - facts["b_characters"])
@@ -142,36 +149,37 @@ def check_data(
         repeated_pairs=pairs.repeats("pair"),
         contradictions=pairs.contradictions(),
         repeated_prompts=pairs.repeats("prompt"),
-        against=None if against is None else _overlap(pairs, _Pairs.read(against, template, dataset_info, None)),
+        against=None if against is None else _overlap(pairs, _PairTable.read(against, template, dataset_info, None)),
     )
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """The facts of all good rows of a source."""
+class _PairTable:
+    """What is kept of all good rows of a data source."""
 
     source: str
     facts: NDArray[Any]
-    """[N] of _FACTS, in the order of the rows."""
+    """[N] of dtype _FACTS, in row order."""
     unit: str
-    """What `number` counts: "line" or "row"."""
+    """Unit of `number`: "line" or "row"."""
     bad: Finding
 
     @classmethod
     def read(
         cls, source: str, template: PairTemplate, dataset_info: str | None, tokenizer: PairTokenizer | None
-    ) -> "_Pairs":
+    ) -> "_PairTable":
+        """Reads a data source; `tokens` are 0 without a tokenizer. Raises InputError for one without rows."""
         bad, examples = 0, []
 
         def on_bad(error: InputError) -> None:
             nonlocal bad
             bad += 1
-            if bad <= _HANDFUL:
+            if bad <= _SHOWN:
                 examples.append(str(error))
 
         unit, batches = "", [np.empty(0, _FACTS)]
-        read = read_pairs(source, template=template, dataset_info=dataset_info, skip_bad=on_bad)
-        records = iter(tqdm(read, desc=source, unit=" pairs", delay=_PATIENCE, disable=None))
+        read = read_pair_records(source, template=template, dataset_info=dataset_info, skip_bad=on_bad)
+        records = iter(tqdm(read, desc=source, unit=" pairs", delay=_PROGRESS_DELAY, disable=None))
         while batch := list(islice(records, _BATCH)):
             batches.append(_facts(batch, tokenizer))
             unit = batch[0].where.split()[-2]
@@ -182,34 +190,37 @@ class _Pairs:
 
     @property
     def rows(self) -> int:
+        """Number of rows, bad ones included."""
         return len(self.facts) + self.bad.count
 
     def name(self, index: Any) -> str:
+        """Place of a good row, such as "line 7"."""
         return f"{self.unit} {self.facts['number'][index]}"
 
     def where(self, mask: NDArray[np.bool_]) -> Finding:
-        return Finding(_count(mask), tuple(map(self.name, np.flatnonzero(mask)[:_HANDFUL])))
+        """Good rows that a mask [N] selects."""
+        return Finding(_count(mask), tuple(map(self.name, np.flatnonzero(mask)[:_SHOWN])))
 
     def repeats(self, column: str) -> Finding:
-        """Rows whose hash is that of an earlier one."""
+        """Rows whose hash in `column` equals that of an earlier row."""
         _, first, group = np.unique(self.facts[column], return_index=True, return_inverse=True)
         earliest = first[group]
         repeated = np.flatnonzero(earliest < np.arange(len(earliest)))
-        examples = (f"{self.name(index)} repeats {self.name(earliest[index])}" for index in repeated[:_HANDFUL])
+        examples = (f"{self.name(index)} repeats {self.name(earliest[index])}" for index in repeated[:_SHOWN])
         return Finding(len(repeated), tuple(examples))
 
     def contradictions(self) -> Finding:
-        """Pairs that are won by the one response in some row and by the other in another."""
+        """Pairs for which one row prefers one response and another row the other."""
         pair, winner = self.facts["pair"], self.facts["winner"]
         both = np.intersect1d(pair[winner > 0], pair[winner < 0])
-        rows = ([np.flatnonzero((pair == key) & (winner == side))[0] for side in (1, -1)] for key in both[:_HANDFUL])
+        rows = ([np.flatnonzero((pair == key) & (winner == side))[0] for side in (1, -1)] for key in both[:_SHOWN])
         return Finding(
             len(both), tuple(" contradicts ".join(map(self.name, sorted(two, reverse=True))) for two in rows)
         )
 
 
 def _facts(records: Sequence[PairRecord], tokenizer: PairTokenizer | None) -> NDArray[Any]:
-    """[N] of _FACTS."""
+    """Reduces records to an array [N] of dtype _FACTS."""
     texts = [(record.prompt, record.response_a, record.response_b) for record in records]
     tokens = [len(ids) for ids in tokenizer.whole_ids(texts)] if tokenizer else [0] * len(records)
     return np.array([_row(record, count) for record, count in zip(records, tokens, strict=True)], _FACTS)
@@ -240,7 +251,7 @@ def _hash(*texts: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _overlap(training: _Pairs, evaluation: _Pairs) -> Overlap:
+def _overlap(training: _PairTable, evaluation: _PairTable) -> Overlap:
     def shared(column: str) -> Finding:
         return evaluation.where(np.isin(evaluation.facts[column], training.facts[column]))
 
@@ -253,7 +264,7 @@ def _count(mask: NDArray[np.bool_]) -> int:
     return int(np.count_nonzero(mask))
 
 
-def _lengths(values: NDArray[np.int32]) -> Lengths | None:
+def _lengths(values: NDArray[np.int32]) -> LengthSummary | None:
     if not values.size:
         return None
-    return Lengths(*map(int, np.quantile(values, (0, 0.5, 0.95, 1), method="inverted_cdf")))
+    return LengthSummary(*map(int, np.quantile(values, (0, 0.5, 0.95, 1), method="inverted_cdf")))

@@ -1,4 +1,4 @@
-"""The command line of data: gram-fast data check."""
+"""Command-line interface of training data: gram-fast data check."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from rich.table import Table
 from gram_fast.errors import InputError
 from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.data.check import DataReport, Finding, Lengths, check_data
+from gram_fast.training.data.check import DataReport, Finding, LengthSummary, check_data
 
 app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 
@@ -27,13 +27,13 @@ def check(
         str, typer.Option(help="Judge prompt: auto (what the checkpoint records, else gram), a preset or a file.")
     ] = "auto",
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Checkpoint in whose tokens to measure as well.")
+        str | None, typer.Option("--model", "-m", help="Checkpoint whose tokenizer measures lengths in tokens.")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Count the pairs with more tokens than that; takes --model.")
+        int | None, typer.Option(min=1, help="Count pairs with more tokens than this; requires --model.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="EVALFILE", help="Evaluation set that training data must not hold.")
+        str | None, typer.Option(metavar="EVALFILE", help="Evaluation set to check for overlap with the data.")
     ] = None,
     dataset_info: Annotated[str | None, typer.Option(help="A LLaMA-Factory dataset_info.json that names sets.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -107,7 +107,7 @@ def _share(part: int, whole: int) -> str:
     return f"{part} ({part / whole:.1%})"
 
 
-def _lengths(lengths: Lengths) -> str:
+def _lengths(lengths: LengthSummary) -> str:
     return f"min {lengths.min}, median {lengths.median}, p95 {lengths.p95}, max {lengths.max}"
 
 
@@ -118,7 +118,7 @@ def _finding(what: str, finding: Finding) -> Iterator[tuple[str, str]]:
 
 
 def _examples(what: str, finding: Finding) -> Iterator[tuple[str, str]]:
-    """Each example on a line of its own."""
+    """Table rows of a finding, one for each example."""
     rest = finding.count - len(finding.examples)
     for example in [*finding.examples, *([f"and {rest} more"] if rest else [])]:
         yield what, example

@@ -1,6 +1,6 @@
-"""What a raw row says: the formats of pairs that are read, one function a kind. docs/data.md shows rows of each.
+"""Parsers of the row formats of training data, one function for each format; docs/data.md shows rows of each.
 
-A row is what JSON, parquet or the datasets library hold: a mapping whose None values count as absent.
+A raw row is a mapping as JSON, Parquet and the datasets library return it; fields that are None count as absent.
 """
 
 import re
@@ -9,24 +9,26 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gram_fast.errors import InputError
+from gram_fast.json_rows import get_field
 from gram_fast.text.prompts import LABELS, SLOTS, Message, PairTemplate, Prompt, to_text
-from gram_fast.training.data.gram_rows import MARKERS, stage_1_answers, stage_1_prompt, take_apart
+from gram_fast.training.data.gram_rows import ANSWER_MARKERS, extract_slots, stage_1_answers, stage_1_prompt
 
-Row = Mapping[str, Any]
+RawRow = Mapping[str, Any]
 Label = Literal["A", "B"]
-Pair = tuple[str, str, str, Label | None]
-"""(prompt, response a, response b, the preferred one or None where nobody has said)."""
-Kind = Literal["gram", "preference", "sharegpt", "unlabeled"]
+ParsedRow = tuple[str, str, str, Label | None]
+"""(prompt, response A, response B, label of the preferred response or None for an unlabeled pair)."""
+Format = Literal["gram", "preference", "sharegpt", "unlabeled"]
+"""GRAM's own data of both stages; prompt, chosen and rejected; LLaMA-Factory's sharegpt; prompt and responses."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which field of a row holds what; a field that is None is not read.
+    """Names of the fields and tags of a row in one format; a field whose name is None is not read.
 
     Names and defaults are those of LLaMA-Factory's dataset_info.json (data/README.md of hiyouga/LLaMA-Factory).
     """
 
-    kind: Kind
+    format: Format
     prompt: str = "instruction"
     query: str | None = "input"
     response: str = "output"
@@ -45,7 +47,7 @@ class Layout:
 
     @property
     def roles(self) -> dict[str, str]:
-        """The chat role that each value of the role tag stands for."""
+        """Maps each value of the role tag to its chat role."""
         return {
             self.user_tag: "user",
             self.assistant_tag: "assistant",
@@ -61,22 +63,23 @@ _SHAREGPT = Layout("sharegpt", system="system")
 _UNLABELED = Layout("unlabeled", prompt="prompt", query=None, system="system")
 _GRAM = Layout("gram")
 
-# Turns of a dialogue as hh-rlhf writes them.
+# Turn markers of hh-rlhf dialogues.
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
-def read_row(row: Any, layout: Layout | None, template: PairTemplate) -> Pair:
-    """The pair that a row holds, its format told by its fields when `layout` is None.
+def parse_row(row: Any, layout: Layout | None, template: PairTemplate) -> ParsedRow:
+    """Parses a raw row into prompt, two responses and label; without a `layout`, the row's fields determine it.
 
-    `template` takes judge prompts apart. Raises InputError that names the field: for a row of no known format, an empty
-    prompt, two equal responses of which one is preferred, and what is not text. An empty response is a response.
+    `template` is the judge's prompt in which GRAM's stage 2 rows are written. An empty response is valid. Raises
+    InputError that names the field for a row of no known format, an empty prompt, two equal responses with a
+    preference, and values that are not text.
     """
     if not isinstance(row, Mapping):
         raise InputError(f"expected a JSON object, got {type(row).__name__}")
     row = {name: value for name, value in row.items() if value is not None}
     layout = layout or _layout_of(row)
-    prompt, response_a, response_b, preferred = _READERS[layout.kind](row, layout, template)
+    prompt, response_a, response_b, preferred = _PARSERS[layout.format](row, layout, template)
     if not prompt.strip():
         raise InputError("prompt: expected text, found none but white space")
     if preferred and response_a == response_b:
@@ -84,7 +87,7 @@ def read_row(row: Any, layout: Layout | None, template: PairTemplate) -> Pair:
     return prompt, response_a, response_b, preferred
 
 
-def _layout_of(row: Row) -> Layout:
+def _layout_of(row: RawRow) -> Layout:
     if "chosen" in row and "rejected" in row:
         if "conversations" in row:
             return _SHAREGPT
@@ -99,25 +102,27 @@ def _layout_of(row: Row) -> Layout:
     )
 
 
-def _gram(row: Row, layout: Layout, template: PairTemplate) -> Pair:
+def _gram(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     instruction, output = _text(row, layout.prompt), _text(row, layout.response)
     query = _optional_text(row, layout.query)
     label = output.strip()
     if label in LABELS:
-        slots = take_apart(template, _below(instruction, query), layout.prompt)
+        slots = extract_slots(template, _append_input(instruction, query), layout.prompt)
         prompt, response_a, response_b = (slots[slot] for slot in SLOTS)
         return prompt, response_a, response_b, "A" if label == "A" else "B"
-    if not any(marker in output for marker in MARKERS):
-        raise InputError(f"{layout.response}: expected 'A', 'B', or two answers between lines such as {MARKERS[0]!r}")
-    prompt = _below(stage_1_prompt(instruction, layout.prompt), query)
+    if not any(marker in output for marker in ANSWER_MARKERS):
+        raise InputError(
+            f"{layout.response}: expected 'A', 'B', or two answers between lines such as {ANSWER_MARKERS[0]!r}"
+        )
+    prompt = _append_input(stage_1_prompt(instruction, layout.prompt), query)
     return prompt, *stage_1_answers(output, layout.response), None
 
 
-def _preference(row: Row, layout: Layout, template: PairTemplate) -> Pair:
-    chosen, rejected = _value(row, layout.chosen), _value(row, layout.rejected)
+def _preference(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
+    chosen, rejected = get_field(row, layout.chosen), get_field(row, layout.rejected)
     prompt = row.get(layout.prompt)
     if query := _optional_text(row, layout.query):
-        prompt = _below(_text(row, layout.prompt), query)
+        prompt = _append_input(_text(row, layout.prompt), query)
     if _is_conversation(chosen) or _is_conversation(rejected):
         prompt, chosen, rejected = _split_conversations(layout, prompt, chosen, rejected)
     elif prompt is None:
@@ -126,14 +131,14 @@ def _preference(row: Row, layout: Layout, template: PairTemplate) -> Pair:
     return text, to_text(chosen, layout.chosen), to_text(rejected, layout.rejected), "A"
 
 
-def _sharegpt(row: Row, layout: Layout, template: PairTemplate) -> Pair:
-    conversation = _value(row, layout.messages)
+def _sharegpt(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
+    conversation = get_field(row, layout.messages)
     if not isinstance(conversation, list) or not conversation:
         raise InputError(f"{layout.messages}: expected a list of messages, got {type(conversation).__name__}")
     messages = [_message(message, layout, f"{layout.messages}[{k}]") for k, message in enumerate(conversation)]
     if messages[-1]["role"] == "assistant":
         raise InputError(f"{layout.messages}: expected a last message to be answered, found the assistant's own")
-    chosen, rejected = (_message(_value(row, name), layout, name) for name in (layout.chosen, layout.rejected))
+    chosen, rejected = (_message(get_field(row, name), layout, name) for name in (layout.chosen, layout.rejected))
     for name, answer in ((layout.chosen, chosen), (layout.rejected, rejected)):
         if answer["role"] != "assistant":
             raise InputError(f"{name}: expected the assistant's message, found the {answer['role']}'s")
@@ -141,16 +146,16 @@ def _sharegpt(row: Row, layout: Layout, template: PairTemplate) -> Pair:
     return prompt, to_text([chosen], layout.chosen), to_text([rejected], layout.rejected), "A"
 
 
-def _unlabeled(row: Row, layout: Layout, template: PairTemplate) -> Pair:
-    responses = _value(row, "responses")
+def _unlabeled(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
+    responses = get_field(row, "responses")
     if not isinstance(responses, list) or len(responses) != 2:
         got = len(responses) if isinstance(responses, list) else type(responses).__name__
         raise InputError(f"responses: expected a list of 2, got {got}")
     response_a, response_b = (to_text(response, f"responses[{k}]") for k, response in enumerate(responses))
-    return _in_context(row, layout, _value(row, layout.prompt), layout.prompt), response_a, response_b, None
+    return _in_context(row, layout, get_field(row, layout.prompt), layout.prompt), response_a, response_b, None
 
 
-_READERS: dict[Kind, Callable[[Row, Layout, PairTemplate], Pair]] = {
+_PARSERS: dict[Format, Callable[[RawRow, Layout, PairTemplate], ParsedRow]] = {
     "gram": _gram,
     "preference": _preference,
     "sharegpt": _sharegpt,
@@ -159,7 +164,7 @@ _READERS: dict[Kind, Callable[[Row, Layout, PairTemplate], Pair]] = {
 
 
 def _is_conversation(value: Any) -> bool:
-    """Whether a response is a whole conversation: messages of which the first is not the assistant's."""
+    """Whether a response is a whole conversation: several messages, the first not by the assistant."""
     return (
         isinstance(value, list)
         and len(value) > 1
@@ -169,7 +174,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _split_conversations(layout: Layout, prompt: Any, chosen: Any, rejected: Any) -> tuple[Prompt, Prompt, Prompt]:
-    """The messages with which both conversations begin, and what is left of each, at least one message."""
+    """Splits two conversations into their common first messages (the prompt) and the non-empty rest of each."""
     shared = 0
     if isinstance(chosen, list) and isinstance(rejected, list):
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
@@ -191,7 +196,7 @@ def _split_conversations(layout: Layout, prompt: Any, chosen: Any, rejected: Any
 
 
 def _split_dialogues(layout: Layout, chosen: Any, rejected: Any) -> tuple[Prompt, Prompt, Prompt]:
-    """What both dialogues say before the last answer, as messages, and the two answers."""
+    """Splits two hh-rlhf dialogues into their common turns, as messages, and the last answer of each."""
     turns, answers = [], []
     for name, dialogue in ((layout.chosen, chosen), (layout.rejected, rejected)):
         before, _, answer = dialogue.rpartition("\n\nAssistant:") if isinstance(dialogue, str) else ("", "", "")
@@ -209,8 +214,8 @@ def _split_dialogues(layout: Layout, chosen: Any, rejected: Any) -> tuple[Prompt
     return messages, answers[0], answers[1]
 
 
-def _in_context(row: Row, layout: Layout, prompt: Any, name: str) -> str:
-    """The text of a prompt with the earlier turns and the system message of its row before it."""
+def _in_context(row: RawRow, layout: Layout, prompt: Any, name: str) -> str:
+    """Renders a prompt as text, preceded by the system message and the earlier turns of its row."""
     text = to_text(prompt, name)
     messages = [{"role": "user", "content": text}] if isinstance(prompt, str) else list(prompt)
     messages = [*_history(row, layout.history), *messages]
@@ -220,7 +225,7 @@ def _in_context(row: Row, layout: Layout, prompt: Any, name: str) -> str:
     return to_text(messages, name)
 
 
-def _history(row: Row, name: str | None) -> list[Message]:
+def _history(row: RawRow, name: str | None) -> list[Message]:
     turns = row.get(name) if name else None
     if turns is None:
         return []
@@ -240,23 +245,17 @@ def _message(value: Any, layout: Layout, name: str) -> Message:
     return {"role": layout.roles[role], "content": value[content_tag]}
 
 
-def _value(row: Row, name: str) -> Any:
-    if name not in row:
-        raise InputError(f"expected a field {name!r}, found {', '.join(map(repr, row)) or 'none'}")
-    return row[name]
-
-
-def _text(row: Row, name: str) -> str:
-    value = _value(row, name)
+def _text(row: RawRow, name: str) -> str:
+    value = get_field(row, name)
     if not isinstance(value, str):
         raise InputError(f"{name}: expected text, got {type(value).__name__}")
     return to_text(value, name)
 
 
-def _optional_text(row: Row, name: str | None) -> str:
+def _optional_text(row: RawRow, name: str | None) -> str:
     return _text(row, name) if name is not None and name in row else ""
 
 
-def _below(text: str, query: str) -> str:
-    """As LLaMA-Factory joins an instruction and its input."""
+def _append_input(text: str, query: str) -> str:
+    """Joins an instruction and its input as LLaMA-Factory does: with a newline, if there is an input."""
     return f"{text}\n{query}" if query else text

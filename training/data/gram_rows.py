@@ -1,7 +1,7 @@
-"""Rows of GRAM's own data: both stages hold the texts inside a template and are taken apart here.
+"""Extracts prompt and responses from the texts of GRAM's own training data.
 
-Stage 1 has no label: the question is the input, both answers are the output. Stage 2 is a filled judge prompt with its
-label. Source: README.md and data/clean_data.py of NiuTrans/GRAM.
+Rows of stage 1 are unlabeled: the prompt is in the instruction, both responses are in the output, between marker lines.
+Rows of stage 2 are a filled judge prompt and its label. Source: README.md and data/clean_data.py of NiuTrans/GRAM.
 """
 
 import re
@@ -9,25 +9,26 @@ import re
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate
 
-MARKERS = (
+ANSWER_MARKERS = (
     "[The Start of Assistant A's Answer]",
     "[The End of Assistant A's Answer]",
     "[The Start of Assistant B's Answer]",
     "[The End of Assistant B's Answer]",
 )
-"""Lines that frame the two answers of stage 1."""
+"""Lines before and after the two responses of a stage 1 output."""
 
-# GRAM's cleaning script writes a backslash and an n where the template has a new line, and none before the first end.
+# GRAM's cleaning script writes a backslash and an n for a newline of the template, and omits the one before the first
+# end marker.
 _LINE = r"(?:\n|\\n)"
 _PROMPT = re.compile(rf"\[User Question\]{_LINE}(.*?){_LINE}{{0,2}}", re.DOTALL)
-_START_A, _END_A, _START_B, _END_B = map(re.escape, MARKERS)
+_START_A, _END_A, _START_B, _END_B = map(re.escape, ANSWER_MARKERS)
 _ANSWERS = re.compile(
     rf"{_START_A}{_LINE}(.*?){_LINE}?{_END_A}{_LINE}{{2}}{_START_B}{_LINE}(.*?){_LINE}?{_END_B}\s*", re.DOTALL
 )
 
 
 def stage_1_prompt(text: str, name: str) -> str:
-    """The prompt under "[User Question]". Raises InputError, which calls the text by its field `name`."""
+    """Returns the prompt below the line "[User Question]". Raises InputError that names the text's field `name`."""
     match = _PROMPT.fullmatch(text)
     if match is None:
         raise InputError(f"{name}: expected the line '[User Question]' and the prompt under it")
@@ -35,8 +36,8 @@ def stage_1_prompt(text: str, name: str) -> str:
 
 
 def stage_1_answers(text: str, name: str) -> tuple[str, str]:
-    """Both answers, out of their marker lines. Raises InputError, which calls the text by its field `name`."""
-    for marker in MARKERS:
+    """Returns the two responses between their marker lines. Raises InputError that names the text's field `name`."""
+    for marker in ANSWER_MARKERS:
         if text.count(marker) != 1:
             raise InputError(f"{name}: expected {marker!r} once, found it {text.count(marker)} times")
     match = _ANSWERS.fullmatch(text)
@@ -45,11 +46,11 @@ def stage_1_answers(text: str, name: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def take_apart(template: PairTemplate, text: str, name: str) -> dict[str, str]:
-    """The slots of a filled template by their names; white space at its end counts only where a slot is the end.
+def extract_slots(template: PairTemplate, text: str, name: str) -> dict[str, str]:
+    """Inverts PairTemplate.fill: returns the texts in the slots of a filled template, by slot name.
 
-    Raises InputError, which calls the text by its field `name`, when it does not match the template, or does so in more
-    than one way.
+    Trailing white space is ignored unless a slot is last. Raises InputError that names the text's field `name` when the
+    text does not match the template or matches it in more than one way.
     """
     begin, second, third, end = template.literals
     if end.strip():
@@ -59,7 +60,7 @@ def take_apart(template: PairTemplate, text: str, name: str) -> dict[str, str]:
     if not text.endswith(end) or len(text) < len(begin) + len(end):
         raise InputError(f"{name}: expected the judge's template, which ends with {_excerpt(end)}")
     body = text[len(begin) : len(text) - len(end)]
-    # The leftmost place of the one and the rightmost of the other: any other match moves one of the two inwards.
+    # Leftmost match of the second literal and rightmost of the third: any other match moves one of them inwards.
     left = body.find(second)
     right = body.rfind(third, left + len(second))
     for literal, place in ((second, left), (third, right)):

@@ -1,6 +1,6 @@
-"""Pairs for training and evaluation: one record a row, read as a stream.
+"""Reader of preference data: streams one PairRecord for each row of a data source in any supported format.
 
-source name -> sources.find_source -> rows.read_rows -> formats.read_row -> PairRecord
+source name -> sources.find_source -> rows.read_source_rows -> formats.parse_row -> PairRecord
 """
 
 from collections.abc import Iterator
@@ -8,41 +8,46 @@ from dataclasses import dataclass
 from typing import Any
 
 from gram_fast.errors import InputError
-from gram_fast.json_rows import OnBad
+from gram_fast.json_rows import OnBad, raise_bad_row
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.training.data.formats import Label, Layout, read_row
-from gram_fast.training.data.rows import read_rows
+from gram_fast.training.data.formats import Label, Layout, parse_row
+from gram_fast.training.data.rows import read_source_rows
 from gram_fast.training.data.sources import find_source
 
 
 @dataclass(frozen=True)
 class PairRecord:
-    """A prompt with two responses to it."""
+    """A prompt with two responses and, for labeled data, which of them is preferred."""
 
     prompt: str
     response_a: str
     response_b: str
     preferred: Label | None
-    """None: an unlabeled pair. Of a row with chosen and rejected, "A" always: the order is balanced later."""
+    """None for an unlabeled pair; always "A" for a row with chosen and rejected, as training balances the order."""
     where: str
-    """The row that it is of, for messages: "pairs.jsonl line 7"."""
+    """Place of the row, for messages: "pairs.jsonl line 7"."""
 
 
-def read_pairs(
+def read_pair_records(
     source: str, *, template: PairTemplate, dataset_info: str | None = None, skip_bad: OnBad | None = None
 ) -> Iterator[PairRecord]:
-    """All pairs of a source, in order, without holding more than a JSON array's text or a few hundred rows.
+    """Streams all pairs of a data source, in order.
 
-    `source`: a JSON lines, JSON or parquet file; a name in the LLaMA-Factory file `dataset_info`; a folder or a name on
-    the hub, `org/name` or `org/name:split`. docs/data.md shows the rows that are understood. `template` takes apart the
-    judge prompts of GRAM's stage 2. `skip_bad` is given the error of a bad row, which is then passed over.
+    At most the text of one JSON array, or a few hundred rows of other sources, is in memory.
 
-    Raises InputError, on reading: for a source that is not there or breaks off, whatever `skip_bad`; and for a bad row,
-    naming its place and field.
+    Args:
+        source: a JSON Lines, JSON or Parquet file; a name in `dataset_info`; a folder; or a data set on the Hugging
+            Face hub, `org/name` or `org/name:split`. docs/data.md shows the row formats.
+        template: the judge's prompt in which GRAM's stage 2 rows are written.
+        dataset_info: path of a LLaMA-Factory dataset_info.json.
+        skip_bad: receives the error of each bad row, which is then skipped.
+
+    Raises InputError, during iteration, for a bad row without `skip_bad`, naming its place and field, and in any case
+    for a source that does not exist or breaks off.
     """
     found = find_source(source, dataset_info)
-    on_bad = skip_bad or _refuse
-    for where, row in read_rows(found, on_bad):
+    on_bad = skip_bad or raise_bad_row
+    for where, row in read_source_rows(found, on_bad):
         try:
             record = _record(where, row, found.layout, template)
         except InputError as error:
@@ -53,10 +58,6 @@ def read_pairs(
 
 def _record(where: str, row: Any, layout: Layout | None, template: PairTemplate) -> PairRecord:
     try:
-        return PairRecord(*read_row(row, layout, template), where)
+        return PairRecord(*parse_row(row, layout, template), where)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-
-
-def _refuse(error: InputError) -> None:
-    raise error

@@ -1,4 +1,4 @@
-"""Raw rows out of a source, one by one, each with where it stands: "pairs.jsonl line 7", "org/name:train row 7"."""
+"""Streams the raw rows of a data source, each with its place: "pairs.jsonl line 7", "org/name:train row 7"."""
 
 import os
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from typing import Any
 
 from gram_fast.errors import BackendError, InputError, first_line
 from gram_fast.json_rows import OnBad, read_json_rows
-from gram_fast.training.data.sources import Source
+from gram_fast.training.data.sources import DataSource
 
 _PARQUET_BATCH = 256
 
 
-def read_rows(source: Source, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
-    """(where, row) of all rows. A file is parquet, a JSON array or JSON lines, told by how it begins.
+def read_source_rows(source: DataSource, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
+    """Yields (where, row) for every row; a file is Parquet, a JSON array or JSON Lines, detected from its first bytes.
 
-    `on_bad` is given the error of a line that is not JSON. Raises InputError for a source that cannot be read on from
-    where it names, and BackendError when a library that it takes is not installed.
+    `on_bad` receives the error of a line that is not JSON. Raises InputError for a source that cannot be read, naming
+    how far reading got, and BackendError when a library needed for it is not installed.
     """
     if not os.path.isfile(source.path):
         return _datasets_rows(source)
@@ -41,7 +41,7 @@ def _parquet_rows(path: str) -> Iterator[tuple[str, Any]]:
         raise InputError(f"cannot read {path} as parquet, after {number} rows: {first_line(error)}") from error
 
 
-def _datasets_rows(source: Source) -> Iterator[tuple[str, Any]]:
+def _datasets_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
     try:
         from datasets import load_dataset
     except ImportError:
@@ -49,10 +49,10 @@ def _datasets_rows(source: Source) -> Iterator[tuple[str, Any]]:
             f"{source.path}: folders and hub names take datasets, pip install 'gram_fast[train]'"
         ) from None
     name, number = f"{source.path}:{source.split}", 0
-    kind = "a folder" if os.path.isdir(source.path) else "a data set on the hub, there being no such file"
+    what = "a folder" if os.path.isdir(source.path) else "a data set on the hub, there being no such file"
     try:
         rows = load_dataset(source.path, source.subset, data_dir=source.folder, split=source.split, streaming=True)
         for number, row in enumerate(rows, start=1):
             yield f"{name} row {number}", row
-    except Exception as error:  # what the library, its readers and the network raise has no common base
-        raise InputError(f"cannot read {name} as {kind}, after {number} rows: {first_line(error)}") from error
+    except Exception as error:  # errors of the library, its readers and the network share no base class
+        raise InputError(f"cannot read {name} as {what}, after {number} rows: {first_line(error)}") from error

@@ -1,11 +1,11 @@
-"""From pairs to token sequences with labels, and from sequences to packed batches.
+"""Tokenizes pair records into labelled sequences and packs them into batches without padding.
 
-One pair becomes one item: a few sequences that are always trained together.
+The sequences of one pair are always in the same batch. Labels stand at the position that makes the prediction.
 
-    stage          sequences of a pair                 labels (at the row that predicts)
-    pretrain       both responses after the prompt     the next token, for the assistant's turn
-    finetune       order AB, order BA                  0 (A) or 1 (B) at the last token
-    scalar         the chosen chat, the rejected one   0 at the last token of the chosen
+    stage          sequences of a pair                 labels
+    pretrain       both responses after the prompt     the next token, in the assistant's turn
+    finetune       order AB, order BA                  0 (A) or 1 (B), at the last token
+    scalar         chosen chat, rejected chat          0, at the last token of the chosen chat
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,71 +23,78 @@ from gram_fast.text.tokens import Ids, PairTokenizer
 from gram_fast.training.data.records import PairRecord
 
 _IGNORED = -100
-# Pairs that are encoded in one call of the tokenizer, which works through them on all cores.
+# Pairs encoded in one call of the tokenizer, which spreads them over all cores.
 _BATCH = 512
 
 
 @dataclass(frozen=True)
-class Item:
-    """The sequences of one pair, end to end."""
+class TokenizedPair:
+    """The token sequences of one pair, concatenated, with their labels."""
 
     input_ids: Ids
-    """[T]"""
+    """int32 [T]."""
     labels: NDArray[np.int32]
-    """[T], -100 where nothing is asked."""
+    """int32 [T]; -100 where there is nothing to predict."""
     lengths: NDArray[np.int64]
-    """[S], sum T."""
+    """int64 [S], tokens of each sequence; they sum to T."""
 
     @classmethod
-    def join(cls, sequences: Sequence[tuple[Ids, NDArray[np.int32]]]) -> "Item":
-        """An item of (input_ids, labels) sequences."""
+    def join(cls, sequences: Sequence[tuple[Ids, NDArray[np.int32]]]) -> "TokenizedPair":
+        """Concatenates (input_ids, labels) sequences."""
         ids, labels = zip(*sequences, strict=True)
         return cls(np.concatenate(ids), np.concatenate(labels), np.array([len(i) for i in ids]))
 
 
-Encode = Callable[[Sequence[PairRecord]], list[Item]]
+PairEncoder = Callable[[Sequence[PairRecord]], list[TokenizedPair]]
+"""Tokenizes pair records for one training stage."""
 
 
-def finetune_items(tokenizer: PairTokenizer) -> Encode:
-    """Each labeled pair in both orders: exactly the ids that the judge scores."""
+def finetune_encoder(tokenizer: PairTokenizer) -> PairEncoder:
+    """Encoder of stage 2: each labeled pair in both orders, with exactly the token ids that the judge scores."""
 
-    def encode(records: Sequence[PairRecord]) -> list[Item]:
+    def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         texts = [
             (r.prompt, *pair) for r in records for pair in ((r.response_a, r.response_b), (r.response_b, r.response_a))
         ]
         ids = tokenizer.whole_ids(texts)
-        items = []
+        encoded = []
         for n, record in enumerate(records):
             label = 0 if record.preferred == "A" else 1
             ab, ba = ids[2 * n : 2 * n + 2]
-            items.append(Item.join([(ab, _last(ab, label)), (ba, _last(ba, 1 - label))]))
-        return items
+            encoded.append(TokenizedPair.join([(ab, _last(ab, label)), (ba, _last(ba, 1 - label))]))
+        return encoded
 
     return encode
 
 
-def scalar_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
-    """Prompt and response as a chat of two turns; `chat`: the transformers tokenizer with the chat template."""
+def scalar_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
+    """Encoder of the scalar baseline: each response as a chat of two turns, prompt and response.
+
+    `chat` is the transformers tokenizer whose chat template is used.
+    """
     prompt, response = "\ue000", "\ue001"
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
     text = render_chat(chat, turns, add_generation_prompt=False)  # type: ignore[arg-type]
     before, _, rest = text.partition(prompt)
     between, _, after = rest.partition(response)
 
-    def encode(records: Sequence[PairRecord]) -> list[Item]:
+    def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         rows = []
         for r in records:
             chosen_first = (r.response_a, r.response_b) if r.preferred == "A" else (r.response_b, r.response_a)
             rows += [(r.prompt, response) for response in chosen_first]
         ids = tokenizer.ids_between((before, between, after), rows)
         pairs = zip(ids[0::2], ids[1::2], strict=True)
-        return [Item.join([(c, _last(c, 0)), (j, np.full(len(j), _IGNORED, np.int32))]) for c, j in pairs]
+        return [TokenizedPair.join([(c, _last(c, 0)), (j, np.full(len(j), _IGNORED, np.int32))]) for c, j in pairs]
 
     return encode
 
 
-def pretrain_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
-    """Both responses after the prompt, in GRAM's format; `chat`: the transformers tokenizer with the chat template."""
+def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
+    """Encoder of stage 1: both responses after the prompt, in GRAM's format.
+
+    `chat` is the transformers tokenizer whose chat template is used.
+    """
     question, answers = pretraining_literals(tokenizer.template)
     prompt, output = "\ue000", "\ue001"
     user = {"role": "user", "content": question[0] + prompt + question[1]}
@@ -96,27 +103,27 @@ def pretrain_items(tokenizer: PairTokenizer, chat: Any) -> Encode:
     closing = render_chat(chat, both, add_generation_prompt=False).rpartition(output)[2]  # type: ignore[arg-type]
     swapped = tokenizer.template.slots.index("response_a") > tokenizer.template.slots.index("response_b")
 
-    def encode(records: Sequence[PairRecord]) -> list[Item]:
+    def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         prompts = tokenizer.ids_between((opening[0], opening[2]), [(r.prompt,) for r in records])
         responses = [(r.response_b, r.response_a) if swapped else (r.response_a, r.response_b) for r in records]
         outputs = tokenizer.ids_between((*answers[:2], answers[2] + closing.rstrip("\n")), responses)
-        items = []
+        encoded = []
         for before, after in zip(prompts, outputs, strict=True):
-            # The last token predicts nothing: it is left out, and labels[t] is the token behind row t.
+            # labels[t] is the token after position t. The last token predicts nothing and is left out.
             ids = np.concatenate([before, after])
             labels = np.where(np.arange(1, len(ids)) < len(before), _IGNORED, ids[1:]).astype(np.int32)
-            items.append(Item.join([(ids[:-1], labels)]))
-        return items
+            encoded.append(TokenizedPair.join([(ids[:-1], labels)]))
+        return encoded
 
     return encode
 
 
 def pretraining_literals(template: PairTemplate) -> tuple[tuple[str, str], tuple[str, str, str]]:
-    """The text around the prompt (the instruction) and around the two responses (the output) of stage 1.
+    """Returns the texts around the prompt (instruction) and around the two responses (output) of stage 1.
 
-    They are taken from the judge's template: from the paragraph that leads to the prompt, to the paragraph that ends
-    the second response. For the preset `gram` that is GRAM's own format of pre-training data. Raises InputError for a
-    template whose prompt is not its first slot.
+    They are the part of the judge's template from the paragraph before the prompt to the paragraph that ends the second
+    response; for the preset `gram`, GRAM's own format of pre-training data. Raises InputError for a template whose
+    first slot is not the prompt.
     """
     if template.slots[0] != SLOTS[0]:
         raise InputError(f"stage 1 needs a template whose first slot is {{{SLOTS[0]}}}, not {{{template.slots[0]}}}")
@@ -126,39 +133,43 @@ def pretraining_literals(template: PairTemplate) -> tuple[tuple[str, str], tuple
     return instruction, (between[len(gap) :], middle, last.partition("\n\n")[0])
 
 
-def read_items(
-    records: Iterable[PairRecord], encode: Encode, cutoff_len: int, on_long: Callable[[PairRecord, int], None]
-) -> Iterator[Item]:
-    """Items of all records whose sequences have at most `cutoff_len` tokens; the others go to `on_long`, uncut."""
+def tokenize_pairs(
+    records: Iterable[PairRecord], encode: PairEncoder, cutoff_len: int, on_long: Callable[[PairRecord, int], None]
+) -> Iterator[TokenizedPair]:
+    """Tokenizes records, except those with a sequence of more than `cutoff_len` tokens.
+
+    Such a record goes to `on_long` with the length of its longest sequence; nothing is truncated.
+    """
     stream = iter(records)
     while some := list(islice(stream, _BATCH)):
-        for record, item in zip(some, encode(some), strict=True):
-            if (longest := int(item.lengths.max())) > cutoff_len:
+        for record, pair in zip(some, encode(some), strict=True):
+            if (longest := int(pair.lengths.max())) > cutoff_len:
                 on_long(record, longest)
             else:
-                yield item
+                yield pair
 
 
-def collate(items: Sequence[Item]) -> dict[str, torch.Tensor]:
-    """Packs items end to end, without padding.
+def collate(pairs: Sequence[TokenizedPair]) -> dict[str, torch.Tensor]:
+    """Packs tokenized pairs into one batch, end to end and without padding.
 
-    For example, two items of one sequence each:
+    Returns int64 input_ids, labels and position_ids [1, T], and lengths [S]. Two pairs of one sequence each:
 
         input_ids  [7 8 9] and [7 5]   ->   input_ids     [[7 8 9 7 5]]
         labels     [. 9 3] and [. 2]   ->   labels        [[. 9 3 . 2]]   (. is -100)
                                             position_ids  [[0 1 2 0 1]]
                                             lengths       [3 2]
     """
-    lengths = torch.from_numpy(np.concatenate([item.lengths for item in items]))
+    lengths = torch.from_numpy(np.concatenate([pair.lengths for pair in pairs]))
     return {
-        "input_ids": torch.from_numpy(np.concatenate([item.input_ids for item in items])).long()[None],
-        "labels": torch.from_numpy(np.concatenate([item.labels for item in items])).long()[None],
+        "input_ids": torch.from_numpy(np.concatenate([pair.input_ids for pair in pairs])).long()[None],
+        "labels": torch.from_numpy(np.concatenate([pair.labels for pair in pairs])).long()[None],
         "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],
         "lengths": lengths,
     }
 
 
 def _last(ids: Ids, label: int) -> NDArray[np.int32]:
+    """Labels of a sequence that predicts `label` at its last token."""
     labels = np.full(len(ids), _IGNORED, np.int32)
     labels[-1] = label
     return labels

@@ -1,4 +1,4 @@
-"""Where training data is: a local file, an entry of a LLaMA-Factory dataset_info.json, a folder, or the hub."""
+"""Resolves the name of a data set to a local file, a LLaMA-Factory dataset_info.json entry, a folder, or the hub."""
 
 import json
 import os
@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from gram_fast.errors import InputError, first_line
-from gram_fast.training.data.formats import Kind, Layout
+from gram_fast.training.data.formats import Format, Layout
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FILE_NAME = re.compile(r".*\.(jsonl?|parquet|csv|txt|arrow|gz|zst|zip)")
 
-# What an entry of dataset_info.json may say. The other hubs have the same data set under another name.
+# Keys of a dataset_info.json entry. The other hubs hold the same data set under another name.
 _PLACE_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "subset", "split", "folder")
 _LAYOUT_KEYS = ("formatting", "ranking", "columns", "tags")
-_KINDS: dict[tuple[Any, Any], Kind] = {
+_FORMATS: dict[tuple[Any, Any], Format] = {
     ("alpaca", False): "gram",
     ("alpaca", True): "preference",
     ("sharegpt", True): "sharegpt",
 }
-_NEEDED_COLUMNS: dict[Kind, tuple[str, ...]] = {
+_NEEDED_COLUMNS: dict[Format, tuple[str, ...]] = {
     "gram": ("prompt", "response"),
     "preference": ("chosen", "rejected"),
     "sharegpt": ("messages", "chosen", "rejected"),
 }
-_OTHER_COLUMNS: dict[Kind, tuple[str, ...]] = {
+_OTHER_COLUMNS: dict[Format, tuple[str, ...]] = {
     "gram": ("query",),
     "preference": ("prompt", "query", "system", "history"),
     "sharegpt": ("system",),
@@ -36,34 +36,35 @@ _TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "observation_ta
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file, or a folder or hub name that the datasets library loads."""
+class DataSource:
+    """A resolved data set: a local file, or a folder or hub name that the datasets library loads."""
 
     path: str
     layout: Layout | None = None
-    """None: each row tells its format by its fields."""
+    """None: the format of each row is detected from its fields."""
     subset: str | None = None
     split: str = "train"
     folder: str | None = None
 
 
-def find_source(name: str, dataset_info: str | None = None) -> Source:
-    """What `name` stands for: a local file; else an entry of the file `dataset_info`; else a local folder or a name on
-    the hub, `org/name`, either with `:split` behind it.
+def find_source(name: str, dataset_info: str | None = None) -> DataSource:
+    """Resolves the name of a data set.
 
-    Raises InputError that says what was looked for, and for an entry that cannot be read as pairs.
+    The first match counts: a local file; an entry of the file `dataset_info`; a local folder or a name on the Hugging
+    Face hub, `org/name`, either optionally followed by `:split`. Raises InputError that says what was looked for, and
+    for an entry that does not describe pairs.
     """
     if os.path.isfile(name):
-        return Source(name)
+        return DataSource(name)
     if dataset_info is not None:
         entries = _read_entries(dataset_info)
         if name in entries:
             return _registered(entries[name], f"{dataset_info}: {name}", os.path.dirname(dataset_info))
     if os.path.isdir(name):
-        return Source(name)
+        return DataSource(name)
     path, _, split = name.partition(":")
     if os.path.isdir(path) or (_HUB_NAME.fullmatch(path) and not _FILE_NAME.fullmatch(path)):
-        return Source(path, split=split or "train")
+        return DataSource(path, split=split or "train")
     entry = f"no entry of that name in {dataset_info}" if dataset_info else "no dataset_info.json was given"
     raise InputError(
         f"there is no file or folder {name!r}, {entry}, and names on the hub are org/name or org/name:split"
@@ -82,13 +83,13 @@ def _read_entries(path: str) -> Mapping[str, Any]:
     return entries
 
 
-def _registered(entry: Any, where: str, base: str) -> Source:
+def _registered(entry: Any, where: str, base: str) -> DataSource:
     entry = _known(entry, where, (*_PLACE_KEYS, *_LAYOUT_KEYS))
     layout = _layout(entry, where) if any(key in entry for key in _LAYOUT_KEYS) else None
     place = _strings({key: entry[key] for key in _PLACE_KEYS if key in entry}, where)
     part = {key: place[key] for key in ("subset", "split", "folder") if key in place}
     if "hf_hub_url" in place:
-        return Source(place["hf_hub_url"], layout, **part)
+        return DataSource(place["hf_hub_url"], layout, **part)
     if "file_name" not in place:
         raise InputError(f"{where}: expected 'file_name' or 'hf_hub_url'")
     path = os.path.join(base, place["file_name"])
@@ -96,31 +97,31 @@ def _registered(entry: Any, where: str, base: str) -> Source:
         raise InputError(f"{where}: there is no file or folder {path}")
     if os.path.isfile(path) and part not in ({}, {"split": "train"}):
         raise InputError(f"{where}: expected no {next(iter(part))!r}, since 'file_name' is one file")
-    return Source(path, layout, **part)
+    return DataSource(path, layout, **part)
 
 
 def _layout(entry: dict[str, Any], where: str) -> Layout:
     formatting, ranking = entry.get("formatting", "alpaca"), entry.get("ranking", False)
-    if not isinstance(formatting, str) or not isinstance(ranking, bool) or (formatting, ranking) not in _KINDS:
+    if not isinstance(formatting, str) or not isinstance(ranking, bool) or (formatting, ranking) not in _FORMATS:
         raise InputError(
             f"{where}: expected 'formatting' alpaca, or sharegpt and 'ranking' true, got {formatting!r} and {ranking!r}"
         )
-    kind = _KINDS[formatting, ranking]
+    format = _FORMATS[formatting, ranking]
     names: dict[str, str | None] = {}
     if "columns" in entry:
-        columns = _known(entry["columns"], f"{where}: columns", (*_NEEDED_COLUMNS[kind], *_OTHER_COLUMNS[kind]))
-        for column in _NEEDED_COLUMNS[kind]:
+        columns = _known(entry["columns"], f"{where}: columns", (*_NEEDED_COLUMNS[format], *_OTHER_COLUMNS[format]))
+        for column in _NEEDED_COLUMNS[format]:
             if column not in columns:
                 raise InputError(
                     f"{where}: columns: expected {column!r}, found {', '.join(map(repr, columns)) or 'none'}"
                 )
         names = {"query": None, **_strings(columns, f"{where}: columns")}
-    tags = _known(entry.get("tags", {}), f"{where}: tags", _TAGS if kind == "sharegpt" else ())
-    return Layout(kind, **names, **_strings(tags, f"{where}: tags"))  # type: ignore[arg-type]
+    tags = _known(entry.get("tags", {}), f"{where}: tags", _TAGS if format == "sharegpt" else ())
+    return Layout(format, **names, **_strings(tags, f"{where}: tags"))  # type: ignore[arg-type]
 
 
 def _known(value: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The mapping `value` without what is null. Raises InputError for a key that is not one of `keys`."""
+    """Returns the mapping `value` without its null entries. Raises InputError for a key that is not in `keys`."""
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected an object, got {type(value).__name__}")
     for key in value:

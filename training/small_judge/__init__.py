@@ -1,1 +1,1 @@
-"""How the small judge is made: nothing comes in, generated tasks and a trained judge with its card go out."""
+"""Making of the small judge that ships with the package: from random seeds to generated tasks, model and model card."""

@@ -1,4 +1,4 @@
-"""Kinds of tasks about lists: order, copies, entries by their place, and what is in them."""
+"""Kinds of tasks about lists: sorting, copying, selecting entries by position, counting and categories."""
 
 import random
 from collections.abc import Callable
@@ -9,25 +9,25 @@ from gram_fast.training.small_judge.words import CATEGORIES, CITIES, MONTHS, NAM
 
 
 def sort_up(rng: random.Random) -> Task:
-    """Numbers from smallest to largest."""
+    """Sort numbers in ascending order."""
     asks = ("Sort from smallest to largest: {}", "Put these numbers in ascending order: {}")
     return _reordered(rng, "sort_up", asks, rng.sample(range(10, 100), rng.randint(3, 5)), sorted)
 
 
 def sort_down(rng: random.Random) -> Task:
-    """Numbers from largest to smallest."""
+    """Sort numbers in descending order."""
     asks = ("Sort from largest to smallest: {}", "Put these numbers in descending order: {}")
     return _reordered(rng, "sort_down", asks, rng.sample(range(10, 100), rng.randint(3, 5)), _sorted_down)
 
 
 def sort_words(rng: random.Random) -> Task:
-    """Words by the alphabet, first letters all different."""
+    """Sort words alphabetically; their first letters differ."""
     asks = ("Sort these words alphabetically: {}", "Put in alphabetical order: {}")
     return _reordered(rng, "sort_words", asks, _words(rng), sorted)
 
 
 def reverse(rng: random.Random) -> Task:
-    """A list of words or numbers backwards."""
+    """Reverse a list of words or numbers."""
     items = _words(rng) if rng.random() < 0.5 else rng.sample(range(10, 100), rng.randint(3, 5))
     return _reordered(
         rng, "reverse", ("Reverse this list: {}", "Write in reverse order: {}"), items, lambda items: items[::-1]
@@ -35,13 +35,13 @@ def reverse(rng: random.Random) -> Task:
 
 
 def copy(rng: random.Random) -> Task:
-    """A list of words or numbers as it is."""
+    """Copy a list of words or numbers."""
     items = _words(rng) if rng.random() < 0.5 else rng.sample(range(10, 100), rng.randint(3, 5))
     return _reordered(rng, "copy", ("Copy this list: {}", "Repeat in the same order: {}"), items, list)
 
 
 def recite(rng: random.Random) -> Task:
-    """Many words in a row as they are; wrong ones have two exchanged, or one replaced."""
+    """Repeat six to twelve words; wrong answers have two words exchanged or one replaced."""
     words = rng.sample(NAMES + NOUNS + CITIES, rng.randint(6, 12))
     ask = rng.choice(("Repeat these words: {}", "Say once more: {}"))
     a, b = rng.sample(range(len(words)), 2)
@@ -52,17 +52,17 @@ def recite(rng: random.Random) -> Task:
 
 
 def swap_ends_of_numbers(rng: random.Random) -> Task:
-    """Numbers of which the first and the last change places."""
+    """Swap the first and the last of some numbers."""
     return _ends_swapped(rng, "swap_ends_of_numbers", rng.sample(range(10, 100), rng.randint(4, 5)))
 
 
 def swap_ends(rng: random.Random) -> Task:
-    """Words of which the first and the last change places."""
+    """Swap the first and the last of some words."""
     return _ends_swapped(rng, "swap_ends", _words(rng, 4))
 
 
 def append_number(rng: random.Random) -> Task:
-    """A list of numbers with one more at its end."""
+    """Append a number to a list of numbers."""
     *numbers, new = rng.sample(range(10, 100), rng.randint(4, 6))
     ask = rng.choice(("Add {} at the end: {}", "Write this list with {} as its last number: {}"))
     wrong = [[*numbers, n] for n in rng.sample([n for n in range(10, 100) if n != new], 2)]
@@ -72,7 +72,7 @@ def append_number(rng: random.Random) -> Task:
 
 
 def count(rng: random.Random) -> Task:
-    """How many words a list has."""
+    """Count the words of a list."""
     words = rng.sample(NOUNS, rng.randint(2, 8))
     ask = rng.choice(("How many words are in this list: {}?", "Count the words: {}"))
     wrong = [str(n) for n in range(2, 9) if n != len(words)]
@@ -80,35 +80,26 @@ def count(rng: random.Random) -> Task:
 
 
 def first_or_last(rng: random.Random) -> Task:
-    """The first or the last word of a list."""
+    """Name the first or the last word of a list."""
     words = rng.sample(NOUNS, rng.randint(3, 5))
-    name, place = rng.choice((("first", 0), ("last", -1)))
-    ask = rng.choice(("What is the {} word of: {}?", "Name the {} item: {}"))
-    wrong = [word for word in words if word != words[place]]
-    return make_choice(
-        rng, "first_or_last", ask.format(name, listed(words)), words[place], wrong, f"The {name} is {{}}."
-    )
+    return _entry(rng, "first_or_last", "word", words, (("first", 0), ("last", -1)))
 
 
 def which_number(rng: random.Random) -> Task:
-    """The first, second, third or last number of a list."""
-    numbers = rng.sample(range(10, 100), rng.randint(4, 5))
-    name, place = rng.choice((("first", 0), ("second", 1), ("third", 2), ("last", -1)))
-    ask = rng.choice(("What is the {} number of: {}?", "Name the {} item: {}"))
-    wrong = [str(n) for n in numbers if n != numbers[place]]
-    prompt = ask.format(name, listed(numbers))
-    return make_choice(rng, "which_number", prompt, str(numbers[place]), wrong, f"The {name} is {{}}.")
+    """Name the first, second, third or last number of a list."""
+    numbers = [str(n) for n in rng.sample(range(10, 100), rng.randint(4, 5))]
+    return _entry(rng, "which_number", "number", numbers, (("first", 0), ("second", 1), ("third", 2), ("last", -1)))
 
 
 def second(rng: random.Random) -> Task:
-    """The second word of a list."""
+    """Name the second word of a list."""
     words = rng.sample(NOUNS, rng.randint(3, 5))
     ask = rng.choice(("What is the second word of: {}?", "Name the second item: {}"))
     return make_choice(rng, "second", ask.format(listed(words)), words[1], [words[0], *words[2:]], "The second is {}.")
 
 
 def category(rng: random.Random) -> Task:
-    """The one word of a list that is of a category."""
+    """Name the word of a list that belongs to a category."""
     name = rng.choice(sorted(CATEGORIES))
     others = [rng.choice(CATEGORIES[other]) for other in rng.sample(sorted(set(CATEGORIES) - {name}), 3)]
     right = rng.choice(CATEGORIES[name])
@@ -117,7 +108,7 @@ def category(rng: random.Random) -> Task:
 
 
 def month(rng: random.Random) -> Task:
-    """Which of two months comes first or later in the year."""
+    """Decide which of two months comes first or later in the year."""
     a, b = rng.sample(range(12), 2)
     word = rng.choice(("first", "later"))
     right = min(a, b) if word == "first" else max(a, b)
@@ -128,7 +119,7 @@ def month(rng: random.Random) -> Task:
 def _reordered(
     rng: random.Random, kind: str, asks: tuple[str, ...], items: list[Any], order: Callable[[list[Any]], list[Any]]
 ) -> Task:
-    """A task whose answer is a list in another order; wrong ones are what other tasks would ask for."""
+    """A task whose answer is the list in the given order; wrong answers are orders that other tasks ask for."""
     right = order(items)
     orders = [sorted(items), _sorted_down(items), items[::-1], items]
     wrong = list(dict.fromkeys(listed(other) for other in orders if other != right))
@@ -139,13 +130,21 @@ def _reordered(
     )
 
 
+def _entry(rng: random.Random, kind: str, noun: str, items: list[str], places: tuple[tuple[str, int], ...]) -> Task:
+    """A task whose answer is the entry of a list at one of the named places."""
+    name, place = rng.choice(places)
+    ask = rng.choice((f"What is the {{}} {noun} of: {{}}?", "Name the {} item: {}"))
+    wrong = [item for item in items if item != items[place]]
+    return make_choice(rng, kind, ask.format(name, listed(items)), items[place], wrong, f"The {name} is {{}}.")
+
+
 def _ends_swapped(rng: random.Random, kind: str, items: list[Any]) -> Task:
     asks = ("Swap the first and the last: {}", "Exchange the first and last entry: {}")
     return _reordered(rng, kind, asks, items, lambda items: [items[-1], *items[1:-1], items[0]])
 
 
 def _words(rng: random.Random, at_least: int = 3) -> list[str]:
-    """Up to five words with different first letters."""
+    """Draws `at_least` to five nouns with different first letters."""
     by_letter: dict[str, list[str]] = {}
     for noun in NOUNS:
         by_letter.setdefault(noun[0], []).append(noun)

@@ -1,10 +1,10 @@
-"""Makes the small judge that ships with the package, from nothing, with the project's own commands.
+"""Makes the small judge that ships with the package, from generated data, with the package's own commands.
 
     python -m gram_fast.training.small_judge.make
 
-Works in the folder small-judge: generates tasks (tasks.py), trains a tokenizer, runs both stages of the recipe
-`small`, tests, and writes the judge in half precision with its model card into small-judge/judge. An interrupted run
-goes on when the command is given again.
+Works in the folder small-judge: generates tasks (tasks.py), trains a tokenizer, runs both stages of the recipe `small`,
+tests the result, and writes the judge in float16 with its model card into small-judge/judge. After an interruption, the
+same command resumes.
 """
 
 import json
@@ -36,10 +36,10 @@ from gram_fast.training.small_judge.tasks import (
 from gram_fast.training.small_judge.tokenizer import make_tokenizer
 
 FOLDER = Path("small-judge")
-# Pairs of each file; the tests are a hundred a kind.
+# Pairs for stage 1 and stage 2; pairs of each kind for validation and test.
 UNLABELED, LABELED, VALIDATION, TEST = 600_000, 60_000, 20, 100
 
-# Short, so that a small model's tokens go to the task; turns are framed by special tokens, thinking has no switch.
+# Short, so that most tokens are the task's; special tokens mark the turns, and there is no thinking mode.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|{{ message.role }}|>{{ message.content }}<|end|>
@@ -58,7 +58,7 @@ SHAPE = {
 
 
 def make_data(folder: Path, unlabeled: int = UNLABELED, labeled: int = LABELED) -> None:
-    """Writes pretrain, finetune, validation, test-seen and test-unseen.jsonl; no prompt of a test is trained on."""
+    """Writes pretrain, finetune, validation, test-seen and test-unseen.jsonl; no test prompt is in training data."""
     folder.mkdir(parents=True, exist_ok=True)
     held_out = distinct_tasks(SEEN, 1, TEST + VALIDATION)
     per_kind = [held_out[start : start + TEST + VALIDATION] for start in range(0, len(held_out), TEST + VALIDATION)]
@@ -77,7 +77,7 @@ def make_data(folder: Path, unlabeled: int = UNLABELED, labeled: int = LABELED) 
 
 
 def tokenizer_texts(data: Path) -> list[str]:
-    """What the tokenizer is trained on: tasks, the presets and some plain English (Python's own help pages)."""
+    """Collects the tokenizer's training texts: tasks, the presets and plain English (Python's help pages)."""
     with open(data / "pretrain.jsonl", encoding="utf-8") as file:
         rows = [json.loads(line) for line in islice(file, 20_000)]
     texts = ["\n".join([row["prompt"], *row["responses"]]) for row in rows]
@@ -86,7 +86,7 @@ def tokenizer_texts(data: Path) -> list[str]:
 
 
 def make_base(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **shape: int) -> None:
-    """Writes an untrained Qwen3-shaped model and its tokenizer into `folder`."""
+    """Writes a randomly initialised Qwen3 model of the given shape, and its tokenizer, into `folder`."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -102,18 +102,21 @@ def make_base(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0, *
 
 
 def small_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """The small judge's tokenizer."""
+    """Trains the small judge's tokenizer."""
     special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
     return make_tokenizer(texts, VOCAB_SIZE, CHAT_TEMPLATE, special=special, eos="<|end|>", pad="<|pad|>")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The preferences of a file that `make_data` wrote."""
+def read_labeled_rows(path: Path) -> list[dict[str, Any]]:
+    """Reads a file of labeled rows that `make_data` wrote."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def accuracy_by_kind(judge: PairwiseJudge, rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """By kind and for "all": accuracy of the mean of both orders, and the share with the same winner in both."""
+    """Tests a judge on labeled rows -> (accuracy, consistency) for each kind of task and for "all".
+
+    Accuracy is that of the mean of both orders; consistency is the share of pairs with the same winner in both.
+    """
     pairs = [(row["chosen"], row["rejected"]) for row in rows]
     found: dict[str, list[tuple[float, float]]] = {}
     for row, c in zip(rows, judge.compare_many([row["prompt"] for row in rows], pairs), strict=True):
@@ -124,19 +127,19 @@ def accuracy_by_kind(judge: PairwiseJudge, rows: Sequence[dict[str, Any]]) -> di
 
 
 def export(model: Path, folder: Path) -> None:
-    """Writes the judge in half precision with its tokenizer."""
+    """Writes model and tokenizer into `folder`, the weights in float16."""
     AutoModelForCausalLM.from_pretrained(model, dtype=torch.float16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
 
 
 def model_card(folder: Path, seen: dict[str, tuple[float, float]], unseen: dict[str, tuple[float, float]]) -> str:
-    """What the judge is, how it was made, how good it is."""
+    """Renders the model card: what the judge is, how it was made, how accurate it is."""
     parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
 
-    def table(of: dict[str, tuple[float, float]]) -> str:
+    def table(by_kind: dict[str, tuple[float, float]]) -> str:
         rows = [
             f"| {kind} | {accuracy:.3f} | {same:.3f} |"
-            for kind, (accuracy, same) in sorted(of.items())
+            for kind, (accuracy, same) in sorted(by_kind.items())
             if kind != "all"
         ]
         return "\n".join(["| kind | accuracy | same winner in both orders |", "|---|---|---|", *rows])
@@ -197,7 +200,7 @@ def _train(stage: str) -> None:
 
 
 def main() -> None:
-    """Makes what is not there yet, step by step."""
+    """Runs every step whose output does not exist yet."""
     data, base, judge = FOLDER / "data", FOLDER / "base", FOLDER / "judge"
     if not (data / "pretrain.jsonl").exists():
         make_data(data)
@@ -207,7 +210,9 @@ def main() -> None:
     _train("finetune")
     export(FOLDER / "finetune", judge)
     tested = PairwiseJudge.from_pretrained(judge)
-    seen, unseen = (accuracy_by_kind(tested, read_rows(data / f"test-{name}.jsonl")) for name in ("seen", "unseen"))
+    seen, unseen = (
+        accuracy_by_kind(tested, read_labeled_rows(data / f"test-{name}.jsonl")) for name in ("seen", "unseen")
+    )
     (judge / "README.md").write_text(model_card(judge, seen, unseen), "utf-8")
     print(f"{judge}: accuracy {seen['all'][0]:.3f}, on unseen kinds {unseen['all'][0]:.3f}")
 

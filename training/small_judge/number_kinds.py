@@ -1,4 +1,4 @@
-"""Kinds of tasks about numbers: sums, in a story too, comparisons and selections."""
+"""Kinds of tasks about numbers: sums and differences, plain or in a story, comparisons and selections."""
 
 import random
 import re
@@ -9,21 +9,21 @@ from gram_fast.training.small_judge.words import NAMES, NOUNS
 
 
 def addition(rng: random.Random) -> Task:
-    """The sum of two numbers."""
+    """Add two numbers."""
     a, b = rng.randint(2, 60), rng.randint(2, 9)
     ask = rng.choice(("What is {} + {}?", "Add {} and {}.", "Compute {} plus {}.", "How much is {} plus {}?"))
     return _number(rng, "addition", ask.format(a, b), a + b, f"{a} + {b} = {{}}")
 
 
 def subtraction(rng: random.Random) -> Task:
-    """The difference of two numbers."""
+    """Subtract two numbers."""
     a, b = rng.randint(12, 70), rng.randint(2, 9)
     ask = rng.choice(("What is {} - {}?", "Compute {} minus {}.", "How much is {} minus {}?"))
     return _number(rng, "subtraction", ask.format(a, b), a - b, f"{a} - {b} = {{}}")
 
 
 def buying(rng: random.Random) -> Task:
-    """A sum in a story."""
+    """Add two numbers in a story."""
     name, noun = rng.choice(NAMES), rng.choice(NOUNS)
     a, b = rng.randint(2, 60), rng.randint(2, 9)
     got = rng.choice(("buys", "finds", "gets"))
@@ -32,7 +32,7 @@ def buying(rng: random.Random) -> Task:
 
 
 def giving(rng: random.Random) -> Task:
-    """A difference in a story."""
+    """Subtract two numbers in a story."""
     name, noun = rng.choice(NAMES), rng.choice(NOUNS)
     a, b = rng.randint(12, 70), rng.randint(2, 9)
     lost = rng.choice(("gives away", "loses", "sells"))
@@ -41,7 +41,7 @@ def giving(rng: random.Random) -> Task:
 
 
 def larger_or_smaller(rng: random.Random) -> Task:
-    """One of two numbers that look alike."""
+    """Name the larger or the smaller of two similar numbers."""
     a = rng.randint(100, 999)
     b = rng.choice([n for n in (int(str(a)[::-1]), a + 9, a - 9, a + 90, a - 90, a + 1) if 100 <= n <= 999 and n != a])
     a, b = rng.sample((a, b), 2)
@@ -52,7 +52,7 @@ def larger_or_smaller(rng: random.Random) -> Task:
 
 
 def extreme(rng: random.Random) -> Task:
-    """The largest or the smallest of some numbers."""
+    """Name the largest or the smallest of some numbers."""
     numbers = rng.sample(range(10, 100), rng.randint(3, 5))
     word, best = rng.choice((("largest", max(numbers)), ("smallest", min(numbers))))
     ask = rng.choice(("What is the {} number in {}?", "Name the {} of {}."))
@@ -61,7 +61,7 @@ def extreme(rng: random.Random) -> Task:
 
 
 def weight(rng: random.Random) -> Task:
-    """Which of two things weighs more or less."""
+    """Decide which of two things weighs more or less."""
     (a, b), (x, y) = rng.sample(NOUNS, 2), rng.sample(range(10, 100), 2)
     word = rng.choice(("more", "less"))
     right, wrong = (a, b) if (x > y) == (word == "more") else (b, a)
@@ -70,12 +70,12 @@ def weight(rng: random.Random) -> Task:
 
 
 def above(rng: random.Random) -> Task:
-    """The numbers of a list that are above a limit."""
+    """Keep the numbers of a list that are above a limit."""
     return _kept(rng, "above", ("greater than", "above"), lambda n, limit: n > limit)
 
 
 def below(rng: random.Random) -> Task:
-    """The numbers of a list that are below a limit."""
+    """Keep the numbers of a list that are below a limit."""
     return _kept(rng, "below", ("less than", "below"), lambda n, limit: n < limit)
 
 
@@ -85,7 +85,7 @@ def _number(rng: random.Random, kind: str, prompt: str, right: int, written_out:
 
 
 def _kept(rng: random.Random, kind: str, words: tuple[str, ...], keep: Callable[[int, int], bool]) -> Task:
-    """A task whose answer is a part of a list; wrong ones are the rest, and parts with one entry more or less."""
+    """A task whose answer is part of a list; wrong answers are the rest, and the part with one entry more or less."""
     numbers = rng.sample(range(10, 100), 5)
     ranked = sorted(numbers)
     cut = rng.randint(1, 3)

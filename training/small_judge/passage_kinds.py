@@ -1,4 +1,4 @@
-"""Kinds of tasks about a passage or a table: looking up what it says of a name."""
+"""Kinds of tasks about a passage or a table: looking up a value by name or a name by value."""
 
 import random
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from gram_fast.training.small_judge.words import CITIES, JOBS, NAMES, NOUNS, PET
 
 
 def fact(rng: random.Random) -> Task:
-    """A question about one of several people in a passage."""
+    """Answer a question about one of several people in a passage."""
     people, attribute, passage = _passage(rng, 2, 3)
     person = rng.choice(people)
     ask = {"city": "Where does {} live?", "job": "What is the job of {}?", "pet": "Which animal does {} have?"}
@@ -18,7 +18,7 @@ def fact(rng: random.Random) -> Task:
 
 
 def who(rng: random.Random) -> Task:
-    """The person of a passage of whom something is true."""
+    """Name the person of a passage for whom something is true."""
     people, attribute, passage = _passage(rng, 2, 3)
     person = rng.choice(people)
     ask = {"city": "Who lives in {}?", "job": "Who works as a {}?", "pet": "Who has a {}?"}
@@ -30,7 +30,7 @@ def who(rng: random.Random) -> Task:
 
 
 def table(rng: random.Random) -> Task:
-    """An entry of a table."""
+    """Look up an entry of a table."""
     names = rng.sample(NAMES, rng.randint(2, 4))
     values = rng.sample(range(10, 100), len(names))
     row = rng.randrange(len(names))
@@ -42,7 +42,7 @@ def table(rng: random.Random) -> Task:
 
 
 def rearrange(rng: random.Random) -> Task:
-    """Some entries of a table in the order asked for; wrong ones have two values exchanged, or one of another entry."""
+    """Write entries of a table in a given order; wrong answers have two values exchanged or one of another entry."""
     form, entries, asked, shown, separator = _entries(rng)
     prompt = f"{shown}\n{rng.choice(('Write this for {}', 'In this order: {}', 'Copy {}')).format(listed(asked))}"
 
@@ -54,7 +54,7 @@ def rearrange(rng: random.Random) -> Task:
 
 
 def inverse(rng: random.Random) -> Task:
-    """Some entries of a table with name and value exchanged."""
+    """Write entries of a table, given by value, with name and value exchanged."""
     form, entries, asked, shown, separator = _entries(rng)
     values = [entries[name] for name in asked]
     prompt = f"{shown}\nTurn around {listed(values)}"
@@ -67,7 +67,7 @@ def inverse(rng: random.Random) -> Task:
 
 
 def told(rng: random.Random) -> Task:
-    """What a passage says of several people, in the order asked for."""
+    """Repeat what a passage says about several people, in a given order."""
     people, attribute, passage = _passage(rng, 3, 5)
     asked = rng.sample(people, rng.randint(2, 3))
     ask = rng.choice(("What does the text say about {}?", "Repeat what is said of {}."))
@@ -81,13 +81,13 @@ def told(rng: random.Random) -> Task:
 
 
 def price(rng: random.Random) -> Task:
-    """What one of several things costs."""
+    """Name the price of one of several things."""
     things = rng.sample(NOUNS, rng.randint(2, 3))
     prices = rng.sample(range(10, 100), len(things))
     place = rng.randrange(len(things))
-    told = " ".join(f"The {thing} costs {cost} euros." for thing, cost in zip(things, prices, strict=True))
+    passage = " ".join(f"The {thing} costs {cost} euros." for thing, cost in zip(things, prices, strict=True))
     wrong = [str(cost) for cost in prices if cost != prices[place]]
-    prompt = f"{told} How many euros is the {things[place]}?"
+    prompt = f"{passage} How many euros is the {things[place]}?"
     return make_choice(rng, "price", prompt, str(prices[place]), wrong)
 
 
@@ -98,7 +98,7 @@ _VALUES = {"city": CITIES, "job": JOBS, "pet": PETS}
 
 
 def _passage(rng: random.Random, low: int, high: int) -> tuple[list[dict[str, str]], str, str]:
-    """`low` to `high` people with one attribute told of each, all different."""
+    """Draws `low` to `high` people with different values of one attribute -> people, attribute, passage about them."""
     attribute = rng.choice(sorted(_TELLING))
     how_many = rng.randint(low, high)
     drawn = zip(rng.sample(NAMES, how_many), rng.sample(_VALUES[attribute], how_many), strict=True)
@@ -107,19 +107,19 @@ def _passage(rng: random.Random, low: int, high: int) -> tuple[list[dict[str, st
 
 
 def _entries(rng: random.Random) -> tuple[str, dict[str, str], list[str], str, str]:
-    """A table: the form of an entry, values by name, two or more of the names, the table as text, what separates."""
+    """Draws a table -> format of an entry, values by name, two or more of the names, the table as text, separator."""
     count = rng.randint(3, 6)
     numbers = tuple(str(n) for n in range(10, 100))
     values = rng.sample(rng.choice((CITIES, JOBS, PETS, NOUNS, numbers)), count)
     entries = dict(zip(rng.sample(NAMES, count), values, strict=True))
     form = rng.choice(("{} {}", "{}: {}", "{} - {}", "{} = {}", "{} has {}", "{} with the {}"))
     separator = rng.choice((", ", "; ", "\n", ". "))
-    told = separator.join(form.format(name, value) for name, value in entries.items())
-    return form, entries, rng.sample(sorted(entries), rng.randint(2, count)), told, separator
+    shown = separator.join(form.format(name, value) for name, value in entries.items())
+    return form, entries, rng.sample(sorted(entries), rng.randint(2, count)), shown, separator
 
 
 def _mixed_up(rng: random.Random, right: list[str], values: list[str]) -> Iterator[list[str]]:
-    """`right`, then lists of other values in its places: two exchanged, and one of `values` for each not there."""
+    """Yields `right`, `right` with two values exchanged, and for each other value `right` with it at a random place."""
     yield right
     a, b = rng.sample(range(len(right)), 2)
     yield with_at(with_at(right, a, right[b]), b, right[a])

@@ -1,4 +1,4 @@
-"""A preference task whose answer can be verified, and how one is made of answers and phrasings."""
+"""Preference tasks with a verifiable answer, and helpers that build one from answers and phrasings."""
 
 import random
 import re
@@ -9,20 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Task:
-    """One prompt with responses to it."""
+    """One prompt with right and wrong responses."""
 
     kind: str
+    """Name of the kind of task: that of the function that drew it."""
     prompt: str
     right: tuple[str, ...]
     """The right answer in every phrasing."""
     wrong: tuple[str, ...]
     """Wrong answers, each in every phrasing."""
     is_right: Callable[[str], bool]
-    """Whether a response to the prompt is right, found without looking at `right`."""
+    """Checks whether any response to the prompt is right, independently of `right`."""
 
 
-Kind = Callable[[random.Random], Task]
-# Phrasings of an answer that is said, and of one that is made.
+TaskMaker = Callable[[random.Random], Task]
+"""Draws one task of a kind."""
+
+# Phrasings of answers to questions, and of results of instructions; the answer replaces {}.
 SAY = ("{}", "{}.", "The answer is {}.", "It is {}.", "Answer: {}")
 GIVE = ("{}", "Here it is: {}", "Sure: {}", "Result: {}")
 
@@ -36,7 +39,7 @@ def make_task(
     phrasings: tuple[str, ...] = SAY,
     is_right: Callable[[str], bool] | None = None,
 ) -> Task:
-    """A task whose answer is a text: a response is right that is this text in some phrasing."""
+    """Builds a task; unless `is_right` is given, a response is right if it is `right` in one of the phrasings."""
 
     def matches(response: str) -> bool:
         return any(response == phrasing.replace("{}", right) for phrasing in phrasings)
@@ -49,17 +52,17 @@ def make_task(
 
 
 def make_choice(rng: random.Random, kind: str, prompt: str, right: str, wrong: list[str], *phrasings: str) -> Task:
-    """A task whose answer is one word: a response is right whose last word that is."""
+    """Builds a task whose answer is one word; a response is right if its last word is `right`."""
     return make_task(
         rng, kind, prompt, right, wrong, (*SAY, *phrasings), lambda text: re.findall(r"[\w']+", text)[-1:] == [right]
     )
 
 
 def listed(items: list[Any]) -> str:
-    """With commas between them."""
+    """Joins items with commas."""
     return ", ".join(map(str, items))
 
 
 def with_at(words: list[str], place: int, word: str) -> list[str]:
-    """The words with another one at `place`."""
+    """Returns the words with `word` at position `place`."""
     return [*words[:place], word, *words[place + 1 :]]

@@ -1,9 +1,9 @@
-"""Preference tasks whose answer can be verified: what the small judge is trained and tested on.
+"""Mixtures and streams of the preference tasks on which the small judge is trained and tested.
 
-A kind of task draws a prompt, a right answer and wrong ones that look right, and knows how to check any response to
-that prompt. Phrasing is drawn apart from the answer, so it says nothing about it. `SEEN` kinds are for training and for
-tests in distribution; `UNSEEN` kinds are for tests alone: each asks of other material, or in another story, for
-something that training teaches.
+Each kind of task is a function that draws a prompt, a right answer, plausible wrong ones, and a check for any response.
+The phrasing is drawn independently of the answer and carries no information about it. `SEEN` kinds are for training and
+for tests in distribution. `UNSEEN` kinds are for tests alone: each asks for a skill that training teaches, about other
+material or in another story.
 """
 
 import random
@@ -40,7 +40,7 @@ from gram_fast.training.small_judge.number_kinds import (
     weight,
 )
 from gram_fast.training.small_judge.passage_kinds import fact, inverse, price, rearrange, table, told, who
-from gram_fast.training.small_judge.task import Kind, Task
+from gram_fast.training.small_judge.task import Task, TaskMaker
 from gram_fast.training.small_judge.text_kinds import (
     append_word,
     change_case,
@@ -57,7 +57,7 @@ from gram_fast.training.small_judge.text_kinds import (
     wrap_name,
 )
 
-SEEN: tuple[Kind, ...] = (
+SEEN: tuple[TaskMaker, ...] = (
     addition, subtraction, buying, larger_or_smaller, extreme, sort_up, sort_down, sort_words, reverse, copy, recite,
     swap_ends_of_numbers, above, below, replace_word, remove_word, append_number, repeat, change_case, list_format,
     number_format, wrap, wrap_name, fact, who, table, rearrange, inverse, told, count, first_or_last, which_number,
@@ -65,41 +65,41 @@ SEEN: tuple[Kind, ...] = (
 )  # fmt: skip
 
 
-# What training draws from, some kinds more often. `recite` and `rearrange` ask for many words of what was read: from
-# them the model learns to copy, then to look up, which the other kinds with their one looked-up word did not teach it
-# in six times as many pairs. Sums are learned last.
-TRAINED: tuple[Kind, ...] = (
+# The training mixture, in which some kinds are more frequent. `recite` and `rearrange` ask for many words of the
+# prompt: from them the model learns to copy and then to look up, which the other kinds, with one looked-up word each,
+# did not teach it in six times as many pairs. Sums are learned last.
+TRAINED: tuple[TaskMaker, ...] = (
     *SEEN, *4 * (recite, rearrange), inverse, told, fact, who, table, replace_word,
     *3 * (addition, subtraction), *2 * (buying,),
 )  # fmt: skip
 
 
-UNSEEN: tuple[Kind, ...] = (giving, weight, swap_ends, append_word, lettered, wrap_curly, price, second)
+UNSEEN: tuple[TaskMaker, ...] = (giving, weight, swap_ends, append_word, lettered, wrap_curly, price, second)
 
 
-def tasks(kinds: tuple[Kind, ...], seed: int, without: Collection[str] = ()) -> Iterator[Task]:
-    """Tasks of these kinds in turn, without end, whose prompts are not in `without`. Equal seeds give equal tasks."""
+def tasks(makers: tuple[TaskMaker, ...], seed: int, without: Collection[str] = ()) -> Iterator[Task]:
+    """Yields tasks endlessly, from each maker in turn, without the prompts in `without`; determined by the seed."""
     rng = random.Random(seed)
     while True:
-        for kind in kinds:
-            task = kind(rng)
+        for maker in makers:
+            task = maker(rng)
             while task.prompt in without:
-                task = kind(rng)
+                task = maker(rng)
             yield task
 
 
-def distinct_tasks(kinds: tuple[Kind, ...], seed: int, count: int) -> list[Task]:
-    """That many tasks of each kind, no prompt twice: a test, whose prompts training goes `without`."""
+def distinct_tasks(makers: tuple[TaskMaker, ...], seed: int, count: int) -> list[Task]:
+    """Draws `count` tasks from each maker without repeating a prompt: a test set, to be held out from training."""
     found: dict[str, Task] = {}
-    for kind in kinds:
-        stream = tasks((kind,), seed, found)
+    for maker in makers:
+        stream = tasks((maker,), seed, found)
         for task in islice(stream, count):
             found[task.prompt] = task
     return list(found.values())
 
 
 def labeled_row(task: Task, rng: random.Random) -> dict[str, Any]:
-    """A preference: one right response, one wrong."""
+    """Draws a preference from a task: one right response and one wrong one."""
     return {
         "kind": task.kind,
         "prompt": task.prompt,
@@ -109,7 +109,7 @@ def labeled_row(task: Task, rng: random.Random) -> dict[str, Any]:
 
 
 def unlabeled_row(task: Task, rng: random.Random, share_right: float = 0.85) -> dict[str, Any]:
-    """Two different responses, each right with probability `share_right`, as two draws from a policy would be."""
+    """Draws two different responses, each right with probability `share_right`, like two samples of a policy."""
     responses: list[str] = []
     while len(responses) < 2:
         drawn = rng.choice(task.right if rng.random() < share_right else task.wrong)

@@ -1,4 +1,4 @@
-"""Kinds of tasks about the form of a text: edits of a sentence, formats, marks, spelling."""
+"""Kinds of tasks about the form of a text: sentence edits, letter case, lists, brackets, spelling and JSON."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from gram_fast.training.small_judge.words import NAMES, NOUNS, SENTENCES, WORDS
 
 
 def replace_word(rng: random.Random) -> Task:
-    """A sentence with one word replaced by another that fits."""
+    """Replace one word of a sentence."""
     words, choices = _sentence(rng)
     place, other = rng.sample(sorted(choices), 2)
     new = rng.choice([word for word in choices[place] if word != words[place]])
@@ -21,7 +21,7 @@ def replace_word(rng: random.Random) -> Task:
 
 
 def remove_word(rng: random.Random) -> Task:
-    """A sentence without one of its words."""
+    """Remove one word of a sentence."""
     words, choices = _sentence(rng)
     place = rng.choice(sorted(choices))
     ask = rng.choice(('Remove the word "{}": {}', 'Delete "{}" from this sentence: {}'))
@@ -32,7 +32,7 @@ def remove_word(rng: random.Random) -> Task:
 
 
 def append_word(rng: random.Random) -> Task:
-    """A sentence with a word more at its end."""
+    """Append a word to a sentence."""
     (words, _), new = _sentence(rng), rng.choice(NOUNS)
     ask = rng.choice(('Add "{}" at the end: {}', 'Write this sentence with "{}" as its last word: {}'))
     wrong = [[*words, noun] for noun in rng.sample([noun for noun in NOUNS if noun != new], 2)]
@@ -40,7 +40,7 @@ def append_word(rng: random.Random) -> Task:
 
 
 def repeat(rng: random.Random) -> Task:
-    """A sentence as it stands."""
+    """Repeat a sentence."""
     words, choices = _sentence(rng)
     ask = rng.choice(("Repeat exactly: {}", "Copy this sentence: {}"))
     wrong = [with_at(words, place, word) for place in choices for word in choices[place] if word != words[place]]
@@ -48,7 +48,7 @@ def repeat(rng: random.Random) -> Task:
 
 
 def change_case(rng: random.Random) -> Task:
-    """Words in capital letters, in small ones, or with a capital at the start."""
+    """Change words to upper case, lower case or initial capitals."""
     words = rng.sample(NOUNS, rng.randint(2, 4))
     cases = {"capital letters": str.upper, "small letters": str.lower, "initial capitals": str.capitalize}
     name = rng.choice(sorted(cases))
@@ -62,37 +62,37 @@ def change_case(rng: random.Random) -> Task:
 
 
 def list_format(rng: random.Random) -> Task:
-    """A list in the format asked for."""
+    """Format words as a list with a given marker."""
     return _formatted(rng, "list_format", list(_LINES)[:4], NOUNS)
 
 
 def number_format(rng: random.Random) -> Task:
-    """Numbers in the format asked for, with letters too."""
+    """Format numbers as a list with a given marker, letters included."""
     return _formatted(rng, "number_format", list(_LINES), [str(n) for n in range(10, 100)])
 
 
 def lettered(rng: random.Random) -> Task:
-    """A list of words with letters."""
+    """Format words as a list with letters."""
     return _formatted(rng, "lettered", ["letters"], NOUNS)
 
 
 def wrap(rng: random.Random) -> Task:
-    """A word between the marks asked for."""
+    """Put a word in given quotes or brackets."""
     return _wrapped(rng, "wrap", list(_MARKS)[:4], WORDS)
 
 
 def wrap_name(rng: random.Random) -> Task:
-    """A name between the marks asked for, curly brackets too."""
+    """Put a name in given quotes or brackets, curly ones included."""
     return _wrapped(rng, "wrap_name", list(_MARKS), NAMES)
 
 
 def wrap_curly(rng: random.Random) -> Task:
-    """A word in curly brackets."""
+    """Put a word in curly brackets."""
     return _wrapped(rng, "wrap_curly", ["curly brackets"], WORDS)
 
 
 def spell(rng: random.Random) -> Task:
-    """The letters of a word with hyphens between them."""
+    """Spell a word with hyphens between its letters."""
     word = rng.choice(WORDS)
     ask = rng.choice(('Spell "{}" with hyphens.', 'Write the letters of "{}" with hyphens between them.'))
     wrong = rng.sample([other for other in WORDS if other != word and abs(len(other) - len(word)) < 3], 3)
@@ -100,7 +100,7 @@ def spell(rng: random.Random) -> Task:
 
 
 def json_object(rng: random.Random) -> Task:
-    """A JSON object with one key."""
+    """Write a JSON object with one key."""
     keys, values = ("name", "city", "item", "title"), NAMES + NOUNS
     key, value = rng.choice(keys), rng.choice(values)
     ask = rng.choice(('Write a JSON object with key "{}" and value "{}".', 'As JSON, with "{}" set to "{}":'))
@@ -149,7 +149,7 @@ def _wrapped(rng: random.Random, kind: str, names: list[str], material: Sequence
 
 
 def _sentence(rng: random.Random) -> tuple[list[str], dict[int, tuple[str, ...]]]:
-    """A sentence's words, and by place the words that fit there."""
+    """Draws a sentence -> its words, and the alternatives at each place that has any."""
     parts: Any = rng.choice(SENTENCES)
     choices = {place: part for place, part in enumerate(parts) if isinstance(part, tuple)}
     return [rng.choice(choices[place]) if place in choices else part for place, part in enumerate(parts)], choices

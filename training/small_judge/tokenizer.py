@@ -1,15 +1,15 @@
-"""Trains tokenizers of Qwen's kind on any texts: byte-level BPE behind Qwen's splitting rule."""
+"""Trains byte-level BPE tokenizers with Qwen's pre-tokenization rule on given texts."""
 
 from collections.abc import Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-# The splitting rule of Qwen2 and Qwen3.
+# Pre-tokenization rule of Qwen2 and Qwen3.
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# That of Qwen3, without tools.
+# Chat template of Qwen3 without tools.
 QWEN_CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
@@ -36,9 +36,10 @@ def make_tokenizer(
     pad: str,
     added: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Qwen's splitting rule, trained on `texts`.
+    """Trains a byte-level BPE tokenizer with Qwen's pre-tokenization rule on `texts`.
 
-    `special` tokens, and `added` ones that are not special, are part of `vocab_size`; `eos` and `pad` are of `special`.
+    `vocab_size` includes the `special` tokens and the `added` ones, which are not special; `eos` and `pad` are among
+    the special ones.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -67,7 +68,7 @@ def make_tokenizer(
 
 
 def make_qwen_tokenizer(texts: list[str], vocab_size: int = 8192) -> PreTrainedTokenizerFast:
-    """A tokenizer with Qwen's special tokens and thinking switch, trained on `texts`."""
+    """Trains a tokenizer with Qwen's special tokens and chat template, including its thinking switch, on `texts`."""
     return make_tokenizer(
         texts,
         vocab_size,

@@ -1,4 +1,4 @@
-"""Words that the tasks are written with."""
+"""Vocabulary of the generated tasks."""
 
 NAMES = (
     "Ada", "Ben", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Ida", "Jonas", "Karin", "Leo", "Mara", "Nils",
@@ -36,7 +36,7 @@ NOUNS = (
     "drawer", "feather", "glass", "hinge", "knife", "letter", "map", "net", "paper", "river", "shelf", "tower",
 )  # fmt: skip
 WORDS = NOUNS + tuple(word for words in CATEGORIES.values() for word in words)
-# A word of the sentence, or the words from which one is drawn.
+# Sentence templates: each element is a word, or alternatives from which one is drawn.
 SENTENCES = (
     ("The", ("old", "small", "tall", "happy", "young"), ("man", "woman", "child", "farmer", "doctor"),
      ("sees", "buys", "paints", "moves", "opens"), "the", ("box", "chair", "book", "picture", "trunk")),

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training.data.check import Finding, Lengths, check_data
+from gram_fast.training.data.check import Finding, LengthSummary, check_data
 from gram_fast.training.data.command import app
 
 GRAM = PairTemplate.load("gram")
@@ -58,9 +58,9 @@ def test_everything_is_counted(rows):
     assert [error.partition(": ")[0] for error in report.bad.examples] == [f"{rows} line 2", f"{rows} line 10"]
     assert (report.prefers_a, report.prefers_longer, report.prefers_shorter) == (3, 1, 3)
     assert report.empty_responses == 1
-    assert report.prompt_characters == Lengths(min=1, median=1, p95=3, max=3)
-    assert report.response_characters == Lengths(min=0, median=2, p95=4, max=4)
-    assert report.pair_characters == Lengths(min=3, median=5, p95=8, max=8)
+    assert report.prompt_characters == LengthSummary(min=1, median=1, p95=3, max=3)
+    assert report.response_characters == LengthSummary(min=0, median=2, p95=4, max=4)
+    assert report.pair_characters == LengthSummary(min=3, median=5, p95=8, max=8)
     assert report.repeated_pairs == Finding(
         3, ("line 3 repeats line 1", "line 4 repeats line 1", "line 9 repeats line 7")
     )

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from gram_fast.errors import BackendError, InputError
 from gram_fast.text.prompts import SLOTS, PairTemplate
-from gram_fast.training.data.formats import read_row
-from gram_fast.training.data.gram_rows import stage_1_answers, stage_1_prompt, take_apart
-from gram_fast.training.data.records import PairRecord, read_pairs
+from gram_fast.training.data.formats import parse_row
+from gram_fast.training.data.gram_rows import extract_slots, stage_1_answers, stage_1_prompt
+from gram_fast.training.data.records import PairRecord, read_pair_records
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "training" / "examples"
@@ -25,7 +25,7 @@ ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 
 def read(source, template=GRAM, **options):
-    return list(read_pairs(str(source), template=template, **options))
+    return list(read_pair_records(str(source), template=template, **options))
 
 
 def texts(records):
@@ -154,11 +154,11 @@ def test_what_fills_any_template_is_got_back_unless_the_text_is_ambiguous(templa
     possible = ways(template, filled)
     tail = tail if template.literals[3].strip() else ""
     if len(possible) == 1:
-        slots = take_apart(template, filled + tail, "text")
+        slots = extract_slots(template, filled + tail, "text")
         assert tuple(slots[slot] for slot in SLOTS) == values
     else:
         with pytest.raises(InputError, match=r"^text: expected the judge's template, found .* in more than one way$"):
-            take_apart(template, filled + tail, "text")
+            extract_slots(template, filled + tail, "text")
 
 
 @given(template=TEMPLATES, text=st.text("ab\n{} ", max_size=12))
@@ -170,11 +170,11 @@ def test_text_that_no_values_fill_to_is_refused(template, text):
     else:
         possible = ways(template, text)
     if len(possible) == 1:
-        slots = take_apart(template, text, "text")
+        slots = extract_slots(template, text, "text")
         assert tuple(slots[slot] for slot in template.slots) == possible[0]
     else:
         with pytest.raises(InputError, match=r"^text: expected the judge's template, "):
-            take_apart(template, text, "text")
+            extract_slots(template, text, "text")
 
 
 START_A, END_A = "[The Start of Assistant A's Answer]", "[The End of Assistant A's Answer]"
@@ -259,7 +259,7 @@ def says(text):
     ],
 )
 def test_preferences(row, expected):
-    assert read_row(row, None, GRAM) == (*expected, "A")
+    assert parse_row(row, None, GRAM) == (*expected, "A")
 
 
 DIALOGUE = "\n\nHuman: q\n\nAssistant: {}"
@@ -427,7 +427,7 @@ def test_an_empty_file_and_an_empty_array_have_no_pairs(tmp_path):
 
 def test_reading_is_a_stream(tmp_path):
     path = write(tmp_path / "pairs.jsonl", ROW, "broken")
-    assert next(read_pairs(str(path), template=GRAM)) == PairRecord("p", "a", "b", "A", f"{path} line 1")
+    assert next(read_pair_records(str(path), template=GRAM)) == PairRecord("p", "a", "b", "A", f"{path} line 1")
 
 
 @pytest.mark.parametrize("name", ["nothing.jsonl", "data/train.json", "./x", "nothing", "", "a\0b", "org/name/x"])

@@ -11,13 +11,13 @@ from gram_fast.text.prompts import PairTemplate, preset_names, render_chat
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.data.records import PairRecord
 from gram_fast.training.data.sequences import (
-    Item,
+    TokenizedPair,
     collate,
-    finetune_items,
-    pretrain_items,
+    finetune_encoder,
+    pretrain_encoder,
     pretraining_literals,
-    read_items,
-    scalar_items,
+    scalar_encoder,
+    tokenize_pairs,
 )
 
 TOKENIZER = tiny_tokenizer()
@@ -37,7 +37,7 @@ def texts(item, asked_only=False):
 @given(TEXT, TEXT, TEXT, st.sampled_from("AB"), st.sampled_from(preset_names()))
 @settings(max_examples=60, deadline=None)
 def test_finetune_shows_each_pair_in_both_orders_as_the_judge_does(prompt, a, b, preferred, preset):
-    [item] = finetune_items(PAIRS[preset])([record(prompt, a, b, preferred)])
+    [item] = finetune_encoder(PAIRS[preset])([record(prompt, a, b, preferred)])
     expected = PAIRS[preset].whole_ids([(prompt, a, b), (prompt, b, a)])
     np.testing.assert_array_equal(item.input_ids, np.concatenate(expected))
     assert item.lengths.tolist() == [len(ids) for ids in expected]
@@ -60,7 +60,7 @@ def test_pretraining_data_has_grams_own_format():
 
 
 def test_pretrain_asks_for_the_assistants_turn_and_nothing_else():
-    [item] = pretrain_items(PAIRS["gram"], TOKENIZER)([record("Why?", "So.", "No.", None)])
+    [item] = pretrain_encoder(PAIRS["gram"], TOKENIZER)([record("Why?", "So.", "No.", None)])
     [instruction, output] = ["[User Question]\nWhy?\n\n", "[The Start of Assistant A's Answer]\nSo.\n"]
     opening = render_chat(TOKENIZER, [{"role": "user", "content": instruction}])
     assert texts(item)[0].startswith(opening + output)
@@ -75,9 +75,9 @@ def test_pretrain_asks_for_the_assistants_turn_and_nothing_else():
 
 def test_special_tokens_in_a_response_stay_text():
     for encode in (
-        pretrain_items(PAIRS["gram"], TOKENIZER),
-        finetune_items(PAIRS["gram"]),
-        scalar_items(PAIRS["gram"], TOKENIZER),
+        pretrain_encoder(PAIRS["gram"], TOKENIZER),
+        finetune_encoder(PAIRS["gram"]),
+        scalar_encoder(PAIRS["gram"], TOKENIZER),
     ):
         special = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
         counts = [
@@ -88,7 +88,7 @@ def test_special_tokens_in_a_response_stay_text():
 
 
 def test_scalar_reads_chosen_then_rejected_as_chats():
-    [item] = scalar_items(PAIRS["gram"], TOKENIZER)([record("q", "bad", "good", "B")])
+    [item] = scalar_encoder(PAIRS["gram"], TOKENIZER)([record("q", "bad", "good", "B")])
     chats = [
         render_chat(
             TOKENIZER,
@@ -103,8 +103,8 @@ def test_scalar_reads_chosen_then_rejected_as_chats():
 
 def test_collate_packs_end_to_end():
     items = [
-        Item(np.array([7, 8, 9], np.int32), np.array([-100, 9, 3], np.int32), np.array([3])),
-        Item(np.array([7, 5], np.int32), np.array([-100, 2], np.int32), np.array([2])),
+        TokenizedPair(np.array([7, 8, 9], np.int32), np.array([-100, 9, 3], np.int32), np.array([3])),
+        TokenizedPair(np.array([7, 5], np.int32), np.array([-100, 2], np.int32), np.array([2])),
     ]
     assert {name: tensor.tolist() for name, tensor in collate(items).items()} == {
         "input_ids": [[7, 8, 9, 7, 5]],
@@ -115,10 +115,10 @@ def test_collate_packs_end_to_end():
 
 
 def test_long_pairs_are_handed_over_whole():
-    encode, long = finetune_items(PAIRS["short"]), []
+    encode, long = finetune_encoder(PAIRS["short"]), []
     records = [record(prompt="x " * n) for n in range(0, 1200, 2)]
     lengths = [int(encode([r])[0].lengths.max()) for r in records]
     cutoff = sorted(lengths)[300]
-    kept = list(read_items(iter(records), encode, cutoff, lambda r, length: long.append((r, length))))
+    kept = list(tokenize_pairs(iter(records), encode, cutoff, lambda r, length: long.append((r, length))))
     assert [int(item.lengths.max()) for item in kept] == [length for length in lengths if length <= cutoff]
     assert long == [(r, length) for r, length in zip(records, lengths, strict=True) if length > cutoff]
