@@ -9,7 +9,7 @@ from typing import Any
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.small_judge.tasks import SEEN, labeled_row, tasks, unlabeled_row
 from gram_fast.training.train import train
-from helpers.small_models import tiny_model, tiny_tokenizer
+from helpers.small_models import write_judge
 
 TRAINING = {
     "use_cpu": True,
@@ -22,12 +22,8 @@ TRAINING = {
 
 
 def write_checkpoint(folder: Path, name: str = "qwen3", **more: Any) -> Path:
-    """A tiny random model with a tokenizer whose chat template is Qwen's."""
-    tokenizer = tiny_tokenizer()
-    more = {"vocab_size": len(tokenizer), "max_position_embeddings": 4096, "initializer_range": 0.05, **more}
-    tiny_model(name, **more).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """A tiny random judge with weights as small as those that training starts with."""
+    return write_judge(folder, name, **{"initializer_range": 0.05, **more})
 
 
 def write_pairs(path: Path, count: int, labeled: bool = True, seed: int = 0) -> Path:
