@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers.benchmark_rows import write
 from helpers.small_models import tiny_judge, write_judge
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,11 +36,6 @@ def judge():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_judge(tmp_path_factory.mktemp("judge"))
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def read(path):

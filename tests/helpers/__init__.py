@@ -1,4 +1,4 @@
-"""What several tests share: small models, tokenizers, trainings, layouts of inputs, scripts for two processes."""
+"""What several tests share: small models and trainings, layouts of inputs, bounds, scripts for two processes."""
 
 import pytest
 

@@ -38,7 +38,7 @@ def exact_logits(inputs: Inputs, eps: float) -> Tensor:
     return hidden_LD @ label_weight_2D.double().T
 
 
-def assert_as_exact_as_float32(actual: Tensor, inputs: Inputs, eps: float) -> None:
+def assert_as_exact_as_reference(actual: Tensor, inputs: Inputs, eps: float) -> None:
     """No further from float64 than twice what the float32 reference is, and four roundings of the terms of the sum."""
     assert actual.dtype == torch.float32
     assert actual.shape == (len(inputs[1]), 2)
@@ -74,7 +74,7 @@ def test_awkward_sizes(
 ) -> None:
     skip_what_cannot_run("label_logits", backend, device, dtype)
     inputs = random_inputs(11, num_leaves, width, dtype, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
+    assert_as_exact_as_reference(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
@@ -84,7 +84,7 @@ def test_awkward_sizes(
 def test_model_width(dtype: torch.dtype, has_norm: bool, backend: str, device: str) -> None:
     skip_what_cannot_run("label_logits", backend, device, dtype)
     inputs = random_inputs(5, 3, 4096, dtype, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
+    assert_as_exact_as_reference(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
@@ -112,7 +112,7 @@ def test_without_norm_is_the_default(backend: str) -> None:
 def test_eps_is_the_callers(eps: float, backend: str) -> None:
     skip_what_cannot_run("label_logits", backend, "cpu")
     inputs = random_inputs(5, 3, 16)
-    assert_as_exact_as_float32(ops.label_logits(*inputs, eps, backend=backend), inputs, eps)
+    assert_as_exact_as_reference(ops.label_logits(*inputs, eps, backend=backend), inputs, eps)
 
 
 @on_each_backend
@@ -145,7 +145,7 @@ def last_of_batch(hidden_TD: Tensor) -> Tensor:
 def test_strides(layout: Layout, dtype: torch.dtype, has_norm: bool, backend: str, device: str) -> None:
     skip_what_cannot_run("label_logits", backend, device, dtype)
     inputs = random_inputs(11, 7, 97, dtype, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs, layout), EPS, backend=backend), inputs, EPS)
+    assert_as_exact_as_reference(ops.label_logits(*on(device, inputs, layout), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
@@ -154,7 +154,7 @@ def test_offsets_beyond_32_bits(backend: str, device: str) -> None:
     skip_what_cannot_run("label_logits", backend, device, torch.float16)
     inputs = random_inputs(3, 4, 8, torch.float16)
     far = (rows_far_apart(inputs[0].to(device)), *on(device, inputs)[1:])
-    assert_as_exact_as_float32(ops.label_logits(*far, EPS, backend=backend), inputs, EPS)
+    assert_as_exact_as_reference(ops.label_logits(*far, EPS, backend=backend), inputs, EPS)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # NaN is among them

@@ -1,8 +1,6 @@
 """Leaf attention: as exact as plain attention, and plans that read every key once for sixteen leaves."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,47 +9,25 @@ from helpers.attention import (
     FOREST,
     FOREST_SLOTS,
     Inputs,
-    Ranges,
     Rounds,
-    passes_of,
     random_inputs,
     rounds,
-    span_tables,
-    tables_of_lengths,
 )
 from helpers.exactness import assert_no_further
 from helpers.layouts import columns_of_wider_rows, every_other, offset_in_a_wider_buffer, strided_last, transposed
+from helpers.leaves import SHAPE_SLOTS, SHAPES, LeafTables, leaf_tables_of, make_leaf_tables, num_tokens, under_a_root
 from helpers.ops import CPU, on_each_device, on_each_dtype, skip_what_cannot_run
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from gram_fast import ops
 from gram_fast.errors import BackendError
-from gram_fast.kernels.leaf_attention import leaf_attention_reference, leaf_mask
+from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.kernels.tree_attention import tree_attention_reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# The constants of csrc/tables/leaf_items.h.
-CHUNK_KEYS, ITEM_LEAVES = 256, 16
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["leaf_attention"])
-
-LeafTables = tuple[Tensor, Tensor, Tensor, Tensor]  # spans [N, 2], range_offsets [N + 1], ranges [R, 2], leaf_rows [L]
-
-
-def make_tables(lengths: Sequence[int], reads: Sequence[Ranges], leaf_rows: Sequence[int]) -> LeafTables:
-    """Spans of these lengths side by side, the ranges that each reads, and the leaves' last tokens."""
-    return *tables_of_lengths(lengths, reads), torch.tensor(leaf_rows, dtype=torch.int64)
-
-
-def under_a_root(root: int, leaves: Sequence[int]) -> LeafTables:
-    """The first leaf goes on where the root ends, the others read the root as a range."""
-    lengths = [root + leaves[0], *leaves[1:]]
-    return make_tables(lengths, [[], *[[(0, root)]] * (len(leaves) - 1)], (np.cumsum(lengths) - 1).tolist())
-
-
-def num_tokens(tables: LeafTables) -> int:
-    return int(tables[0][-1, 1])
 
 
 def inputs_for(
@@ -133,27 +109,6 @@ def test_widths_heads_and_dtypes(
 ) -> None:
     skip_what_cannot_run("leaf_attention", backend, device, dtype)
     check(inputs_for(LEAVES, FOREST_SLOTS, heads, width, dtype), LEAVES, backend, device)
-
-
-SHAPES = {
-    "one token": make_tables([1], [[]], [0]),
-    "one leaf": make_tables([523], [[]], [522]),
-    "one leaf in the middle of a span": make_tables([523], [[]], [257]),
-    "one token on a long range": make_tables([1], [[(2, 601)]], [0]),
-    "a leaf at every depth of a comb": make_tables(
-        [40] * 13, [[(40 * i, 40 * i + 7) for i in range(n)] for n in range(13)], [40 * n + 39 for n in range(13)]
-    ),
-    "a leaf at every token of a span": make_tables([61], [[]], range(61)),
-    "a leaf behind every chunk": make_tables([1021], [[]], [254, 255, 256, 511, 512, 1020]),
-    "just more than a chunk, just more than an item": under_a_root(CHUNK_KEYS + 1, [1] * (ITEM_LEAVES + 1)),
-    "prime sizes": under_a_root(131, [7, 31, 1, 127, 257]),
-    "ranges in many pieces": make_tables(
-        [2, 3], [[(5 + 3 * i, 6 + 3 * i) for i in range(40)], [(5 + 3 * i, 7 + 3 * i) for i in range(40)]], [1, 3, 4]
-    ),
-    "ranges that touch": make_tables([4, 3], [[], [(0, 1), (3, 4), (1, 3)]], [2, 6]),
-    "kept slots alone": make_tables([1, 1], [[(300, 599)], [(300, 599), (40, 41)]], [0, 1]),
-}
-SHAPE_SLOTS = 1100
 
 
 @on_each_device
@@ -248,7 +203,7 @@ def test_strided_inputs(layout, dtype: torch.dtype, backend: str, device: str) -
 @on_each_backend
 def test_slots_far_apart(backend: str) -> None:
     # Offsets over 2**31 elements, between blocks of 32 keys too; pages that nobody touches take no memory.
-    tables = make_tables([34], [[]], [33])
+    tables = make_leaf_tables([34], [[]], [33])
     q_LHE, *keys_and_values = inputs_for(tables, dtype=torch.float16)
     stride = 2**26 + 16
     buffer = torch.empty(34 * stride, dtype=torch.float16)
@@ -259,30 +214,12 @@ def test_slots_far_apart(backend: str) -> None:
     assert_as_exact_as_plain(out_LHE, (q_LHE, *keys_and_values), tables, 0.25)
 
 
-def leaf_tables_of(made: Rounds) -> Iterator[tuple[LeafTables, int]]:
-    for tree_pass, num_slots in passes_of(made):
-        if len(tree_pass.leaf_rows):
-            yield (*span_tables(tree_pass), tree_pass.leaf_rows), num_slots
-
-
 @on_each_backend
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds())
 def test_passes_of_random_trees(backend: str, made: Rounds) -> None:
     for tables, num_slots in leaf_tables_of(made):
         check(inputs_for(tables, num_slots, heads=(2, 1), width=8, seed=num_tokens(tables)), tables, backend)
-
-
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rounds())
-def test_plans_of_random_trees(made: Rounds) -> None:
-    for tables, num_slots in leaf_tables_of(made):
-        check_plan(tables, num_slots)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_plans(shape: str) -> None:
-    check_plan(SHAPES[shape], SHAPE_SLOTS)
 
 
 def test_a_table_may_be_larger_than_its_pass_needs() -> None:
@@ -293,64 +230,6 @@ def test_a_table_may_be_larger_than_its_pass_needs() -> None:
     for backend in ("triton", "extension"):
         given = arguments | {"backend": backend}
         assert torch.equal(ops.leaf_attention(**given | {"items": larger}), ops.leaf_attention(**given))
-
-
-def read_plan(tables: LeafTables) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Items [X, 4], the leaves' offsets [L + 1], and the entries [P, 4] that some item counts as its own."""
-    table, num_leaves = ops.leaf_items(*tables, CPU).numpy(), len(tables[3])
-    flat, at = table.ravel(), 4 * len(table)
-    items, offsets = flat[:at].reshape(-1, 4), flat[at : at + num_leaves + 1]
-    entries = flat[at + (num_leaves + 4) // 4 * 4 :]
-    return items, offsets, entries[: 4 * items[:, 3].max()].reshape(-1, 4)
-
-
-def check_plan(tables: LeafTables, num_slots: int) -> None:
-    items, offsets, entries = read_plan(tables)
-    assert (items[:, 1] - items[:, 0] <= CHUNK_KEYS).all()
-    assert (items[:, 3] - items[:, 2] <= ITEM_LEAVES).all()
-    assert items[0, 2] == 0
-    assert (items[1:, 2] == items[:-1, 3]).all(), "every entry is in one item"
-    costs = (items[:, 1] - items[:, 0]) * (items[:, 3] - items[:, 2])
-    assert (np.diff(costs) <= 0).all(), "longest first"
-    num_reads = np.zeros((len(tables[3]), num_slots), dtype=int)
-    for start, end, first, last in items:
-        mine = entries[first:last]
-        assert (mine[:, 1].min(), mine[:, 2].max()) == (start, end), "no key is fetched for nobody"
-        assert (mine[:, 1] < mine[:, 2]).all()
-        for leaf, low, high, partial in mine:
-            num_reads[leaf, low:high] += 1
-            assert offsets[leaf] <= partial < offsets[leaf + 1]
-    assert np.array_equal(num_reads, leaf_mask(*tables, num_slots).numpy().astype(int))
-    assert sorted(entries[:, 3]) == list(range(len(entries)))
-    assert (offsets[0], offsets[-1]) == (0, len(entries))
-
-
-@pytest.mark.parametrize("num_leaves", [1, ITEM_LEAVES, ITEM_LEAVES + 1, 63])
-def test_shared_keys_are_fetched_once_for_sixteen_leaves(num_leaves: int) -> None:
-    items, _, entries = read_plan(under_a_root(1024, [512] * num_leaves))
-    fetched = int((items[:, 1] - items[:, 0]).sum())
-    times = -(-num_leaves // ITEM_LEAVES)
-    assert fetched == times * 1024 + num_leaves * 512
-    assert len(entries) == num_leaves * 6
-
-
-def test_partial_results_are_a_tenth_of_what_is_read() -> None:
-    # 63 leaves, 1024 keys shared and 512 of each; 32 heads and 8 key/value heads of 128 columns, in bfloat16.
-    items, _, entries = read_plan(under_a_root(1024, [512] * 63))
-    partial_bytes = 2 * len(entries) * 32 * (128 + 1) * 4
-    key_value_bytes = int((items[:, 1] - items[:, 0]).sum()) * 2 * 8 * 128 * 2
-    assert partial_bytes < 0.1 * key_value_bytes
-
-
-def test_leaves_beside_each_other_share_no_item() -> None:
-    items, _, _ = read_plan(make_tables([10, 20, 30], [[], [], []], [9, 29, 59]))
-    assert sorted(map(tuple, items[:, :2])) == [(0, 10), (10, 30), (30, 60)]
-
-
-def test_chunks_are_even() -> None:
-    items, _, _ = read_plan(make_tables([1021], [[]], [1020]))
-    ends = sorted(items[:, 1])
-    assert [end - start for start, end in pairwise([0, *ends])] == [256, 256, 256, 253]
 
 
 def test_auto_is_the_extension_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -377,7 +256,7 @@ def test_opcheck(has_items: bool, layout, dtype: torch.dtype, backend: str, devi
 
 
 def good_arguments() -> dict[str, object]:
-    tables = make_tables([3, 2], [[(7, 9)], [(0, 2), (6, 7)]], [1, 4])
+    tables = make_leaf_tables([3, 2], [[(7, 9)], [(0, 2), (6, 7)]], [1, 4])
     names = ("q_LHE", "k_SKE", "v_SKE", "spans_N2", "range_offsets", "ranges_R2", "leaf_rows_L")
     arguments = dict(zip(names, (*inputs_for(tables, 9), *tables), strict=True))
     return {**arguments, "scale": 0.25, "backend": "extension", "items": ops.leaf_items(*tables, CPU)}
@@ -436,7 +315,7 @@ def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
 
 
 def test_fewer_slots_than_tokens() -> None:
-    tables = make_tables([5], [[]], [2])
+    tables = make_leaf_tables([5], [[]], [2])
     with pytest.raises(ValueError, match=r"^k_SKE: expected at least T = 5 slots, got 4"):
         ops.leaf_attention(*inputs_for(tables, 4), *tables, 0.25, "extension")
 
