@@ -1,5 +1,5 @@
-"""Fixtures, imported before any test is."""
+"""Fixtures and hooks, imported before any test is."""
 
-from helpers.fixtures import one_thread, poisoned_outputs
+from helpers.fixtures import one_thread, poisoned_outputs, pytest_runtest_setup, two_threads
 
-__all__ = ["one_thread", "poisoned_outputs"]
+__all__ = ["one_thread", "poisoned_outputs", "pytest_runtest_setup", "two_threads"]

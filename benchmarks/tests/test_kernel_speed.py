@@ -10,6 +10,8 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import torch
+from helpers.attention import plain_varlen
+from helpers.ops import CPU
 from rich.console import Console
 from torch import Tensor
 from torch.nn.attention import SDPBackend
@@ -25,7 +27,6 @@ from gram_fast.kernels.tree_attention import tree_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CPU = torch.device("cpu")
 HEADS = shapes.Heads("tiny", 4, 2, 16)
 SMALL = {
     "one against all": shapes.one_against_all(4, 5, 7),
@@ -102,7 +103,7 @@ def test_the_mask_of_flex_attention_is_that_of_its_own_maker() -> None:
     assert speed.error_against(out_1HTE[0].transpose(0, 1), None, exact_THE) < 1e-4
 
 
-def plain_varlen(
+def varlen_on_the_cpu(
     q_XHE: Tensor,
     k_XKE: Tensor,
     v_XKE: Tensor,
@@ -111,24 +112,16 @@ def plain_varlen(
     scale: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What the variable-length kernels compute, one problem after the other."""
-    group = q_XHE.shape[1] // k_XKE.shape[1]
+    """What the variable-length kernels compute."""
     lengths_q, lengths_k = (lengths.offsets.diff().tolist() for lengths in (queries, keys))
     assert (max(lengths_q), max(lengths_k)) == (queries.longest, keys.longest)
-    outs, lses = [], []
-    for q, k, v in zip(q_XHE.split(lengths_q), k_XKE.split(lengths_k), v_XKE.split(lengths_k), strict=True):
-        scores_HXN = torch.einsum("xhe,nhe->hxn", q, k.repeat_interleave(group, dim=1)) * scale
-        if is_causal:
-            scores_HXN = scores_HXN.masked_fill(torch.ones(scores_HXN.shape[1:]).triu(1).bool(), float("-inf"))
-        outs.append(torch.einsum("hxn,nhe->xhe", scores_HXN.softmax(-1), v.repeat_interleave(group, dim=1)))
-        lses.append(scores_HXN.logsumexp(-1))
-    return torch.cat(outs), torch.cat(lses, dim=1).transpose(0, 1)
+    return plain_varlen(q_XHE, k_XKE, v_XKE, lengths_q, lengths_k, scale, is_causal)
 
 
 ON_THE_CPU = {
     "ours": rivals.tree_attention,
-    "cascade": partial(rivals.cascade, varlen=plain_varlen),
-    "no sharing": partial(rivals.unshared, varlen=plain_varlen),
+    "cascade": partial(rivals.cascade, varlen=varlen_on_the_cpu),
+    "no sharing": partial(rivals.unshared, varlen=varlen_on_the_cpu),
     "padded": partial(rivals.padded_sdpa, backend=SDPBackend.MATH),
     "dense mask": rivals.masked_sdpa,
 }

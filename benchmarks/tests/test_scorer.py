@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer
+from helpers.ops import CPU
+from helpers.small_models import tiny_judge, tiny_tokenizer, write_judge
 
 from benchmarks.scorer import cases as cases
 from benchmarks.scorer import report as report
@@ -23,7 +24,6 @@ from gram_fast.models.transformers_runner import TransformersRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CPU = torch.device("cpu")
 WORDS = ["the", "better", "response", "is", "shown", "first", "of", "both"]
 
 
@@ -249,11 +249,7 @@ def test_vllm_is_asked_for_the_two_labels(
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_tokenizer()
-    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_judge(tmp_path_factory.mktemp("model"))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, Any]:

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer
+from helpers.benchmark_rows import write
+from helpers.small_models import tiny_judge, write_judge
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
@@ -34,16 +35,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("judge")
-    tokenizer = tiny_tokenizer()
-    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return write_judge(tmp_path_factory.mktemp("judge"))
 
 
 def read(path):

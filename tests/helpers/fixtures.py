@@ -1,4 +1,4 @@
-"""Fixtures for every folder with tests, and Triton's interpreter where there is no GPU."""
+"""Fixtures for every folder with tests, what becomes of tests that need a GPU, and Triton's interpreter without one."""
 
 import os
 from collections.abc import Iterator
@@ -11,13 +11,30 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before fixtures are made: what is marked gpu is skipped without one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+
+
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """For tests of tiny tensors: waking threads costs more than they save, most of all where cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    yield from threads(1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """For sizes at which work is divided among threads."""
+    yield from threads(2)
 
 
 @pytest.fixture

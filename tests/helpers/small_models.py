@@ -1,5 +1,6 @@
 """Tiny random models and judges for tests. Weights are large enough that attention matters to the logits."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,14 @@ def tiny_judge(**options: Any) -> PairwiseJudge:
     tokenizer = tiny_tokenizer()
     model = tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096)
     return PairwiseJudge.from_model(model, tokenizer, **options)
+
+
+def write_judge(folder: Path, name: str = "qwen3", **more: Any) -> Path:
+    """The checkpoint of a tiny random judge: its model and its tokenizer."""
+    tokenizer = tiny_tokenizer()
+    tiny_model(name, **{"vocab_size": len(tokenizer), "max_position_embeddings": 4096, **more}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def score(engine: Engine, head: list[int], rounds: list[list[list[list[int]]]], reusable: int = 2) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Checkpoints, data sets and training runs small enough for tests."""
+"""Checkpoints, data and runs small enough to train in tests."""
 
 import json
 import random
@@ -9,7 +9,7 @@ from typing import Any
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.small_judge.tasks import SEEN, labeled_row, tasks, unlabeled_row
 from gram_fast.training.train import train
-from helpers.small_models import tiny_model, tiny_tokenizer
+from helpers.small_models import write_judge
 
 TRAINING = {
     "use_cpu": True,
@@ -22,16 +22,12 @@ TRAINING = {
 
 
 def write_checkpoint(folder: Path, name: str = "qwen3", **more: Any) -> Path:
-    """Writes a tiny random model and a tokenizer with Qwen's chat template into `folder`."""
-    tokenizer = tiny_tokenizer()
-    more = {"vocab_size": len(tokenizer), "max_position_embeddings": 4096, "initializer_range": 0.05, **more}
-    tiny_model(name, **more).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """A tiny random judge with weights as small as those that training starts with."""
+    return write_judge(folder, name, **{"initializer_range": 0.05, **more})
 
 
 def write_pairs(path: Path, count: int, labeled: bool = True, seed: int = 0) -> Path:
-    """Writes `count` pairs of generated tasks as JSON Lines."""
+    """That many pairs of generated tasks, as JSON lines."""
     rng = random.Random(seed)
     row = labeled_row if labeled else unlabeled_row
     rows = [row(task, rng) for task in islice(tasks(SEEN, seed), count)]
@@ -40,14 +36,14 @@ def write_pairs(path: Path, count: int, labeled: bool = True, seed: int = 0) -> 
 
 
 def write_obvious_pairs(path: Path, count: int) -> Path:
-    """Writes preferences that one word decides, which a tiny model learns in a dozen steps."""
+    """Preferences that one word decides: what a tiny model can learn in a dozen steps."""
     rows = [{"prompt": f"Question {n}?", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
 
 
 def run(stage: Stage, model: Path, data: Path, output: Path, **more: Any) -> Path:
-    """Trains a model and returns the folder of the result."""
+    """Trains and returns the folder of the result."""
     values = {
         "model_name_or_path": str(model),
         "train_data": str(data),

@@ -1,8 +1,10 @@
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
+from helpers.exactness import assert_as_exact_as_float32
+from helpers.layouts import Layout, every_other, rows_far_apart, rows_inside_a_buffer, strided_last
+from helpers.ops import on_each_device, on_each_dtype, skip_what_cannot_run
 from torch import Tensor
 
 from gram_fast import ops
@@ -10,22 +12,11 @@ from gram_fast.errors import BackendError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_outputs")
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
-on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["add_rms_norm"])
 with_and_without_x = pytest.mark.parametrize("has_x", [True, False], ids=["addend", "no addend"])
 EPS = 1e-6
 
 Inputs = tuple[Tensor, Tensor | None, Tensor]  # residual [T, D], x [T, D], weight [D]
-
-
-def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
-    if problem := ops.backend_problem("add_rms_norm", backend, torch.device(device), dtype):
-        pytest.skip(problem)
 
 
 def random_inputs(num_tokens: int, width: int, dtype: torch.dtype = torch.float32, has_x: bool = True) -> Inputs:
@@ -45,7 +36,7 @@ def check(
     backend: str,
     device: str = "cpu",
     eps: float = EPS,
-    layout: Callable[[Tensor], Tensor] = Tensor.contiguous,
+    layout: Layout = Tensor.contiguous,
 ) -> None:
     """The sum is that of float32, bit for bit.
 
@@ -63,26 +54,19 @@ def check(
     assert normed_TD.dtype == dtype
     assert normed_TD.is_contiguous()
     exact_TD = plain_norm(sum_TD, weight_D, eps, torch.float64)
-    error_TD = (plain_norm(sum_TD, weight_D, eps, torch.float32).double() - exact_TD).abs()
-    bound_TD = 2 * error_TD + 4 * torch.finfo(torch.float32).eps * exact_TD.abs() + rounding(exact_TD, dtype)
-    assert ((normed_TD.cpu().double() - exact_TD).abs() <= bound_TD).all()
-
-
-def rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Half of what lies between two neighbours there."""
-    info = torch.finfo(dtype)
-    return info.eps / 2 * exact.abs().clamp(min=info.smallest_normal)
+    plain_TD = plain_norm(sum_TD, weight_D, eps, torch.float32)
+    assert_as_exact_as_float32(normed_TD, exact_TD, plain_TD, slack=4 * exact_TD.abs())
 
 
 @on_each_device
 @on_each_backend
 @with_and_without_x
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize(
     ("num_tokens", "width"), [(1, 1), (53, 2), (13, 31), (7, 97), (3, 64), (5, 1023), (4, 1024), (2, 5120), (1, 10007)]
 )
 def test_awkward_sizes(num_tokens: int, width: int, dtype: torch.dtype, has_x: bool, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("add_rms_norm", backend, device, dtype)
     check(random_inputs(num_tokens, width, dtype, has_x), backend, device)
 
 
@@ -90,7 +74,7 @@ def test_awkward_sizes(num_tokens: int, width: int, dtype: torch.dtype, has_x: b
 @on_each_backend
 @with_and_without_x
 def test_no_tokens(has_x: bool, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("add_rms_norm", backend, device)
     inputs = (None if tensor is None else tensor.to(device) for tensor in random_inputs(0, 8, has_x=has_x))
     assert ops.add_rms_norm(*inputs, EPS, backend=backend).shape == (0, 8)
 
@@ -99,15 +83,15 @@ def test_no_tokens(has_x: bool, backend: str, device: str) -> None:
 @on_each_backend
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 10.0])
 def test_eps_is_the_callers(eps: float, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("add_rms_norm", backend, device)
     check(random_inputs(5, 16), backend, device, eps)
 
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_a_row_of_zeros_needs_eps_alone(dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("add_rms_norm", backend, device, dtype)
     residual_TD = torch.tensor([[1.0, -2.0, 3.0]], dtype=dtype, device=device)
     weight_D = torch.ones(3, dtype=dtype, device=device)
     normed_TD = ops.add_rms_norm(residual_TD, -residual_TD, weight_D, EPS, backend=backend)
@@ -115,33 +99,20 @@ def test_a_row_of_zeros_needs_eps_alone(dtype: torch.dtype, backend: str, device
     assert not normed_TD.any()
 
 
-def rows_inside_a_buffer(tensor_TD: Tensor) -> Tensor:
-    num_tokens, width = tensor_TD.shape
-    buffer = tensor_TD.new_full((num_tokens + 2, width + 5), float("nan"))
-    buffer[1:-1, 2:-3] = tensor_TD
-    return buffer[1:-1, 2:-3]
-
-
-def every_other(tensor_TD: Tensor) -> Tensor:
-    return torch.stack([tensor_TD, torch.full_like(tensor_TD, float("nan"))], dim=1).flatten(0, 1)[::2]
-
-
 @on_each_device
 @on_each_backend
 @with_and_without_x
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("layout", [rows_inside_a_buffer, every_other])
-def test_strides(
-    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, has_x: bool, backend: str, device: str
-) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+def test_strides(layout: Layout, dtype: torch.dtype, has_x: bool, backend: str, device: str) -> None:
+    skip_what_cannot_run("add_rms_norm", backend, device, dtype)
     check(random_inputs(7, 97, dtype, has_x), backend, device, layout=layout)
 
 
 @on_each_device
 @on_each_backend
 def test_what_surrounds_the_rows_is_left_alone(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("add_rms_norm", backend, device)
     residual_TD, x_TD, weight_D = (tensor.to(device) for tensor in random_inputs(9, 11))
     buffer = torch.arange(13.0 * 16, device=device).reshape(13, 16)
     expected = buffer.clone()
@@ -154,28 +125,20 @@ def test_what_surrounds_the_rows_is_left_alone(backend: str, device: str) -> Non
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, torch.float16)
+    skip_what_cannot_run("add_rms_norm", backend, device, torch.float16)
     check(random_inputs(3, 8, torch.float16), backend, device, layout=rows_far_apart)
-
-
-def rows_far_apart(tensor_TD: Tensor) -> Tensor:
-    num_tokens, width = tensor_TD.shape
-    size = (num_tokens - 1) * 2**30 + width
-    # Of NumPy's zeros only the pages that are touched exist.
-    buffer = tensor_TD.new_zeros(size) if tensor_TD.is_cuda else torch.from_numpy(np.zeros(size, np.float16))
-    return buffer.as_strided((num_tokens, width), (2**30, 1)).copy_(tensor_TD)
 
 
 @on_each_device
 @on_each_backend
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("width", [1, 7, 31, 64, 129, 1023, 2048])
 def test_a_row_has_the_same_bits_wherever_it_stands(
     width: int, dtype: torch.dtype, threads: int, backend: str, device: str
 ) -> None:
     """On the CPU torch sums the squares of one row alone in another order from 32,768 columns on, with two threads."""
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("add_rms_norm", backend, device, dtype)
     if threads > 1 and (backend, device) != ("reference", "cpu"):
         pytest.skip("no thread of torch's takes part")
     torch.set_num_threads(threads)  # one_thread sets them back
@@ -195,12 +158,10 @@ def test_a_row_has_the_same_bits_wherever_it_stands(
 @on_each_device
 @on_each_backend
 @with_and_without_x
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("layout", [Tensor.contiguous, every_other])
-def test_opcheck(
-    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, has_x: bool, backend: str, device: str
-) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+def test_opcheck(layout: Layout, dtype: torch.dtype, has_x: bool, backend: str, device: str) -> None:
+    skip_what_cannot_run("add_rms_norm", backend, device, dtype)
     residual_TD, x_TD, weight_D = (None if x is None else x.to(device) for x in random_inputs(5, 16, dtype, has_x))
     arguments = (layout(residual_TD), None if x_TD is None else layout(x_TD), weight_D, EPS)
     torch.library.opcheck(ops.add_rms_norm, arguments, {"backend": backend})
@@ -209,10 +170,6 @@ def test_opcheck(
 def good_arguments() -> dict[str, object]:
     names = ("residual_TD", "x_TD", "weight_D")
     return dict(zip(names, random_inputs(5, 8), strict=True)) | {"eps": EPS, "backend": "reference"}
-
-
-def strided_last(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
 
 
 WRONG: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
@@ -233,7 +190,7 @@ WRONG: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 @on_each_backend
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("add_rms_norm", backend, "cpu")
     name, change = WRONG[wrong]
     arguments = good_arguments() | {"backend": backend}
     arguments[name] = change(arguments[name])
@@ -244,13 +201,12 @@ def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
 
 
 def test_a_row_too_wide_for_one_block_is_an_error() -> None:
-    skip_what_cannot_run("triton", "cpu")
+    skip_what_cannot_run("add_rms_norm", "triton", "cpu")
     with pytest.raises(ValueError, match=r"^residual_TD: expected a width of at most 65536"):
         ops.add_rms_norm(torch.ones(1, 65537), None, torch.ones(65537), EPS, backend="triton")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", ["x_TD", "weight_D"])
 def test_wrong_devices_are_named(name: str) -> None:
     arguments = {key: x.cuda() if isinstance(x, Tensor) else x for key, x in good_arguments().items()}

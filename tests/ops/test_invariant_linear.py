@@ -1,8 +1,11 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from helpers.exactness import assert_as_exact_as_float32
+from helpers.layouts import Layout, every_other, off_its_alignment, rows_inside_a_buffer, strided_last
+from helpers.ops import DTYPES, on_each_device, on_each_dtype, skip_what_cannot_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,25 +15,10 @@ from gram_fast.errors import BackendError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_outputs")
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
-on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["invariant_linear"])
-on_each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 with_and_without_bias = pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]  # x [T, D], weight [O, D], bias [O]
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -45,11 +33,6 @@ def dots_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
         return interpreter.TensorHandle(total, acc.dtype.scalar)
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
-
-
-def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
-    if problem := ops.backend_problem("invariant_linear", backend, torch.device(device), dtype):
-        pytest.skip(problem)
 
 
 def random_inputs(
@@ -72,7 +55,7 @@ def plain_linear(inputs: Inputs, dtype: torch.dtype) -> Tensor:
     return torch.nn.functional.linear(x_TD.to(dtype), weight_OD.to(dtype), None if bias_O is None else bias_O.to(dtype))
 
 
-def check(inputs: Inputs, backend: str, device: str = "cpu", layout: Callable[[Tensor], Tensor] | None = None) -> None:
+def check(inputs: Inputs, backend: str, device: str = "cpu", layout: Layout | None = None) -> None:
     """No further from float64 than float32 may be, in whatever order it sums, and one rounding of the dtype.
 
     The errors of a sum of D products add up like steps of a random walk. Four more units are for the products
@@ -86,12 +69,9 @@ def check(inputs: Inputs, backend: str, device: str = "cpu", layout: Callable[[T
     assert out_TO.dtype == dtype
     assert out_TO.is_contiguous()
     exact_TO = plain_linear(inputs, torch.float64)
-    error_TO = (plain_linear(inputs, torch.float32).double() - exact_TO).abs()
     sizes_TO = plain_linear(tuple(None if x is None else x.abs() for x in inputs), torch.float64)
-    info = torch.finfo(dtype)
-    rounding_TO = info.eps / 2 * exact_TO.abs().clamp(min=info.smallest_normal)
-    order = (4 + width**0.5 / 2) * torch.finfo(torch.float32).eps
-    assert ((out_TO.cpu().double() - exact_TO).abs() <= 2 * error_TO + order * sizes_TO + rounding_TO).all()
+    plain_TO = plain_linear(inputs, torch.float32)
+    assert_as_exact_as_float32(out_TO, exact_TO, plain_TO, slack=(4 + width**0.5 / 2) * sizes_TO)
 
 
 # (T, D, O): a tile has at most 128 x 256 x 64, a block of the reference 128 rows.
@@ -106,7 +86,7 @@ SIZES = [(1, 1, 1), (1, 17, 35), (2, 64, 64), (97, 17, 35), (127, 96, 3), (128, 
 def test_awkward_sizes(
     num_tokens: int, width: int, out_width: int, dtype: torch.dtype, has_bias: bool, backend: str, device: str
 ) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("invariant_linear", backend, device, dtype)
     check(random_inputs(num_tokens, width, out_width, dtype, has_bias), backend, device)
 
 
@@ -116,14 +96,14 @@ def test_awkward_sizes(
 @on_each_dtype
 @pytest.mark.parametrize("out_width", [521, 4099])
 def test_wide_weights(out_width: int, dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("invariant_linear", backend, device, dtype)
     check(random_inputs(3, 40, out_width, dtype), backend, device)
 
 
 @on_each_device
 @on_each_backend
 def test_more_rows_of_tiles_than_a_group_has(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("invariant_linear", backend, device)
     check(random_inputs(11 * 64 + 5, 8, 70), backend, device)
 
 
@@ -131,29 +111,12 @@ def test_more_rows_of_tiles_than_a_group_has(backend: str, device: str) -> None:
 @on_each_backend
 @pytest.mark.parametrize(("num_tokens", "width", "out_width"), [(0, 5, 3), (3, 5, 0), (3, 0, 2)])
 def test_nothing(num_tokens: int, width: int, out_width: int, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("invariant_linear", backend, device)
     x_TD, weight_OD, bias_O = on(device, random_inputs(num_tokens, width, out_width))
     out_TO = ops.invariant_linear(x_TD, weight_OD, bias_O, backend=backend)
     assert out_TO.shape == (num_tokens, out_width)
     if not width:
         assert torch.equal(out_TO, bias_O.expand(num_tokens, out_width))
-
-
-def rows_inside_a_buffer(tensor_TD: Tensor) -> Tensor:
-    num_tokens, width = tensor_TD.shape
-    buffer = tensor_TD.new_full((num_tokens + 2, width + 5), float("nan"))
-    buffer[1:-1, 2:-3] = tensor_TD
-    return buffer[1:-1, 2:-3]
-
-
-def every_other(tensor_TD: Tensor) -> Tensor:
-    return torch.stack([tensor_TD, torch.full_like(tensor_TD, float("nan"))], dim=1).flatten(0, 1)[::2]
-
-
-def off_its_alignment(tensor_TD: Tensor) -> Tensor:
-    buffer = tensor_TD.new_full((tensor_TD.numel() + 1,), float("nan"))
-    buffer[1:] = tensor_TD.flatten()
-    return buffer[1:].view(tensor_TD.shape)
 
 
 LAYOUTS = [rows_inside_a_buffer, every_other, off_its_alignment]
@@ -163,8 +126,8 @@ LAYOUTS = [rows_inside_a_buffer, every_other, off_its_alignment]
 @on_each_backend
 @on_each_dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_strides(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+def test_strides(layout: Layout, dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run("invariant_linear", backend, device, dtype)
     inputs = random_inputs(7, 97, 35, dtype)
     check(inputs, backend, device, layout)
     x_TD, weight_OD, bias_O = on(device, inputs)
@@ -213,14 +176,13 @@ def test_a_row_has_the_same_bits_with_two_threads(
 def test_a_row_has_the_same_bits_in_any_tile(
     width: int, out_width: int, dtype: torch.dtype, dots_in_order: None
 ) -> None:
-    skip_what_cannot_run("triton", "cpu", dtype)
+    skip_what_cannot_run("invariant_linear", "triton", "cpu", dtype)
     picks = torch.randint(41, (150,), generator=torch.Generator().manual_seed(width)).tolist()
     for num_tokens in (1, 47, 150):
         expect_rows_alone_to_count(picks[:num_tokens], width, out_width, dtype, "triton", "cpu")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @on_each_dtype
 @pytest.mark.parametrize(("width", "out_width"), [(17, 35), (1024, 3072), (3072, 1024), (2048, 6144), (4096, 4096)])
 def test_a_row_has_the_same_bits_on_a_gpu(width: int, out_width: int, dtype: torch.dtype) -> None:
@@ -237,7 +199,7 @@ def test_a_row_has_the_same_bits_on_a_gpu(width: int, out_width: int, dtype: tor
 def test_no_row_depends_on_others_here(
     has_bias: bool, dtype: torch.dtype, backend: str, device: str, dots_in_order: None
 ) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("invariant_linear", backend, device, dtype)
     if (backend, device) == ("reference", "cuda"):
         pytest.skip("cuBLAS promises nothing")
     _, weight_OD, bias_O = on(device, random_inputs(0, 70, 35, dtype, has_bias))
@@ -272,16 +234,10 @@ def test_a_dependence_is_found(words: str) -> None:
 @with_and_without_bias
 @on_each_dtype
 @pytest.mark.parametrize("layout", [Tensor.contiguous, every_other])
-def test_opcheck(
-    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, has_bias: bool, backend: str, device: str
-) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+def test_opcheck(layout: Layout, dtype: torch.dtype, has_bias: bool, backend: str, device: str) -> None:
+    skip_what_cannot_run("invariant_linear", backend, device, dtype)
     x_TD, weight_OD, bias_O = on(device, random_inputs(5, 16, 7, dtype, has_bias))
     torch.library.opcheck(ops.invariant_linear, (layout(x_TD), weight_OD, bias_O), {"backend": backend})
-
-
-def strided_last(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
 
 
 WRONG: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
@@ -303,7 +259,7 @@ WRONG: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
 @on_each_backend
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("invariant_linear", backend, "cpu")
     place, change = WRONG[wrong]
     arguments = list(random_inputs(5, 8, 3))
     arguments[place] = change(arguments[place])
@@ -312,7 +268,6 @@ def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("place", [1, 2])
 def test_wrong_devices_are_named(place: int) -> None:
     arguments = list(on("cuda", random_inputs(5, 8, 3)))

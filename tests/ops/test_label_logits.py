@@ -1,36 +1,18 @@
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
+from helpers.layouts import Layout, every_other, off_its_alignment, rows_far_apart, rows_inside_a_buffer, strided_last
+from helpers.ops import on_each_device, on_each_dtype, skip_what_cannot_run
 from torch import Tensor
 
 from gram_fast import ops
 from gram_fast.errors import BackendError
 from gram_fast.kernels.label_logits import label_logits_reference
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-on_each_device = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=[
-                pytest.mark.gpu,
-                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-            ],
-        ),
-    ],
-)
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["label_logits"])
 with_and_without_norm = pytest.mark.parametrize("has_norm", [True, False], ids=["norm", "no norm"])
 EPS = 1e-6
-
-
-def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
-    if problem := ops.backend_problem("label_logits", backend, torch.device(device), dtype):
-        pytest.skip(problem)
 
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # hidden [T, D], rows [L], label weight [2, D], norm weight [D]
@@ -56,7 +38,7 @@ def exact_logits(inputs: Inputs, eps: float) -> Tensor:
     return hidden_LD @ label_weight_2D.double().T
 
 
-def assert_as_exact_as_float32(actual: Tensor, inputs: Inputs, eps: float) -> None:
+def assert_as_exact_as_reference(actual: Tensor, inputs: Inputs, eps: float) -> None:
     """No further from float64 than twice what the float32 reference is, and four roundings of the terms of the sum."""
     assert actual.dtype == torch.float32
     assert actual.shape == (len(inputs[1]), 2)
@@ -68,7 +50,7 @@ def assert_as_exact_as_float32(actual: Tensor, inputs: Inputs, eps: float) -> No
     assert ((actual.cpu().double() - exact).abs() <= 2 * error + 4 * torch.finfo(torch.float32).eps * sizes).all()
 
 
-def on(device: str, inputs: Inputs, layout: Callable[[Tensor], Tensor] = Tensor.contiguous) -> Inputs:
+def on(device: str, inputs: Inputs, layout: Layout = Tensor.contiguous) -> Inputs:
     hidden_TD, rows_L, label_weight_2D, norm_weight_D = inputs
     return (
         layout(hidden_TD.to(device)),
@@ -85,31 +67,31 @@ SIZES = [(1, 1), (1, 4099), (7, 97), (13, 31), (3, 64), (32, 1023), (32, 1024), 
 @on_each_device
 @on_each_backend
 @with_and_without_norm
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize(("num_leaves", "width"), SIZES)
 def test_awkward_sizes(
     num_leaves: int, width: int, dtype: torch.dtype, has_norm: bool, backend: str, device: str
 ) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("label_logits", backend, device, dtype)
     inputs = random_inputs(11, num_leaves, width, dtype, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
+    assert_as_exact_as_reference(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
 @on_each_backend
 @with_and_without_norm
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_model_width(dtype: torch.dtype, has_norm: bool, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("label_logits", backend, device, dtype)
     inputs = random_inputs(5, 3, 4096, dtype, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
+    assert_as_exact_as_reference(ops.label_logits(*on(device, inputs), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
 @on_each_backend
 @pytest.mark.parametrize("num_tokens", [0, 5])
 def test_no_leaves(num_tokens: int, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("label_logits", backend, device)
     hidden_TD, label_weight_2D = torch.ones(num_tokens, 8, device=device), torch.ones(2, 8, device=device)
     rows_L = torch.empty(0, dtype=torch.int64, device=device)
     logits = ops.label_logits(hidden_TD, rows_L, label_weight_2D, backend=backend)
@@ -119,7 +101,7 @@ def test_no_leaves(num_tokens: int, backend: str, device: str) -> None:
 
 @on_each_backend
 def test_without_norm_is_the_default(backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("label_logits", backend, "cpu")
     inputs = random_inputs(5, 3, 16, has_norm=False)
     without = ops.label_logits(*inputs[:3], backend=backend)
     assert torch.equal(without, ops.label_logits(*inputs, 123.0, backend=backend))
@@ -128,14 +110,14 @@ def test_without_norm_is_the_default(backend: str) -> None:
 @on_each_backend
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 10.0])
 def test_eps_is_the_callers(eps: float, backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("label_logits", backend, "cpu")
     inputs = random_inputs(5, 3, 16)
-    assert_as_exact_as_float32(ops.label_logits(*inputs, eps, backend=backend), inputs, eps)
+    assert_as_exact_as_reference(ops.label_logits(*inputs, eps, backend=backend), inputs, eps)
 
 
 @on_each_backend
 def test_a_row_of_zeros_needs_eps_alone(backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("label_logits", backend, "cpu")
     inputs = (torch.zeros(1, 7), torch.tensor([0]), torch.ones(2, 7), torch.ones(7), EPS)
     logits = ops.label_logits(*inputs, backend=backend)
     assert torch.equal(logits, torch.zeros(1, 2))
@@ -144,22 +126,11 @@ def test_a_row_of_zeros_needs_eps_alone(backend: str) -> None:
 @on_each_device
 @on_each_backend
 def test_logits_are_for_a_then_b(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("label_logits", backend, device)
     hidden_TD, label_weight_2D = torch.eye(3, device=device), torch.tensor([[1.0, 2, 3], [4, 5, 6]], device=device)
     rows_L = torch.tensor([2, 0, 2], device=device)
     logits_L2 = ops.label_logits(hidden_TD, rows_L, label_weight_2D, backend=backend)
     assert logits_L2.tolist() == [[3, 6], [1, 4], [3, 6]]
-
-
-def rows_inside_a_buffer(hidden_TD: Tensor) -> Tensor:
-    num_tokens, width = hidden_TD.shape
-    buffer = hidden_TD.new_full((num_tokens + 2, width + 5), float("nan"))
-    buffer[1:-1, 2:-3] = hidden_TD
-    return buffer[1:-1, 2:-3]
-
-
-def every_other(hidden_TD: Tensor) -> Tensor:
-    return torch.stack([hidden_TD, torch.full_like(hidden_TD, float("nan"))], dim=1).flatten(0, 1)[::2]
 
 
 def last_of_batch(hidden_TD: Tensor) -> Tensor:
@@ -169,31 +140,21 @@ def last_of_batch(hidden_TD: Tensor) -> Tensor:
 @on_each_device
 @on_each_backend
 @with_and_without_norm
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("layout", [rows_inside_a_buffer, every_other, last_of_batch])
-def test_strides(
-    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, has_norm: bool, backend: str, device: str
-) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+def test_strides(layout: Layout, dtype: torch.dtype, has_norm: bool, backend: str, device: str) -> None:
+    skip_what_cannot_run("label_logits", backend, device, dtype)
     inputs = random_inputs(11, 7, 97, dtype, has_norm)
-    assert_as_exact_as_float32(ops.label_logits(*on(device, inputs, layout), EPS, backend=backend), inputs, EPS)
+    assert_as_exact_as_reference(ops.label_logits(*on(device, inputs, layout), EPS, backend=backend), inputs, EPS)
 
 
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, torch.float16)
+    skip_what_cannot_run("label_logits", backend, device, torch.float16)
     inputs = random_inputs(3, 4, 8, torch.float16)
     far = (rows_far_apart(inputs[0].to(device)), *on(device, inputs)[1:])
-    assert_as_exact_as_float32(ops.label_logits(*far, EPS, backend=backend), inputs, EPS)
-
-
-def rows_far_apart(hidden_TD: Tensor) -> Tensor:
-    num_tokens, width = hidden_TD.shape
-    size = (num_tokens - 1) * 2**30 + width
-    # Of NumPy's zeros only the pages that are touched exist.
-    buffer = hidden_TD.new_zeros(size) if hidden_TD.is_cuda else torch.from_numpy(np.zeros(size, np.float16))
-    return buffer.as_strided((num_tokens, width), (2**30, 1)).copy_(hidden_TD)
+    assert_as_exact_as_reference(ops.label_logits(*far, EPS, backend=backend), inputs, EPS)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # NaN is among them
@@ -201,7 +162,7 @@ def rows_far_apart(hidden_TD: Tensor) -> Tensor:
 @on_each_backend
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("label_logits", backend, device, dtype)
     hidden_TD = torch.arange(65536).to(torch.uint16).view(dtype)[:, None].to(device)  # subnormal, inf and NaN too
     label_weight_2D = torch.ones(2, 1, dtype=dtype, device=device)
     rows_L = torch.arange(65536, device=device)
@@ -209,15 +170,9 @@ def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, backend: str, d
     torch.testing.assert_close(logits, hidden_TD.float().expand(-1, 2), rtol=0, atol=0, equal_nan=True)
 
 
-def off_their_alignment(hidden_TD: Tensor) -> Tensor:
-    buffer = hidden_TD.new_full((hidden_TD.numel() + 1,), float("nan"))
-    buffer[1:] = hidden_TD.flatten()
-    return buffer[1:].view(hidden_TD.shape)
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @with_and_without_norm
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("width", [1, 7, 31, 129, 1023, 2048])
 def test_a_leaf_has_the_same_bits_wherever_it_stands(
     width: int, dtype: torch.dtype, has_norm: bool, threads: int, one_thread: None
@@ -230,7 +185,7 @@ def test_a_leaf_has_the_same_bits_wherever_it_stands(
     )
     for num_leaves in (2, 37, 5000):  # from 32,768 elements on threads share the leaves
         rows_L = torch.randint(37, (num_leaves,), generator=torch.Generator().manual_seed(num_leaves))
-        for layout in (Tensor.contiguous, rows_inside_a_buffer, off_their_alignment):
+        for layout in (Tensor.contiguous, rows_inside_a_buffer, off_its_alignment):
             logits_L2 = ops.label_logits(layout(hidden_TD), rows_L, *weights, EPS, backend="extension")
             assert torch.equal(logits_L2, alone_T2[rows_L])
 
@@ -238,9 +193,9 @@ def test_a_leaf_has_the_same_bits_wherever_it_stands(
 @on_each_device
 @on_each_backend
 @with_and_without_norm
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_opcheck(dtype: torch.dtype, has_norm: bool, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("label_logits", backend, device, dtype)
     inputs = on(device, random_inputs(11, 7, 97, dtype, has_norm))
     torch.library.opcheck(ops.label_logits, (*inputs, EPS), {"backend": backend})
 
@@ -248,10 +203,6 @@ def test_opcheck(dtype: torch.dtype, has_norm: bool, backend: str, device: str) 
 def good_arguments() -> dict[str, object]:
     names = ("hidden_TD", "rows_L", "label_weight_2D", "norm_weight_D")
     return dict(zip(names, random_inputs(5, 4, 8), strict=True)) | {"eps": EPS, "backend": "reference"}
-
-
-def strided_last(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
 
 
 WRONG: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
@@ -280,7 +231,7 @@ WRONG: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 @on_each_backend
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("label_logits", backend, "cpu")
     name, change = WRONG[wrong]
     arguments = good_arguments() | {"backend": backend}
     ops.label_logits(**arguments)
@@ -303,7 +254,6 @@ def test_a_wrong_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", ["rows_L", "label_weight_2D", "norm_weight_D"])
 def test_wrong_devices_are_named(name: str) -> None:
     arguments = {key: x.cuda() if isinstance(x, Tensor) else x for key, x in good_arguments().items()}

@@ -3,29 +3,16 @@ import signal
 import time
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
+from helpers.exactness import assert_no_further
+from helpers.layouts import Layout, every_other, inside_a_buffer, rows_far_apart, strided_last, transposed
+from helpers.ops import on_each_device, on_each_dtype, skip_what_cannot_run
 from torch import Tensor
 
 from gram_fast import ops
 from gram_fast.errors import BackendError
 from gram_fast.kernels.merge_states import merge_states_reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-on_each_device = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=[
-                pytest.mark.gpu,
-                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-            ],
-        ),
-    ],
-)
 
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["merge_states"])
 
@@ -47,99 +34,67 @@ def exact_merge(states: States) -> tuple[Tensor, Tensor]:
     return weights[0] * out_THE + weights[1] * other_THE, torch.stack([lse_TH, other_lse_TH]).logsumexp(dim=0)
 
 
-def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
-    if problem := ops.backend_problem("merge_states", backend, torch.device(device), dtype):
-        pytest.skip(problem)
-
-
-def check(
-    states: States, backend: str, device: str = "cpu", layout: Callable[[Tensor], Tensor] = Tensor.contiguous
-) -> None:
+def check(states: States, backend: str, device: str = "cpu", layout: Layout = Tensor.contiguous) -> None:
     """Merges; no further from float64 than twice what the float32 reference is, and one rounding of the result."""
     exact_out, exact_lse = exact_merge(states)
     ours, plain = ([layout(tensor.to(where, copy=True)) for tensor in states] for where in (device, "cpu"))
     ops.merge_states(*ours, backend=backend)
     merge_states_reference(*plain)
-    eps = torch.finfo(torch.float32).eps
     for actual, reference, exact in zip(ours, plain, (exact_out, exact_lse), strict=False):
-        if not exact.numel():
-            continue
-        own_rounding = (reference.double() - exact).abs().max() + eps * exact.abs().max()
-        assert (actual.cpu().double() - exact).abs().max() <= 2 * own_rounding
+        if exact.numel():
+            assert_no_further(actual, exact, reference, 2.0)
     for actual, given in zip(ours[2:], states[2:], strict=True):
         assert torch.equal(actual.cpu(), given.cpu()), "the second operand is only read"
 
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize(
     "shape",
     [(1, 1, 1), (1, 1, 128), (7, 3, 97), (13, 1, 31), (2, 5, 24), (101, 4, 80), (0, 4, 64), (3, 0, 64), (5, 2, 0)],
 )
 def test_awkward_sizes(shape: tuple[int, int, int], dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("merge_states", backend, device, dtype)
     check(random_states(shape, dtype), backend, device)
 
 
 # The loop is shared among threads from 32,768 elements on.
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("shape", [(64, 4, 127), (64, 4, 128), (257, 6, 64), (1, 1, 40009), (40009, 1, 1)])
 def test_sizes_around_threads(shape: tuple[int, int, int], dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("merge_states", backend, device, dtype)
     check(random_states(shape, dtype), backend, device)
-
-
-def heads_first(tensor: Tensor) -> Tensor:
-    return tensor.transpose(0, 1).contiguous().transpose(0, 1)
-
-
-def inside_a_buffer(tensor: Tensor) -> Tensor:
-    buffer = tensor.new_full([size + 3 for size in tensor.shape], float("nan"))
-    inside = buffer[tuple(slice(1, -2) for _ in tensor.shape)]
-    inside.copy_(tensor)
-    return inside
-
-
-def every_other(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, torch.full_like(tensor, float("nan"))], dim=1).flatten(0, 1)[::2]
 
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", [heads_first, inside_a_buffer, every_other])
+@on_each_dtype
+@pytest.mark.parametrize("layout", [transposed, inside_a_buffer, every_other])
 @pytest.mark.parametrize("shape", [(7, 3, 31), (101, 4, 97)])
-def test_strides(
-    shape: tuple[int, int, int], layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str
-) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+def test_strides(shape: tuple[int, int, int], layout: Layout, dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run("merge_states", backend, device, dtype)
     check(random_states(shape, dtype), backend, device, layout)
 
 
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, torch.float16)
-    check(random_states((3, 2, 8), torch.float16), backend, device, far_apart)
+    skip_what_cannot_run("merge_states", backend, device, torch.float16)
+    check(random_states((3, 2, 8), torch.float16), backend, device, outputs_far_apart)
 
 
-def far_apart(tensor_THE: Tensor) -> Tensor:
-    """Halves only: their buffer is 4 GiB, of which on the CPU the pages exist that are touched."""
-    if tensor_THE.dtype != torch.float16:
-        return tensor_THE
-    num_tokens, num_heads, width = tensor_THE.shape
-    size = (num_tokens - 1) * 2**30 + num_heads * width
-    buffer = tensor_THE.new_zeros(size) if tensor_THE.is_cuda else torch.from_numpy(np.zeros(size, np.float16))
-    return buffer.as_strided(tensor_THE.shape, (2**30, width, 1)).copy_(tensor_THE)
+def outputs_far_apart(tensor: Tensor) -> Tensor:
+    """Halves only, which the second operand's outputs are here."""
+    return rows_far_apart(tensor) if tensor.dtype == torch.float16 else tensor
 
 
 @on_each_device
 @on_each_backend
 def test_a_view_leaves_its_neighbours_alone(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("merge_states", backend, device)
     out, lse, other, other_lse = (tensor.to(device) for tensor in random_states((9, 3, 8)))
     expected = out.clone(), lse.clone()
     part = slice(2, 6)
@@ -152,9 +107,9 @@ def test_a_view_leaves_its_neighbours_alone(backend: str, device: str) -> None:
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_sides_without_keys(dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("merge_states", backend, device, dtype)
     states = random_states((4, 3, 17), dtype)
     out, lse, other, other_lse = (tensor.to(device, copy=True) for tensor in states)
     lse[0] = lse[2] = other_lse[1] = other_lse[2] = NO_KEYS
@@ -170,7 +125,7 @@ def test_sides_without_keys(dtype: torch.dtype, backend: str, device: str) -> No
 @on_each_device
 @on_each_backend
 def test_extreme_scores(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("merge_states", backend, device)
     states = random_states((5, 2, 16))
     states[1].copy_(torch.tensor([1e30, -1e30, 3e4, 88.8, -104.0])[:, None])
     states[3].copy_(torch.tensor([-1e30, 1e30, 3e4, 88.8, -104.0])[:, None])
@@ -182,7 +137,7 @@ def test_extreme_scores(backend: str, device: str) -> None:
 @on_each_backend
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("merge_states", backend, device, dtype)
     other = torch.arange(65536).to(torch.uint16).view(dtype).view(64, 16, 64).to(device)  # subnormal, inf and NaN too
     out, lse = torch.zeros(other.shape, device=device), torch.full(other.shape[:2], NO_KEYS, device=device)
     ops.merge_states(out, lse, other, torch.zeros_like(lse), backend=backend)
@@ -193,7 +148,7 @@ def test_every_16_bit_number_is_read_exactly(dtype: torch.dtype, backend: str, d
 @on_each_device
 @on_each_backend
 def test_merging_in_parts_is_attention_over_all_keys(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("merge_states", backend, device)
     generator = torch.Generator().manual_seed(1)
     scores = 3 * torch.randn((5, 2, 40), generator=generator, dtype=torch.float64)
     values = torch.randn((40, 24), generator=generator, dtype=torch.float64)
@@ -211,16 +166,12 @@ def test_merging_in_parts_is_attention_over_all_keys(backend: str, device: str) 
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", [Tensor.contiguous, heads_first])
-def test_opcheck(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+@on_each_dtype
+@pytest.mark.parametrize("layout", [Tensor.contiguous, transposed])
+def test_opcheck(layout: Layout, dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run("merge_states", backend, device, dtype)
     states = tuple(layout(x.to(device)) for x in random_states((5, 3, 16), dtype))
     torch.library.opcheck(ops.merge_states, states, {"backend": backend})
-
-
-def strided_last(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor, tensor], dim=-1)[..., ::2]
 
 
 WRONG: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
@@ -264,7 +215,6 @@ def test_a_wrong_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("position", [1, 2, 3])
 def test_wrong_devices_are_named(position: int) -> None:
     states = [tensor.cuda() for tensor in random_states((5, 3, 16))]

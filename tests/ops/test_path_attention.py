@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.attention import every_other, offset_in_a_wider_buffer, on_each_device, strided_last, transposed
-from test_tree_attention import (
+from helpers.attention import (
     Inputs,
     Tables,
     assert_as_exact_as_plain,
@@ -13,6 +12,8 @@ from test_tree_attention import (
     random_inputs,
     tables_of_lengths,
 )
+from helpers.layouts import every_other, offset_in_a_wider_buffer, strided_last, transposed
+from helpers.ops import CPU, on_each_device, on_each_dtype, skip_what_cannot_run
 from torch import Tensor
 
 from gram_fast import ops
@@ -20,8 +21,6 @@ from gram_fast.errors import BackendError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CPU = torch.device("cpu")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 on_each_backend = pytest.mark.parametrize("backend", ["reference", "triton"])
 # Chains, a forest of short and long spans over kept slots, one token, neighbours that share nothing.
 LAYOUTS = {
@@ -45,17 +44,12 @@ def check(inputs: Inputs, tables: Tables, backend: str, device: str = "cpu") -> 
     assert_as_exact_as_plain(attend(unread_is_nan, tables, backend, device), inputs, tables, q_THE.shape[-1] ** -0.5)
 
 
-def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype) -> None:
-    if problem := ops.backend_problem("path_attention", backend, torch.device(device), dtype):
-        pytest.skip(problem)
-
-
 @on_each_device
 @on_each_backend
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_as_exact_as_plain_attention(backend, layout, dtype, device):
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("path_attention", backend, device, dtype)
     tables = LAYOUTS[layout]
     check(random_inputs(int(tables[0][-1, 1]), 140, dtype=dtype), tables, backend, device)
 
@@ -64,7 +58,7 @@ def test_as_exact_as_plain_attention(backend, layout, dtype, device):
 @on_each_backend
 @pytest.mark.parametrize(("heads", "width"), [((1, 1), 1), ((7, 1), 33), ((6, 2), 20), ((8, 8), 64), ((16, 1), 128)])
 def test_heads_and_widths(backend, heads, width, device):
-    skip_what_cannot_run(backend, device, torch.float32)
+    skip_what_cannot_run("path_attention", backend, device, torch.float32)
     check(random_inputs(50, 120, heads, width), LAYOUTS["a prime of everything"], backend, device)
 
 
@@ -91,9 +85,9 @@ def unpacked(inputs: Inputs, tables: Tables, row: int) -> tuple[Inputs, Tables]:
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_a_row_has_the_bits_of_its_path_alone(backend, dtype, device):
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("path_attention", backend, device, dtype)
     for layout, tables in LAYOUTS.items():
         num_tokens = int(tables[0][-1, 1])
         inputs = random_inputs(num_tokens, 140, dtype=dtype, seed=3)

@@ -1,9 +1,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from helpers.exactness import assert_as_exact_as_float32
+from helpers.layouts import Layout, every_other, inside_a_buffer, rows_far_apart, strided_last, transposed
+from helpers.ops import on_each_device, on_each_dtype, skip_what_cannot_run
 from torch import Tensor
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
@@ -12,23 +14,11 @@ from gram_fast.errors import BackendError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
-on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["rotary_into_cache"])
 EPS = 1e-6
 NAMES = ("qkv_TCE", "cos_TF", "sin_TF", "k_SKE", "v_SKE", "q_norm_E", "k_norm_E", "eps", "num_heads")
 
 Arguments = dict[str, Any]  # by name, in the order of the op
-Layout = Callable[[Tensor], Tensor]
-
-
-def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
-    if problem := ops.backend_problem("rotary_into_cache", backend, torch.device(device), dtype):
-        pytest.skip(problem)
 
 
 def run(arguments: Arguments, backend: str) -> None:
@@ -71,14 +61,12 @@ def plain_rotation(x_THE: Tensor, norm_E: Tensor | None, given: Arguments, dtype
     return torch.cat([turned_THF.real, turned_THF.imag], dim=-1), torch.cat([sizes_THF, sizes_THF], dim=-1)
 
 
-def assert_as_exact_as_float32(actual: Tensor, x_THE: Tensor, norm_E: Tensor | None, given: Arguments) -> None:
+def check_rotation(actual: Tensor, x_THE: Tensor, norm_E: Tensor | None, given: Arguments) -> None:
     """No further from float64 than twice what plain float32 is, four roundings of float32 and one of the dtype."""
-    info = torch.finfo(x_THE.dtype)
+    assert actual.dtype == x_THE.dtype
     exact, sizes = plain_rotation(x_THE, norm_E, given, torch.float64)
-    error = (plain_rotation(x_THE, norm_E, given, torch.float32)[0].double() - exact).abs()
-    rounding = info.eps / 2 * exact.abs().clamp(min=info.smallest_normal)
-    bound = 2 * error + 4 * torch.finfo(torch.float32).eps * sizes + rounding
-    assert ((actual.cpu().double() - exact).abs() <= bound).all()
+    plain, _ = plain_rotation(x_THE, norm_E, given, torch.float32)
+    assert_as_exact_as_float32(actual, exact, plain, slack=4 * sizes)
 
 
 def check(
@@ -94,9 +82,9 @@ def check(
     run(ours, backend)
     (num_tokens, _, _), num_kv_heads = given["qkv_TCE"].shape, given["k_SKE"].shape[1]
     q_THE, k_TKE, v_TKE = given["qkv_TCE"].split([given["num_heads"], num_kv_heads, num_kv_heads], dim=1)
-    assert_as_exact_as_float32(ours["qkv_TCE"][:, : given["num_heads"]], q_THE, given["q_norm_E"], given)
+    check_rotation(ours["qkv_TCE"][:, : given["num_heads"]], q_THE, given["q_norm_E"], given)
     if num_kv_heads:
-        assert_as_exact_as_float32(ours["k_SKE"][:num_tokens], k_TKE, given["k_norm_E"], given)
+        check_rotation(ours["k_SKE"][:num_tokens], k_TKE, given["k_norm_E"], given)
         assert torch.equal(ours["v_SKE"][:num_tokens].cpu(), v_TKE)
     for name, before in given.items():
         after = ours[name]
@@ -118,24 +106,24 @@ SIZES += [(1, (4, 2), 256), (2, (2, 1), 2062)]
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize(("num_tokens", "heads", "width"), SIZES)
 def test_awkward_sizes(
     num_tokens: int, heads: tuple[int, int], width: int, dtype: torch.dtype, backend: str, device: str
 ) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("rotary_into_cache", backend, device, dtype)
     check(random_arguments(num_tokens, heads, width, dtype), backend, device)
 
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("has_norms", [(False, False), (True, False), (False, True)])
 def test_norms_are_each_optional(
     has_norms: tuple[bool, bool], heads: tuple[int, int], dtype: torch.dtype, backend: str, device: str
 ) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("rotary_into_cache", backend, device, dtype)
     check(random_arguments(5, heads, 24, dtype, has_norms=has_norms), backend, device)
 
 
@@ -143,14 +131,14 @@ def test_norms_are_each_optional(
 @on_each_backend
 @pytest.mark.parametrize("heads", HEADS)
 def test_no_tokens(heads: tuple[int, int], backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("rotary_into_cache", backend, device)
     check(random_arguments(0, heads), backend, device)
 
 
 @on_each_device
 @on_each_backend
 def test_no_heads(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("rotary_into_cache", backend, device)
     check(random_arguments(3, (0, 0)), backend, device)
 
 
@@ -158,7 +146,7 @@ def test_no_heads(backend: str, device: str) -> None:
 @on_each_backend
 @pytest.mark.parametrize(("heads", "spare_slots"), [((4, 2), 0), ((5, 0), -3)], ids=["no spare", "none without keys"])
 def test_as_many_slots_as_needed(heads: tuple[int, int], spare_slots: int, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("rotary_into_cache", backend, device)
     check(random_arguments(3, heads, spare_slots=spare_slots), backend, device)
 
 
@@ -166,16 +154,16 @@ def test_as_many_slots_as_needed(heads: tuple[int, int], spare_slots: int, backe
 @on_each_backend
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 10.0])
 def test_eps_is_the_callers(eps: float, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("rotary_into_cache", backend, device)
     check(random_arguments(3) | {"eps": eps}, backend, device)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # inf * 0, in numbers that are not stored
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_values_are_copied_whatever_they_are(dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("rotary_into_cache", backend, device, dtype)
     given = copy_to(device, random_arguments(2, (0, 1), 4, dtype))
     values = torch.tensor([[0.0, -0.0, float("inf"), float("nan")], [-float("inf"), 65504.0, 6e-8, -6e-8]])
     given["qkv_TCE"][:, 1] = values.to(device)
@@ -189,7 +177,7 @@ def test_values_are_copied_whatever_they_are(dtype: torch.dtype, backend: str, d
 @on_each_device
 @on_each_backend
 def test_the_rotation_is_that_of_transformers(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("rotary_into_cache", backend, device)
     given = random_arguments(5, (3, 2), 8, has_norms=(False, False))
     cos_1TE, sin_1TE = (torch.cat([half, half], dim=-1)[None] for half in (given["cos_TF"], given["sin_TF"]))
     q_1HTE, k_1KTE = (given["qkv_TCE"][None, :, heads].transpose(1, 2) for heads in (slice(0, 3), slice(3, 5)))
@@ -202,41 +190,27 @@ def test_the_rotation_is_that_of_transformers(backend: str, device: str) -> None
     torch.testing.assert_close(ours["k_SKE"][:5].cpu(), k_1KTE[0].transpose(0, 1), rtol=0, atol=atol)
 
 
-def heads_first(tensor: Tensor) -> Tensor:
-    return tensor.transpose(0, 1).contiguous().transpose(0, 1)
-
-
-def inside_a_buffer(tensor: Tensor) -> Tensor:
-    buffer = tensor.new_full([size + 3 for size in tensor.shape], float("nan"))
-    inside = buffer[tuple(slice(1, -2) for _ in tensor.shape)]
-    return inside.copy_(tensor)
-
-
-def every_other(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, torch.full_like(tensor, float("nan"))], dim=1).flatten(0, 1)[::2]
-
-
-LAYOUTS = [heads_first, inside_a_buffer, every_other]
+LAYOUTS = [transposed, inside_a_buffer, every_other]
 
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("qkv_layout", LAYOUTS)
 @pytest.mark.parametrize("cache_layout", LAYOUTS)
 def test_strides(cache_layout: Layout, qkv_layout: Layout, dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("rotary_into_cache", backend, device, dtype)
     check(random_arguments(5, (3, 2), 26, dtype), backend, device, qkv_layout, cache_layout)
 
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize(("heads", "width"), [((1, 1), 2), ((7, 1), 26), ((4, 2), 64), ((3, 3), 130)])
 def test_a_token_has_the_same_bits_wherever_it_stands(
     heads: tuple[int, int], width: int, dtype: torch.dtype, backend: str, device: str
 ) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("rotary_into_cache", backend, device, dtype)
     given = copy_to(device, random_arguments(23, heads, width, dtype))
 
     def outputs(picks: Tensor, layout: Layout) -> Tensor:
@@ -256,7 +230,7 @@ def test_a_token_has_the_same_bits_wherever_it_stands(
 @on_each_device
 @on_each_backend
 def test_what_surrounds_the_views_is_left_alone(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("rotary_into_cache", backend, device)
     given = copy_to(device, random_arguments(5, (3, 2), 6))
     expected = copy_to(device, given)
     run(expected, "reference")
@@ -281,7 +255,7 @@ def test_what_surrounds_the_views_is_left_alone(backend: str, device: str) -> No
 @on_each_device
 @on_each_backend
 def test_cos_and_sin_in_one_table(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("rotary_into_cache", backend, device)
     given = random_arguments(5)
     cos_TF, sin_TF = torch.cat([given["cos_TF"], given["sin_TF"]], dim=-1).chunk(2, dim=-1)
     assert not cos_TF.is_contiguous()
@@ -292,35 +266,23 @@ def test_cos_and_sin_in_one_table(backend: str, device: str) -> None:
 @on_each_backend
 @pytest.mark.parametrize("which", ["projection", "cache"])
 def test_offsets_beyond_32_bits(which: str, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, torch.float16)
+    skip_what_cannot_run("rotary_into_cache", backend, device, torch.float16)
     layouts = (rows_far_apart, Tensor.contiguous) if which == "projection" else (Tensor.contiguous, rows_far_apart)
     check(random_arguments(3, spare_slots=0, dtype=torch.float16), backend, device, *layouts)
 
 
-def rows_far_apart(tensor: Tensor) -> Tensor:
-    rows, heads, width = tensor.shape
-    size = (rows - 1) * 2**30 + heads * width
-    # Of NumPy's zeros only the pages that are touched exist.
-    buffer = tensor.new_zeros(size) if tensor.is_cuda else torch.from_numpy(np.zeros(size, np.float16))
-    return buffer.as_strided(tensor.shape, (2**30, width, 1)).copy_(tensor)
-
-
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("has_norms", [(True, True), (False, False)])
 @pytest.mark.parametrize("heads", [(4, 2), (0, 2), (4, 0)])
 def test_opcheck(
     heads: tuple[int, int], has_norms: tuple[bool, bool], dtype: torch.dtype, backend: str, device: str
 ) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("rotary_into_cache", backend, device, dtype)
     given = copy_to(device, random_arguments(5, heads, dtype=dtype, has_norms=has_norms, spare_slots=0))
     # opcheck compares what was written, and NaN is not equal to itself: every slot is written.
     torch.library.opcheck(ops.rotary_into_cache, tuple(given.values()), {"backend": backend})
-
-
-def strided_last(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
 
 
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
@@ -358,7 +320,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 @on_each_backend
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("rotary_into_cache", backend, "cpu")
     name, given = wrong.split()[0], random_arguments(5)
     given[name] = WRONG[wrong](given[name])
     untouched = copy_to("cpu", given)
@@ -369,7 +331,7 @@ def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
 
 @on_each_backend
 def test_fewer_slots_than_tokens(backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("rotary_into_cache", backend, "cpu")
     with pytest.raises(ValueError, match=r"^k_SKE: expected at least T = 5 slots, got 4"):
         run(random_arguments(5, spare_slots=-1), backend)
 
@@ -377,13 +339,12 @@ def test_fewer_slots_than_tokens(backend: str) -> None:
 @on_each_backend
 @pytest.mark.parametrize("num_heads", [3, 5])
 def test_more_or_fewer_heads_than_the_projection_has(num_heads: int, backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("rotary_into_cache", backend, "cpu")
     with pytest.raises(ValueError, match=rf"^qkv_TCE: expected {num_heads} \+ 2 \* 2 heads, got 8"):
         run(random_arguments(5) | {"num_heads": num_heads}, backend)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", ["cos_TF", "sin_TF", "k_SKE", "v_SKE", "q_norm_E", "k_norm_E"])
 def test_wrong_devices_are_named(name: str) -> None:
     given = copy_to("cuda", random_arguments(5))

@@ -1,8 +1,10 @@
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
+from helpers.exactness import assert_as_exact_as_float32
+from helpers.layouts import Layout, every_other, rows_far_apart, rows_inside_a_buffer, strided_last
+from helpers.ops import on_each_device, on_each_dtype, skip_what_cannot_run
 from torch import Tensor
 
 from gram_fast import ops
@@ -10,18 +12,7 @@ from gram_fast.errors import BackendError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_outputs")
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
-on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 on_each_backend = pytest.mark.parametrize("backend", ops.BACKENDS["swiglu"])
-
-
-def skip_what_cannot_run(backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
-    if problem := ops.backend_problem("swiglu", backend, torch.device(device), dtype):
-        pytest.skip(problem)
 
 
 def random_input(num_tokens: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -34,9 +25,7 @@ def plain_swiglu(gate_up_TG: Tensor, dtype: torch.dtype) -> Tensor:
     return gate_TF / (1 + (-gate_TF).exp()) * up_TF
 
 
-def check(
-    gate_up_TG: Tensor, backend: str, device: str = "cpu", layout: Callable[[Tensor], Tensor] = Tensor.contiguous
-) -> None:
+def check(gate_up_TG: Tensor, backend: str, device: str = "cpu", layout: Layout = Tensor.contiguous) -> None:
     """No further from float64 than twice what plain float32 is, some roundings of float32 and one of the dtype.
 
     Of float32: four, and those of the exponential's argument, which become the result's.
@@ -48,23 +37,20 @@ def check(
     assert out_TF.dtype == dtype
     assert out_TF.is_contiguous()
     exact_TF = plain_swiglu(gate_up_TG, torch.float64)
-    error_TF = (plain_swiglu(gate_up_TG, torch.float32).double() - exact_TF).abs()
     roundings_TF = 4 + gate_up_TG.double().abs().chunk(2, dim=-1)[0]
-    info = torch.finfo(dtype)
-    rounding_TF = info.eps / 2 * exact_TF.abs().clamp(min=info.smallest_normal)
-    bound_TF = 2 * error_TF + torch.finfo(torch.float32).eps * roundings_TF * exact_TF.abs() + rounding_TF
-    assert ((out_TF.cpu().double() - exact_TF).abs() <= bound_TF).all()
+    plain_TF = plain_swiglu(gate_up_TG, torch.float32)
+    assert_as_exact_as_float32(out_TF, exact_TF, plain_TF, slack=roundings_TF * exact_TF.abs())
 
 
 # A block has at most 1024 columns.
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize(
     ("num_tokens", "width"), [(1, 1), (53, 2), (13, 31), (7, 97), (3, 1023), (3, 1024), (3, 1025), (2, 9728)]
 )
 def test_awkward_sizes(num_tokens: int, width: int, dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("swiglu", backend, device, dtype)
     check(random_input(num_tokens, width, dtype), backend, device)
 
 
@@ -72,7 +58,7 @@ def test_awkward_sizes(num_tokens: int, width: int, dtype: torch.dtype, backend:
 @on_each_backend
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0)])
 def test_nothing(shape: tuple[int, int], backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("swiglu", backend, device)
     gate_up_TG = torch.empty(shape, device=device)
     assert ops.swiglu(gate_up_TG, backend=backend).shape == (shape[0], shape[1] // 2)
 
@@ -80,9 +66,9 @@ def test_nothing(shape: tuple[int, int], backend: str, device: str) -> None:
 @pytest.mark.filterwarnings("ignore:overflow")  # the exponential of 89 is inf, and a quotient by it 0
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_extreme_gates(dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("swiglu", backend, device, dtype)
     gates = torch.tensor([0.0, 1e-7, 1e-3, 1.0, 17.0, 87.0, 88.0, 89.0, 104.0, 1e3, 6e4])
     gate_T1 = torch.cat([gates, -gates])[:, None].to(dtype)
     check(torch.cat([gate_T1, torch.ones_like(gate_T1)], dim=1), backend, device)
@@ -91,44 +77,25 @@ def test_extreme_gates(dtype: torch.dtype, backend: str, device: str) -> None:
 @on_each_device
 @on_each_backend
 def test_the_gate_comes_first(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device)
+    skip_what_cannot_run("swiglu", backend, device)
     gate_up_TG = torch.tensor([[0.0, 40.0, 5.0, 7.0]], device=device)  # silu(40) is 40 to the last bit
     assert ops.swiglu(gate_up_TG, backend=backend).tolist() == [[0.0, 280.0]]
 
 
-def rows_inside_a_buffer(tensor_TG: Tensor) -> Tensor:
-    num_tokens, width = tensor_TG.shape
-    buffer = tensor_TG.new_full((num_tokens + 2, width + 5), float("nan"))
-    buffer[1:-1, 2:-3] = tensor_TG
-    return buffer[1:-1, 2:-3]
-
-
-def every_other(tensor_TG: Tensor) -> Tensor:
-    return torch.stack([tensor_TG, torch.full_like(tensor_TG, float("nan"))], dim=1).flatten(0, 1)[::2]
-
-
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("layout", [rows_inside_a_buffer, every_other])
-def test_strides(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+def test_strides(layout: Layout, dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run("swiglu", backend, device, dtype)
     check(random_input(7, 97, dtype), backend, device, layout)
 
 
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, torch.float16)
+    skip_what_cannot_run("swiglu", backend, device, torch.float16)
     check(random_input(3, 8, torch.float16), backend, device, rows_far_apart)
-
-
-def rows_far_apart(tensor_TG: Tensor) -> Tensor:
-    num_tokens, width = tensor_TG.shape
-    size = (num_tokens - 1) * 2**30 + width
-    # Of NumPy's zeros only the pages that are touched exist.
-    buffer = tensor_TG.new_zeros(size) if tensor_TG.is_cuda else torch.from_numpy(np.zeros(size, np.float16))
-    return buffer.as_strided((num_tokens, width), (2**30, 1)).copy_(tensor_TG)
 
 
 # Backends of which an element's bits do not depend on its place: torch's CPU silu is none of them.
@@ -138,13 +105,13 @@ on_each_invariant_backend = pytest.mark.parametrize("backend", ops.BACKENDS["swi
 @pytest.mark.filterwarnings("ignore:overflow")  # of exponentials, as above
 @on_each_device
 @on_each_invariant_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("layout", [Tensor.contiguous, rows_inside_a_buffer, every_other])
 def test_an_element_has_the_same_bits_in_every_place(
-    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str
+    layout: Layout, dtype: torch.dtype, backend: str, device: str
 ) -> None:
     """The same gates and factors in rows of every width up to 70 and one more place on in each, and one by one."""
-    skip_what_cannot_run(backend, device, dtype)
+    skip_what_cannot_run("swiglu", backend, device, dtype)
     pairs_2N = 6 * torch.randn((2, 70), generator=torch.Generator().manual_seed(0))
     pairs_2N[0, ::7] *= 15  # exponentials of every size, and none
     pairs_2N = pairs_2N.to(device, dtype)
@@ -157,7 +124,7 @@ def test_an_element_has_the_same_bits_in_every_place(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 def test_rows_have_the_same_bits_on_any_number_of_threads(dtype: torch.dtype, threads: int, one_thread: None) -> None:
     gate_up_TG = random_input(61, 1031, dtype)  # over 32,768 elements: threads share the rows
     alone_TF = torch.cat([ops.swiglu(row_1G, backend="extension") for row_1G in gate_up_TG.split(1)])
@@ -174,15 +141,11 @@ def test_numbers_that_are_none() -> None:
 
 @on_each_device
 @on_each_backend
-@pytest.mark.parametrize("dtype", DTYPES)
+@on_each_dtype
 @pytest.mark.parametrize("layout", [Tensor.contiguous, every_other])
-def test_opcheck(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, backend: str, device: str) -> None:
-    skip_what_cannot_run(backend, device, dtype)
+def test_opcheck(layout: Layout, dtype: torch.dtype, backend: str, device: str) -> None:
+    skip_what_cannot_run("swiglu", backend, device, dtype)
     torch.library.opcheck(ops.swiglu, (layout(random_input(5, 16, dtype).to(device)),), {"backend": backend})
-
-
-def strided_last(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
 
 
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
@@ -197,7 +160,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 @on_each_backend
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
-    skip_what_cannot_run(backend, "cpu")
+    skip_what_cannot_run("swiglu", backend, "cpu")
     with pytest.raises(ValueError, match=r"^gate_up_TG: expected "):
         ops.swiglu(WRONG[wrong](random_input(5, 8)), backend=backend)
 

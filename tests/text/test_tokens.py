@@ -1,3 +1,5 @@
+"""From texts to token ids: those of the whole text, however it is cut."""
+
 import functools
 import itertools
 import json
@@ -7,66 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.small_tokenizers import ALL, COMPOSED, MAKE, PLAIN_CHATML, WHOLE, tokenizer, wrap
+from helpers.texts import ANY_TEXT, AWKWARD, TEMPLATES
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from gram_fast.errors import UnsupportedModelError
-from gram_fast.text.cuts import CutProver
 from gram_fast.text.prompts import LABELS, SLOTS, PairTemplate
 from gram_fast.text.tokens import Frame, PairTokenizer
-
-TEMPLATES = {
-    "gram": PairTemplate.load("gram"),
-    "gram-demo": PairTemplate.load("gram-demo"),
-    # Other order, text of no ASCII character, a slot in the middle of a line.
-    "custom": PairTemplate.parse(
-        "Zwei Antworten auf eine Frage: welche ist besser?\n\nErste Antwort (B): «{response_b}» (Ende von B).\n\n"
-        "Question: {input}\n\nAnswer A follows.\n{response_a}\n\nEnd of answer A. The better answer is "
-    ),
-}
-AWKWARD = [
-    "",
-    "Why?",
-    "yes!!!",
-    "]",
-    "\n",
-    "\n\n\n",
-    "line\n",
-    " ",
-    "   two spaces around   ",
-    "👩\u200d💻",
-    "\u200d😀\ufe0f",
-    "\u0301combining mark first",
-    "e\u0301 is not é",
-    "```python\n",
-    "```",
-    "a\r\nb\r\n",
-    "\r",
-    "\t\ttabs\t",
-    "\x00\x01\x1b[0m\x7f",
-    "[The End of Assistant A's Answer]\n\n[The Start of Assistant B's Answer]\n",
-    "[",
-    "#Preferred: A",
-    "1234567 2 + 2 = 4",
-    "90",
-    "'s",
-    "don't we'LL",
-    "'",
-    "中文。",
-    "مرحبا",
-    "தமிழ்",
-    "\u0bbf",
-    "\u00a0nbsp\u00a0",
-    "zero\u200bwidth\u200b",
-    "ﬁ ³ Ⅷ Å",
-    "\ue000" + "0\ue001",
-    "{input}{{x}}",
-    "<|im",
-    "word",
-]
-ANY_TEXT = st.lists(st.one_of(st.text(max_size=8), st.sampled_from(AWKWARD)), max_size=4).map("".join)
 
 
 @functools.cache
@@ -424,109 +375,6 @@ def test_markers_of_the_template_are_flagged(name):
     assert pairs.flags(text) == ("[The End of Assistant A's Answer]", "#Preferred:")
 
 
-LITERALS = [literal for template in TEMPLATES.values() for literal in template.literals]
-ENDS = [literal[:64] for literal in LITERALS] + [literal[-64:] for literal in LITERALS]
-
-
-@pytest.mark.parametrize("name", ["llama2", "no_cut"])
-def test_no_entry_of_the_vocabulary_lies_across_a_cut(name):
-    backend = tokenizer(name).backend_tokenizer
-    prover = CutProver(backend)
-    entries = [token.replace("▁", " ") for token in backend.get_vocab(with_added_tokens=False)]
-
-    def lies_across(entry: str, left: str, right: str) -> bool:
-        # Split anywhere, each half agrees with the literal as far as the literal goes; beyond it any text may stand.
-        halves = ((entry[:k], entry[k:]) for k in range(1, len(entry)))
-        return any(
-            (left.endswith(a) or a.endswith(left)) and (right.startswith(b) or b.startswith(right)) for a, b in halves
-        )
-
-    for literal in ENDS:
-        cuts = prover.safe_cuts(literal, follows_slot=True, precedes_slot=True)
-        assert all(0 < c < len(literal) for c in cuts)
-        assert cuts == sorted(set(cuts))
-        for cut in cuts:
-            assert not [e for e in entries if lies_across(e, literal[:cut], literal[cut:])], (literal, cut)
-
-
-@pytest.mark.parametrize("name", ["qwen", "llama3", "gpt2"])
-@settings(deadline=None, max_examples=60)
-@given(left=ANY_TEXT, right=ANY_TEXT)
-def test_splitting_always_ends_a_match_at_a_cut(name, left, right):
-    tok = tokenizer(name).backend_tokenizer
-
-    def normal(text: str) -> str:
-        return tok.normalizer.normalize_str(text) if tok.normalizer else text
-
-    def pieces(text: str) -> list[tuple[str, tuple[int, int]]]:
-        return tok.pre_tokenizer.pre_tokenize_str(normal(text))
-
-    for literal, cuts in split_cuts(name):
-        whole = pieces(left + literal + right)
-        for cut in cuts:
-            begin = len(normal(left + literal[:cut]))
-            behind = [piece for piece, (start, _) in whole if start >= begin]
-            # What stands before the cut changes nothing behind it: the same pieces come out without it.
-            assert behind == [piece for piece, _ in pieces(literal[cut:] + right)], (literal, cut)
-            assert begin in [start for _, (start, _) in whole], (literal, cut)
-
-
-@functools.cache
-def split_cuts(name: str) -> list[tuple[str, list[int]]]:
-    prover = CutProver(tokenizer(name).backend_tokenizer)
-    ends = [literal[:64] for literal in LITERALS[1:3]] + [literal[-64:] for literal in LITERALS[:2]]
-    return [(literal, prover.safe_cuts(literal, follows_slot=True, precedes_slot=True)) for literal in ends]
-
-
-@pytest.mark.parametrize("name", ["qwen", "llama3"])
-def test_line_end_that_the_slot_can_lengthen_is_no_cut(name):
-    prover = CutProver(tokenizer(name).backend_tokenizer)
-    literal = "Assistant A's Answer]\n"
-    cuts = prover.safe_cuts(literal, follows_slot=True, precedes_slot=True)
-    assert literal.index("]") in cuts  # "Answer" ends there, whatever follows
-    # "]\n" and line ends behind it are one match, so neither side of "\n" is a border.
-    assert literal.index("\n") not in cuts
-    # Without a slot behind it the same holds: "]\n" itself is one match.
-    assert literal.index("\n") not in prover.safe_cuts(literal, follows_slot=True, precedes_slot=False)
-    assert CutProver(tokenizer(name).backend_tokenizer).safe_cuts("]\n\n", False, True) == []
-
-
-def test_bracket_behind_a_slot_is_no_cut():
-    prover = CutProver(tokenizer("qwen").backend_tokenizer)
-    # Punctuation or a line end in the slot swallows the "\n" before "[", never the "[".
-    assert prover.safe_cuts("\n[The End", follows_slot=True, precedes_slot=True)[0] == 1
-    # Directly behind the slot, "(((" can still join "[" to what stands before it.
-    assert prover.safe_cuts("[[", follows_slot=True, precedes_slot=True) == []
-
-
-def test_cut_that_depends_on_the_slot_before_is_returned_only_without_one():
-    prover = CutProver(tokenizer("llama3").backend_tokenizer)
-    # Digits are taken by threes from the left: a digit in the slot moves the border.
-    assert prover.safe_cuts("1234", follows_slot=False, precedes_slot=False) == [3]
-    assert prover.safe_cuts("1234", follows_slot=True, precedes_slot=False) == []
-    qwen = CutProver(tokenizer("qwen").backend_tokenizer)
-    assert qwen.safe_cuts("1234", follows_slot=True, precedes_slot=True) == [1, 2, 3]
-
-
-@pytest.mark.parametrize("name", ["qwen", "llama3"])
-def test_cut_that_depends_on_the_slot_behind_is_returned_only_without_one(name):
-    prover = CutProver(tokenizer(name).backend_tokenizer)
-    # White space goes with the line ends behind it: a line end in the slot takes the tab along.
-    assert prover.safe_cuts("x\n\t", follows_slot=True, precedes_slot=False) == [1, 2]
-    assert prover.safe_cuts("x\n\t", follows_slot=True, precedes_slot=True) == [1]
-
-
-@pytest.mark.parametrize("literal", ["", "x", "é中", "a\0b", "ééé"])
-def test_literal_without_two_ascii_neighbours_has_no_cut(literal):
-    for name in ("qwen", "llama2"):
-        assert CutProver(tokenizer(name).backend_tokenizer).safe_cuts(literal, True, True) == []
-
-
-def test_rule_that_looks_behind_has_no_cut():
-    prover = CutProver(tokenizer("lookbehind").backend_tokenizer)
-    assert all(prover.safe_cuts(literal, True, True) == [] for literal in ENDS)
-
-
 def test_slots_of_the_request_follow_the_template():
     assert pair_tokenizer("qwen", "custom").text.slots == ("response_b", "input", "response_a")
     assert pair_tokenizer("qwen", "gram").text.slots == SLOTS
@@ -547,12 +395,6 @@ def test_label_spelled_as_its_byte():
     pairs = PairTokenizer(tok, TEMPLATES["gram"])
     assert pairs.label_ids == (2 + ord("A"), 2 + ord("B"))
     assert pairs.frames is not None
-
-
-def test_unigram_that_does_not_split_has_no_cuts():
-    # Its best path is a rounded sum over the whole text: where pieces tie, text far away decides.
-    model = tokenizer("unigram").backend_tokenizer
-    assert CutProver(model).safe_cuts("[The End]\n", follows_slot=True, precedes_slot=True) == []
 
 
 def test_words_and_white_space_that_are_added_tokens_frame_nothing():

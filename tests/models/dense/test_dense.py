@@ -2,15 +2,14 @@
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from helpers.attention import needs_gpu
-from helpers.small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_model, tiny_tokenizer
+from helpers.dense import dense_runner, save_in_shards
+from helpers.small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_model, write_judge
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import linear
 
@@ -20,7 +19,7 @@ from gram_fast.judge import PairwiseJudge
 from gram_fast.models.dense.attention import TreeAttention
 from gram_fast.models.dense.model import Operations
 from gram_fast.models.dense.runner import DenseRunner
-from gram_fast.models.dense.weights import FAMILIES, read_dense_model
+from gram_fast.models.dense.weights import FAMILIES
 from gram_fast.models.loading import find_runner
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
@@ -37,7 +36,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-# By name: family and what differs from the tiny shape of tests/small_models.py.
+# By name: family and what differs from the tiny shape of tests/helpers/small_models.py.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 tied": ("qwen3", {"tie_word_embeddings": True}),
     "qwen3 biases": ("qwen3", {"attention_bias": True}),
@@ -48,32 +47,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama 3 rotary embedding": ("llama", {"rope_parameters": LLAMA3_ROPE}),
     "mistral": ("mistral", {"head_dim": 10, "num_attention_heads": 3}),
 }
-
-
-def save(folder: Path, family: str, **more: Any) -> Any:
-    """A tiny checkpoint in several shards, and its model."""
-    model = tiny_model(family, **more)
-    # Random biases and norms: those of a new model are zeros and ones, and would hide a missing one.
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(folder, max_shard_size="20KB")
-    assert len(list(folder.glob("*.safetensors"))) > 1
-    return model
-
-
-def dense(
-    folder: Path,
-    config: Any,
-    dtype: torch.dtype = torch.float32,
-    attention: str = "auto",
-    *,
-    device: str = "cpu",
-    deterministic: bool = False,
-) -> DenseRunner:
-    model = read_dense_model(str(folder), config, LABELS, torch.device(device), dtype)
-    return DenseRunner(model, config, attention, deterministic=deterministic)
 
 
 def random_rounds(seed: int) -> list[list[list[list[int]]]]:
@@ -87,8 +60,8 @@ def random_rounds(seed: int) -> list[list[list[list[int]]]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float32_logits_equal_the_plain_forward(variant, tmp_path):
     family, more = VARIANTS[variant]
-    model = save(tmp_path, family, **more)
-    ours, theirs = dense(tmp_path, model.config), TransformersRunner(model, LABELS, "auto")
+    model = save_in_shards(tmp_path, family, **more)
+    ours, theirs = dense_runner(tmp_path, model.config), TransformersRunner(model, LABELS, "auto")
     ids = torch.arange(3, 90)
     torch.testing.assert_close(ours.plain_logits(ids), theirs.plain_logits(ids), atol=1e-4, rtol=0)
     rounds = random_rounds(0)
@@ -101,8 +74,8 @@ def test_float32_logits_equal_the_plain_forward(variant, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")
 def test_triton_kernels_in_the_runner(tmp_path):
-    model = save(tmp_path, "qwen3")
-    ours = dense(tmp_path, model.config, attention="triton")
+    model = save_in_shards(tmp_path, "qwen3")
+    ours = dense_runner(tmp_path, model.config, attention="triton")
     triton = partial(ops.bind, backend="triton")
     ours._attention = TreeAttention("triton", "triton", ours._group, ours._scale)
     ours._operations = Operations(
@@ -116,11 +89,11 @@ def test_triton_kernels_in_the_runner(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_is_no_further_from_float32_than_the_plain_forward(family, tmp_path):
-    model = save(tmp_path, family, num_hidden_layers=4).bfloat16()
+    model = save_in_shards(tmp_path, family, num_hidden_layers=4).bfloat16()
     model.save_pretrained(tmp_path / "rounded")
     theirs = TransformersRunner(model, LABELS, "auto")
-    ours = dense(tmp_path / "rounded", model.config, torch.bfloat16)
-    exact = dense(tmp_path / "rounded", model.config)
+    ours = dense_runner(tmp_path / "rounded", model.config, torch.bfloat16)
+    exact = dense_runner(tmp_path / "rounded", model.config)
     rng = np.random.default_rng(0)
     sequences = [[rng.integers(0, VOCAB, n).tolist() for n in rng.integers(1, 60, 3)] for _ in range(40)]
     truth = plain(exact, [1, 2, 3], sequences)  # type: ignore[arg-type]
@@ -144,14 +117,14 @@ def test_a_missing_and_an_unexpected_tensor_are_named(tmp_path):
         find_runner("dense", str(tmp_path), model.config)
     save_file({**weights, "model.norm.weight": torch.zeros(3)}, file)
     with pytest.raises(InputError, match=r"model\.norm\.weight: expected shape \[32\], got \[3\]"):
-        dense(tmp_path, model.config)
+        dense_runner(tmp_path, model.config)
     file.write_bytes(b"not safetensors")
     with pytest.raises(InputError, match=r"cannot load weights from .*model\.safetensors"):
         find_runner("dense", str(tmp_path), model.config)
 
 
 def test_a_missing_shard_is_named(tmp_path):
-    model = save(tmp_path, "llama")
+    model = save_in_shards(tmp_path, "llama")
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     last = max(index["weight_map"].values())
     (tmp_path / last).unlink()
@@ -169,12 +142,12 @@ def test_an_output_embedding_of_its_own_counts_though_the_configuration_ties_it(
     theirs = TransformersRunner(transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval(), LABELS, "auto")
     ids = torch.arange(3, 40)
     assert not torch.allclose(theirs.plain_logits(ids), TransformersRunner(model, LABELS, "auto").plain_logits(ids))
-    ours = dense(tmp_path, model.config).plain_logits(ids)
+    ours = dense_runner(tmp_path, model.config).plain_logits(ids)
     torch.testing.assert_close(ours, theirs.plain_logits(ids), atol=1e-4, rtol=0)
 
 
 def test_auto_takes_what_dense_cannot_run_to_transformers_and_says_why(tmp_path, caplog):
-    model = save(tmp_path, "qwen3")
+    model = save_in_shards(tmp_path, "qwen3")
     where, config = str(tmp_path), model.config
     with caplog.at_level("INFO", logger="gram_fast"):
         assert find_runner("auto", where, CONFIGS["gpt_neox"]()) == "transformers"
@@ -206,10 +179,7 @@ def test_dense_by_name_is_refused_with_the_reason(tmp_path):
 
 
 def test_a_judge_on_either_runner_says_the_same(tmp_path):
-    tokenizer = tiny_tokenizer()
-    model = tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    write_judge(tmp_path)
     responses = ["a longer answer", "no", "a longer reply"]
     ranked = {}
     for runner in ("auto", "dense", "transformers"):
@@ -220,10 +190,10 @@ def test_a_judge_on_either_runner_says_the_same(tmp_path):
         np.testing.assert_allclose(ranked[runner].scores, ranked["transformers"].scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_gpu)])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=pytest.mark.gpu)])
 def test_activations_take_the_memory_that_was_planned(dtype, tmp_path):
-    model = save(tmp_path, "qwen3", hidden_size=256, intermediate_size=768, head_dim=64)
-    runner, tokens = dense(tmp_path, model.config, dtype, device="cuda"), 16384
+    model = save_in_shards(tmp_path, "qwen3", hidden_size=256, intermediate_size=768, head_dim=64)
+    runner, tokens = dense_runner(tmp_path, model.config, dtype, device="cuda"), 16384
     whole = TreePass.of_sequence(torch.arange(tokens) % VOCAB)
     store = KeyValueStore()
     store.reserve(tokens)

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers.attention import needs_gpu, on_each_device
-from helpers.small_models import VOCAB, plain, score, tiny_model, tiny_tokenizer
-from test_dense import dense, save
+from helpers.dense import dense_runner, save_in_shards
+from helpers.ops import on_each_device
+from helpers.small_models import VOCAB, plain, score, write_judge
 
 from gram_fast.errors import BackendError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
@@ -52,8 +52,8 @@ def check_repeatable(runner, seed: int, count: int) -> None:
 @on_each_device
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shuffled_split_and_under_any_budget(family, device, tmp_path, one_thread):
-    model = save(tmp_path, family)
-    runner = dense(tmp_path, model.config, device=device, deterministic=True)
+    model = save_in_shards(tmp_path, family)
+    runner = dense_runner(tmp_path, model.config, device=device, deterministic=True)
     check_repeatable(runner, 1, 12)
     asked = sequences(1, 12)
     (logits,) = score(Engine(runner, 100), [9, 2], [asked])
@@ -64,39 +64,34 @@ def test_shuffled_split_and_under_any_budget(family, device, tmp_path, one_threa
 @on_each_device
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types(dtype, device, tmp_path, one_thread):
-    model = save(tmp_path, "qwen3")
-    check_repeatable(dense(tmp_path, model.config, dtype, device=device, deterministic=True), 2, 8)
+    model = save_in_shards(tmp_path, "qwen3")
+    check_repeatable(dense_runner(tmp_path, model.config, dtype, device=device, deterministic=True), 2, 8)
 
 
-def test_two_threads(tmp_path):
+def test_two_threads(tmp_path, two_threads):
     """Sizes at which torch divides products and elementwise operations among threads."""
     more = {"hidden_size": 320, "intermediate_size": 1000, "head_dim": 40, "num_attention_heads": 6}
-    model = save(tmp_path, "qwen3", **more)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        check_repeatable(dense(tmp_path, model.config, deterministic=True), 3, 4)
-    finally:
-        torch.set_num_threads(before)
+    model = save_in_shards(tmp_path, "qwen3", **more)
+    check_repeatable(dense_runner(tmp_path, model.config, deterministic=True), 3, 4)
 
 
 def test_without_it_bits_do_change(tmp_path, one_thread):
     """What the option is for: the same check, on the same model, fails."""
-    model = save(tmp_path, "qwen3")
+    model = save_in_shards(tmp_path, "qwen3")
     with pytest.raises(AssertionError):
-        check_repeatable(dense(tmp_path, model.config), 1, 12)
+        check_repeatable(dense_runner(tmp_path, model.config), 1, 12)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_gpu)])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=pytest.mark.gpu)])
 def test_a_larger_model_on_a_gpu(dtype, tmp_path):
     more = {"hidden_size": 1024, "intermediate_size": 3072, "head_dim": 128, "num_attention_heads": 8}
-    model = save(tmp_path, "qwen3", **more)
-    check_repeatable(dense(tmp_path, model.config, dtype, device="cuda", deterministic=True), 4, 12)
+    model = save_in_shards(tmp_path, "qwen3", **more)
+    check_repeatable(dense_runner(tmp_path, model.config, dtype, device="cuda", deterministic=True), 4, 12)
 
 
 def test_rounds_that_keep_keys_and_values(tmp_path, one_thread):
-    model = save(tmp_path, "qwen3")
-    runner = dense(tmp_path, model.config, deterministic=True)
+    model = save_in_shards(tmp_path, "qwen3")
+    runner = dense_runner(tmp_path, model.config, deterministic=True)
     asked = sequences(5, 9)
     alone = logits_of(runner, asked, in_calls_of=1)
     rounds = [asked[:2], asked[2:3], asked[3:]]
@@ -105,10 +100,7 @@ def test_rounds_that_keep_keys_and_values(tmp_path, one_thread):
 
 
 def test_a_judge_gives_a_pair_the_same_bits_in_any_company(tmp_path, one_thread):
-    tokenizer = tiny_tokenizer()
-    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    judge = PairwiseJudge.from_pretrained(tmp_path, deterministic=True)
+    judge = PairwiseJudge.from_pretrained(write_judge(tmp_path), deterministic=True)
     assert judge.comparer.runner.attention == "path"
     responses = ["a prompt is", "the response", "the response B", "better", "is better, which"]
     alone = {
@@ -123,17 +115,12 @@ def test_a_judge_gives_a_pair_the_same_bits_in_any_company(tmp_path, one_thread)
 
 
 def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
-    tokenizer = tiny_tokenizer()
-    model = tiny_model("qwen3", vocab_size=len(tokenizer))
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    write_judge(tmp_path)
     with pytest.raises(BackendError, match="deterministic=True needs runner 'dense'"):
         PairwiseJudge.from_pretrained(tmp_path, deterministic=True, runner="transformers")
     with pytest.raises(BackendError, match="deterministic=True has attention of its own: expected attention 'auto'"):
         PairwiseJudge.from_pretrained(tmp_path, deterministic=True, attention="cascade")
-    other = tmp_path / "other"
-    tiny_model("gpt_neox", vocab_size=len(tokenizer)).save_pretrained(other)
-    tokenizer.save_pretrained(other)
+    other = write_judge(tmp_path / "other", "gpt_neox")
     with pytest.raises(UnsupportedModelError, match=r"runner 'dense' cannot run .*'gpt_neox' is none of"):
         PairwiseJudge.from_pretrained(other, deterministic=True)
 

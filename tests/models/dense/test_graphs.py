@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers.attention import needs_gpu
+from helpers.dense import dense_runner
 from helpers.small_models import VOCAB, score, tiny_model
-from test_dense import dense
 
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAttention
 from gram_fast.models.dense.graphs import BUCKETS, Bucket
@@ -62,9 +61,8 @@ def test_the_smallest_bucket_that_fits():
 @pytest.mark.parametrize("lengths", [(20, 3, 4), (100, BUCKETS[0] - 102), (60, *range(1, 12))])
 def test_a_filled_pass_says_the_same(lengths, checkpoint):
     folder, config = checkpoint
-    runner = dense(folder, config, attention="triton")
-    shape = runner.model.shape
-    runner._attention = TreeAttention("triton", "triton", group=2, scale=shape.head_dim**-0.5)
+    runner = dense_runner(folder, config, attention="triton")
+    runner._attention = TreeAttention("triton", "triton", group=2, scale=runner.model.shape.head_dim**-0.5)
     tree_pass = forest(*lengths)
     bucket = Bucket.of(tree_pass, 64)
     filled = bucket.fill(tree_pass)
@@ -98,7 +96,7 @@ def test_more_of_anything_than_a_bucket_holds_is_seen():
 
 def on_gpu(checkpoint, dtype: torch.dtype = torch.bfloat16) -> DenseRunner:
     folder, config = checkpoint
-    return dense(folder, config, dtype, device="cuda")
+    return dense_runner(folder, config, dtype, device="cuda")
 
 
 def rounds(seed: int, count: int = 6) -> list[list[list[list[int]]]]:
@@ -111,7 +109,8 @@ def captured(runner: DenseRunner) -> int:
     return sum(graph is not None for graph in runner._graphs._graphs.values())
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=needs_gpu) for dtype in (torch.float32, torch.bfloat16)])
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_replayed_and_launched_are_equal_bit_for_bit(checkpoint, dtype):
     replaying, launching = on_gpu(checkpoint, dtype), on_gpu(checkpoint, dtype)
     engine, launching_engine = Engine(replaying, 512), Engine(launching, 512)
@@ -123,7 +122,7 @@ def test_replayed_and_launched_are_equal_bit_for_bit(checkpoint, dtype):
     assert captured(launching) == 0
 
 
-@pytest.mark.parametrize("budget", [pytest.param(512, marks=needs_gpu)])
+@pytest.mark.parametrize("budget", [pytest.param(512, marks=pytest.mark.gpu)])
 def test_graphs_are_captured_anew_when_the_store_moves(checkpoint, budget):
     """Engines that take turns, and one that comes when another is gone: its store may lie at the same place."""
     runner, asked = on_gpu(checkpoint), [rounds(1)[0]]
@@ -140,7 +139,7 @@ def test_graphs_are_captured_anew_when_the_store_moves(checkpoint, budget):
         np.testing.assert_array_equal(logits, found[0])
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_gpu)])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=pytest.mark.gpu)])
 def test_no_pass_waits_for_the_gpu(checkpoint, dtype):
     runner = on_gpu(checkpoint, dtype)
     store = KeyValueStore()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tensor_parallel
+from helpers.dense import save_in_shards
 from helpers.small_models import tiny_tokenizer
-from test_dense import save
 
 from gram_fast.errors import BackendError
 from gram_fast.judge import PairwiseJudge
@@ -32,7 +32,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     tokenizer = tiny_tokenizer()
     folders = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
     for family, folder in folders.items():
-        save(folder, family, vocab_size=len(tokenizer), max_position_embeddings=4096, **FAMILIES[family])
+        save_in_shards(folder, family, vocab_size=len(tokenizer), max_position_embeddings=4096, **FAMILIES[family])
         tokenizer.save_pretrained(folder)
     script = Path(tensor_parallel.__file__)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
@@ -54,7 +54,7 @@ def test_two_processes_say_what_one_says(family, checkpoints, one_thread):
 
 
 def test_parts_make_the_whole(checkpoints):
-    config = save(checkpoints["qwen3"].parent / "again", "qwen3").config
+    config = save_in_shards(checkpoints["qwen3"].parent / "again", "qwen3").config
     name = str(checkpoints["qwen3"].parent / "again")
     whole, *halves = (
         read_dense_model(name, config, (1, 2), torch.device("cpu"), torch.float32, processes).layers[1]

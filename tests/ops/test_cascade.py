@@ -1,0 +1,100 @@
+"""The levels of the cascade on CUDA, with a stand-in for its kernel where there is no GPU."""
+
+import functools
+
+import pytest
+import torch
+from helpers.attention import (
+    FOREST_SLOTS,
+    FOREST_TOKENS,
+    Inputs,
+    Rounds,
+    Tables,
+    assert_as_exact_as_plain,
+    on_each_forest,
+    passes_of,
+    plain_varlen,
+    poisoned,
+    random_inputs,
+    rounds,
+    span_tables,
+)
+from helpers.ops import on_each_dtype
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor
+
+from gram_fast import cascade, ops
+from gram_fast.errors import BackendError
+from gram_fast.extension import _C
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MERGE = functools.partial(ops.merge_states, backend="extension")
+
+Blocks = list[list[int]]  # [start, end) of every problem
+
+
+def varlen_without_cuda(
+    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, queries: Blocks, keys: Blocks, scale: float, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    """gram_fast.cascade.varlen_attention, one problem after the other."""
+    lengths_q, lengths_k = ([end - start for start, end in ranges] for ranges in (queries, keys))
+    return plain_varlen(q_THE, k_SKE, v_SKE, lengths_q, lengths_k, scale, is_causal)
+
+
+def attend_like_cuda(inputs: Inputs, tables: Tables, scale: float) -> Tensor:
+    blocks = _C.attention_blocks(*(table.numpy() for table in tables)).tolist()
+    return cascade._attend_cuda(*inputs, tables[0].tolist(), blocks, scale, MERGE)
+
+
+@on_each_dtype
+@pytest.mark.parametrize("heads", [(2, 2), (6, 2), (4, 1)])
+@on_each_forest
+def test_levels_of_the_cuda_cascade_without_cuda(
+    monkeypatch: pytest.MonkeyPatch, tables: Tables, heads: tuple[int, int], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(cascade, "varlen_attention", varlen_without_cuda)
+    q_THE, k_SKE, v_SKE = inputs = random_inputs(FOREST_TOKENS, FOREST_SLOTS, heads, 24, dtype)
+    k_SKE, v_SKE = (poisoned(tensor, tables, len(q_THE)) for tensor in (k_SKE, v_SKE))
+    out_THE = attend_like_cuda((q_THE, k_SKE, v_SKE), tables, 0.25)
+    assert_as_exact_as_plain(out_THE, inputs, tables, 0.25)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rounds())
+def test_levels_of_the_cuda_cascade_on_random_trees(made: Rounds) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade, "varlen_attention", varlen_without_cuda)
+        for tree_pass, num_slots in passes_of(made):
+            inputs, tables = random_inputs(tree_pass.num_tokens, num_slots), span_tables(tree_pass)
+            assert_as_exact_as_plain(attend_like_cuda(inputs, tables, 0.25), inputs, tables, 0.25)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("heads", [(2, 2), (6, 2)])
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_varlen_attention_is_what_the_plain_one_stands_for(
+    is_causal: bool, heads: tuple[int, int], dtype: torch.dtype
+) -> None:
+    queries = [[0, 5], [5, 6], [6, 19]]
+    keys = queries if is_causal else [[0, 3], [0, 11], [30, 31]]
+    q_THE, _, _ = random_inputs(19, 1, heads, 64, dtype)
+    _, k_SKE, v_SKE = random_inputs(1, sum(end - start for start, end in keys), heads, 64, dtype)
+    out, lse = cascade.varlen_attention(q_THE.cuda(), k_SKE.cuda(), v_SKE.cuda(), queries, keys, 0.125, is_causal)
+    exact, exact_lse = varlen_without_cuda(q_THE.float(), k_SKE.float(), v_SKE.float(), queries, keys, 0.125, is_causal)
+    assert lse.dtype == torch.float32
+    # Weights are rounded to the dtype before they meet the values, and the sum once more.
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(out.float().cpu(), exact, atol=2 * eps * float(v_SKE.float().abs().max()), rtol=0)
+    torch.testing.assert_close(lse.cpu(), exact_lse, atol=1e-4, rtol=0)
+
+
+def test_cascade_on_cuda_needs_a_half_type_and_the_cuda_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    assert "float32" in ops.backend_problem("tree_attention", "cascade", cuda, torch.float32)
+    monkeypatch.setattr(ops.backends._C, "has_cuda", False)
+    assert "nvcc" in ops.backend_problem("tree_attention", "cascade", cuda, torch.bfloat16)
+    with pytest.raises(BackendError, match="nvcc"):
+        ops.resolve_backend("tree_attention", "cascade", cuda, torch.bfloat16)
+    assert ops.resolve_backend("tree_attention", "auto", cuda, torch.bfloat16) == "triton"

@@ -1,0 +1,210 @@
+"""The package's rooms and their order: a module imports from its own room and from lower rooms, never upward.
+
+A room is a folder of modules, or a module that stands in gram_fast itself. Every import counts: at the top of a file,
+in a function, under `if TYPE_CHECKING`. What is named counts, not the __init__.py files that Python runs on the way.
+"""
+
+import ast
+import glob
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = "gram_fast"
+
+# From the lowest to the highest.
+ROOMS = {
+    "_C": "the compiled part: token tree, plan, C++ and CUDA ops",
+    "errors": "what is raised",
+    "extension": "the compiled part, or the error that says how to build it",
+    "kernels": "plain references and Triton kernels of the ops",
+    "cascade": "tree attention out of other libraries' attention",
+    "ops": "the public ops: checks, fakes, the choice of backends",
+    "results": "what a judge returns",
+    "json_rows": "rows of JSON files with their places",
+    "text": "from prompts and responses to token ids",
+    "scoring": "token tree, plan, engine, kept keys and values; processes",
+    "models/dense": "the runner that computes dense decoders itself",
+    "models": "the runner of any decoder, checkpoints, loading, the check at load",
+    "ranking": "strategies, preferences, scores; arenas and replicas",
+    "judge": "PairwiseJudge: all of the above behind one class",
+    "__init__": "what `import gram_fast` gives",
+    "commands": "options, rows and diagnosis of the command line",
+    "evaluation": "the three benchmarks",
+    "training/data": "from files and the hub to batches",
+    "training": "objectives, both stages, the trainer",
+    "training/small_judge": "how the small judge was made",
+    "cli": "the command line",
+}
+# Importer and imported that do not keep to the order yet. A pair that does goes from here; none is added.
+STILL_UPWARD = {
+    ("models.loading", "ranking.arena"),
+    ("models.dense.runner", "models.transformers_runner"),
+}
+
+Import = tuple[str, str]  # the modules that imports and that is imported
+
+
+def read_modules(folder: Path) -> dict[str, Path]:
+    """Files of a package by the names that they are imported by, those behind links and stubs of extensions too."""
+    found = {}
+    for name in sorted(glob.iglob("**/*.py*", root_dir=folder, recursive=True)):
+        path = Path(name)
+        if path.suffix in (".py", ".pyi"):
+            parts = path.with_suffix("").parts
+            found[".".join([PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)])] = folder / path
+    return found
+
+
+def names_imported(module: str, file: Path) -> Iterator[str]:
+    """Of `from a import b` a.b: whether b is a module is for the caller to know."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def read_imports(modules: dict[str, Path]) -> set[Import]:
+    """Who imports whom, within the package."""
+    found = set()
+    for module, file in modules.items():
+        for name in names_imported(module, file):
+            while name not in modules and "." in name:
+                name = name.rpartition(".")[0]
+            if name in modules and name != module:
+                found.add((module, name))
+    return found
+
+
+def room_of(module: str, modules: dict[str, Path]) -> str:
+    path = module.split(".")[1:]
+    folder = path if modules[module].name == "__init__.py" else path[:-1]
+    return "/".join(folder or path) or "__init__"
+
+
+def upward_imports(folder: Path) -> dict[Import, str]:
+    """A sentence on each import from a room that is higher than the importer's."""
+    modules, order = read_modules(folder), list(ROOMS)
+    found = {}
+    for importer, imported in sorted(read_imports(modules)):
+        own, other = room_of(importer, modules), room_of(imported, modules)
+        if order.index(other) > order.index(own):
+            found[importer, imported] = (
+                f"{importer} imports {imported}, but a module may import only from its own room and from lower rooms: "
+                f"in ROOMS '{other}' is higher than '{own}'"
+            )
+    return found
+
+
+def circle_of_imports(folder: Path) -> str:
+    """A sentence on the modules of one circle, or nothing."""
+    modules = read_modules(folder)
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for module, imported in read_imports(modules):
+        graph[module].add(imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return f"{' is imported by '.join(error.args[1])}: modules may not import each other in a circle"
+    return ""
+
+
+def test_every_room_exists_and_every_module_is_in_one() -> None:
+    modules = read_modules(REPOSITORY / PACKAGE)
+    homeless = {module: room for module in modules if (room := room_of(module, modules)) not in ROOMS}
+    assert not homeless, f"every module must be in a room of ROOMS: {homeless}"
+    empty = set(ROOMS) - {room_of(module, modules) for module in modules}
+    assert not empty, f"every room of ROOMS must have a module: {empty}"
+
+
+def test_no_module_imports_from_a_higher_room() -> None:
+    found = upward_imports(REPOSITORY / PACKAGE)
+    known = {(f"{PACKAGE}.{importer}", f"{PACKAGE}.{imported}") for importer, imported in STILL_UPWARD}
+    new = [sentence for pair, sentence in found.items() if pair not in known]
+    assert not new, "\n".join(new)
+    assert not known - set(found), f"these keep to the order now and go from STILL_UPWARD: {known - set(found)}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    circle = circle_of_imports(REPOSITORY / PACKAGE)
+    assert not circle, circle
+
+
+def plant(folder: Path, **sources: str) -> Path:
+    """A package of these modules: of `text__cuts` the file is text/cuts.py."""
+    for name, source in sources.items():
+        path = folder.joinpath(PACKAGE, *name.split("__")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, "utf-8")
+    return folder / PACKAGE
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import gram_fast.ranking.arena",
+        "import os, gram_fast.ranking.arena as arena",
+        "from gram_fast.ranking.arena import Arena",
+        "from gram_fast.ranking import arena as a",
+        "from ..ranking.arena import Arena",
+        "from ..ranking import arena",
+        "def late():\n    from gram_fast.ranking.arena import Arena",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gram_fast.ranking.arena import Arena",
+        "try:\n    import gram_fast.ranking.arena\nexcept ImportError:\n    pass",
+    ],
+)
+def test_a_planted_upward_import_is_found(source: str, tmp_path: Path) -> None:
+    folder = plant(tmp_path, text__cuts=source, ranking__arena="from gram_fast.text import group", text__group="")
+    assert upward_imports(folder) == {
+        ("gram_fast.text.cuts", "gram_fast.ranking.arena"): (
+            "gram_fast.text.cuts imports gram_fast.ranking.arena, but a module may import only from its own room and "
+            "from lower rooms: in ROOMS 'ranking' is higher than 'text'"
+        )
+    }
+
+
+def test_an_import_from_a_folder_inside_or_from_the_package_itself_may_be_upward(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "train.py").write_text("from gram_fast.training.small_judge import make", "utf-8")
+    sources = {"training__small_judge__make": "", "judge": "import gram_fast", "models__dense__model": ""}
+    folder = plant(tmp_path, **sources, models__loading="from gram_fast.models.dense.model import DenseModel")
+    (folder / "__init__.py").write_text("from gram_fast.judge import PairwiseJudge", "utf-8")
+    (folder / "training" / "train.py").symlink_to(tmp_path / "elsewhere" / "train.py")
+    assert set(upward_imports(folder)) == {
+        ("gram_fast.judge", "gram_fast"),
+        ("gram_fast.training.train", "gram_fast.training.small_judge.make"),
+    }
+
+
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    folder = plant(
+        tmp_path,
+        text__cuts="from gram_fast.text import group",
+        text__group="def late():\n    from gram_fast.text.tokens import encode",
+        text__tokens="from .cuts import cut\nfrom gram_fast.errors import InputError",
+        errors="",
+    )
+    assert not upward_imports(folder)
+    circle = circle_of_imports(folder)
+    assert circle.endswith(": modules may not import each other in a circle")
+    assert circle.count(" is imported by ") == 3
+    assert all(f"gram_fast.text.{name}" in circle for name in ("cuts", "group", "tokens"))
+    (folder / "text" / "tokens.py").write_text("from gram_fast.errors import InputError", "utf-8")
+    assert circle_of_imports(folder) == ""
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks/tests"])
+def test_tests_share_through_helpers_and_know_no_benchmark_but_their_own(folder: str) -> None:
+    for file in sorted((REPOSITORY / folder).rglob("*.py")):
+        for name in names_imported(file.stem, file):
+            first, *_ = parts = name.split(".")
+            wrong = f"{file.relative_to(REPOSITORY)} imports {name}, but "
+            assert not any(part.startswith("test_") for part in parts), f"{wrong}what tests share is in tests/helpers"
+            assert first != "benchmarks" or folder != "tests", f"{wrong}tests of benchmarks are in benchmarks/tests"
