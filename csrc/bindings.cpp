@@ -1,19 +1,15 @@
-// Binds; nothing else. Tensors come as addresses, checked in gram_fast/ops.
+// The module: token tree, plans and tables. Binds; nothing else. Arguments of tables are checked in gram_fast/ops.
+#include "bindings.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "ops/label_logits.h"
-#include "ops/leaf_attention.h"
-#include "ops/merge_states.h"
-#include "ops/swiglu.h"
 #include "tables/leaf_items.h"
 #include "tree/token_tree.h"
 #include "tree/tree_plan.h"
@@ -25,12 +21,6 @@ namespace {
 
 using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Table = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
-using Strides = std::array<int64_t, 2>;
-
-template <typename T>
-T* address(uintptr_t value) {
-  return reinterpret_cast<T*>(value);  // NOLINT: raw tensor addresses are the interface
-}
 
 // Hands a vector over to NumPy without a copy.
 template <typename T>
@@ -48,30 +38,6 @@ template <typename T>
 py::array_t<T> to_rows(std::vector<T> values, int64_t rows) {
   const auto size = static_cast<int64_t>(values.size());
   return to_array(std::move(values), rows > 0 ? size / rows : 1);
-}
-
-#ifdef GRAM_FAST_WITH_CUDA
-constexpr bool kHasCuda = true;
-#define GRAM_FAST_CUDA(function) function
-#else
-constexpr bool kHasCuda = false;
-#define GRAM_FAST_CUDA(function) \
-  {                              \
-  }
-#endif
-
-// Without a stream on the CPU, otherwise on CUDA.
-template <typename Args>
-void run(const Args& args, std::optional<uintptr_t> stream, void (*cpu)(const Args&),
-         void (*cuda)(const Args&, void*)) {
-  const py::gil_scoped_release release;
-  if (!stream) {
-    cpu(args);
-  } else if (kHasCuda) {
-    cuda(args, address<void>(*stream));
-  } else {
-    throw std::runtime_error("the extension was built without its CUDA part: install nvcc and rebuild it");
-  }
 }
 
 int32_t check(const TokenTree& tree, const Ids& leaves, py::ssize_t i) {
@@ -168,98 +134,11 @@ void bind_tree(py::module_& m) {
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"), py::arg("min_items") = 0);
 }
 
-void bind_ops(py::module_& m) {
-  m.def(
-      "merge_states",
-      [](uintptr_t out, Strides out_strides, uintptr_t lse, Strides lse_strides, uintptr_t other_out,
-         Strides other_out_strides, uintptr_t other_lse, Strides other_lse_strides, int other_dtype,
-         std::array<int64_t, 3> shape, std::optional<uintptr_t> stream) {
-        const MergeStates args{address<float>(out),
-                               out_strides[0],
-                               out_strides[1],
-                               address<float>(lse),
-                               lse_strides[0],
-                               lse_strides[1],
-                               address<void>(other_out),
-                               other_out_strides[0],
-                               other_out_strides[1],
-                               address<float>(other_lse),
-                               other_lse_strides[0],
-                               other_lse_strides[1],
-                               static_cast<Dtype>(other_dtype),
-                               shape[0],
-                               shape[1],
-                               shape[2]};
-        run(args, stream, merge_states_cpu, GRAM_FAST_CUDA(merge_states_cuda));
-      },
-      py::arg("out"), py::arg("out_strides"), py::arg("lse"), py::arg("lse_strides"), py::arg("other_out"),
-      py::arg("other_out_strides"), py::arg("other_lse"), py::arg("other_lse_strides"), py::arg("other_dtype"),
-      py::arg("shape"), py::arg("stream"));
-  m.def(
-      "label_logits",
-      [](uintptr_t hidden, int64_t hidden_stride, uintptr_t rows, uintptr_t label_weight, uintptr_t norm_weight,
-         float eps, uintptr_t logits, int dtype, std::array<int64_t, 2> shape, std::optional<uintptr_t> stream) {
-        const LabelLogits args{address<void>(hidden),
-                               hidden_stride,
-                               address<int64_t>(rows),
-                               address<void>(label_weight),
-                               address<void>(norm_weight),
-                               eps,
-                               address<float>(logits),
-                               static_cast<Dtype>(dtype),
-                               shape[0],
-                               shape[1]};
-        run(args, stream, label_logits_cpu, GRAM_FAST_CUDA(label_logits_cuda));
-      },
-      py::arg("hidden"), py::arg("hidden_stride"), py::arg("rows"), py::arg("label_weight"), py::arg("norm_weight"),
-      py::arg("eps"), py::arg("logits"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
-  m.def(
-      "swiglu",
-      [](uintptr_t gate_up, int64_t gate_up_stride, uintptr_t out, int dtype, std::array<int64_t, 2> shape) {
-        const Swiglu args{address<void>(gate_up),    gate_up_stride, address<void>(out),
-                          static_cast<Dtype>(dtype), shape[0],       shape[1]};
-        const py::gil_scoped_release release;
-        swiglu_cpu(args);
-      },
-      py::arg("gate_up"), py::arg("gate_up_stride"), py::arg("out"), py::arg("dtype"), py::arg("shape"));
-  m.def(
-      "leaf_attention",
-      [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides,
-         uintptr_t items, int64_t num_items, uintptr_t partial_out, uintptr_t partial_lse, uintptr_t out, float scale,
-         int dtype, std::array<int64_t, 4> shape, std::optional<uintptr_t> stream) {
-        const LeafAttention args{address<void>(q),
-                                 q_strides[0],
-                                 q_strides[1],
-                                 address<void>(k),
-                                 k_strides[0],
-                                 k_strides[1],
-                                 address<void>(v),
-                                 v_strides[0],
-                                 v_strides[1],
-                                 address<int32_t>(items),
-                                 address<float>(partial_out),
-                                 address<float>(partial_lse),
-                                 address<void>(out),
-                                 scale,
-                                 static_cast<Dtype>(dtype),
-                                 num_items,
-                                 shape[0],
-                                 shape[1],
-                                 shape[2],
-                                 shape[3]};
-        run(args, stream, leaf_attention_cpu, GRAM_FAST_CUDA(leaf_attention_cuda));
-      },
-      py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
-      py::arg("items"), py::arg("num_items"), py::arg("partial_out"), py::arg("partial_lse"), py::arg("out"),
-      py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
-}
-
 }  // namespace
 }  // namespace gram_fast
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Token tree, pass planning and the C++/CUDA ops of gram_fast.";
-  m.attr("has_cuda") = gram_fast::kHasCuda;
   gram_fast::bind_tree(m);
   gram_fast::bind_ops(m);
 }
