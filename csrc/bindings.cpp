@@ -5,11 +5,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "tables/attention_tables.h"
+#include "tables/layout.h"
 #include "tables/leaf_items.h"
 #include "tree/token_tree.h"
 #include "tree/tree_plan.h"
@@ -22,22 +26,46 @@ namespace {
 using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Table = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
-// Hands a vector over to NumPy without a copy.
-template <typename T>
-py::array_t<T> to_array(std::vector<T> values, int64_t columns = 0) {
-  const auto* owned = new std::vector<T>(std::move(values));
-  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<T>*>(p); });
-  const auto count = static_cast<py::ssize_t>(owned->size());
-  std::vector<py::ssize_t> shape{count};
-  if (columns > 0) shape = {count / columns, columns};
-  return py::array_t<T>(shape, owned->data(), owner);
+// Hands a vector over to NumPy without a copy: integers as they are, rows of them as rows of the array.
+template <typename Integer = int64_t, typename Row>
+py::array_t<Integer> to_array(std::vector<Row> rows, std::vector<py::ssize_t> shape) {
+  const auto* owned = new std::vector<Row>(std::move(rows));
+  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<Row>*>(p); });
+  return py::array_t<Integer>(shape, reinterpret_cast<const Integer*>(owned->data()), owner);
 }
 
-// The same, as so many rows.
-template <typename T>
-py::array_t<T> to_rows(std::vector<T> values, int64_t rows) {
-  const auto size = static_cast<int64_t>(values.size());
-  return to_array(std::move(values), rows > 0 ? size / rows : 1);
+template <typename Row>
+py::array_t<int64_t> to_array(std::vector<Row> rows) {
+  std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(rows.size())};
+  if constexpr (!std::is_same_v<Row, int64_t>) shape.push_back(kColumns<Row, int64_t>);
+  return to_array(std::move(rows), shape);
+}
+
+py::array_t<int32_t> to_array(FlatTable table) {
+  const int64_t rows = table.num_rows, columns = rows > 0 ? table.size() / rows : 1;
+  return to_array<int32_t>(std::move(table.values), {rows, columns});
+}
+
+// The arrays must outlive it.
+SpanTables span_tables(const Table& spans, const Table& range_offsets, const Table& ranges) {
+  const auto extents = [](const Table& table) { return reinterpret_cast<const Extent*>(table.data()); };
+  return {.spans = {extents(spans), static_cast<size_t>(spans.size() / kExtentColumns)},
+          .range_offsets = range_offsets.data(),
+          .ranges = extents(ranges)};
+}
+
+py::dict table_layout() {
+  py::dict layout;
+  layout["EXTENT_COLUMNS"] = kExtentColumns;
+  layout["NODE_COLUMNS"] = kNodeColumns;
+  layout["KEEP_COLUMNS"] = kKeepColumns;
+  layout["BLOCK_COLUMNS"] = kBlockColumns;
+  layout["TILE_COLUMNS"] = kTileColumns;
+  layout["PATH_TILE_COLUMNS"] = kPathTileColumns;
+  layout["ITEM_COLUMNS"] = kItemColumns;
+  layout["ENTRY_COLUMNS"] = kEntryColumns;
+  layout["OFFSET_MULTIPLE"] = kOffsetMultiple;
+  return layout;
 }
 
 int32_t check(const TokenTree& tree, const Ids& leaves, py::ssize_t i) {
@@ -53,13 +81,13 @@ py::dict to_dict(TreePass pass) {
   py::dict out;
   out["input_ids"] = to_array(std::move(pass.input_ids));
   out["position_ids"] = to_array(std::move(pass.position_ids));
-  out["nodes"] = to_array(std::move(pass.nodes), 5);
-  out["spans"] = to_array(std::move(pass.spans), 2);
+  out["nodes"] = to_array(std::move(pass.nodes));
+  out["spans"] = to_array(std::move(pass.spans));
   out["range_offsets"] = to_array(std::move(pass.range_offsets));
-  out["ranges"] = to_array(std::move(pass.ranges), 2);
+  out["ranges"] = to_array(std::move(pass.ranges));
   out["leaf_rows"] = to_array(std::move(pass.leaf_rows));
   out["leaf_index"] = to_array(std::move(pass.leaf_index));
-  out["keep"] = to_array(std::move(pass.keep), 3);
+  out["keep"] = to_array(std::move(pass.keep));
   return out;
 }
 
@@ -106,30 +134,28 @@ void bind_tree(py::module_& m) {
           },
           py::arg("leaves"), py::kw_only(), py::arg("budget"), py::arg("keep_limit"), py::arg("more_rounds"))
       .def_property_readonly("num_tokens", &TokenTree::num_tokens);
+}
+
+void bind_tables(py::module_& m) {
+  m.attr("table_layout") = table_layout();
   m.def(
       "attention_blocks",
       [](const Table& spans, const Table& range_offsets, const Table& ranges) {
-        return to_array(attention_blocks(spans.data(), range_offsets.data(), ranges.data(), range_offsets.size() - 1),
-                        5);
+        return to_array(attention_blocks(span_tables(spans, range_offsets, ranges)));
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"));
   m.def(
       "attention_tiles",
       [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t tile_tokens, int64_t min_tiles) {
-        int64_t num_tiles = 0;
-        auto flat = attention_tiles(spans.data(), range_offsets.data(), ranges.data(), range_offsets.size() - 1,
-                                    tile_tokens, min_tiles, num_tiles);
-        return to_rows(std::move(flat), num_tiles);
+        return to_array(attention_tiles(span_tables(spans, range_offsets, ranges), tile_tokens, min_tiles));
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("tile_tokens"), py::arg("min_tiles") = 0);
   m.def(
       "leaf_items",
       [](const Table& spans, const Table& range_offsets, const Table& ranges, const Table& leaf_rows,
          int64_t min_items) {
-        int64_t num_items = 0;
-        auto flat = leaf_items(spans.data(), range_offsets.data(), ranges.data(), spans.size() / 2, leaf_rows.data(),
-                               leaf_rows.size(), min_items, num_items);
-        return to_rows(std::move(flat), num_items);
+        const std::span rows{leaf_rows.data(), static_cast<size_t>(leaf_rows.size())};
+        return to_array(leaf_items(span_tables(spans, range_offsets, ranges), rows, min_items));
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"), py::arg("min_items") = 0);
 }
@@ -140,5 +166,6 @@ void bind_tree(py::module_& m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Token tree, pass planning and the C++/CUDA ops of gram_fast.";
   gram_fast::bind_tree(m);
+  gram_fast::bind_tables(m);
   gram_fast::bind_ops(m);
 }

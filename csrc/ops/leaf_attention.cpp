@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "common/parallel.h"
-#include "tables/leaf_items.h"
+#include "tables/layout.h"
 
 namespace gram_fast {
 namespace {

@@ -1,6 +1,6 @@
 #include "common/cuda_util.cuh"
 #include "ops/leaf_attention.h"
-#include "tables/leaf_items.h"
+#include "tables/layout.h"
 
 namespace gram_fast {
 namespace {

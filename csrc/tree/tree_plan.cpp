@@ -105,24 +105,25 @@ class Planner {
       const int32_t n = members[row];
       const TokenTree::Node& node = tree_.node(n);
       row_of[n] = static_cast<int64_t>(row);
-      const int64_t start = start_[n], end = start + node.length();
+      const Extent own{start_[n], start_[n] + node.length()};
       out.input_ids.insert(out.input_ids.end(), tree_.ids(node), tree_.ids(node) + node.length());
       for (int64_t t = 0; t < node.length(); ++t) out.position_ids.push_back(node.depth + t);
       int32_t ancestor = node.parent;
       while (ancestor > 0 && row_of[ancestor] < 0) ancestor = tree_.node(ancestor).parent;
       const int64_t parent = row_of[ancestor];
-      out.nodes.insert(out.nodes.end(), {start, end, end, parent, node.depth});
+      out.nodes.push_back({.own = own, .subtree_end = own.end, .parent = parent, .depth = node.depth});
       // A first child directly behind its parent continues the parent's causal span.
       if (row > 0 && members[row - 1] == node.parent) {
-        out.spans.back() = end;
+        out.spans.back().end = own.end;
       } else {
-        out.spans.insert(out.spans.end(), {start, end});
+        out.spans.push_back(own);
         add_ranges(node.parent, pass, out);
       }
     }
-    for (int64_t row = static_cast<int64_t>(members.size()) - 1; row >= 0; --row) {
-      const int64_t parent = out.nodes[row * 5 + 3];
-      if (parent >= 0) out.nodes[parent * 5 + 2] = std::max(out.nodes[parent * 5 + 2], out.nodes[row * 5 + 2]);
+    for (auto row = out.nodes.rbegin(); row != out.nodes.rend(); ++row) {
+      if (row->parent < 0) continue;
+      int64_t& subtree_end = out.nodes[static_cast<size_t>(row->parent)].subtree_end;
+      subtree_end = std::max(subtree_end, row->subtree_end);
     }
     return out;
   }
@@ -136,13 +137,13 @@ class Planner {
       const TokenTree::Node& node = tree_.node(*it);
       const int64_t start = pass_of_[*it] == pass ? start_[*it] : node.slot;
       const int64_t end = start + node.length();
-      if (out.ranges.size() > first && out.ranges.back() == start) {
-        out.ranges.back() = end;
+      if (out.ranges.size() > first && out.ranges.back().end == start) {
+        out.ranges.back().end = end;
       } else {
-        out.ranges.insert(out.ranges.end(), {start, end});
+        out.ranges.push_back({start, end});
       }
     }
-    out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size() / 2));
+    out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size()));
   }
 
   void keep_after(int32_t pass) {
@@ -160,7 +161,7 @@ class Planner {
       if (last_read_[n] <= pass && !(is_wanted_later(n) && (has_room || n == tree_.head_node()))) continue;
       node.slot = tree_.slots().allocate(node.length());
       kept_.push_back(n);
-      plan_.passes[pass].keep.insert(plan_.passes[pass].keep.end(), {start_[n], node.slot, node.length()});
+      plan_.passes[pass].keep.push_back({.start = start_[n], .slot = node.slot, .length = node.length()});
     }
     plan_.num_slots = std::max(plan_.num_slots, tree_.slots().top());
   }
@@ -207,79 +208,6 @@ TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int6
                      bool more_rounds) {
   if (tree.slots().base() != budget) tree.forget_slots(budget);
   return Planner(tree, budget, keep_limit, more_rounds).plan(leaves, count);
-}
-
-std::vector<int64_t> attention_blocks(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                      int64_t num_spans) {
-  std::vector<std::vector<int64_t>> by_rank;
-  for (int64_t s = 0; s < num_spans; ++s) {
-    for (int64_t r = range_offsets[s]; r < range_offsets[s + 1]; ++r) {
-      const size_t rank = static_cast<size_t>(r - range_offsets[s]);
-      if (rank == by_rank.size()) by_rank.emplace_back();
-      std::vector<int64_t>& rows = by_rank[rank];
-      const size_t n = rows.size();
-      const bool continues =
-          n > 0 && rows[n - 3] == spans[2 * s] && rows[n - 2] == ranges[2 * r] && rows[n - 1] == ranges[2 * r + 1];
-      if (continues) {
-        rows[n - 3] = spans[2 * s + 1];
-      } else {
-        rows.insert(rows.end(),
-                    {static_cast<int64_t>(rank), spans[2 * s], spans[2 * s + 1], ranges[2 * r], ranges[2 * r + 1]});
-      }
-    }
-  }
-  std::vector<int64_t> blocks;
-  for (const std::vector<int64_t>& rows : by_rank) blocks.insert(blocks.end(), rows.begin(), rows.end());
-  return blocks;
-}
-
-std::vector<int32_t> attention_tiles(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                     int64_t num_spans, int64_t tile_tokens, int64_t min_tiles, int64_t& num_tiles) {
-  struct Tile {
-    int64_t first, end, own_start, span, num_keys;
-  };
-  const auto reads_the_same = [&](int64_t a, int64_t b) {
-    const int64_t count = range_offsets[a + 1] - range_offsets[a];
-    return range_offsets[b + 1] - range_offsets[b] == count &&
-           std::equal(ranges + 2 * range_offsets[a], ranges + 2 * range_offsets[a + 1], ranges + 2 * range_offsets[b]);
-  };
-  std::vector<Tile> tiles;
-  for (int64_t s = 0; s < num_spans; ++s) {
-    const int64_t start = spans[2 * s], end = spans[2 * s + 1];
-    const int64_t parts = (end - start + tile_tokens - 1) / tile_tokens;
-    if (parts == 1 && !tiles.empty()) {
-      Tile& last = tiles.back();
-      if (last.own_start == last.first && end - last.first <= tile_tokens && reads_the_same(last.span, s)) {
-        last.num_keys += end - last.end;
-        last.end = end;
-        continue;
-      }
-    }
-    int64_t num_keys = 0;
-    for (int64_t r = range_offsets[s]; r < range_offsets[s + 1]; ++r) num_keys += ranges[2 * r + 1] - ranges[2 * r];
-    for (int64_t tile = 0; tile < parts; ++tile) {
-      const int64_t first = start + tile * tile_tokens, last = std::min(end, first + tile_tokens);
-      tiles.push_back({first, last, start, s, num_keys + last - start});
-    }
-  }
-  std::stable_sort(tiles.begin(), tiles.end(), [](const Tile& a, const Tile& b) { return a.num_keys > b.num_keys; });
-  std::vector<int32_t> flat;
-  const auto put = [&flat](int64_t value) { flat.push_back(static_cast<int32_t>(value)); };
-  for (const Tile& tile : tiles) {
-    for (int64_t value :
-         {tile.first, tile.end, tile.own_start, range_offsets[tile.span], range_offsets[tile.span + 1]}) {
-      put(value);
-    }
-  }
-  num_tiles = std::max(static_cast<int64_t>(tiles.size()), min_tiles);
-  flat.resize(static_cast<size_t>(5 * num_tiles));
-  for (int64_t s = 0; s < num_spans; ++s) {
-    for (int64_t t = spans[2 * s]; t < spans[2 * s + 1]; ++t) put(spans[2 * s]);
-  }
-  for (int64_t r = 0; r < 2 * range_offsets[num_spans]; ++r) put(ranges[r]);
-  const auto size = static_cast<int64_t>(flat.size());
-  if (num_tiles > 0) flat.resize(static_cast<size_t>((size + num_tiles - 1) / num_tiles * num_tiles));
-  return flat;
 }
 
 }  // namespace gram_fast

@@ -19,11 +19,11 @@ std::vector<float> numbers(int64_t count) { return std::vector<float>(static_cas
 
 void attend(int64_t width, Dtype dtype) {
   // Two spans, the second reads the first; 5 leaves of 14 heads are 70 rows, more than a block takes at once.
-  const int64_t spans[] = {0, 37, 37, 61}, range_offsets[] = {0, 0, 1}, ranges[] = {0, 35};
+  const Extent spans[] = {{0, 37}, {37, 61}}, ranges[] = {{0, 35}};
+  const int64_t range_offsets[] = {0, 0, 1};
   const int64_t leaf_rows[] = {36, 3, 60, 50, 60}, leaves = 5, slots = 61, heads = 14;
-  int64_t num_items = 0;
-  const auto items = leaf_items(spans, range_offsets, ranges, 2, leaf_rows, leaves, 0, num_items);
-  const auto entries = static_cast<int64_t>(items.size()) / 4;
+  const FlatTable items = leaf_items({spans, range_offsets, ranges}, leaf_rows, 0);
+  const int64_t entries = items.size() / kEntryColumns;
   const auto q = numbers(leaves * heads * width), k = numbers(slots * width), v = numbers(slots * width);
   auto partial_out = numbers(entries * heads * width), partial_lse = numbers(entries * heads), out = q;
   leaf_attention_cuda(
@@ -37,13 +37,13 @@ void attend(int64_t width, Dtype dtype) {
           .v = v.data(),
           .v_stride_s = width,
           .v_stride_h = width,
-          .items = items.data(),
+          .items = items.values.data(),
           .partial_out = partial_out.data(),
           .partial_lse = partial_lse.data(),
           .out = out.data(),
           .scale = 1.0f,
           .dtype = dtype,
-          .num_items = num_items,
+          .num_items = items.num_rows,
           .num_leaves = leaves,
           .num_heads = heads,
           .num_kv_heads = 1,
