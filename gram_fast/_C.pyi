@@ -1,4 +1,4 @@
-"""Types of the C++ extension (csrc/bindings.cpp)."""
+"""Types of the C++ extension (csrc/bindings.cpp, csrc/bindings_ops.cpp)."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 has_cuda: bool
+table_layout: dict[str, int]
 
 class TokenTree:
     def __init__(self, head_ids: ArrayLike) -> None: ...

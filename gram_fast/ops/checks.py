@@ -2,9 +2,7 @@
 
 import contextlib
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 # Position = value of gram_fast::Dtype (csrc/common/dtype.h).
@@ -41,16 +39,6 @@ def expect_states(name: str, q: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> None:
     expect_like(k_SKE, "k_SKE", (num_slots, num_kv_heads, width), (q.dtype,), q.device)
     expect_like(v_SKE, "v_SKE", tuple(k_SKE.shape), (q.dtype,), q.device)
     expect(num_kv_heads > 0 and num_heads % num_kv_heads == 0, name, f"a multiple of {num_kv_heads} heads", num_heads)
-
-
-def filled_up(table: NDArray[np.int32], columns: int) -> NDArray[np.int32]:
-    """A flat table [rows, c] with zeros at its end, so that it has at least so many columns."""
-    rows, known = table.shape
-    if columns <= known:
-        return table
-    out = np.zeros((rows, columns), np.int32)
-    out.reshape(-1)[: table.size] = table.reshape(-1)
-    return out
 
 
 def uploaded(tensor: Tensor, device: torch.device) -> Tensor:

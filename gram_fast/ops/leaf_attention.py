@@ -9,13 +9,13 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
+from gram_fast.kernels.tables import filled_up, leaf_table_parts, leaf_table_size
 from gram_fast.ops.backends import check_backend
 from gram_fast.ops.checks import (
     DTYPES,
     expect,
     expect_like,
     expect_states,
-    filled_up,
     on_device_of,
     stream_of,
     uploaded,
@@ -73,15 +73,13 @@ def leaf_attention(
         items = leaf_items(spans_N2, range_offsets, ranges_R2, leaf_rows_L, q_LHE.device)
     (num_leaves, num_heads, width), num_kv_heads = q_LHE.shape, k_SKE.shape[1]
     _check_items(items, q_LHE)
-    num_entries = (items.numel() - _entries_at(items, num_leaves)) // 4
-    partial_out_PHE = torch.empty((num_entries, num_heads, width), dtype=torch.float32, device=q_LHE.device)
+    parts = leaf_table_parts(items, num_leaves)
+    partial_out_PHE = torch.empty((len(parts[-1]), num_heads, width), dtype=torch.float32, device=q_LHE.device)
     partial_lse_PH = torch.empty(partial_out_PHE.shape[:2], dtype=torch.float32, device=q_LHE.device)
     with on_device_of(q_LHE):
         if backend == "triton":
             from gram_fast.kernels.leaf_attention_triton import leaf_attention_triton
 
-            flat, entries_at = items.view(-1), _entries_at(items, num_leaves)
-            parts = flat[: 4 * len(items)], flat[4 * len(items) : entries_at], flat[entries_at:]
             return leaf_attention_triton(q_LHE, k_SKE, v_SKE, *parts, partial_out_PHE, partial_lse_PH, scale)
         out_LHE = torch.empty((num_leaves, num_heads, width), dtype=q_LHE.dtype, device=q_LHE.device)
         _C.leaf_attention(
@@ -143,20 +141,12 @@ def leaf_items(
     return uploaded(torch.from_numpy(filled_up(_C.leaf_items(*tables, at_least[0]), at_least[1])), device)
 
 
-def _entries_at(items: Tensor, num_leaves: int) -> int:
-    """Where the entries begin in the flat table: behind the items and the leaves' offsets (csrc/tables/leaf_items.h).
-
-    They go on to its end. Zeros that fill it up count as entries: partial results that nobody writes.
-    """
-    return 4 * len(items) + (num_leaves + 4) // 4 * 4
-
-
 def _check_items(items: Tensor, q_LHE: Tensor) -> None:
     expect(items.dim() == 2, "items", "2 dimensions", items.dim())
     expect_like(items, "items", tuple(items.shape), (torch.int32,), q_LHE.device)
-    # An entry has four integers, and every leaf has one or more.
+    # Every leaf has one entry or more.
     is_table = items.is_contiguous() and len(items) > 0
-    is_table = is_table and items.numel() >= _entries_at(items, len(q_LHE)) + 4 * len(q_LHE)
+    is_table = is_table and items.numel() >= leaf_table_size(len(items), len(q_LHE), len(q_LHE))
     expect(is_table, "items", f"the table that leaf_items makes for {len(q_LHE)} leaves", tuple(items.shape))
 
 

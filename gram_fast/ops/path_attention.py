@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.path_attention import path_attention_reference
-from gram_fast.kernels.tree_attention import TILE_ROWS
+from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS
 from gram_fast.ops.backends import check_backend
 from gram_fast.ops.checks import expect, expect_like, expect_states, on_device_of, uploaded
 from gram_fast.ops.tree_attention import check_tables
@@ -47,7 +47,7 @@ def path_attention(
     expect(width <= 256, "q_THE", "a head width of at most 256", width)
     expect(num_tokens <= num_slots < 2**31, "k_SKE", f"{num_tokens} to 2**31 - 1 slots", num_slots)
     expect(scale > 0, "scale", "a positive number", scale)
-    expect_like(tiles_X4, "tiles_X4", (len(tiles_X4), 4), (torch.int32,), device)
+    expect_like(tiles_X4, "tiles_X4", (len(tiles_X4), PATH_TILE_COLUMNS), (torch.int32,), device)
     expect_like(slots_P, "slots_P", (len(slots_P),), (torch.int32,), device)
     check_backend("path_attention", backend, device, q_THE.dtype, width)
     if q_THE.numel() == 0:
@@ -116,5 +116,5 @@ def path_tiles(
     flat = np.concatenate(paths) if paths else np.empty(0, np.int32)
     # Longest walks first, so that the last programs of a launch are short ones.
     tiles.sort(key=lambda tile: -tile[2])
-    tiles_X4 = torch.tensor(tiles, dtype=torch.int32).reshape(len(tiles), 4)
+    tiles_X4 = torch.tensor(tiles, dtype=torch.int32).reshape(len(tiles), PATH_TILE_COLUMNS)
     return uploaded(tiles_X4, device), uploaded(torch.from_numpy(flat), device)

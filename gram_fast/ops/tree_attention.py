@@ -11,9 +11,10 @@ from torch import Tensor
 
 from gram_fast.cascade import cascade_attention
 from gram_fast.extension import _C
-from gram_fast.kernels.tree_attention import TILE_ROWS, tree_attention_reference
+from gram_fast.kernels.tables import EXTENT_COLUMNS, TILE_ROWS, filled_up, tile_table_size
+from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.ops.backends import check_backend
-from gram_fast.ops.checks import expect, expect_like, expect_states, filled_up, on_device_of, uploaded
+from gram_fast.ops.checks import expect, expect_like, expect_states, on_device_of, uploaded
 from gram_fast.ops.merge_states import merge_states
 
 _MERGE = functools.partial(merge_states, backend="extension")
@@ -95,7 +96,7 @@ def attention_tiles(
 ) -> Tensor:
     """What the Triton kernel walks, int32 [X, columns] on `device`: a flat table of as many rows as it has tiles.
 
-    See gram_fast::attention_tiles in csrc/tree/tree_plan.h.
+    See gram_fast::attention_tiles in csrc/tables/attention_tables.h.
 
     Args:
         spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them.
@@ -115,7 +116,7 @@ def _check_tiles(tiles: Tensor, q_THE: Tensor, k_SKE: Tensor, num_ranges: int) -
     expect(tiles.dim() == 2, "tiles", "2 dimensions", tiles.dim())
     expect_like(tiles, "tiles", tuple(tiles.shape), (torch.int32,), q_THE.device)
     is_table = tiles.is_contiguous() and len(tiles) > 0
-    is_table = is_table and tiles.numel() >= 5 * len(tiles) + len(q_THE) + 2 * num_ranges
+    is_table = is_table and tiles.numel() >= tile_table_size(len(tiles), len(q_THE), num_ranges)
     expect(is_table, "tiles", f"the table that attention_tiles makes for {len(q_THE)} tokens", tuple(tiles.shape))
     expect(len(k_SKE) < 2**31, "k_SKE", "fewer than 2**31 slots", len(k_SKE))
 
@@ -135,9 +136,9 @@ def check_tables(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, num
     expect(spans_N2.dim() == 2, "spans_N2", "2 dimensions", spans_N2.dim())
     expect(ranges_R2.dim() == 2, "ranges_R2", "2 dimensions", ranges_R2.dim())
     num_spans, num_ranges = len(spans_N2), len(ranges_R2)
-    expect_like(spans_N2, "spans_N2", (num_spans, 2), (torch.int64,), cpu)
+    expect_like(spans_N2, "spans_N2", (num_spans, EXTENT_COLUMNS), (torch.int64,), cpu)
     expect_like(range_offsets, "range_offsets", (num_spans + 1,), (torch.int64,), cpu)
-    expect_like(ranges_R2, "ranges_R2", (num_ranges, 2), (torch.int64,), cpu)
+    expect_like(ranges_R2, "ranges_R2", (num_ranges, EXTENT_COLUMNS), (torch.int64,), cpu)
     # NumPy on these few integers: a tenth of the time of the same tensor operations.
     spans, offsets, ranges = spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy()
     starts, ends = spans[:, 0], spans[:, 1]

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from gram_fast import ops
 from gram_fast.errors import BackendError, UnsupportedModelError
-from gram_fast.kernels.tree_attention import TILE_ROWS
+from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention, path_tables, tree_tables
 from gram_fast.models.dense.graphs import Bucket, PassGraphs
 from gram_fast.models.dense.model import Attention, DenseModel, DensePass, Linear
