@@ -92,6 +92,7 @@ py::dict to_dict(TreePass pass) {
 }
 
 void bind_tree(py::module_& m) {
+  py::class_<KeptSlots>(m, "KeptSlots");
   py::class_<TokenTree>(m, "TokenTree")
       .def(py::init([](const Ids& head_ids) {
              return TokenTree(std::vector<int32_t>(head_ids.data(), head_ids.data() + head_ids.size()));
@@ -112,7 +113,8 @@ void bind_tree(py::module_& m) {
           },
           py::arg("segments"), py::arg("reusable"))
       .def("clear", &TokenTree::clear)
-      .def("forget_slots", [](TokenTree& tree) { tree.forget_slots(tree.slots().base()); })
+      .def("forget_slots", &TokenTree::forget_slots)
+      .def("keep", &TokenTree::keep, py::arg("kept"))
       .def(
           "leaf_lengths",
           [](const TokenTree& tree, const Ids& leaves) {
@@ -130,7 +132,7 @@ void bind_tree(py::module_& m) {
             TreePlan plan = plan_passes(tree, leaves.data(), leaves.size(), budget, keep_limit, more_rounds);
             py::list passes;
             for (TreePass& pass : plan.passes) passes.append(to_dict(std::move(pass)));
-            return py::make_tuple(passes, plan.num_slots);
+            return py::make_tuple(passes, plan.num_slots, std::move(plan.kept));
           },
           py::arg("leaves"), py::kw_only(), py::arg("budget"), py::arg("keep_limit"), py::arg("more_rounds"))
       .def_property_readonly("num_tokens", &TokenTree::num_tokens);

@@ -1,17 +1,23 @@
 #include "tree/tree_plan.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace gram_fast {
 namespace {
 
 constexpr int32_t kNone = -1;
 
-// Depth-first planning of one round. Per node, indexed as in the tree; a split during planning appends.
+// Depth-first planning of one round. Per node, indexed as in the tree; a split during planning appends. Slots are those
+// of a copy, so that a plan that is not run leaves nothing behind.
 class Planner {
  public:
   Planner(TokenTree& tree, int64_t budget, int64_t keep_limit, bool more_rounds)
-      : tree_(tree), budget_(budget), keep_limit_(keep_limit), more_rounds_(more_rounds) {}
+      : tree_(tree),
+        slots_(tree.kept().base() == budget ? tree.kept() : KeptSlots(budget)),
+        budget_(budget),
+        keep_limit_(keep_limit),
+        more_rounds_(more_rounds) {}
 
   TreePlan plan(const int32_t* leaves, int64_t count) {
     for (int64_t i = 0; i < count; ++i) expose_last_token(tree_.leaf_node(leaves[i]));
@@ -23,19 +29,22 @@ class Planner {
       keep_after(static_cast<int32_t>(pass));
     }
     place_leaves(leaves, count);
+    slots_.revision = tree_.revision();
+    plan_.kept = std::move(slots_);
     return std::move(plan_);
   }
 
  private:
   // A leaf whose keys are kept still needs its last hidden state: compute that one token again.
   void expose_last_token(int32_t node) {
-    TokenTree::Node& leaf = tree_.node(node);
-    if (leaf.slot < 0) return;
-    if (leaf.length() > 1) tree_.split(node, leaf.length() - 1);
-    TokenTree::Node& last = tree_.node(node);
-    tree_.slots().release(last.slot, 1);
-    last.slot = -1;
+    if (!is_kept(node)) return;
+    const int64_t length = tree_.node(node).length();
+    if (length > 1) split(node, length - 1);
+    release(node);
   }
+
+  // Cuts the first tokens off, in the tree and in this plan's slots.
+  void split(int32_t node, int64_t length) { slots_.split(node, tree_.split(node, length), length); }
 
   void mark_needed(const int32_t* leaves, int64_t count) {
     needed_.assign(tree_.num_nodes(), false);
@@ -50,8 +59,8 @@ class Planner {
 
   void split_long_nodes() {
     for (int32_t n = 1, known = tree_.num_nodes(); n < known; ++n) {
-      while (needed_[n] && tree_.node(n).slot < 0 && tree_.node(n).length() > budget_) {
-        tree_.split(n, budget_);
+      while (needed_[n] && !is_kept(n) && tree_.node(n).length() > budget_) {
+        split(n, budget_);
         needed_.push_back(true);
       }
     }
@@ -72,7 +81,7 @@ class Planner {
       const TokenTree::Node& node = tree_.node(n);
       if (n != 0) {
         order.push_back(n);
-        if (node.slot < 0) {
+        if (!is_kept(n)) {
           if (pass_nodes_.empty() || tokens + node.length() > budget_) {
             pass_nodes_.emplace_back();
             tokens = 0;
@@ -135,7 +144,7 @@ class Planner {
     const size_t first = out.ranges.size();
     for (auto it = path_.rbegin(); it != path_.rend(); ++it) {
       const TokenTree::Node& node = tree_.node(*it);
-      const int64_t start = pass_of_[*it] == pass ? start_[*it] : node.slot;
+      const int64_t start = pass_of_[*it] == pass ? start_[*it] : slots_.slot(*it);
       const int64_t end = start + node.length();
       if (out.ranges.size() > first && out.ranges.back().end == start) {
         out.ranges.back().end = end;
@@ -148,7 +157,7 @@ class Planner {
 
   void keep_after(int32_t pass) {
     // The highest slot is reached before this pass's releases or after its copies.
-    plan_.num_slots = std::max(plan_.num_slots, tree_.slots().top());
+    plan_.num_slots = std::max(plan_.num_slots, slots_.top());
     const auto done = [&](int32_t n) {
       if (last_read_[n] > pass || stays(n)) return false;
       release(n);
@@ -156,21 +165,18 @@ class Planner {
     };
     kept_.erase(std::remove_if(kept_.begin(), kept_.end(), done), kept_.end());
     for (int32_t n : pass_nodes_[pass]) {
-      TokenTree::Node& node = tree_.node(n);
-      const bool has_room = tree_.slots().used() + node.length() <= keep_limit_;
+      const int64_t length = tree_.node(n).length();
+      const bool has_room = slots_.used() + length <= keep_limit_;
       if (last_read_[n] <= pass && !(is_wanted_later(n) && (has_room || n == tree_.head_node()))) continue;
-      node.slot = tree_.slots().allocate(node.length());
       kept_.push_back(n);
-      plan_.passes[pass].keep.push_back({.start = start_[n], .slot = node.slot, .length = node.length()});
+      plan_.passes[pass].keep.push_back({.start = start_[n], .slot = slots_.allocate(n, length), .length = length});
     }
-    plan_.num_slots = std::max(plan_.num_slots, tree_.slots().top());
+    plan_.num_slots = std::max(plan_.num_slots, slots_.top());
   }
 
   bool is_wanted_later(int32_t n) const { return n == tree_.head_node() || (more_rounds_ && tree_.node(n).reusable); }
 
-  bool stays(int32_t n) {
-    return n == tree_.head_node() || (is_wanted_later(n) && tree_.slots().used() <= keep_limit_);
-  }
+  bool stays(int32_t n) { return n == tree_.head_node() || (is_wanted_later(n) && slots_.used() <= keep_limit_); }
 
   void place_leaves(const int32_t* leaves, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
@@ -181,14 +187,11 @@ class Planner {
     }
   }
 
-  void release(int32_t n) {
-    TokenTree::Node& node = tree_.node(n);
-    if (node.slot < 0) return;
-    tree_.slots().release(node.slot, node.length());
-    node.slot = -1;
-  }
+  bool is_kept(int32_t n) const { return slots_.slot(n) >= 0; }
+  void release(int32_t n) { slots_.release(n, tree_.node(n).length()); }
 
   TokenTree& tree_;
+  KeptSlots slots_;
   const int64_t budget_;
   const int64_t keep_limit_;
   const bool more_rounds_;
@@ -206,7 +209,6 @@ class Planner {
 
 TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
                      bool more_rounds) {
-  if (tree.slots().base() != budget) tree.forget_slots(budget);
   return Planner(tree, budget, keep_limit, more_rounds).plan(leaves, count);
 }
 

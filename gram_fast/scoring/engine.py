@@ -78,7 +78,7 @@ class Engine:
             try:
                 yield EngineRequest(self, time.perf_counter() if started is None else started)
             except BaseException:
-                # The plan may not have been run to its end, nor the store grown to its end.
+                # Passes may have written over what is kept, and the store may not have grown to its end.
                 self._tree.forget_slots()
                 self._store.release()
                 raise
@@ -112,6 +112,7 @@ class Engine:
                         self._store.keep(tree_pass.keep)
                         tokens, passes = tokens + tree_pass.num_tokens, passes + 1
                         bar.update(tree_pass.num_tokens)
+                self._tree.keep(plan.kept)
             except (RuntimeError, MemoryError) as error:
                 # Of several processes the others wait in the middle of this pass: there is no going on from there.
                 is_alone = self._runner.processes.count == 1

@@ -304,6 +304,7 @@ def passes_of(made: tuple) -> list[tuple[TreePass, int]]:
     for rows in sequences:
         plan = plan_round(tree, tree.add_sequences(rows, 1), budget=budget, keep_limit=keep_limit, more_rounds=True)
         passes += [(tree_pass, plan.num_slots) for tree_pass in plan.passes if len(tree_pass.leaf_rows)]
+        tree.keep(plan.kept)
     return passes
 
 

@@ -230,6 +230,7 @@ def test_passes_of_random_trees(backend: str, made: tuple) -> None:
         for p in plan.passes:
             inputs = random_inputs(p.num_tokens, plan.num_slots, seed=p.num_tokens)
             check(inputs, (p.spans, p.range_offsets, p.ranges), backend)
+        tree.keep(plan.kept)
 
 
 def plain_varlen(
@@ -291,6 +292,7 @@ def test_levels_of_the_cuda_cascade_on_random_trees(made: tuple) -> None:
             for p in plan.passes:
                 inputs, tables = random_inputs(p.num_tokens, plan.num_slots), (p.spans, p.range_offsets, p.ranges)
                 assert_as_exact_as_plain(attend_like_cuda(inputs, tables, 0.25), inputs, tables, 0.25)
+            tree.keep(plan.kept)
 
 
 @pytest.mark.gpu
@@ -493,6 +495,7 @@ def test_tiles_read_every_visible_slot_once(made: tuple, tile_tokens: int) -> No
             assert torch.equal(mask_of_tiles(tables, tile_tokens, plan.num_slots), expected_TS.long())
             tiles, _, _ = tiles_of(tables, tile_tokens)
             assert (tiles[:, 1] - tiles[:, 0] <= tile_tokens).all()
+        tree.keep(plan.kept)
 
 
 def test_short_spans_share_tiles_and_the_longest_walk_comes_first() -> None:
