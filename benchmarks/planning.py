@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 from benchmarks.groups import read_groups
 from gram_fast.scoring.engine import CPU_BUDGET
 from gram_fast.scoring.tree import TokenTree, plan_round
+from gram_fast.text.encoded import EncodedTexts
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 
@@ -37,18 +38,18 @@ def main() -> None:
     tokenizer = PairTokenizer(AutoTokenizer.from_pretrained(arguments.model), PairTemplate.load("gram"))
     groups = read_groups(arguments.data)
     responses = list(dict.fromkeys(text for _, texts in groups for text in texts))[: arguments.count]
-    pairs = [(0, i, j) for i in range(len(responses)) for j in range(len(responses)) if i != j]
+    presentations = [(0, i, j) for i in range(len(responses)) for j in range(len(responses)) if i != j]
     budget = CPU_BUDGET
     times: dict[str, list[float]] = {"tokenize": [], "tree": [], "plan": []}
     for _ in range(arguments.repeats):
         started = time.perf_counter()
-        request = tokenizer.request([groups[0][0]], [responses])
-        sequences = request.sequences(pairs)
+        encoded = EncodedTexts.of(tokenizer, [groups[0][0]], [responses])
+        first_round = encoded.round(presentations, known=0)
         tokenized = time.perf_counter()
-        tree = TokenTree(request.head_ids)
-        for ids in request.segments:
+        tree = TokenTree(encoded.head_ids)
+        for ids in first_round.segments:
             tree.add_segment(ids)
-        leaves = tree.add_sequences(sequences, request.reusable)
+        leaves = tree.add_sequences(first_round.sequences, first_round.reusable)
         built = time.perf_counter()
         plan = plan_round(tree, leaves, budget=budget, keep_limit=0, more_rounds=False)
         planned = time.perf_counter()
@@ -60,11 +61,18 @@ def main() -> None:
             times[step].append(seconds)
     median = {step: statistics.median(values) for step, values in times.items()}
     unshared = int(tree.leaf_lengths(leaves).sum())
-    print(f"{len(responses)} responses, {len(pairs)} pairs, {unshared:,} tokens, {tree.num_tokens:,} in the tree")
+    print(
+        f"{len(responses)} responses, {len(presentations)} pairs, {unshared:,} tokens, {tree.num_tokens:,} in the tree"
+    )
     for step, seconds in median.items():
         print(f"{step:>10} {seconds * 1e3:8.1f} ms")
     print(f"{'total':>10} {sum(median.values()) * 1e3:8.1f} ms, {len(plan.passes)} passes of up to {budget} tokens")
-    record = {"benchmark": "planning", "responses": len(responses), "pairs": len(pairs), "tokens_unshared": unshared}
+    record = {
+        "benchmark": "planning",
+        "responses": len(responses),
+        "pairs": len(presentations),
+        "tokens_unshared": unshared,
+    }
     print(json.dumps({**record, "tokens_tree": tree.num_tokens, "passes": len(plan.passes), "seconds": median}))
 
 

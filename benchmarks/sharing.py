@@ -29,6 +29,7 @@ from rich.table import Table
 
 import gram_fast
 from benchmarks.groups import read_groups
+from benchmarks.parts import comparer_of, forward_stats
 from gram_fast.ranking.tournament import find_strategy
 from gram_fast.text.group import Group
 
@@ -48,7 +49,8 @@ class Rival:
     """Plain forwards of whole pairs through the judge's own model."""
 
     def __init__(self, judge: gram_fast.PairwiseJudge, pairs: Pairs) -> None:
-        self.runner, self.pairs, self.tokenizer = judge.comparer.runner, pairs, judge.comparer.tokenizer
+        comparer = comparer_of(judge)
+        self.runner, self.pairs, self.tokenizer = comparer.runner, pairs, comparer.tokenizer
 
     def forward(self, ids: list[list[int]], **options: Any) -> torch.Tensor:
         """Label logits [batch, 2] of left-padded sequences."""
@@ -109,7 +111,7 @@ def measure(
     plain = rival.padded_batches(1)
     p_ab = torch.sigmoid(plain[0::2, 0] - plain[0::2, 1]).tolist()
     worst = max(abs(c.p_ab - p) for c, p in zip(ranking.comparisons, p_ab, strict=True))  # type: ignore[operator]
-    stats = ranking.stats
+    stats = forward_stats(ranking.stats)
     token_ratio = stats.tokens_unshared / stats.tokens_computed
     time_ours, time_b = statistics.median(ours), statistics.median(seconds_b)
     time_ratio = time_b / time_ours
@@ -167,10 +169,10 @@ def main() -> None:
     console.print(table)
     record = {
         "benchmark": "sharing",
-        "device": str(judge.comparer.runner.device),
+        "device": str(comparer_of(judge).runner.device),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "dtype": str(judge.comparer.runner.dtype),
+        "dtype": str(comparer_of(judge).runner.dtype),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "gram_fast": gram_fast.__version__,

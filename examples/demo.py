@@ -23,6 +23,7 @@ def ranking_table(row: dict[str, Any], ranking: gram_fast.Ranking) -> Table:
     """The ranking of one row, best first, and what it cost."""
     prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
     stats = ranking.stats
+    assert isinstance(stats, gram_fast.ForwardStats)
     table = Table(
         title=shorten(prompt, 78, placeholder="…"), title_justify="left", title_style="bold", caption_justify="left"
     )

@@ -1,4 +1,4 @@
-"""Types of the C++ extension (csrc/bindings.cpp)."""
+"""Types of the C++ extension (csrc/bindings.cpp, csrc/bindings_ops.cpp)."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 has_cuda: bool
+table_layout: dict[str, int]
+
+class KeptSlots:
+    """Where keys and values lie once a plan has run: for TokenTree.keep."""
 
 class TokenTree:
     def __init__(self, head_ids: ArrayLike) -> None: ...
@@ -13,10 +17,11 @@ class TokenTree:
     def add_sequences(self, segments: ArrayLike, reusable: int) -> NDArray[np.int32]: ...
     def clear(self) -> None: ...
     def forget_slots(self) -> None: ...
+    def keep(self, kept: KeptSlots) -> None: ...
     def leaf_lengths(self, leaves: ArrayLike) -> NDArray[np.int64]: ...
     def plan(
         self, leaves: ArrayLike, *, budget: int, keep_limit: int, more_rounds: bool
-    ) -> tuple[list[dict[str, NDArray[np.int64]]], int]: ...
+    ) -> tuple[list[dict[str, NDArray[np.int64]]], int, KeptSlots]: ...
     @property
     def num_tokens(self) -> int: ...
 

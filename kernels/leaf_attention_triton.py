@@ -15,9 +15,12 @@ import triton.language as tl
 from torch import Tensor
 
 from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
+from gram_fast.kernels.tables import ENTRY_COLUMNS, ITEM_COLUMNS
 
 # Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
 _NOTHING = tl.constexpr(-3.0e38)
+_ITEM_COLUMNS = tl.constexpr(ITEM_COLUMNS)
+_ENTRY_COLUMNS = tl.constexpr(ENTRY_COLUMNS)
 _LOG_2 = tl.constexpr(0.6931471805599453)
 
 
@@ -30,7 +33,7 @@ def _leaf_attention_kernel(
     """One item for one key/value head: online softmax over the item's keys, in base 2, BLOCK_M rows at a time."""
     program = tl.program_id(0)
     kv_head = (program % num_kv_heads).to(tl.int64)
-    item = items + 4 * (program // num_kv_heads)
+    item = items + _ITEM_COLUMNS * (program // num_kv_heads)
     start, end, first_entry, end_entry = tl.load(item), tl.load(item + 1), tl.load(item + 2), tl.load(item + 3)
     k += kv_head * k_stride_h + start.to(tl.int64) * k_stride_s
     v += kv_head * v_stride_h + start.to(tl.int64) * v_stride_s
@@ -47,7 +50,7 @@ def _leaf_attention_kernel(
         row_M = first_row + tl.arange(0, BLOCK_M)
         is_row_M = row_M < num_rows
         is_row_ME = is_row_M[:, None] & is_column_E[None, :]
-        entry_M = entries + 4 * (first_entry + row_M // GROUP)
+        entry_M = entries + _ENTRY_COLUMNS * (first_entry + row_M // GROUP)
         leaf_M = tl.load(entry_M, mask=is_row_M, other=0).to(tl.int64)
         start_M = tl.load(entry_M + 1, mask=is_row_M, other=0)
         end_M = tl.load(entry_M + 2, mask=is_row_M, other=0)
@@ -157,7 +160,7 @@ def leaf_attention_triton(
     shape = launch_shape(width, q_LHE.element_size())
     block_e = max(16, triton.next_power_of_2(width))
     out_LHE = torch.empty((num_leaves, num_heads, width), dtype=q_LHE.dtype, device=q_LHE.device)
-    _leaf_attention_kernel[(len(items) // 4 * num_kv_heads,)](
+    _leaf_attention_kernel[(len(items) * num_kv_heads,)](
         q_LHE, k_SKE, v_SKE, partial_out_PHE, partial_lse_PH, items, entries,
         *q_LHE.stride()[:2], *k_SKE.stride()[:2], *v_SKE.stride()[:2], num_kv_heads, scale * 1.4426950408889634,
         GROUP=num_heads // num_kv_heads, WIDTH=width, BLOCK_M=shape.block_m, BLOCK_N=shape.block_n, BLOCK_E=block_e,

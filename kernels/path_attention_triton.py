@@ -15,10 +15,12 @@ import triton.language as tl
 from torch import Tensor
 
 from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
+from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS
 from gram_fast.kernels.tree_attention_triton import PRECISION
 
 # Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
 _NOTHING = tl.constexpr(-3.0e38)
+_TILE_COLUMNS = tl.constexpr(PATH_TILE_COLUMNS)
 
 
 @triton.jit
@@ -35,7 +37,7 @@ def _path_attention_kernel(
     program = tl.program_id(0)
     kv_head = (program % num_kv_heads).to(tl.int64)
     part = program // num_kv_heads % PARTS
-    tile = tiles + 4 * (program // (num_kv_heads * PARTS))
+    tile = tiles + _TILE_COLUMNS * (program // (num_kv_heads * PARTS))
     first, count, position, path = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
     known = position + count
     # Positions of this part: [part_start, part_start + PART_TOKENS), of which the tile holds [position, known).
@@ -138,8 +140,9 @@ def _compilation(dtype: str, width: int, group: int) -> Compilation:
         "scale_log2": "fp32",
     }
     constants = {
-        "GROUP": group, "TILE_TOKENS": 1 << (128 // group).bit_length() - 1, "WIDTH": width, "BLOCK_M": shape.block_m,
-        "BLOCK_N": shape.block_n, "BLOCK_E": triton.next_power_of_2(width), "PRECISION": PRECISION,
+        "GROUP": group, "TILE_TOKENS": 1 << (TILE_ROWS // group).bit_length() - 1, "WIDTH": width,
+        "BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_E": triton.next_power_of_2(width),
+        "PRECISION": PRECISION,
     }  # fmt: skip
     return Compilation(
         name=f"path_attention {kind} E={width} G={group} M={shape.block_m} N={shape.block_n}",

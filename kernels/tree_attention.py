@@ -6,9 +6,6 @@ Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K 
 import torch
 from torch import Tensor
 
-TILE_ROWS = 128
-"""Rows of a tile that a kernel walks: tokens times query heads of a group. Smaller blocks take a tile in parts."""
-
 
 def tree_mask(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, num_tokens: int, num_slots: int) -> Tensor:
     """Which slots every query reads, as a bool mask [T, S]: its span causally (slots [0, T)), its ranges whole."""

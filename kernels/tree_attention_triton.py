@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
-from gram_fast.kernels.tree_attention import TILE_ROWS
+from gram_fast.kernels.tables import EXTENT_COLUMNS, TILE_COLUMNS, TILE_ROWS, tile_table_parts
 
 # Of products of float32: three tf32 products, which keep float32's accuracy on tensor cores. "ieee" spilled kilobytes
 # of registers at every block size tried. Half types are not touched by it.
@@ -24,6 +24,8 @@ PRECISION = "tf32x3"
 
 # Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
 _NOTHING = tl.constexpr(-3.0e38)
+_TILE_COLUMNS = tl.constexpr(TILE_COLUMNS)
+_EXTENT_COLUMNS = tl.constexpr(EXTENT_COLUMNS)
 
 
 @triton.jit
@@ -68,14 +70,14 @@ def _tree_attention_kernel(
     K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, GROUP: tl.constexpr, TILE_TOKENS: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One part of one tile for one key/value head. Tables: gram_fast::attention_tiles (csrc/tree/tree_plan.h)."""
+    """One part of one tile for one key/value head. Tables: attention_tiles (csrc/tables/attention_tables.h)."""
     PART_TOKENS: tl.constexpr = BLOCK_M // GROUP
     PARTS: tl.constexpr = (TILE_TOKENS + PART_TOKENS - 1) // PART_TOKENS
     PADDED: tl.constexpr = WIDTH != BLOCK_E
     program = tl.program_id(0)
     kv_head = (program % num_kv_heads).to(tl.int64)
     part = program // num_kv_heads % PARTS
-    tile = tiles + 5 * (program // (num_kv_heads * PARTS))
+    tile = tiles + _TILE_COLUMNS * (program // (num_kv_heads * PARTS))
     tile_first = tl.load(tile)
     first = tile_first + part * PART_TOKENS
     end = tl.minimum(tl.load(tile + 1), first + PART_TOKENS)
@@ -105,8 +107,8 @@ def _tree_attention_kernel(
     # The last round of this loop is the tile's own span before the tile.
     for index in range(range_begin, range_end + 1):
         is_range = index < range_end
-        start = tl.load(ranges + 2 * index, mask=is_range, other=own_start)
-        stop = tl.load(ranges + 2 * index + 1, mask=is_range, other=tile_first)
+        start = tl.load(ranges + _EXTENT_COLUMNS * index, mask=is_range, other=own_start)
+        stop = tl.load(ranges + _EXTENT_COLUMNS * index + 1, mask=is_range, other=tile_first)
         whole = start + (stop - start) // BLOCK_N * BLOCK_N
         k_block, v_block = k + start.to(tl.int64) * K_STRIDE, v + start.to(tl.int64) * V_STRIDE
         for _ in range(start, whole, BLOCK_N):
@@ -171,7 +173,6 @@ def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Te
     num_tokens, num_heads, width = q_THE.shape
     num_kv_heads = k_SKE.shape[1]
     group = num_heads // num_kv_heads
-    num_tiles, flat = len(tiles), tiles.view(-1)
     tile_tokens = TILE_ROWS // group
     # The interpreter takes what Hopper takes.
     capability = torch.cuda.get_device_capability(q_THE.device)[0] if q_THE.is_cuda else 9
@@ -180,9 +181,9 @@ def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Te
     shape = launch_shape(width, q_THE.element_size(), group, num_programs, capability)
     parts = triton.cdiv(tile_tokens, shape.block_m // group)
     out_THE = torch.empty((num_tokens, num_heads, width), dtype=q_THE.dtype, device=q_THE.device)
-    span_starts = flat[5 * num_tiles :]
-    _tree_attention_kernel[(num_tiles * parts * num_kv_heads,)](
-        q_THE, k_SKE, v_SKE, out_THE, flat, span_starts, span_starts[num_tokens:],
+    parts_of_table = tile_table_parts(tiles, num_tokens)
+    _tree_attention_kernel[(len(tiles) * parts * num_kv_heads,)](
+        q_THE, k_SKE, v_SKE, out_THE, *parts_of_table,
         *q_THE.stride()[:2], k_SKE.stride(1), v_SKE.stride(1), *out_THE.stride()[:2],
         num_kv_heads, scale * 1.4426950408889634,
         K_STRIDE=k_SKE.stride(0), V_STRIDE=v_SKE.stride(0), GROUP=group, TILE_TOKENS=tile_tokens, WIDTH=width,

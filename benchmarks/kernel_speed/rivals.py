@@ -324,7 +324,7 @@ def flashinfer_cascade(problem: Problem) -> Run:
     if not problem.forest.is_two_level:
         raise RuntimeError("takes trees whose leaves have all levels alike: run on one root with leaves")
     heads, device, length = problem.heads, problem.device, problem.forest.num_tokens
-    starts = torch.from_numpy(problem.forest.tree_pass.nodes[:, 0])
+    starts = torch.from_numpy(problem.forest.nodes[:, 0])
     root = int(starts[1])
     leaves = torch.cat([starts[1:], torch.tensor([length])]) - root
 

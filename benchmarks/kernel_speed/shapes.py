@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 
 import gram_fast
 from benchmarks.groups import read_groups
-from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
+from gram_fast.scoring.tree import TokenTree, TreePass, tree_pass_of
+from gram_fast.text.encoded import EncodedTexts
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 
@@ -47,6 +48,8 @@ class Forest:
 
     name: str
     tree_pass: TreePass
+    nodes: NDArray[np.int64]
+    """[N, NODE_COLUMNS], as the planner writes them."""
 
     @property
     def num_tokens(self) -> int:
@@ -55,7 +58,7 @@ class Forest:
     @property
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """Spans, range offsets and ranges, as the ops take them."""
-        return self.tree_pass.spans, self.tree_pass.range_offsets, self.tree_pass.ranges
+        return self.tree_pass.spans
 
     @cached_property
     def visible_pairs(self) -> int:
@@ -69,13 +72,13 @@ class Forest:
     @cached_property
     def subtree_ends(self) -> NDArray[np.int64]:
         """[T]: the queries that see key t are [t, subtree_ends[t])."""
-        nodes = self.tree_pass.nodes
+        nodes = self.nodes
         return np.repeat(nodes[:, 2], nodes[:, 1] - nodes[:, 0])
 
     @cached_property
     def paths(self) -> list[NDArray[np.int64]]:
         """Packed tokens of every leaf's whole sequence, from the root on."""
-        nodes = self.tree_pass.nodes
+        nodes = self.nodes
         found = []
         for row in self.tree_pass.leaf_rows.tolist():
             node, end, parts = int(np.searchsorted(nodes[:, 0], row, side="right")) - 1, row + 1, []
@@ -89,18 +92,13 @@ class Forest:
     @property
     def is_two_level(self) -> bool:
         """Whether it is one root with leaves right below."""
-        parents = self.tree_pass.nodes[:, 3]
+        parents = self.nodes[:, 3]
         return len(parents) > 1 and parents[0] == -1 and bool((parents[1:] == 0).all())
 
 
 def attention_flops(pairs: int, heads: Heads) -> int:
     """Of both products of attention over so many visible pairs."""
     return 4 * heads.width * heads.num_heads * pairs
-
-
-def leaf_keys(forest: Forest) -> int:
-    """Pairs of a leaf's last token and a key that it sees."""
-    return sum(map(len, forest.paths))
 
 
 def leaf_bytes(forest: Forest, heads: Heads, itemsize: int = 2) -> int:
@@ -137,8 +135,8 @@ def make_forest(
     for ids in segments:
         tree.add_segment(ids)
     leaves = tree.add_sequences(rows, 0)
-    (tree_pass,) = plan_round(tree, leaves, budget=tree.num_tokens, keep_limit=0, more_rounds=False).passes
-    return Forest(name, tree_pass)
+    (table,), num_slots, _ = tree.plan(leaves, budget=tree.num_tokens, keep_limit=0, more_rounds=False)
+    return Forest(name, tree_pass_of(table, tree.num_tokens, num_slots), table["nodes"])
 
 
 def both_orders(pairs: Pairs) -> Pairs:
@@ -177,10 +175,11 @@ def real_round_robin(data: Path, count: int) -> Forest:
     tokenizer = PairTokenizer(AutoTokenizer.from_pretrained(gram_fast.SMALL_JUDGE), PairTemplate.load("gram"))
     groups = read_groups(data)
     responses = [response for _, texts in groups for response in texts][:count]
-    request = tokenizer.request([groups[0][0]], [responses])
-    rows = request.sequences([(0, i, j) for i, j in both_orders([(i, j) for j in range(count) for i in range(j)])])
+    encoded = EncodedTexts.of(tokenizer, [groups[0][0]], [responses])
+    pairs = both_orders([(i, j) for j in range(count) for i in range(j)])
+    first_round = encoded.round([(0, i, j) for i, j in pairs], known=0)
     name = f"round robin, n = {count}, responses of {data.name}"
-    return make_forest(name, request.head_ids, request.segments, rows)
+    return make_forest(name, encoded.head_ids, first_round.segments, first_round.sequences)
 
 
 def forests(data: Path | None) -> list[Forest]:

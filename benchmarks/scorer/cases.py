@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.scorer.report import Row
 from benchmarks.scorer.shapes import Workload
-from gram_fast import Stats
+from gram_fast import ForwardStats
 from gram_fast.comparing.preference import shown
 
 Comparisons = list[tuple[str, str, str]]
@@ -40,7 +40,7 @@ class Case:
 
     workload: Workload
     asked: Comparisons = field(default_factory=list)
-    stats: Stats | None = None
+    stats: ForwardStats | None = None
     plain: Preferences = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Answer:
 
     preferences: Preferences
     tokens: int
-    stats: Stats | None = None
+    stats: ForwardStats | None = None
 
 
 @dataclass

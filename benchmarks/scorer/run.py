@@ -49,6 +49,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from benchmarks.environment import environment
+from benchmarks.parts import comparer_of, forward_stats
 from benchmarks.scorer.cases import Allowance, Answer, Case, Comparisons, Contender, measure, rows_of
 from benchmarks.scorer.report import Row, curves, growth_table, plot, table_of, title_of
 from benchmarks.scorer.rivals import Pairs, Rivals, Scored, VllmRival, batch_sizes
@@ -94,11 +95,13 @@ def play(judge: PairwiseJudge, workload: Workload, comparisons: Comparisons, siz
             for prompt, reference, texts, values in zip(prompts, references, candidates, rewards, strict=True)
             for response, reward in zip(texts, values, strict=True)
         }
-        return Answer(found, rewards.stats.tokens_computed, rewards.stats)
+        stats = forward_stats(rewards.stats)
+        return Answer(found, stats.tokens_computed, stats)
     (prompt,), (responses,) = prompts, groups
     ranking = judge.rank(prompt, responses, workload.strategy, workload.orders)
     found = {(prompt, responses[c.i], responses[c.j]): c.p for c in ranking.comparisons}
-    return Answer(found, ranking.stats.tokens_computed, ranking.stats)
+    stats = forward_stats(ranking.stats)
+    return Answer(found, stats.tokens_computed, stats)
 
 
 def in_orders(comparisons: Comparisons, orders: Orders) -> Pairs:
@@ -175,7 +178,7 @@ class Benchmark:
         rivals = rivals_of(judge)
         ours = [self._ours(name, judge) for name, judge in judges.items()]
         self._run_all([*ours, *contenders_of(rivals, judge.comparer.tokens_at_once)], rivals)
-        return judge.comparer.tokenizer
+        return comparer_of(judge).tokenizer
 
     def run_apart(self, folder: Path) -> PairTokenizer:
         """One model in memory at a time, and no keys and values of ours beside the rivals."""
@@ -231,8 +234,9 @@ class Benchmark:
     def _ours(self, name: str, judge: PairwiseJudge) -> Contender:
         """The judge as a contender; the dense one's model sets the floor."""
         if name == DENSE:
-            assert isinstance(judge.comparer.runner, DenseRunner)
-            self._set_floor(judge.comparer.runner.model.shape, judge.comparer.tokens_at_once)
+            runner = comparer_of(judge).runner
+            assert isinstance(runner, DenseRunner)
+            self._set_floor(runner.model.shape, judge.comparer.tokens_at_once)
         return Contender(name, partial(play, judge), lambda workload: [0], comes_first=True)
 
     def _run_all(self, contenders: Sequence[Contender], rivals: Rivals | None = None) -> None:
@@ -284,8 +288,9 @@ def kept_options(options: argparse.Namespace) -> Row:
 
 def rivals_of(judge: PairwiseJudge) -> Rivals:
     """Rivals on the judge's model, but without the judge and what it keeps."""
-    assert isinstance(judge.comparer.runner, TransformersRunner)
-    return Rivals(judge.comparer.runner, judge.comparer.tokenizer)
+    comparer = comparer_of(judge)
+    assert isinstance(comparer.runner, TransformersRunner)
+    return Rivals(comparer.runner, comparer.tokenizer)
 
 
 def dtype_on(device: torch.device) -> torch.dtype:

@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/dtype.h"
+
 namespace gram_fast {
 
 constexpr int kWarpSize = 32;
@@ -16,6 +18,12 @@ constexpr int kWarpSize = 32;
 __device__ inline float load(const float* p) { return *p; }
 __device__ inline float load(const __half* p) { return __half2float(*p); }
 __device__ inline float load(const __nv_bfloat16* p) { return __bfloat162float(*p); }
+
+// As dispatch_cpu, with the element types of CUDA.
+template <typename Function>
+void dispatch_cuda(Dtype dtype, const Function& function) {
+  dispatch<float, __half, __nv_bfloat16>(dtype, function);
+}
 
 // Numbers that move together, by one instruction where they fill 16 bytes or less.
 template <typename T, int kCount>

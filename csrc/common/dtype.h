@@ -77,4 +77,23 @@ inline Float16 from_float<Float16>(float x) {
   return {static_cast<uint16_t>(sign | ((bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13))};
 }
 
+// Calls `function`, a lambda with one type parameter, with the one of three element types that `dtype` stands for.
+template <typename Single, typename Half, typename Brain, typename Function>
+void dispatch(Dtype dtype, const Function& function) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return function.template operator()<Single>();
+    case Dtype::kFloat16:
+      return function.template operator()<Half>();
+    case Dtype::kBFloat16:
+      return function.template operator()<Brain>();
+  }
+}
+
+// With the types of this file.
+template <typename Function>
+void dispatch_cpu(Dtype dtype, const Function& function) {
+  dispatch<float, Float16, BFloat16>(dtype, function);
+}
+
 }  // namespace gram_fast

@@ -34,14 +34,7 @@ void read_labels(const LabelLogits& a) {
 }  // namespace
 
 void label_logits_cpu(const LabelLogits& args) {
-  switch (args.dtype) {
-    case Dtype::kFloat32:
-      return read_labels<float>(args);
-    case Dtype::kFloat16:
-      return read_labels<Float16>(args);
-    case Dtype::kBFloat16:
-      return read_labels<BFloat16>(args);
-  }
+  dispatch_cpu(args.dtype, [&]<typename T>() { read_labels<T>(args); });
 }
 
 }  // namespace gram_fast

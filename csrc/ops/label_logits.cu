@@ -95,17 +95,7 @@ void launch(const LabelLogits& a, cudaStream_t stream) {
 void label_logits_cuda(const LabelLogits& args, void* stream) {
   if (args.num_leaves == 0) return;
   const auto on = static_cast<cudaStream_t>(stream);
-  switch (args.dtype) {
-    case Dtype::kFloat32:
-      launch<float>(args, on);
-      break;
-    case Dtype::kFloat16:
-      launch<__half>(args, on);
-      break;
-    case Dtype::kBFloat16:
-      launch<__nv_bfloat16>(args, on);
-      break;
-  }
+  dispatch_cuda(args.dtype, [&]<typename T>() { launch<T>(args, on); });
   check_launch("label_logits");
 }
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "common/parallel.h"
-#include "tables/leaf_items.h"
+#include "tables/layout.h"
 
 namespace gram_fast {
 namespace {
@@ -97,14 +97,7 @@ void run(const LeafAttention& args) {
 }  // namespace
 
 void leaf_attention_cpu(const LeafAttention& args) {
-  switch (args.dtype) {
-    case Dtype::kFloat32:
-      return run<float>(args);
-    case Dtype::kFloat16:
-      return run<Float16>(args);
-    case Dtype::kBFloat16:
-      return run<BFloat16>(args);
-  }
+  dispatch_cpu(args.dtype, [&]<typename T>() { run<T>(args); });
 }
 
 }  // namespace gram_fast

@@ -1,6 +1,6 @@
 #include "common/cuda_util.cuh"
 #include "ops/leaf_attention.h"
-#include "tables/leaf_items.h"
+#include "tables/layout.h"
 
 namespace gram_fast {
 namespace {
@@ -219,14 +219,7 @@ void run(const LeafAttention& args, void* stream) {
 
 void leaf_attention_cuda(const LeafAttention& args, void* stream) {
   if (args.num_leaves == 0) return;
-  switch (args.dtype) {
-    case Dtype::kFloat32:
-      return run<float>(args, stream);
-    case Dtype::kFloat16:
-      return run<__half>(args, stream);
-    case Dtype::kBFloat16:
-      return run<__nv_bfloat16>(args, stream);
-  }
+  dispatch_cuda(args.dtype, [&]<typename T>() { run<T>(args, stream); });
 }
 
 }  // namespace gram_fast

@@ -34,14 +34,7 @@ void merge(const MergeStates& a) {
 }  // namespace
 
 void merge_states_cpu(const MergeStates& args) {
-  switch (args.other_dtype) {
-    case Dtype::kFloat32:
-      return merge<float>(args);
-    case Dtype::kFloat16:
-      return merge<Float16>(args);
-    case Dtype::kBFloat16:
-      return merge<BFloat16>(args);
-  }
+  dispatch_cpu(args.other_dtype, [&]<typename T>() { merge<T>(args); });
 }
 
 }  // namespace gram_fast

@@ -62,17 +62,7 @@ void launch(const MergeStates& a, cudaStream_t stream) {
 void merge_states_cuda(const MergeStates& args, void* stream) {
   if (args.num_queries * args.num_heads == 0) return;
   const auto on = static_cast<cudaStream_t>(stream);
-  switch (args.other_dtype) {
-    case Dtype::kFloat32:
-      launch<float>(args, on);
-      break;
-    case Dtype::kFloat16:
-      launch<__half>(args, on);
-      break;
-    case Dtype::kBFloat16:
-      launch<__nv_bfloat16>(args, on);
-      break;
-  }
+  dispatch_cuda(args.other_dtype, [&]<typename T>() { launch<T>(args, on); });
   check_launch("merge_states");
 }
 

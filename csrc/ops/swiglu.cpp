@@ -99,14 +99,7 @@ void activate(const Swiglu& a) {
 }  // namespace
 
 void swiglu_cpu(const Swiglu& args) {
-  switch (args.dtype) {
-    case Dtype::kFloat32:
-      return activate<float>(args);
-    case Dtype::kFloat16:
-      return activate<Float16>(args);
-    case Dtype::kBFloat16:
-      return activate<BFloat16>(args);
-  }
+  dispatch_cpu(args.dtype, [&]<typename T>() { activate<T>(args); });
 }
 
 }  // namespace gram_fast

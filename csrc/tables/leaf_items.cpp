@@ -1,7 +1,9 @@
 #include "tables/leaf_items.h"
 
 #include <algorithm>
+#include <functional>
 #include <tuple>
+#include <vector>
 
 namespace gram_fast {
 namespace {
@@ -14,18 +16,12 @@ struct Read {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What the leaf at `row` reads, with neighbours joined, so that cuts fall where they serve all leaves.
-void add_reads(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges, int64_t num_spans,
-               int64_t row, int64_t leaf, std::vector<Read>& reads) {
-  int64_t low = 0;
-  for (int64_t high = num_spans; high - low > 1;) {
-    const int64_t middle = (low + high) / 2;
-    (spans[2 * middle] <= row ? low : high) = middle;
-  }
+void add_reads(const SpanTables& tables, int64_t row, int64_t leaf, std::vector<Read>& reads) {
+  const auto behind = std::ranges::upper_bound(tables.spans.begin() + 1, tables.spans.end(), row, {}, &Extent::start);
+  const int64_t span = behind - tables.spans.begin() - 1;
   const size_t first = reads.size();
-  for (int64_t r = range_offsets[low]; r < range_offsets[low + 1]; ++r) {
-    reads.push_back({ranges[2 * r], ranges[2 * r + 1], leaf});
-  }
-  reads.push_back({spans[2 * low], row + 1, leaf});
+  for (const Extent& range : tables.read_by(span)) reads.push_back({range.start, range.end, leaf});
+  reads.push_back({tables.spans[span].start, row + 1, leaf});
   const auto begin = reads.begin() + static_cast<std::ptrdiff_t>(first);
   std::sort(begin, reads.end(), [](const Read& a, const Read& b) { return a.start < b.start; });
   auto last = begin;
@@ -68,60 +64,67 @@ std::vector<std::vector<Read>> cut(const std::vector<Read>& reads) {
   return chunks;
 }
 
-}  // namespace
+// Reads of one chunk that are computed together.
+struct Item {
+  int64_t start, end;
+  std::span<const Read> reads;
 
-std::vector<int32_t> leaf_items(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                int64_t num_spans, const int64_t* leaf_rows, int64_t num_leaves, int64_t min_items,
-                                int64_t& num_items) {
-  std::vector<Read> reads;
-  for (int64_t leaf = 0; leaf < num_leaves; ++leaf) {
-    add_reads(spans, range_offsets, ranges, num_spans, leaf_rows[leaf], leaf, reads);
-  }
-  std::sort(reads.begin(), reads.end(), [](const Read& a, const Read& b) { return a.start < b.start; });
-  const std::vector<std::vector<Read>> chunks = cut(reads);
+  int64_t cost() const { return (end - start) * static_cast<int64_t>(reads.size()); }
+};
 
-  struct Item {
-    int64_t start, end;
-    const Read* first;
-    int64_t count;
-    int64_t cost() const { return (end - start) * count; }
-  };
+// The reads of each chunk in as few items as hold them, evenly; the costliest first.
+std::vector<Item> deal_out(const std::vector<std::vector<Read>>& chunks) {
   std::vector<Item> items;
   for (const std::vector<Read>& chunk : chunks) {
     const auto size = static_cast<int64_t>(chunk.size());
     const int64_t parts = ceil_div(size, kItemLeaves);
     for (int64_t part = 0; part < parts; ++part) {
-      const Read* first = chunk.data() + size * part / parts;
-      const Read* last = chunk.data() + size * (part + 1) / parts;
-      int64_t end = 0;
-      for (const Read* read = first; read < last; ++read) end = std::max(end, read->end);
-      items.push_back({first->start, end, first, last - first});
+      const std::span<const Read> reads{chunk.data() + size * part / parts, chunk.data() + size * (part + 1) / parts};
+      const int64_t end = std::ranges::max(reads, {}, &Read::end).end;
+      items.push_back({.start = reads.front().start, .end = end, .reads = reads});
     }
   }
-  std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost() > b.cost(); });
+  std::ranges::stable_sort(items, std::greater(), &Item::cost);
+  return items;
+}
 
-  num_items = std::max(static_cast<int64_t>(items.size()), min_items);
-  std::vector<int32_t> flat;
-  const auto put = [&flat](int64_t value) { flat.push_back(static_cast<int32_t>(value)); };
-  int64_t num_entries = 0;
-  std::vector<int64_t> offsets(static_cast<size_t>(num_leaves + 4) / 4 * 4, 0);
+// Where the partial results of each leaf begin, [L + 1] and zeros to a multiple.
+std::vector<int64_t> count_entries(const std::vector<Item>& items, int64_t num_leaves) {
+  std::vector<int64_t> offsets(static_cast<size_t>(leaf_offsets_size(num_leaves)), 0);
   for (const Item& item : items) {
-    for (int64_t value : {item.start, item.end, num_entries, num_entries + item.count}) put(value);
-    num_entries += item.count;
-    for (int64_t i = 0; i < item.count; ++i) ++offsets[static_cast<size_t>(item.first[i].leaf) + 1];
+    for (const Read& read : item.reads) ++offsets[static_cast<size_t>(read.leaf) + 1];
   }
-  flat.resize(static_cast<size_t>(4 * num_items));
   for (size_t leaf = 0; leaf < static_cast<size_t>(num_leaves); ++leaf) offsets[leaf + 1] += offsets[leaf];
-  for (int64_t offset : offsets) put(offset);
+  return offsets;
+}
+
+}  // namespace
+
+FlatTable leaf_items(const SpanTables& tables, std::span<const int64_t> leaf_rows, int64_t min_items) {
+  const auto num_leaves = static_cast<int64_t>(leaf_rows.size());
+  std::vector<Read> reads;
+  for (int64_t leaf = 0; leaf < num_leaves; ++leaf) add_reads(tables, leaf_rows[leaf], leaf, reads);
+  std::ranges::sort(reads, {}, &Read::start);
+  const std::vector<std::vector<Read>> chunks = cut(reads);
+  const std::vector<Item> items = deal_out(chunks);
+  std::vector<int64_t> offsets = count_entries(items, num_leaves);
+
+  FlatTable table{.num_rows = std::max(static_cast<int64_t>(items.size()), min_items), .values = {}};
+  int64_t num_entries = 0;
   for (const Item& item : items) {
-    for (int64_t i = 0; i < item.count; ++i) {
-      const Read& read = item.first[i];
-      for (int64_t value : {read.leaf, read.start, read.end, offsets[static_cast<size_t>(read.leaf)]++}) put(value);
+    const int64_t first = num_entries;
+    num_entries += static_cast<int64_t>(item.reads.size());
+    table.put({item.start, item.end, first, num_entries});
+  }
+  table.fill_to(kItemColumns * table.num_rows);
+  for (const int64_t offset : offsets) table.put({offset});
+  for (const Item& item : items) {
+    for (const Read& read : item.reads) {
+      table.put({read.leaf, read.start, read.end, offsets[static_cast<size_t>(read.leaf)]++});
     }
   }
-  const auto size = static_cast<int64_t>(flat.size());
-  flat.resize(num_items > 0 ? static_cast<size_t>(ceil_div(size, num_items) * num_items) : 0);
-  return flat;
+  table.fill_rows();
+  return table;
 }
 
 }  // namespace gram_fast

@@ -10,13 +10,15 @@ namespace gram_fast {
 TokenTree::TokenTree(std::vector<int32_t> head_ids) : head_ids_(std::move(head_ids)) { plant(); }
 
 void TokenTree::plant() {
+  ++revision_;
   pool_.clear();
   nodes_.clear();
   child_by_token_.clear();
   segments_.clear();
   prefix_by_segment_.clear();
   leaves_.clear();
-  nodes_.push_back(Node{-1, 0, 0, 0, -1, true, true, {}});
+  nodes_.push_back(
+      Node{.parent = -1, .depth = 0, .begin = 0, .end = 0, .reusable = true, .closed = true, .children = {}});
   if (!head_ids_.empty()) {
     append_node(0, head_ids_.data(), static_cast<int64_t>(head_ids_.size()));
     nodes_[1].reusable = nodes_[1].closed = true;
@@ -25,17 +27,25 @@ void TokenTree::plant() {
 }
 
 void TokenTree::clear() {
-  const int64_t base = slots_.base();
+  const int64_t base = kept_.base();
   // A head that had to be split over several passes lies in several nodes and is computed anew.
-  const bool head_is_kept = !head_ids_.empty() && nodes_[1].depth == 0 && nodes_[1].slot == base;
+  const bool head_is_kept = !head_ids_.empty() && nodes_[1].depth == 0 && kept_.slot(1) == base;
   plant();
-  slots_ = SlotAllocator(base);
-  if (head_is_kept) nodes_[1].slot = slots_.allocate(nodes_[1].length());
+  kept_ = KeptSlots(base);
+  if (head_is_kept) kept_.allocate(1, nodes_[1].length());
 }
 
-void TokenTree::forget_slots(int64_t base) {
-  for (Node& node : nodes_) node.slot = -1;
-  slots_ = SlotAllocator(base);
+void TokenTree::forget_slots() {
+  ++revision_;
+  kept_ = KeptSlots(kept_.base());
+}
+
+void TokenTree::keep(KeptSlots kept) {
+  if (kept.revision != revision_) {
+    throw std::invalid_argument("kept: expected those of a plan after which the tree did not change");
+  }
+  ++revision_;
+  kept_ = std::move(kept);
 }
 
 int32_t TokenTree::add_segment(const int32_t* ids, int64_t count) {
@@ -123,10 +133,17 @@ TokenTree::Position TokenTree::end_node_at(Position position) {
 }
 
 int32_t TokenTree::append_node(int32_t parent, const int32_t* ids, int64_t count) {
+  ++revision_;
   const int32_t index = num_nodes();
   const int64_t begin = static_cast<int64_t>(pool_.size());
   pool_.insert(pool_.end(), ids, ids + count);
-  nodes_.push_back(Node{parent, nodes_[parent].end_depth(), begin, begin + count, -1, false, false, {}});
+  nodes_.push_back(Node{.parent = parent,
+                        .depth = nodes_[parent].end_depth(),
+                        .begin = begin,
+                        .end = begin + count,
+                        .reusable = false,
+                        .closed = false,
+                        .children = {}});
   nodes_[parent].children.push_back(index);
   nodes_[parent].closed = true;
   child_by_token_.emplace(key(parent, ids[0]), index);
@@ -134,6 +151,7 @@ int32_t TokenTree::append_node(int32_t parent, const int32_t* ids, int64_t count
 }
 
 int32_t TokenTree::split(int32_t node, int64_t length) {
+  ++revision_;
   const int32_t upper = num_nodes();
   nodes_.push_back(nodes_[node]);
   Node& top = nodes_[upper];
@@ -144,7 +162,7 @@ int32_t TokenTree::split(int32_t node, int64_t length) {
   bottom.parent = upper;
   bottom.begin += length;
   bottom.depth += length;
-  if (bottom.slot >= 0) bottom.slot += length;
+  kept_.split(node, upper, length);
   std::vector<int32_t>& siblings = nodes_[top.parent].children;
   *std::find(siblings.begin(), siblings.end(), node) = upper;
   child_by_token_[key(top.parent, pool_[top.begin])] = upper;

@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "tree/slot_allocator.h"
+#include "tree/kept_slots.h"
 
 namespace gram_fast {
 
@@ -18,7 +18,6 @@ class TokenTree {
     int64_t depth;   // tokens on the path before this node = position of its first token
     int64_t begin;   // own tokens: pool[begin, end)
     int64_t end;
-    int64_t slot;                   // first key/value slot where its keys and values are kept, else -1
     bool reusable;                  // lies above a segment border from which later sequences will branch off
     bool closed;                    // may not be extended: a border or a sequence ends here, or it has children
     std::vector<int32_t> children;  // in order of insertion
@@ -40,8 +39,13 @@ class TokenTree {
   // Forgets every sequence and segment. The head's keys and values stay.
   void clear();
 
-  // Forgets all kept keys and values; slots are handed out from `base` on.
-  void forget_slots(int64_t base);
+  // Forgets all kept keys and values.
+  void forget_slots();
+
+  // Where keys and values lie. `keep` puts a run plan's in their place, and throws std::invalid_argument where the tree
+  // changed after it was planned.
+  const KeptSlots& kept() const { return kept_; }
+  void keep(KeptSlots kept);
 
   // Cuts the first `length` tokens of a node off into a new parent and returns that parent. The given index keeps the
   // lower part, so a handle that points into either part stays valid: whoever looks walks up.
@@ -53,11 +57,11 @@ class TokenTree {
   int64_t num_tokens() const { return static_cast<int64_t>(pool_.size()); }  // distinct tokens, with head
 
   int32_t head_node() const { return head_ids_.empty() ? 0 : 1; }
-  Node& node(int32_t index) { return nodes_[index]; }
   const Node& node(int32_t index) const { return nodes_[index]; }
   int32_t num_nodes() const { return static_cast<int32_t>(nodes_.size()); }
   const int32_t* ids(const Node& node) const { return pool_.data() + node.begin; }
-  SlotAllocator& slots() { return slots_; }
+  // Another number after every change of nodes or kept slots.
+  int64_t revision() const { return revision_; }
 
  private:
   struct Position {  // `depth` tokens below the root, on the path to or through `node`
@@ -78,7 +82,8 @@ class TokenTree {
   std::vector<int32_t> head_ids_;
   std::vector<int32_t> pool_;
   std::vector<Node> nodes_;
-  SlotAllocator slots_{0};
+  KeptSlots kept_{0};
+  int64_t revision_ = 0;
   std::unordered_map<uint64_t, int32_t> child_by_token_;     // (node, first token) -> child
   std::vector<std::vector<int32_t>> segments_;               // by segment index
   std::vector<Position> prefixes_;                           // by segment prefix; 0 is the head alone

@@ -1,17 +1,23 @@
 #include "tree/tree_plan.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace gram_fast {
 namespace {
 
 constexpr int32_t kNone = -1;
 
-// Depth-first planning of one round. Per node, indexed as in the tree; a split during planning appends.
+// Depth-first planning of one round. Per node, indexed as in the tree; a split during planning appends. Slots are those
+// of a copy, so that a plan that is not run leaves nothing behind.
 class Planner {
  public:
   Planner(TokenTree& tree, int64_t budget, int64_t keep_limit, bool more_rounds)
-      : tree_(tree), budget_(budget), keep_limit_(keep_limit), more_rounds_(more_rounds) {}
+      : tree_(tree),
+        slots_(tree.kept().base() == budget ? tree.kept() : KeptSlots(budget)),
+        budget_(budget),
+        keep_limit_(keep_limit),
+        more_rounds_(more_rounds) {}
 
   TreePlan plan(const int32_t* leaves, int64_t count) {
     for (int64_t i = 0; i < count; ++i) expose_last_token(tree_.leaf_node(leaves[i]));
@@ -23,19 +29,22 @@ class Planner {
       keep_after(static_cast<int32_t>(pass));
     }
     place_leaves(leaves, count);
+    slots_.revision = tree_.revision();
+    plan_.kept = std::move(slots_);
     return std::move(plan_);
   }
 
  private:
   // A leaf whose keys are kept still needs its last hidden state: compute that one token again.
   void expose_last_token(int32_t node) {
-    TokenTree::Node& leaf = tree_.node(node);
-    if (leaf.slot < 0) return;
-    if (leaf.length() > 1) tree_.split(node, leaf.length() - 1);
-    TokenTree::Node& last = tree_.node(node);
-    tree_.slots().release(last.slot, 1);
-    last.slot = -1;
+    if (!is_kept(node)) return;
+    const int64_t length = tree_.node(node).length();
+    if (length > 1) split(node, length - 1);
+    release(node);
   }
+
+  // Cuts the first tokens off, in the tree and in this plan's slots.
+  void split(int32_t node, int64_t length) { slots_.split(node, tree_.split(node, length), length); }
 
   void mark_needed(const int32_t* leaves, int64_t count) {
     needed_.assign(tree_.num_nodes(), false);
@@ -50,8 +59,8 @@ class Planner {
 
   void split_long_nodes() {
     for (int32_t n = 1, known = tree_.num_nodes(); n < known; ++n) {
-      while (needed_[n] && tree_.node(n).slot < 0 && tree_.node(n).length() > budget_) {
-        tree_.split(n, budget_);
+      while (needed_[n] && !is_kept(n) && tree_.node(n).length() > budget_) {
+        split(n, budget_);
         needed_.push_back(true);
       }
     }
@@ -72,7 +81,7 @@ class Planner {
       const TokenTree::Node& node = tree_.node(n);
       if (n != 0) {
         order.push_back(n);
-        if (node.slot < 0) {
+        if (!is_kept(n)) {
           if (pass_nodes_.empty() || tokens + node.length() > budget_) {
             pass_nodes_.emplace_back();
             tokens = 0;
@@ -105,24 +114,25 @@ class Planner {
       const int32_t n = members[row];
       const TokenTree::Node& node = tree_.node(n);
       row_of[n] = static_cast<int64_t>(row);
-      const int64_t start = start_[n], end = start + node.length();
+      const Extent own{start_[n], start_[n] + node.length()};
       out.input_ids.insert(out.input_ids.end(), tree_.ids(node), tree_.ids(node) + node.length());
       for (int64_t t = 0; t < node.length(); ++t) out.position_ids.push_back(node.depth + t);
       int32_t ancestor = node.parent;
       while (ancestor > 0 && row_of[ancestor] < 0) ancestor = tree_.node(ancestor).parent;
       const int64_t parent = row_of[ancestor];
-      out.nodes.insert(out.nodes.end(), {start, end, end, parent, node.depth});
+      out.nodes.push_back({.own = own, .subtree_end = own.end, .parent = parent, .depth = node.depth});
       // A first child directly behind its parent continues the parent's causal span.
       if (row > 0 && members[row - 1] == node.parent) {
-        out.spans.back() = end;
+        out.spans.back().end = own.end;
       } else {
-        out.spans.insert(out.spans.end(), {start, end});
+        out.spans.push_back(own);
         add_ranges(node.parent, pass, out);
       }
     }
-    for (int64_t row = static_cast<int64_t>(members.size()) - 1; row >= 0; --row) {
-      const int64_t parent = out.nodes[row * 5 + 3];
-      if (parent >= 0) out.nodes[parent * 5 + 2] = std::max(out.nodes[parent * 5 + 2], out.nodes[row * 5 + 2]);
+    for (auto row = out.nodes.rbegin(); row != out.nodes.rend(); ++row) {
+      if (row->parent < 0) continue;
+      int64_t& subtree_end = out.nodes[static_cast<size_t>(row->parent)].subtree_end;
+      subtree_end = std::max(subtree_end, row->subtree_end);
     }
     return out;
   }
@@ -134,20 +144,20 @@ class Planner {
     const size_t first = out.ranges.size();
     for (auto it = path_.rbegin(); it != path_.rend(); ++it) {
       const TokenTree::Node& node = tree_.node(*it);
-      const int64_t start = pass_of_[*it] == pass ? start_[*it] : node.slot;
+      const int64_t start = pass_of_[*it] == pass ? start_[*it] : slots_.slot(*it);
       const int64_t end = start + node.length();
-      if (out.ranges.size() > first && out.ranges.back() == start) {
-        out.ranges.back() = end;
+      if (out.ranges.size() > first && out.ranges.back().end == start) {
+        out.ranges.back().end = end;
       } else {
-        out.ranges.insert(out.ranges.end(), {start, end});
+        out.ranges.push_back({start, end});
       }
     }
-    out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size() / 2));
+    out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size()));
   }
 
   void keep_after(int32_t pass) {
     // The highest slot is reached before this pass's releases or after its copies.
-    plan_.num_slots = std::max(plan_.num_slots, tree_.slots().top());
+    plan_.num_slots = std::max(plan_.num_slots, slots_.top());
     const auto done = [&](int32_t n) {
       if (last_read_[n] > pass || stays(n)) return false;
       release(n);
@@ -155,21 +165,18 @@ class Planner {
     };
     kept_.erase(std::remove_if(kept_.begin(), kept_.end(), done), kept_.end());
     for (int32_t n : pass_nodes_[pass]) {
-      TokenTree::Node& node = tree_.node(n);
-      const bool has_room = tree_.slots().used() + node.length() <= keep_limit_;
+      const int64_t length = tree_.node(n).length();
+      const bool has_room = slots_.used() + length <= keep_limit_;
       if (last_read_[n] <= pass && !(is_wanted_later(n) && (has_room || n == tree_.head_node()))) continue;
-      node.slot = tree_.slots().allocate(node.length());
       kept_.push_back(n);
-      plan_.passes[pass].keep.insert(plan_.passes[pass].keep.end(), {start_[n], node.slot, node.length()});
+      plan_.passes[pass].keep.push_back({.start = start_[n], .slot = slots_.allocate(n, length), .length = length});
     }
-    plan_.num_slots = std::max(plan_.num_slots, tree_.slots().top());
+    plan_.num_slots = std::max(plan_.num_slots, slots_.top());
   }
 
   bool is_wanted_later(int32_t n) const { return n == tree_.head_node() || (more_rounds_ && tree_.node(n).reusable); }
 
-  bool stays(int32_t n) {
-    return n == tree_.head_node() || (is_wanted_later(n) && tree_.slots().used() <= keep_limit_);
-  }
+  bool stays(int32_t n) { return n == tree_.head_node() || (is_wanted_later(n) && slots_.used() <= keep_limit_); }
 
   void place_leaves(const int32_t* leaves, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
@@ -180,14 +187,11 @@ class Planner {
     }
   }
 
-  void release(int32_t n) {
-    TokenTree::Node& node = tree_.node(n);
-    if (node.slot < 0) return;
-    tree_.slots().release(node.slot, node.length());
-    node.slot = -1;
-  }
+  bool is_kept(int32_t n) const { return slots_.slot(n) >= 0; }
+  void release(int32_t n) { slots_.release(n, tree_.node(n).length()); }
 
   TokenTree& tree_;
+  KeptSlots slots_;
   const int64_t budget_;
   const int64_t keep_limit_;
   const bool more_rounds_;
@@ -205,81 +209,7 @@ class Planner {
 
 TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
                      bool more_rounds) {
-  if (tree.slots().base() != budget) tree.forget_slots(budget);
   return Planner(tree, budget, keep_limit, more_rounds).plan(leaves, count);
-}
-
-std::vector<int64_t> attention_blocks(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                      int64_t num_spans) {
-  std::vector<std::vector<int64_t>> by_rank;
-  for (int64_t s = 0; s < num_spans; ++s) {
-    for (int64_t r = range_offsets[s]; r < range_offsets[s + 1]; ++r) {
-      const size_t rank = static_cast<size_t>(r - range_offsets[s]);
-      if (rank == by_rank.size()) by_rank.emplace_back();
-      std::vector<int64_t>& rows = by_rank[rank];
-      const size_t n = rows.size();
-      const bool continues =
-          n > 0 && rows[n - 3] == spans[2 * s] && rows[n - 2] == ranges[2 * r] && rows[n - 1] == ranges[2 * r + 1];
-      if (continues) {
-        rows[n - 3] = spans[2 * s + 1];
-      } else {
-        rows.insert(rows.end(),
-                    {static_cast<int64_t>(rank), spans[2 * s], spans[2 * s + 1], ranges[2 * r], ranges[2 * r + 1]});
-      }
-    }
-  }
-  std::vector<int64_t> blocks;
-  for (const std::vector<int64_t>& rows : by_rank) blocks.insert(blocks.end(), rows.begin(), rows.end());
-  return blocks;
-}
-
-std::vector<int32_t> attention_tiles(const int64_t* spans, const int64_t* range_offsets, const int64_t* ranges,
-                                     int64_t num_spans, int64_t tile_tokens, int64_t min_tiles, int64_t& num_tiles) {
-  struct Tile {
-    int64_t first, end, own_start, span, num_keys;
-  };
-  const auto reads_the_same = [&](int64_t a, int64_t b) {
-    const int64_t count = range_offsets[a + 1] - range_offsets[a];
-    return range_offsets[b + 1] - range_offsets[b] == count &&
-           std::equal(ranges + 2 * range_offsets[a], ranges + 2 * range_offsets[a + 1], ranges + 2 * range_offsets[b]);
-  };
-  std::vector<Tile> tiles;
-  for (int64_t s = 0; s < num_spans; ++s) {
-    const int64_t start = spans[2 * s], end = spans[2 * s + 1];
-    const int64_t parts = (end - start + tile_tokens - 1) / tile_tokens;
-    if (parts == 1 && !tiles.empty()) {
-      Tile& last = tiles.back();
-      if (last.own_start == last.first && end - last.first <= tile_tokens && reads_the_same(last.span, s)) {
-        last.num_keys += end - last.end;
-        last.end = end;
-        continue;
-      }
-    }
-    int64_t num_keys = 0;
-    for (int64_t r = range_offsets[s]; r < range_offsets[s + 1]; ++r) num_keys += ranges[2 * r + 1] - ranges[2 * r];
-    for (int64_t tile = 0; tile < parts; ++tile) {
-      const int64_t first = start + tile * tile_tokens, last = std::min(end, first + tile_tokens);
-      tiles.push_back({first, last, start, s, num_keys + last - start});
-    }
-  }
-  std::stable_sort(tiles.begin(), tiles.end(), [](const Tile& a, const Tile& b) { return a.num_keys > b.num_keys; });
-  std::vector<int32_t> flat;
-  const auto put = [&flat](int64_t value) { flat.push_back(static_cast<int32_t>(value)); };
-  for (const Tile& tile : tiles) {
-    for (int64_t value :
-         {tile.first, tile.end, tile.own_start, range_offsets[tile.span], range_offsets[tile.span + 1]}) {
-      put(value);
-    }
-  }
-  num_tiles = std::max(static_cast<int64_t>(tiles.size()), min_tiles);
-  flat.resize(static_cast<size_t>(5 * num_tiles));
-  for (int64_t s = 0; s < num_spans; ++s) {
-    for (int64_t t = spans[2 * s]; t < spans[2 * s + 1]; ++t) put(spans[2 * s]);
-  }
-  for (int64_t r = 0; r < 2 * range_offsets[num_spans]; ++r) put(ranges[r]);
-  const auto size = static_cast<int64_t>(flat.size());
-  if (num_tiles > 0) flat.resize(static_cast<size_t>((size + num_tiles - 1) / num_tiles * num_tiles));
-  return flat;
 }
 
 }  // namespace gram_fast

@@ -6,9 +6,7 @@ A tensor's name ends in a letter for each of its dimensions, or in a digit where
 
 import contextlib
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -86,16 +84,6 @@ def check_states(name: str, q: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Sizes:
     num_heads, num_kv_heads = sizes["H"], sizes["K"]
     expect(num_kv_heads > 0 and num_heads % num_kv_heads == 0, name, f"a multiple of {num_kv_heads} heads", num_heads)
     return sizes
-
-
-def filled_up(table: NDArray[np.int32], columns: int) -> NDArray[np.int32]:
-    """A flat table [rows, c] with zeros at its end, so that it has at least so many columns."""
-    rows, known = table.shape
-    if columns <= known:
-        return table
-    out = np.zeros((rows, columns), np.int32)
-    out.reshape(-1)[: table.size] = table.reshape(-1)
-    return out
 
 
 def uploaded(tensor: Tensor, device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
+from gram_fast.kernels.tables import leaf_table_parts, leaf_table_size
 from gram_fast.ops.backends import MAX_HEAD_DIM, check_backend
 from gram_fast.ops.checks import DTYPES, check_states, expect, on_device_of, stream_of
 from gram_fast.ops.tables import MAX_SLOTS, LeafTables, Spans, check_leaf_rows
@@ -33,7 +34,8 @@ def _extension(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, 
     if not len(q_LHE):
         return out_LHE
     items = _items_of(tables)
-    partial_out_PHE, partial_lse_PH = _partial_results(items, q_LHE)
+    _, _, entries = leaf_table_parts(items, len(q_LHE))
+    partial_out_PHE, partial_lse_PH = _partial_results(entries, q_LHE)
     (num_leaves, num_heads, width), num_kv_heads = q_LHE.shape, k_SKE.shape[1]
     _C.leaf_attention(
         q_LHE.data_ptr(),
@@ -60,10 +62,8 @@ def _triton(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, sca
 
     if not len(q_LHE):
         return q_LHE.new_empty(q_LHE.shape)
-    items = _items_of(tables)
-    flat, entries_at = items.view(-1), _entries_at(items, len(q_LHE))
-    parts = flat[: 4 * len(items)], flat[4 * len(items) : entries_at], flat[entries_at:]
-    return leaf_attention_triton(q_LHE, k_SKE, v_SKE, *parts, *_partial_results(items, q_LHE), scale)
+    parts = leaf_table_parts(_items_of(tables), len(q_LHE))
+    return leaf_attention_triton(q_LHE, k_SKE, v_SKE, *parts, *_partial_results(parts[-1], q_LHE), scale)
 
 
 def _items_of(tables: LeafTables) -> Tensor:
@@ -71,19 +71,10 @@ def _items_of(tables: LeafTables) -> Tensor:
     return tables.items
 
 
-def _partial_results(items: Tensor, q_LHE: Tensor) -> tuple[Tensor, Tensor]:
+def _partial_results(entries: Tensor, q_LHE: Tensor) -> tuple[Tensor, Tensor]:
     """Uninitialised results [P, H, E] and log-sum-exps [P, H], float32, one for every entry of the table."""
-    num_entries = (items.numel() - _entries_at(items, len(q_LHE))) // 4
-    partial_out_PHE = torch.empty((num_entries, *q_LHE.shape[1:]), dtype=torch.float32, device=q_LHE.device)
+    partial_out_PHE = torch.empty((len(entries), *q_LHE.shape[1:]), dtype=torch.float32, device=q_LHE.device)
     return partial_out_PHE, partial_out_PHE.new_empty(partial_out_PHE.shape[:2])
-
-
-def _entries_at(items: Tensor, num_leaves: int) -> int:
-    """Where the entries begin in the flat table: behind the items and the leaves' offsets (csrc/tables/leaf_items.h).
-
-    They go on to its end. Zeros that fill it up count as entries: partial results that nobody writes.
-    """
-    return 4 * len(items) + (num_leaves + 4) // 4 * 4
 
 
 @torch.library.custom_op("gram_fast::leaf_attention", mutates_args=())
@@ -181,7 +172,7 @@ def _check_items(items: Tensor, q_LHE: Tensor) -> None:
     expect(items.dim() == 2, "items", "2 dimensions", items.dim())
     expect(items.dtype == torch.int32, "items", str(torch.int32), items.dtype)
     expect(items.device == q_LHE.device, "items", f"device {q_LHE.device}", items.device)
-    # An entry has four integers, and every leaf has one or more.
+    # Every leaf has one entry or more.
     is_table = items.is_contiguous() and len(items) > 0
-    is_table = is_table and items.numel() >= _entries_at(items, len(q_LHE)) + 4 * len(q_LHE)
+    is_table = is_table and items.numel() >= leaf_table_size(len(items), len(q_LHE), len(q_LHE))
     expect(is_table, "items", f"the table that leaf_items makes for {len(q_LHE)} leaves", tuple(items.shape))

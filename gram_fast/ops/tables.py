@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram_fast.extension import _C
-from gram_fast.kernels.tree_attention import TILE_ROWS
+from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up
 from gram_fast.kernels.tree_attention_cascade import CpuCascade, CudaCascade, cascade_tables
-from gram_fast.ops.checks import Sizes, expect, filled_up, uploaded
+from gram_fast.ops.checks import Sizes, expect, uploaded
 
 Integers = NDArray[np.int64]
 CPU = torch.device("cpu")
@@ -171,7 +171,7 @@ class PathTables:
         flat = np.concatenate(paths) if paths else np.empty(0, np.int32)
         # Longest walks first, so that the last programs of a launch are short ones.
         tiles.sort(key=lambda tile: -tile[2])
-        tiles_X4 = torch.tensor(tiles, dtype=torch.int32).reshape(len(tiles), 4)
+        tiles_X4 = torch.tensor(tiles, dtype=torch.int32).reshape(len(tiles), PATH_TILE_COLUMNS)
         return cls(uploaded(tiles_X4, device), uploaded(torch.from_numpy(flat), device), size)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gram_fast.kernels.tables import tile_table_size
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.kernels.tree_attention_cascade import cascade_attention
 from gram_fast.ops.backends import check_backend
@@ -133,5 +134,5 @@ def _check_tiles(tiles: Tensor, q_THE: Tensor, num_ranges: int) -> None:
     expect(tiles.dtype == torch.int32, "tiles", str(torch.int32), tiles.dtype)
     expect(tiles.device == q_THE.device, "tiles", f"device {q_THE.device}", tiles.device)
     is_table = tiles.is_contiguous() and len(tiles) > 0
-    is_table = is_table and tiles.numel() >= 5 * len(tiles) + len(q_THE) + 2 * num_ranges
+    is_table = is_table and tiles.numel() >= tile_table_size(len(tiles), len(q_THE), num_ranges)
     expect(is_table, "tiles", f"the table that attention_tiles makes for {len(q_THE)} tokens", tuple(tiles.shape))

@@ -167,8 +167,10 @@ class ScoringRequest:
             pending = np.delete(pending, run.leaf_index)
             self._tokens_computed += run.num_tokens
             self._passes += run.num_passes
-            # Behind the run, whose error holds the failed forward's activations.
-            if not run.is_complete:
+            if run.is_complete:
+                self._tree.keep(plan.kept)
+            else:
+                # Behind the run, whose error held the failed forward's activations.
                 self._engine.halve_budget()
         self._comparisons += len(leaves)
         self._tokens_unshared += int(self.lengths(leaves).sum())

@@ -70,6 +70,8 @@ class TreePlan:
     passes: list[TreePass]
     num_slots: int
     """Slots of the key/value buffer that the plan uses."""
+    kept: _C.KeptSlots
+    """For `TokenTree.keep`, once every pass has run."""
 
     @property
     def num_tokens(self) -> int:
@@ -83,10 +85,11 @@ def plan_round(
     """Plans the passes that give the logits of `leaves`, none over `budget` tokens.
 
     With `more_rounds`, nodes above a reusable segment border keep their slots for the next round while fewer than
-    `keep_limit` slots are in use. The tree then counts on the plan being run; when it was not, call forget_slots().
+    `keep_limit` slots are in use. The tree keeps what it has until it is told with `tree.keep(plan.kept)` that the
+    passes were run.
     """
-    tables, num_slots = tree.plan(leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
-    return TreePlan([tree_pass_of(table, budget, num_slots) for table in tables], num_slots)
+    tables, num_slots, kept = tree.plan(leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
+    return TreePlan([tree_pass_of(table, budget, num_slots) for table in tables], num_slots, kept)
 
 
 def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int, num_slots: int) -> TreePass:

@@ -162,7 +162,8 @@ def passes_of(made: Rounds) -> Iterator[tuple[TreePass, int]]:
     for rows in sequences:
         plan = plan_round(tree, tree.add_sequences(rows, 1), budget=budget, keep_limit=keep_limit, more_rounds=True)
         yield from ((tree_pass, plan.num_slots) for tree_pass in plan.passes)
+        tree.keep(plan.kept)
 
 
 def span_tables(tree_pass: TreePass) -> Tables:
-    return tree_pass.spans, tree_pass.range_offsets, tree_pass.ranges
+    return tree_pass.spans

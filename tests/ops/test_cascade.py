@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from helpers.attention import (
@@ -19,32 +20,35 @@ from helpers.attention import (
     rounds,
     span_tables,
 )
-from helpers.ops import on_each_dtype
+from helpers.ops import CPU, on_each_dtype
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from gram_fast import cascade, ops
+from gram_fast import ops
 from gram_fast.errors import BackendError
 from gram_fast.extension import _C
+from gram_fast.kernels import tree_attention_cascade as cascade
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MERGE = functools.partial(ops.merge_states, backend="extension")
 
-Blocks = list[list[int]]  # [start, end) of every problem
-
 
 def varlen_without_cuda(
-    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, queries: Blocks, keys: Blocks, scale: float, is_causal: bool
+    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, problems: cascade.VarlenProblems, scale: float, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """gram_fast.cascade.varlen_attention, one problem after the other."""
-    lengths_q, lengths_k = ([end - start for start, end in ranges] for ranges in (queries, keys))
+    """The cascade's varlen_attention, one problem after the other."""
+    lengths_q, lengths_k = ([end - start for start, end in ranges] for ranges in (problems.queries, problems.keys))
+    for lengths, offsets in ((lengths_q, problems.query_offsets), (lengths_k, problems.key_offsets)):
+        assert offsets.tolist() == np.cumsum([0, *lengths]).tolist()
     return plain_varlen(q_THE, k_SKE, v_SKE, lengths_q, lengths_k, scale, is_causal)
 
 
 def attend_like_cuda(inputs: Inputs, tables: Tables, scale: float) -> Tensor:
+    made = cascade.cascade_tables(*tables, CPU)
+    own = cascade.VarlenProblems.of(made.spans, made.spans, CPU)
     blocks = _C.attention_blocks(*(table.numpy() for table in tables)).tolist()
-    return cascade._attend_cuda(*inputs, tables[0].tolist(), blocks, scale, MERGE)
+    return cascade.attend_cuda(*inputs, cascade.CudaCascade(own, cascade.varlen_ranks(blocks, CPU)), scale, MERGE)
 
 
 @on_each_dtype
@@ -81,8 +85,9 @@ def test_varlen_attention_is_what_the_plain_one_stands_for(
     keys = queries if is_causal else [[0, 3], [0, 11], [30, 31]]
     q_THE, _, _ = random_inputs(19, 1, heads, 64, dtype)
     _, k_SKE, v_SKE = random_inputs(1, sum(end - start for start, end in keys), heads, 64, dtype)
-    out, lse = cascade.varlen_attention(q_THE.cuda(), k_SKE.cuda(), v_SKE.cuda(), queries, keys, 0.125, is_causal)
-    exact, exact_lse = varlen_without_cuda(q_THE.float(), k_SKE.float(), v_SKE.float(), queries, keys, 0.125, is_causal)
+    on_cpu, on_cuda = (cascade.VarlenProblems.of(queries, keys, torch.device(name)) for name in ("cpu", "cuda"))
+    out, lse = cascade.varlen_attention(q_THE.cuda(), k_SKE.cuda(), v_SKE.cuda(), on_cuda, 0.125, is_causal)
+    exact, exact_lse = varlen_without_cuda(q_THE.float(), k_SKE.float(), v_SKE.float(), on_cpu, 0.125, is_causal)
     assert lse.dtype == torch.float32
     # Weights are rounded to the dtype before they meet the values, and the sum once more.
     eps = torch.finfo(dtype).eps

@@ -201,7 +201,7 @@ def test_leaf_attention(heads: tuple[int, int], width: int, layout: Layout, dtyp
 
 @pytest.mark.skipif(not SANITIZE, reason="takes 40 s: run by make sanitize")
 def test_no_two_threads_meet_without_a_barrier(compiled: Callable[..., Path]) -> None:
-    sources = [HEADER.parent / "races.cpp", CSRC / "leaf_items.cpp", *KERNELS]
+    sources = [HEADER.parent / "races.cpp", CSRC / "tables" / "leaf_items.cpp", *KERNELS]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     program = compiled("races", sources, ["-g", "-fsanitize=thread"])
     done = subprocess.run([program], capture_output=True, text=True, env=environment, check=False)

@@ -66,17 +66,22 @@ class Executor:
 
     def run(self, trie: Trie, leaves: np.ndarray, budget: int, keep_limit: int, more_rounds: bool) -> list[Prefix]:
         """Plans and runs a round, checks every pass and every answer -> the tokens computed, by prefix."""
-        plan = plan_round(trie.tree, leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
+        how = {"budget": budget, "keep_limit": keep_limit, "more_rounds": more_rounds}
+        # Planning changes nothing: these are the tables of the same passes.
+        raw_passes, _, _ = trie.tree.plan(leaves, **how)
+        plan = plan_round(trie.tree, leaves, **how)
         if budget != self.budget:
             self.slots, self.budget = {}, budget
         computed: list[Prefix] = []
         answers: dict[int, Prefix] = {}
-        for tree_pass in plan.passes:
+        for tree_pass, raw in zip(plan.passes, raw_passes, strict=True):
             packed = self.run_pass(tree_pass, plan)
+            check_node_table(raw["nodes"].tolist(), tree_pass.position_ids.tolist(), packed)
             computed += packed
             for row, leaf in zip(tree_pass.leaf_rows.tolist(), tree_pass.leaf_index.tolist(), strict=True):
                 assert leaf not in answers
                 answers[leaf] = packed[row]
+        trie.tree.keep(plan.kept)
         assert answers == {i: trie.sequences[leaf] for i, leaf in enumerate(leaves.tolist())}
         assert len(computed) == plan.num_tokens
         assert len(set(computed)) == len(computed), "a token was computed twice in one round"
@@ -89,9 +94,9 @@ class Executor:
         # Keys of the pass before are gone: whoever reads them, or a slot nobody wrote, gets a KeyError.
         self.slots = {slot: key for slot, key in self.slots.items() if slot >= self.budget}
         ids, positions = tree_pass.input_ids.tolist(), tree_pass.position_ids.tolist()
-        offsets, ranges = tree_pass.range_offsets.tolist(), tree_pass.ranges.tolist()
+        spans, offsets, ranges = (table.tolist() for table in tree_pass.spans)
         done = 0
-        for index, (start, end) in enumerate(tree_pass.spans.tolist()):
+        for index, (start, end) in enumerate(spans):
             assert start == done < end
             read = ranges[offsets[index] : offsets[index + 1]]
             assert all(0 <= low < high <= plan.num_slots for low, high in read)
@@ -105,7 +110,6 @@ class Executor:
             done = end
         assert done == num_tokens
         packed = [self.slots[row] for row in range(num_tokens)]
-        check_node_table(tree_pass, packed)
         for start, slot, length in tree_pass.keep:
             assert 0 <= start < start + length <= num_tokens
             assert self.budget <= slot < slot + length <= plan.num_slots
@@ -113,10 +117,8 @@ class Executor:
         return packed
 
 
-def check_node_table(tree_pass: TreePass, packed: list[Prefix]) -> None:
+def check_node_table(rows: list[list[int]], positions: list[int], packed: list[Prefix]) -> None:
     """Rows are in depth-first order: own tokens [start, end), the subtree's other tokens [end, subtree_end)."""
-    rows = tree_pass.nodes.tolist()
-    positions = tree_pass.position_ids.tolist()
     assert [row[0] for row in rows] == [0, *(row[1] for row in rows[:-1])]
     assert rows[-1][1] == len(packed)
     for index, (start, end, subtree_end, parent, depth) in enumerate(rows):
@@ -351,6 +353,87 @@ def test_forgotten_slots_are_computed_again(forget: str) -> None:
     assert set(computed) == prefixes((7, 8, 1, 1, 3))
 
 
+def as_lists(plan: TreePlan) -> list[object]:
+    """Everything that is run of a plan."""
+    return [plan.num_slots, *(as_list(value) for tree_pass in plan.passes for value in vars(tree_pass).values())]
+
+
+def as_list(value: object) -> object:
+    if isinstance(value, tuple):
+        return [as_list(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), HEADS)
+def test_a_plan_that_is_not_run_changes_nothing(data: st.DataObject, head: Prefix) -> None:
+    """Of two trees one is asked for other plans before each round, which nobody runs: both compute the same."""
+    asked, planned, executor, beside = Trie(head), Trie(head), Executor(), Executor()
+    # The other plans may have cut nodes, of which a limit between these would then keep a part.
+    keep_limits = st.sampled_from([0, EVERYTHING])
+    budget = data.draw(BUDGETS)
+    for _ in range(data.draw(st.integers(1, 4))):
+        segments, reusable = data.draw(SEGMENTS), data.draw(st.integers(0, 4))
+        asked.add_segments(segments)
+        planned.add_segments(segments)
+        rows = data.draw(tables(asked.segments))
+        asked.add(rows, reusable)
+        planned.add(rows, reusable)
+        some = st.lists(st.integers(0, len(asked.sequences) - 1), min_size=1, max_size=6)
+        leaves = np.array(data.draw(some), np.int32)
+        how = {"budget": budget, "keep_limit": data.draw(keep_limits), "more_rounds": data.draw(st.booleans())}
+        for _ in range(data.draw(st.integers(1, 3))):
+            others = np.array(data.draw(some), np.int32)
+            plan_round(
+                planned.tree,
+                others,
+                budget=data.draw(st.sampled_from([budget, EVERYTHING])),
+                keep_limit=data.draw(st.sampled_from([0, 3, 12, EVERYTHING])),
+                more_rounds=data.draw(st.booleans()),
+            )
+        assert beside.run(planned, leaves, **how) == executor.run(asked, leaves, **how)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), HEADS)
+def test_planning_twice_gives_the_same_passes(data: st.DataObject, head: Prefix) -> None:
+    trie, executor = Trie(head), Executor()
+    for _ in range(data.draw(st.integers(1, 4))):
+        trie.add_segments(data.draw(SEGMENTS))
+        leaves = trie.add(data.draw(tables(trie.segments)), data.draw(st.integers(0, 4)))
+        again = data.draw(st.lists(st.integers(0, len(trie.sequences) - 1), max_size=4))
+        leaves = np.concatenate([leaves, np.array(again, np.int32)])
+        how = {
+            "budget": data.draw(st.sampled_from([3, EVERYTHING])),
+            "keep_limit": data.draw(st.sampled_from([0, 3, 12, EVERYTHING])),
+            "more_rounds": data.draw(st.booleans()),
+        }
+        first, second = (as_lists(plan_round(trie.tree, leaves, **how)) for _ in range(2))
+        assert first == second
+        executor.run(trie, leaves, **how)
+
+
+def test_a_plan_made_before_nodes_were_added_is_not_kept() -> None:
+    trie = Trie((1, 2))
+    trie.add_segments([(1, 1), (1, 2)])
+    how = {"budget": 8, "keep_limit": EVERYTHING, "more_rounds": True}
+    plan = plan_round(trie.tree, trie.add([(0,)], reusable=1), **how)
+    trie.add([(1,)])
+    with pytest.raises(ValueError, match="kept: expected those of a plan after which the tree did not change"):
+        trie.tree.keep(plan.kept)
+    # Of two plans from the same state one can be run: the other counted on slots that it wrote over.
+    first, second = (plan_round(trie.tree, np.array([0], np.int32), **how) for _ in range(2))
+    trie.tree.keep(second.kept)
+    for other in (first, second):
+        with pytest.raises(ValueError, match="kept: expected"):
+            trie.tree.keep(other.kept)
+    # What was forgotten stays so.
+    third = plan_round(trie.tree, np.array([1], np.int32), **how)
+    trie.tree.forget_slots()
+    with pytest.raises(ValueError, match="kept: expected"):
+        trie.tree.keep(third.kept)
+
+
 def test_no_leaves_no_passes() -> None:
     trie = Trie((1,))
     assert plan_round(trie.tree, np.empty(0, np.int32), budget=4, keep_limit=0, more_rounds=True).passes == []
@@ -424,8 +507,10 @@ def test_attention_blocks_of_plans(data: st.DataObject, head: Prefix, segments: 
         for p in plan.passes:
             # Slots of the budget that the pass does not fill are read by nobody: shift them out of the mask.
             gap = budget - p.num_tokens
-            ranges = p.ranges - gap * (p.ranges >= budget).long()
-            check_blocks((p.spans, p.range_offsets, ranges), p.num_tokens, plan.num_slots - gap)
+            spans, offsets, ranges = p.spans
+            ranges = ranges - gap * (ranges >= budget).long()
+            check_blocks((spans, offsets, ranges), p.num_tokens, plan.num_slots - gap)
+        trie.tree.keep(plan.kept)
 
 
 @st.composite

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAndLeafTables
 from gram_fast.ops import Spans
 from gram_fast.ops.checks import uploaded
@@ -49,9 +50,10 @@ class Bucket:
             if tree_pass.num_tokens <= size <= tree_pass.budget:
                 # Every span may end in a tile that is not full.
                 tiles, leaves = size // tile_tokens + 32, _LEAVES
-                tile_columns = -(-(5 * tiles + size + 2 * _RANGES) // tiles)
-                item_columns = -(-(4 * _ITEMS + leaves + 4 + 4 * _ENTRIES) // _ITEMS)
-                sizes = TableSizes((tiles, tile_columns), (_ITEMS, item_columns))
+                sizes = TableSizes(
+                    table_shape(tiles, tile_table_size(tiles, size, _RANGES)),
+                    table_shape(_ITEMS, leaf_table_size(_ITEMS, leaves, _ENTRIES)),
+                )
                 return cls(size, leaves, sizes) if 0 < len(tree_pass.leaf_rows) <= leaves else None
         return None
 

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 from gram_fast import ops
 from gram_fast.errors import BackendError
-from gram_fast.kernels.tree_attention import TILE_ROWS
+from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
 from gram_fast.models.dense.graphs import Bucket, PassGraphs
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations

@@ -1,0 +1,134 @@
+"""Tables that C++ writes and Python and kernels read: both know the same layout, and slicing gives what was written."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gram_fast import ops
+from gram_fast.extension import _C
+from gram_fast.kernels import tables
+from gram_fast.kernels.leaf_attention import leaf_mask
+from gram_fast.kernels.tree_attention import tree_mask
+from gram_fast.scoring.tree import TokenTree
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+KEPT = 40  # slots behind the pass's own
+Spans = tuple[Tensor, Tensor, Tensor]
+
+
+def test_python_and_cpp_say_the_same() -> None:
+    names = {name for name in vars(tables) if name.endswith(("_COLUMNS", "_MULTIPLE"))}
+    assert _C.table_layout == {name: getattr(tables, name) for name in names}
+
+
+def test_tables_of_a_pass_have_their_columns() -> None:
+    tree = TokenTree([1, 2])
+    tree.add_segment([3, 4, 5])
+    leaves = tree.add_sequences([[0]], 1)
+    for table in tree.plan(leaves, budget=2, keep_limit=9, more_rounds=True)[0]:
+        for name in ("spans", "ranges"):
+            assert table[name].shape[1:] == (tables.EXTENT_COLUMNS,)
+        assert table["nodes"].shape[1:] == (tables.NODE_COLUMNS,)
+        assert table["keep"].shape[1:] == (tables.KEEP_COLUMNS,)
+    blocks = _C.attention_blocks([[0, 2], [2, 3]], [0, 0, 1], [[0, 1]])
+    assert blocks.shape == (1, tables.BLOCK_COLUMNS)
+    tiles_X4, _ = ops.path_tiles(*(torch.tensor(x) for x in ([[0, 2], [2, 3]], [0, 0, 1], [[0, 1]])), 1, CPU)
+    assert tiles_X4.shape == (2, tables.PATH_TILE_COLUMNS)
+
+
+@st.composite
+def spans(draw: st.DrawFn) -> Spans:
+    """Spans of a token or of more than a tile, which read nothing, the same as a neighbour, or many small ranges."""
+    lengths = np.array(draw(st.lists(st.sampled_from([1, 2, 3, 7, 31, 97]), min_size=1, max_size=9)))
+    ends = np.cumsum(lengths)
+    pool = [(int(ends[-1]) + 3 * n, int(ends[-1]) + 3 * n + 1 + n % 3) for n in range(KEPT // 3)]
+    reads = [draw(st.lists(st.sampled_from(pool), unique=True, max_size=5)) for _ in lengths]
+    same = draw(st.lists(st.booleans(), min_size=len(reads), max_size=len(reads)))
+    for n in range(1, len(reads)):
+        reads[n] = reads[n - 1] if same[n] else reads[n]
+    ranges = torch.tensor([row for read in reads for row in read], dtype=torch.int64)
+    return (
+        torch.from_numpy(np.stack([ends - lengths, ends], axis=1)),
+        torch.from_numpy(np.cumsum([0, *map(len, reads)])),
+        ranges.reshape(-1, tables.EXTENT_COLUMNS),
+    )
+
+
+def num_tokens_of(made: Spans) -> int:
+    return int(made[0][-1, 1])
+
+
+# Rows and columns to fill up to: none, no rows more, some that are no multiples of anything.
+AT_LEAST = st.tuples(st.sampled_from([0, 1, 17, 64]), st.sampled_from([0, 1, 13, 101]))
+
+
+@settings(deadline=None, max_examples=100)
+@given(spans(), st.sampled_from([1, 3, 16, 128]), AT_LEAST)
+def test_parts_of_a_tile_table(made: Spans, group: int, at_least: tuple[int, int]) -> None:
+    num_tokens, (spans_N2, _, ranges_R2) = num_tokens_of(made), made
+    table = ops.attention_tiles(*made, group, CPU, at_least)
+    assert table.shape[0] >= at_least[0]
+    assert table.shape[1] >= at_least[1]
+    assert table.numel() >= tables.tile_table_size(len(table), num_tokens, len(ranges_R2))
+    tiles, span_starts, ranges = tables.tile_table_parts(table, num_tokens)
+    lengths = spans_N2[:, 1] - spans_N2[:, 0]
+    assert torch.equal(span_starts.long(), spans_N2[:, 0].repeat_interleave(lengths))
+    assert torch.equal(ranges[: len(ranges_R2)].long(), ranges_R2)
+    assert not ranges[len(ranges_R2) :].any()
+    assert tiles.shape == (len(table), tables.TILE_COLUMNS)
+    # The walk of a tile's queries, by hand: its ranges, the span before it, and the tile itself causally.
+    reads_TS = torch.zeros(num_tokens, num_tokens + KEPT, dtype=torch.int64)
+    for first, end, own_start, first_range, end_range in tiles.tolist():
+        for start, stop in [*ranges[first_range:end_range].tolist(), (own_start, first)]:
+            reads_TS[first:end, start:stop] += 1
+        for token in range(first, end):
+            reads_TS[token, max(first, int(span_starts[token])) : token + 1] += 1
+    assert torch.equal(reads_TS, tree_mask(*made, num_tokens, num_tokens + KEPT).long())
+
+
+@settings(deadline=None, max_examples=100)
+@given(spans(), st.data(), AT_LEAST)
+def test_parts_of_a_leaf_table(made: Spans, data: st.DataObject, at_least: tuple[int, int]) -> None:
+    num_tokens = num_tokens_of(made)
+    rows = data.draw(st.lists(st.integers(0, num_tokens - 1), min_size=1, max_size=21))
+    leaf_rows_L, num_leaves = torch.tensor(rows), len(rows)
+    table = ops.leaf_items(*made, leaf_rows_L, CPU, at_least)
+    assert table.shape[0] >= at_least[0]
+    assert table.shape[1] >= at_least[1]
+    items, leaf_offsets, entries = tables.leaf_table_parts(table, num_leaves)
+    assert items.shape == (len(table), tables.ITEM_COLUMNS)
+    num_entries = int(leaf_offsets[-1])
+    assert int(items[:, 3].max()) == num_entries
+    assert table.numel() >= tables.leaf_table_size(len(table), num_leaves, num_entries)
+    assert not entries[num_entries:].any()
+    reads_LS = torch.zeros(num_leaves, num_tokens + KEPT, dtype=torch.int64)
+    for start, end, first_entry, end_entry in items.tolist():
+        for leaf, low, high, partial in entries[first_entry:end_entry].tolist():
+            assert start <= low < high <= end
+            assert leaf_offsets[leaf] <= partial < leaf_offsets[leaf + 1]
+            reads_LS[leaf, low:high] += 1
+    assert torch.equal(reads_LS, leaf_mask(*made, leaf_rows_L, num_tokens + KEPT).long())
+    assert sorted(entries[:num_entries, 3].tolist()) == list(range(num_entries))
+    # Parts are views: what is copied into the table later, they show.
+    assert {part.untyped_storage().data_ptr() for part in (items, leaf_offsets, entries)} == {table.data_ptr()}
+    assert entries.storage_offset() % tables.OFFSET_MULTIPLE == 0
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 0), (1, 1), (3, 7), (64, 64), (64, 2324)])
+def test_a_shape_holds_its_size_and_less_than_a_row_more(rows: int, size: int) -> None:
+    shape = tables.table_shape(rows, size)
+    assert shape[0] == rows
+    assert size <= shape[0] * shape[1] < size + rows
+
+
+def test_filling_up_adds_zeros_behind_the_numbers() -> None:
+    table = np.arange(1, 7, dtype=np.int32).reshape(2, 3)
+    assert tables.filled_up(table, 3) is table
+    filled = tables.filled_up(table, 5)
+    assert filled.shape == (2, 5)
+    assert filled.ravel().tolist() == [1, 2, 3, 4, 5, 6, 0, 0, 0, 0]
