@@ -19,7 +19,7 @@ from benchmarks.scorer import report as report
 from benchmarks.scorer import rivals as rivals
 from benchmarks.scorer import run as scorer
 from benchmarks.scorer import shapes as shapes
-from gram_fast import PairwiseJudge, Stats
+from gram_fast import ForwardStats, PairwiseJudge
 from gram_fast.models.transformers_runner import TransformersRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,7 +65,7 @@ def test_passes_of_the_packed_rival_hold_whole_pairs_under_the_budget() -> None:
     sequences = [np.arange(length, dtype=np.int32) for length in (5, 6, 3, 20, 1, 9)]
     passes = rivals.packed_passes(sequences, 12)
     assert [tree_pass.num_tokens for tree_pass in passes] == [11, 3, 20, 10]
-    assert passes[0].spans.tolist() == [[0, 5], [5, 11]]
+    assert passes[0].spans.spans_N2.tolist() == [[0, 5], [5, 11]]
     assert passes[0].leaf_rows.tolist() == [4, 10]
     assert passes[0].position_ids.tolist() == [*range(5), *range(6)]
 
@@ -113,7 +113,14 @@ def some_case(n: int = 9) -> cases.Case:
     responses = [f"response {k}" for k in range(n)]
     case = cases.Case(shapes.Workload("reference", "ab", ["prompt"], [responses]))
     case.asked = [("prompt", responses[0], response) for response in responses[1:]]
-    case.stats = Stats(n - 1, 100 * (n - 1), 60 * (n - 1), 50 * (n - 1), 1, 1.0)
+    case.stats = ForwardStats(
+        comparisons=n - 1,
+        tokens_unshared=100 * (n - 1),
+        tokens_tree=60 * (n - 1),
+        tokens_computed=50 * (n - 1),
+        passes=1,
+        seconds=1.0,
+    )
     return case
 
 

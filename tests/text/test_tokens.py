@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from gram_fast.errors import UnsupportedModelError
+from gram_fast.text.encoded import EncodedTexts, Presentation
 from gram_fast.text.prompts import LABELS, SLOTS, PairTemplate
 from gram_fast.text.tokens import Frame, PairTokenizer
 
@@ -38,9 +39,14 @@ def expected_ids(name: str, template: str, texts: tuple[str, str, str]) -> list[
 
 
 def composed_ids(pairs: PairTokenizer, prompt: str, responses: list[str], numbers: list[tuple[int, int]]):
-    request = pairs.request([prompt], [responses])
-    rows = request.sequences([(0, i, j) for i, j in numbers])
-    return [np.concatenate([request.head_ids, *(request.segments[k] for k in row)]).tolist() for row in rows]
+    encoded = EncodedTexts.of(pairs, [prompt], [responses])
+    return ids_of(encoded, [(0, i, j) for i, j in numbers])
+
+
+def ids_of(encoded: EncodedTexts, presentations: list[Presentation]) -> list[list[int]]:
+    """The whole ids of one round of presentations."""
+    made = encoded.round(presentations, known=0)
+    return [np.concatenate([encoded.head_ids, *(made.segments[k] for k in row)]).tolist() for row in made.sequences]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -156,9 +162,9 @@ def test_added_tokens_that_take_white_space_along():
 @pytest.mark.parametrize("name", COMPOSED)
 def test_head_is_shared_and_most_of_the_template(name):
     pairs = pair_tokenizer(name)
-    request = pairs.request(["one", "\n two"], [["a", "b"], ["c", "a"]])
-    assert request.head_ids.tolist() == pairs.head_ids.tolist()
-    assert request.reusable == 2
+    encoded = EncodedTexts.of(pairs, ["one", "\n two"], [["a", "b"], ["c", "a"]])
+    assert encoded.head_ids.tolist() == pairs.head_ids.tolist()
+    assert encoded.round([(0, 0, 1)], known=0).reusable == 2
     empty = pairs.whole_ids([("", "", "")])[0]
     assert len(pairs.head_ids) > len(empty) / 2
     np.testing.assert_array_equal(empty[: len(pairs.head_ids)], pairs.head_ids)
@@ -166,24 +172,26 @@ def test_head_is_shared_and_most_of_the_template(name):
 
 @pytest.mark.parametrize("name", ["qwen", "llama2"])
 def test_pairs_are_lists_of_piece_numbers_that_repeat(name):
-    request = pair_tokenizer(name).request(["p", "q", "p"], [["a", "b", "c"], ["c", "d"], ["a", "d"]])
-    rows = request.sequences([(0, 0, 1), (0, 0, 2), (1, 0, 1), (2, 0, 1), (0, 2, 0)]).tolist()
-    first, second, third, fourth, fifth = rows
+    encoded = EncodedTexts.of(pair_tokenizer(name), ["p", "q", "p"], [["a", "b", "c"], ["c", "d"], ["a", "d"]])
+    presentations = [(0, 0, 1), (0, 0, 2), (1, 0, 1), (2, 0, 1), (0, 2, 0)]
+    made = encoded.round(presentations, known=0)
+    first, second, third, fourth, fifth = made.sequences.tolist()
     assert first[:2] == second[:2] == fourth[:2]  # prompt and A piece, though of another group
     assert first[0] == fifth[0] != third[0]
     assert second[2] != first[2]
     assert third[2] == fourth[2]
     assert third[1] == fifth[1]
-    assert len(request.segments) == 2 + 4 + 4  # distinct texts by slot
+    assert len(made.segments) == 2 + 4 + 4  # distinct texts by slot
+    # A later round has nothing new to say.
+    again = encoded.round(presentations[1:], known=len(made.segments))
+    assert (list(again.segments), again.sequences.tolist()) == ([], [second, third, fourth, fifth])
 
 
 def test_one_request_for_many_groups_composes_the_right_texts():
     pairs = pair_tokenizer("qwen")
     prompts, groups = ["one", "two?", ""], [["a", "b\n"], ["b\n", "c", ""], ["a", "z!"]]
-    request = pairs.request(prompts, groups)
     asked = [(g, i, j) for g, group in enumerate(groups) for i, j in itertools.permutations(range(len(group)), 2)]
-    for (g, i, j), row in zip(asked, request.sequences(asked), strict=True):
-        ids = np.concatenate([request.head_ids, *(request.segments[k] for k in row)]).tolist()
+    for (g, i, j), ids in zip(asked, ids_of(EncodedTexts.of(pairs, prompts, groups), asked), strict=True):
         assert ids == expected_ids("qwen", "gram", (prompts[g], groups[g][i], groups[g][j]))
 
 
@@ -206,9 +214,9 @@ def test_tokenizer_work_grows_with_the_responses_not_the_pairs(name, template, p
     seen = count_encoded(pairs, monkeypatch)
     n = 20
     responses = [f"answer number {k}" for k in range(n)]
-    request = pairs.request(["question"], [responses])
-    rows = request.sequences([(0, i, j) for i, j in itertools.permutations(range(n), 2)])
-    assert rows.shape == (n * (n - 1), 3)
+    encoded = EncodedTexts.of(pairs, ["question"], [responses])
+    made = encoded.round([(0, i, j) for i, j in itertools.permutations(range(n), 2)], known=0)
+    assert made.sequences.shape == (n * (n - 1), 3)
     # The prompt, and the two orders of one pair for the comparison with whole texts.
     assert len(seen) <= per_response * n + 1 + 6
 
@@ -216,7 +224,7 @@ def test_tokenizer_work_grows_with_the_responses_not_the_pairs(name, template, p
 def test_equal_texts_are_encoded_once(monkeypatch):
     pairs = pair_tokenizer("qwen")
     seen = count_encoded(pairs, monkeypatch)
-    pairs.request(["q"] * 10, [["same", "same other"]] * 10)
+    EncodedTexts.of(pairs, ["q"] * 10, [["same", "same other"]] * 10)
     assert len(seen) <= 1 + 2 + 6
 
 
@@ -234,11 +242,11 @@ def test_tokenizer_without_safe_cuts_warns_once_and_encodes_whole(name):
     assert len(warned) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        request = pairs.request(["q"], [["a", "b"]])
-        rows = [request.sequences([(0, 0, 1)]).tolist(), request.sequences([(0, 1, 0)]).tolist()]
-    assert rows == [[[0]], [[1]]]
-    assert (len(request.head_ids), request.reusable) == (0, 0)
-    ids = [segment.tolist() for segment in request.segments]
+        encoded = EncodedTexts.of(pairs, ["q"], [["a", "b"]])
+        rounds = [encoded.round([(0, 0, 1)], known=0), encoded.round([(0, 1, 0)], known=1)]
+    assert [made.sequences.tolist() for made in rounds] == [[[0]], [[1]]]
+    assert (len(encoded.head_ids), rounds[0].reusable) == (0, 0)
+    ids = [segment.tolist() for made in rounds for segment in made.segments]
     assert ids == [expected_ids(name, "gram", ("q", "a", "b")), expected_ids(name, "gram", ("q", "b", "a"))]
 
 
@@ -263,11 +271,10 @@ def assert_falls_back(pairs: PairTokenizer) -> None:
     responses, numbers = ["a", "b\n", "a b c"], list(itertools.permutations(range(3), 2))
     expected = [expected_ids("qwen", "gram", ("q?", responses[i], responses[j])) for i, j in numbers]
     with pytest.warns(UserWarning, match="moves a cut that was held for safe") as warned:
-        request = pairs.request(["q?"], [responses])
-    assert len(warned) == 1  # of this request: others may compose
-    assert (len(request.head_ids), request.reusable) == (0, 0)
-    rows = request.sequences([(0, i, j) for i, j in numbers])
-    assert [request.segments[number].tolist() for (number,) in rows] == expected
+        encoded = EncodedTexts.of(pairs, ["q?"], [responses])
+    assert len(warned) == 1  # of this call: others may compose
+    assert (len(encoded.head_ids), encoded.round([(0, 0, 1)], known=0).reusable) == (0, 0)
+    assert ids_of(encoded, [(0, i, j) for i, j in numbers]) == expected
 
 
 @pytest.mark.parametrize("at", range(3))

@@ -1,5 +1,6 @@
 """deterministic=True: a pair's logits have the same bits whatever else is asked, in any order, under any budget."""
 
+import importlib
 import itertools
 
 import numpy as np
@@ -124,9 +125,10 @@ def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UnsupportedModelError, match=r"runner 'dense' cannot run .*'gpt_neox' is none of"):
         PairwiseJudge.from_pretrained(other, deterministic=True)
 
-    def by_place(x_TD, weight_OD, bias_O, *, backend):
+    def by_place(x_TD, weight_OD, bias_O):
         return invariant_linear_reference(x_TD, weight_OD, bias_O) + torch.arange(len(x_TD))[:, None]
 
-    monkeypatch.setattr("gram_fast.ops.invariant_linear", by_place)
+    module = importlib.import_module("gram_fast.ops.invariant_linear")
+    monkeypatch.setattr(module, "invariant_linear_reference", by_place)
     with pytest.raises(BackendError, match=r"with a weight \[.*\] in torch.float32 gives a row bits that depend"):
         PairwiseJudge.from_pretrained(tmp_path, deterministic=True)
