@@ -11,14 +11,16 @@ import typer
 from gram_fast.commands.jobs import open_output
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.errors import InputError
-from gram_fast.evaluation import BENCHMARKS, judgebench, rewardbench, rmbench
+from gram_fast.evaluation import BENCHMARKS
 from gram_fast.evaluation.rows import Benchmark, read_benchmark_pairs, read_results, split_items
 from gram_fast.evaluation.run import digest, score_pairs
 from gram_fast.evaluation.summary import Summary, render, summarize
 
 _RESULTS = "results.jsonl"
 
-app = typer.Typer(help="Score a judge on RewardBench, JudgeBench and RM-Bench.", no_args_is_help=True)
+_TITLES = [benchmark.TITLE for benchmark in BENCHMARKS.values()]
+
+app = typer.Typer(help=f"Score a judge on {', '.join(_TITLES[:-1])} and {_TITLES[-1]}.", no_args_is_help=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,22 +71,18 @@ def _dump(summary: Summary) -> str:
     return json.dumps(asdict(summary), indent=2) + "\n"
 
 
-@command(app, "rewardbench", EvalOptions)
-def evaluate_rewardbench(options: EvalOptions) -> None:
-    """Score a judge on RewardBench."""
-    options.evaluate(rewardbench)
+def _add_command(benchmark: Benchmark) -> None:
+    """Registers the command that scores a judge on this benchmark."""
+
+    def evaluate(options: EvalOptions) -> None:
+        options.evaluate(benchmark)
+
+    evaluate.__doc__ = f"Score a judge on {benchmark.TITLE}."
+    command(app, benchmark.NAME, EvalOptions)(evaluate)
 
 
-@command(app, "judgebench", EvalOptions)
-def evaluate_judgebench(options: EvalOptions) -> None:
-    """Score a judge on JudgeBench."""
-    options.evaluate(judgebench)
-
-
-@command(app, "rmbench", EvalOptions)
-def evaluate_rmbench(options: EvalOptions) -> None:
-    """Score a judge on RM-Bench."""
-    options.evaluate(rmbench)
+for _benchmark in BENCHMARKS.values():
+    _add_command(_benchmark)
 
 
 @app.command("score")

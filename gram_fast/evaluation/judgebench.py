@@ -26,6 +26,7 @@ from gram_fast.evaluation.rows import (
 from gram_fast.json_rows import get_field
 
 NAME = "judgebench"
+TITLE = "JudgeBench"
 CELLS = ("",)
 
 # Substring of the source of each group's pairs. GRAM's script counts a source in every group that it matches; no source

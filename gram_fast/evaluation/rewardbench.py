@@ -26,6 +26,7 @@ from gram_fast.evaluation.rows import (
 from gram_fast.text.prompts import Message, Prompt
 
 NAME = "rewardbench"
+TITLE = "RewardBench"
 CELLS = ("",)
 
 # Published number of prompts of every subset (EXAMPLE_COUNTS and SUBSET_MAPPING of rewardbench/constants.py), except

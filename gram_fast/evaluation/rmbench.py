@@ -32,6 +32,7 @@ from gram_fast.evaluation.rows import (
 from gram_fast.json_rows import get_field
 
 NAME = "rmbench"
+TITLE = "RM-Bench"
 _STYLES = 3
 CELLS = tuple(f"{i}-{j}" for i in range(_STYLES) for j in range(_STYLES))
 DOMAINS = ("chat", "code", "math", "safety")

@@ -113,6 +113,10 @@ class Benchmark(Protocol):
         """Name on the command line."""
 
     @property
+    def TITLE(self) -> str:  # noqa: N802
+        """Name in text."""
+
+    @property
     def CELLS(self) -> Sequence[str]:  # noqa: N802
         """`Place.cell` of every pair of an item; one empty string if an item is a single pair."""
 

@@ -17,7 +17,7 @@ from gram_fast.cli import app
 from gram_fast.commands.jobs import Output
 from gram_fast.comparing.preference import preference
 from gram_fast.errors import InputError
-from gram_fast.evaluation import judgebench
+from gram_fast.evaluation import BENCHMARKS, judgebench
 from gram_fast.evaluation.rows import BenchmarkPair, PairTexts, Place, read_benchmark_pairs
 from gram_fast.evaluation.run import batches, score_pairs
 
@@ -223,7 +223,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
     assert re.search("data was .*, now it is .*: it is of another run", message(evaluate(*arguments, "--resume")))
 
 
-@pytest.mark.parametrize("name", ["rewardbench", "judgebench", "rmbench"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_bad_row_is_said_before_a_model_is_loaded(tmp_path, name):
     data = write(tmp_path / "data.jsonl", [{"prompt": "p"}])
     run = evaluate(name, "-m", "./nothing", "-d", data, "-o", tmp_path / "out")
