@@ -3,6 +3,7 @@
 import json
 import re
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_orders_that_cancel_are_a_tie_whatever_their_rounding(tmp_path):
     class Biased:
         """Prefers slot A by the same margin in both orders."""
 
-        max_batch_tokens = num_devices = 1
+        comparer = SimpleNamespace(tokens_at_once=1)
 
         def compare(self, prompt, a, b):
             logits = np.array([[margin, 0], [margin, 0]], np.float32)
