@@ -233,16 +233,15 @@ def compiled_flex(problem: Problem) -> Prepared:
     )
 
 
-# The same without sharing: every leaf's whole sequence for itself.
-
-
 def gathered(problem: Problem, rows_X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Copies the queries, keys and values of packed tokens."""
     of_row = problem.heads.num_heads + problem.heads.num_kv_heads
     needs_memory(problem, 2 * of_row * len(rows_X) * problem.heads.width * problem.q.element_size())
     return problem.q[rows_X], problem.k[rows_X], problem.v[rows_X]
 
 
 def unshared(problem: Problem, varlen: Varlen) -> Prepared:
+    """Prepares one variable-length call over every leaf's whole sequence."""
     paths = problem.forest.paths
     rows_X = torch.from_numpy(np.concatenate(paths)).to(problem.device)
     ends = np.cumsum([len(path) for path in paths]).tolist()
@@ -256,15 +255,17 @@ def unshared(problem: Problem, varlen: Varlen) -> Prepared:
 
 
 def torch_unshared(problem: Problem) -> Prepared:
+    """Prepares whole sequences over torch's kernel."""
     return unshared(problem, torch_varlen)
 
 
 def flash_attn_unshared(problem: Problem) -> Prepared:
+    """Prepares whole sequences over flash-attn's kernel."""
     return unshared(problem, flash_attn_varlen)
 
 
 def padded_sdpa(problem: Problem, backend: SDPBackend) -> Prepared:
-    """Sequences padded to the longest; grouped heads as they are, or repeated where the kernel wants that."""
+    """Prepares sequences padded to the longest. Key/value heads are repeated where the kernel takes no groups."""
     rows_LM = padded_rows(problem.forest).to(problem.device)
     packed = gathered(problem, rows_LM.clamp(min=0).flatten())
     q_LHME, k_LKME, v_LKME = (x.view(*rows_LM.shape, *x.shape[1:]).transpose(1, 2) for x in packed)
@@ -289,10 +290,12 @@ def padded_sdpa(problem: Problem, backend: SDPBackend) -> Prepared:
 
 
 def padded_flash(problem: Problem) -> Prepared:
+    """Prepares padded sequences over SDPA's flash kernel."""
     return padded_sdpa(problem, SDPBackend.FLASH_ATTENTION)
 
 
 def padded_cudnn(problem: Problem) -> Prepared:
+    """Prepares padded sequences over cuDNN's kernel."""
     return padded_sdpa(problem, SDPBackend.CUDNN_ATTENTION)
 
 
@@ -301,7 +304,7 @@ _WITH_A_MASK = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPB
 
 
 def masked_sdpa(problem: Problem) -> Prepared:
-    """All tokens in one call with a dense mask, for forests whose mask fits."""
+    """Prepares one call over all tokens with a dense mask, for forests whose mask fits into memory."""
     length, dtype = problem.forest.num_tokens, problem.q.dtype
     if length > 32768:
         raise RuntimeError(f"a dense mask of {length:,} by {length:,} tokens is not worth its memory")
@@ -326,7 +329,7 @@ def masked_sdpa(problem: Problem) -> Prepared:
 
 
 def flashinfer_cascade(problem: Problem) -> Prepared:
-    """FlashInfer's multi-level cascade for the leaves below one root, and its single prefill for the root."""
+    """Prepares FlashInfer's multi-level cascade for leaves right below one root, and its prefill for the root."""
     import flashinfer  # type: ignore[import-not-found,unused-ignore]
 
     if not problem.forest.is_two_level:

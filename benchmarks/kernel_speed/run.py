@@ -111,6 +111,7 @@ class Clock:
         return statistics.median(self._times(replay, repeats_for(first)))
 
     def _times(self, launch: Callable[[], Any], count: int) -> list[float]:
+        """Measures the seconds of `count` launches, each with cold caches."""
         events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]  # type: ignore[no-untyped-call]
         for start, end in events:
             self._flush.zero_()
@@ -121,6 +122,7 @@ class Clock:
         return [start.elapsed_time(end) / 1e3 for start, end in events]
 
     def _captured(self, launch: Callable[[], Any]) -> Callable[[], Any]:
+        """Captures a launch in a CUDA graph -> what replays it."""
         torch.cuda.empty_cache()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -144,11 +146,13 @@ def ceilings(clock: Clock) -> dict[str, float]:
 
 
 def attention_row(problem: Problem, name: str, seconds: float, error: float) -> Row:
+    """Makes the row of one way to compute attention of all tokens."""
     flops = attention_flops(problem.forest.num_scores, problem.heads)
     return {"op": "tree_attention", "name": name, "error": error, "seconds": seconds, "tflops": flops / seconds / 1e12}
 
 
 def problem_row(op: str, name: str, why: str) -> Row:
+    """Makes the row of what was not timed, with the reason."""
     return {"op": op, "name": name, "problem": why}
 
 
@@ -213,11 +217,12 @@ def measure_leaves(problem: Problem, clock: Clock) -> list[Row]:
 
 
 def bytes_row(op: str, name: str, num_bytes: int, seconds: float) -> Row:
+    """Makes the row of a memory-bound op."""
     return {"op": op, "name": name, "bytes": num_bytes, "seconds": seconds, "gbytes": num_bytes / seconds / 1e9}
 
 
 def measure_op(case: OpCase, device: torch.device, clock: Clock) -> list[Row]:
-    """Every backend, the one that "auto" takes first."""
+    """Measures an op on every backend, first the one that "auto" takes."""
     run = case.prepare(device, torch.bfloat16)
 
     def measure(backend: str) -> Row:
@@ -227,14 +232,14 @@ def measure_op(case: OpCase, device: torch.device, clock: Clock) -> list[Row]:
 
 
 def best_rival(rows: Sequence[Row]) -> float | None:
-    """How many times as long as our tree attention the fastest rival takes, or None with nothing to compare."""
+    """Divides the time of the fastest rival by that of our tree attention; None with nothing to compare."""
     times = {row["name"]: row["seconds"] for row in rows if row["op"] == "tree_attention" and "seconds" in row}
     ours = times.pop(OURS, None)
     return min(times.values()) / ours if ours and times else None
 
 
 def results_table(title: str, rows: Sequence[Row], ceiling: dict[str, float]) -> Table:
-    """One line a measurement; its time also as a multiple of that of the op's first line."""
+    """Makes a table of one line for each row, with its time as a multiple of that of the op's first line."""
     table = Table(title=title, title_justify="left")
     for column in (
         "op",
@@ -275,6 +280,7 @@ class Report:
         self._output, self._console = output, console
 
     def add(self, title: str, rows: Sequence[Row]) -> None:
+        """Prints the rows of one shape, and adds them to the record."""
         self._console.print(results_table(title, rows, self.record["ceilings"]))
         if (ratio := best_rival(rows)) is not None:
             self._console.print(f"the best rival takes {ratio:.2f} times as long as ours\n")
@@ -284,10 +290,12 @@ class Report:
 
     @property
     def has_failed(self) -> bool:
+        """Whether a kernel of ours raised or was wrong."""
         return any(row.get("problem", "").startswith(FAILED) for row in self.record["rows"])
 
 
 def title_of(problem: Problem) -> str:
+    """Describes a problem in one line."""
     forest, heads = problem.forest, problem.heads
     flops = attention_flops(forest.num_scores, heads)
     return (

@@ -57,6 +57,7 @@ class Forest:
 
     @property
     def num_tokens(self) -> int:
+        """T."""
         return self.tree_pass.num_tokens
 
     @property
@@ -81,7 +82,7 @@ class Forest:
 
     @cached_property
     def paths(self) -> list[NDArray[np.int64]]:
-        """Packed tokens of every leaf's whole sequence, from the root on."""
+        """The packed tokens of every leaf's whole sequence, from the root on."""
         nodes = self.nodes
         found = []
         for row in self.tree_pass.leaf_rows.tolist():

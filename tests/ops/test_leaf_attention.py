@@ -172,6 +172,25 @@ def test_large_scores_do_not_overflow(dtype: torch.dtype, backend: str) -> None:
     check((q_LHE * 30, k_SKE * 30, v_SKE), tables, backend)
 
 
+@pytest.mark.parametrize("wrong", ["scale", "key", "half"])
+def test_large_scores_show_what_is_wrong(wrong: str) -> None:
+    tables = under_a_root(270, [3, 5])
+    q_LHE, k_SKE, v_SKE = inputs_for(tables)
+    inputs = (q_LHE * 30, k_SKE * 30, v_SKE)
+    q_LHE, k_SKE, v_SKE = inputs
+    best = int((q_LHE[0, 0] @ k_SKE[slots_of(tables)[0], 0].T).argmax())
+    scale, tensors = 0.25, inputs
+    if wrong == "scale":
+        scale *= 1.001
+    elif wrong == "key":  # the one that the first head weighs most
+        tensors = (q_LHE, k_SKE.index_fill(0, torch.tensor([slots_of(tables)[0][best]]), 0.0), v_SKE)
+    else:
+        tensors = (q_LHE.half(), k_SKE.half(), v_SKE.half())
+    out_LHE = ops.leaf_attention(*tensors, *tables, scale, "extension").float()
+    with pytest.raises(AssertionError):
+        assert_as_exact_as_plain(out_LHE, inputs, tables, 0.25)
+
+
 @on_each_backend
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_the_scale_is_the_callers(scale: float, backend: str) -> None:
