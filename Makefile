@@ -1,4 +1,4 @@
-# make demo | test | lint | sanitize. Each sets .venv up first, and again only when what it is made from has changed.
+# make demo | test | lint | sanitize. Each first makes .venv, or updates it when what it is made from has changed.
 PYTHON ?= python3
 # Warnings are errors here, but not for those who install from source with another compiler.
 export CXXFLAGS := -Werror
@@ -26,9 +26,9 @@ lint: $(VENV)/.built
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP) $(wildcard tests/cpp/*)
 
-# A copy of the package whose extension has the address and undefined-behaviour sanitizers, under the tests of all that
-# it does; Triton's interpreter is none of it. libstdc++ is preloaded beside libasan: with libasan alone the first C++
-# exception ends the process.
+# Builds a copy of the package whose extension has the address and undefined-behaviour sanitizers, and runs the tests of
+# all that the extension does on it; tests of the Triton kernels do not call it and are left out. libstdc++ is preloaded
+# beside libasan: with libasan alone the first C++ exception ends the process.
 sanitize: $(VENV)/.built
 	GRAM_FAST_SANITIZE=ON GRAM_FAST_CUDA=OFF PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/python setup.py -q build --build-temp build/sanitize.tmp --build-lib $(SANITIZED)

@@ -1,1 +1,1 @@
-"""Measurements, a script or folder a question; run from the repository's root: python -m benchmarks.NAME."""
+"""Benchmarks, one script or folder for each question. From the repository's root: python -m benchmarks.NAME."""

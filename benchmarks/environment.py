@@ -1,4 +1,4 @@
-"""Where a measurement was taken: device, driver, versions and commit."""
+"""Describes the machine and software that a benchmark ran on."""
 
 import platform
 import shutil
@@ -12,7 +12,7 @@ import gram_fast
 
 
 def output_of(*command: str) -> str:
-    """What a command prints, or "unknown"."""
+    """Returns what a command prints, or "unknown" where it is missing, fails or prints nothing."""
     if shutil.which(command[0]) is None:
         return "unknown"
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
@@ -20,7 +20,7 @@ def output_of(*command: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Where this was measured."""
+    """Collects device, driver, versions and commit for a benchmark's record."""
     import triton
 
     is_cuda = torch.cuda.is_available()

@@ -1,10 +1,10 @@
-"""How long does the host need from text to plan? One core, no model forward.
+"""How long does the host take from text to the plan of a call's passes? On one core, without a model forward.
 
     python -m benchmarks.planning --model DIR --data FILE [--count 64] [--repeats 5]
 
-Tokenizes the responses, builds the token tree of a round robin in both orders and plans its passes. FILE as for
-benchmarks/sharing.py; responses are mixed across its prompts. Prints the median of each step and ends with one line of
-JSON.
+Tokenizes the responses, builds the token tree of a round robin in both orders, and plans its passes. FILE is what
+benchmarks/sharing.py takes; responses of all its prompts form one group. Prints the median of each step and ends with
+one line of JSON.
 """
 
 import argparse
@@ -20,6 +20,7 @@ if hasattr(os, "sched_setaffinity"):
 
 from transformers import AutoTokenizer
 
+from benchmarks.environment import environment
 from benchmarks.groups import read_groups
 from gram_fast.scoring.engine import CPU_BUDGET
 from gram_fast.scoring.tree import TokenTree, plan_round
@@ -29,6 +30,7 @@ from gram_fast.text.tokens import PairTokenizer
 
 
 def main() -> None:
+    """Measures every step, and prints the medians."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, type=Path)
@@ -62,7 +64,8 @@ def main() -> None:
     median = {step: statistics.median(values) for step, values in times.items()}
     unshared = int(tree.leaf_lengths(leaves).sum())
     print(
-        f"{len(responses)} responses, {len(presentations)} pairs, {unshared:,} tokens, {tree.num_tokens:,} in the tree"
+        f"{len(responses)} responses, {len(presentations)} presentations, {unshared:,} tokens, "
+        f"{tree.num_tokens:,} in the tree"
     )
     for step, seconds in median.items():
         print(f"{step:>10} {seconds * 1e3:8.1f} ms")
@@ -70,10 +73,13 @@ def main() -> None:
     record = {
         "benchmark": "planning",
         "responses": len(responses),
-        "pairs": len(presentations),
+        "presentations": len(presentations),
         "tokens_unshared": unshared,
+        "tokens_tree": tree.num_tokens,
+        "passes": len(plan.passes),
+        "seconds": median,
     }
-    print(json.dumps({**record, "tokens_tree": tree.num_tokens, "passes": len(plan.passes), "seconds": median}))
+    print(json.dumps(environment() | record))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# All that wants a GPU, in under twenty minutes: builds the extension in place, runs the tests marked gpu, some of them
-# under compute-sanitizer where there is one, the kernel benchmark, and the benchmark from text to preferences on two
-# models of random weights (up to 20 GB in TMPDIR for as long as it runs).
+# Runs everything that needs a GPU, in under twenty minutes: builds the extension in place; runs the tests marked gpu, and
+# some of them again under compute-sanitizer where it is installed; runs the kernel benchmark; and runs the benchmark from
+# text to preferences on two models of random weights (up to 20 GB in TMPDIR for as long as it runs).
 #
 #   benchmarks/run_gpu.sh OUTDIR [DATA]
 #
-# For a machine with torch, triton, transformers, nvcc, cmake, ninja, pybind11 and pytest; nothing is fetched. PYTHON
-# names the interpreter (python3). DATA is what benchmarks/kernel_speed/run.py takes as --data. OUTDIR gets a log a part,
-# the tests as JUnit XML, the measurements as JSON, and a summary. A part that fails or runs out of time does not stop
-# the next; the exit code is 1 when one did.
+# Needs the package's requirements, torch among them, and nvcc, cmake, ninja, pybind11, pytest and hypothesis; fetches
+# nothing. PYTHON names the interpreter (python3). DATA is what benchmarks/kernel_speed/run.py takes as --data. OUTDIR gets
+# the log of every part, the tests as JUnit XML, the measurements as JSON, and a summary. A part that fails or runs out of
+# time does not stop the next; the exit code is 1 when one did.
 set -uo pipefail
 
 if [[ $# -lt 1 || $# -gt 2 ]]; then
@@ -48,9 +48,10 @@ part() {
     "$(grep . "$out/$name.log" | tail -n 1 | cut -c 1-120)" | tee -a "$out/summary.txt"
 }
 
-# Only files with such tests are collected: what others import may be missing here.
-mapfile -t files < <(grep -rlE 'mark\.gpu|needs_gpu|on_each_device' --include='test_*.py' tests)
-pytest=("$python" -m pytest -m gpu -p no:cacheprovider -q)
+# Only files with such tests are collected: what others import may be missing here. A test is marked by pytest.mark.gpu or
+# by a helper of tests/helpers that does so.
+mapfile -t files < <(grep -rlE 'mark\.gpu|on_each_device' --include='test_*.py' tests)
+pytest=("$python" -m pytest -m gpu -p no:cacheprovider -q --continue-on-collection-errors)
 workers=()
 if "$python" -c "import xdist" 2>/dev/null; then workers=(-n "$(nproc | awk '{print ($1 < 8) ? $1 : 8}')"); fi
 

@@ -1,4 +1,4 @@
-"""Benchmark of GRAM's claims at small scale: does stage 1 raise accuracy, does label smoothing improve calibration?
+"""Does GRAM's stage 1 raise accuracy, and label smoothing improve calibration? Both tested at small scale.
 
     python -m benchmarks.training [--output FOLDER] [--jobs 2] [--seeds 3] [--plot docs/training.png]
 
@@ -60,7 +60,7 @@ SMOOTHING_LABELS = 1_000
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings of one training run and its test."""
+    """The settings of one training run and its test."""
 
     method: str
     labels: int
@@ -69,7 +69,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Name of the trial's files."""
+        """The name of the trial's files."""
         return f"{self.method.replace(' ', '-')}-{self.labels}-{self.smoothing}-{self.seed}"
 
 

@@ -1,1 +1,1 @@
-"""How fast are the kernels on a GPU? python -m benchmarks.kernel_speed.run."""
+"""The speed of the GPU kernels, against the hardware and rivals: python -m benchmarks.kernel_speed.run."""

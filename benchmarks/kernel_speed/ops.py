@@ -1,4 +1,4 @@
-"""The memory-bound ops that benchmarks/kernel_speed/run.py measures: their tensors, and the fewest bytes each moves.
+"""Inputs of the memory-bound ops for benchmarks/kernel_speed/run.py, and the fewest bytes that each must move.
 
 Shape letters: T packed tokens, D model width, H query heads, K key/value heads, E head width, F feed-forward width,
 L leaves.
@@ -17,17 +17,18 @@ from gram_fast import ops
 
 @dataclass(frozen=True)
 class OpCase:
-    """One op at one shape. Activations have two bytes an element."""
+    """One op at one shape, with activations of two bytes an element."""
 
     op: str
     shape: str
     num_bytes: int
     """Every input read once, every output written once."""
     prepare: Callable[[torch.device, torch.dtype], Callable[[str], Any]]
-    """(device, dtype of activations) -> what runs the op with a backend."""
+    """(device, dtype of activations) -> a function that runs the op with the backend of that name."""
 
 
 def merge_states(tokens: int, heads: Heads) -> OpCase:
+    """Describes the merge of two partial attention results."""
     rows, width = tokens * heads.num_heads, heads.width
 
     def prepare(device: torch.device, dtype: torch.dtype) -> Callable[[str], Any]:
@@ -41,6 +42,8 @@ def merge_states(tokens: int, heads: Heads) -> OpCase:
 
 
 def label_logits(leaves: int, width: int) -> OpCase:
+    """Describes the final norm and the two label logits of leaves."""
+
     def prepare(device: torch.device, dtype: torch.dtype) -> Callable[[str], Any]:
         hidden_TD = torch.randn(leaves, width, device=device, dtype=dtype)
         rows_L = torch.randperm(leaves, device=device)
@@ -52,6 +55,8 @@ def label_logits(leaves: int, width: int) -> OpCase:
 
 
 def add_rms_norm(tokens: int, width: int) -> OpCase:
+    """Describes the sum of residual and update with its norm."""
+
     def prepare(device: torch.device, dtype: torch.dtype) -> Callable[[str], Any]:
         residual_TD, x_TD = (torch.randn(tokens, width, device=device, dtype=dtype) for _ in range(2))
         weight_D = torch.ones(width, device=device, dtype=dtype)
@@ -61,6 +66,7 @@ def add_rms_norm(tokens: int, width: int) -> OpCase:
 
 
 def rotary_into_cache(tokens: int, heads: Heads) -> OpCase:
+    """Describes the norm and rotation of queries and keys, with the write to the key/value buffers."""
     channels, width = heads.num_heads + 2 * heads.num_kv_heads, heads.width
 
     def prepare(device: torch.device, dtype: torch.dtype) -> Callable[[str], Any]:
@@ -80,6 +86,8 @@ def rotary_into_cache(tokens: int, heads: Heads) -> OpCase:
 
 
 def swiglu(tokens: int, width: int) -> OpCase:
+    """Describes the gated activation."""
+
     def prepare(device: torch.device, dtype: torch.dtype) -> Callable[[str], Any]:
         gate_up_TG = torch.randn(tokens, 2 * width, device=device, dtype=dtype)
         return lambda backend: ops.swiglu(gate_up_TG, backend=backend)
@@ -88,7 +96,7 @@ def swiglu(tokens: int, width: int) -> OpCase:
 
 
 def op_cases(heads: Heads, model_width: int, feed_forward: int, tokens: int) -> list[OpCase]:
-    """Every memory-bound op over so many tokens of a model."""
+    """Lists every memory-bound op, each over `tokens` tokens of a model."""
     return [
         merge_states(tokens, heads),
         label_logits(tokens, model_width),

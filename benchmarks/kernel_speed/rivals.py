@@ -1,7 +1,7 @@
-"""What else computes attention over a forest: benchmarks/kernel_speed/run.py times these beside ours.
+"""Other ways to compute attention over a forest, which benchmarks/kernel_speed/run.py times beside ours.
 
-Every rival is a function from a problem to a prepared run: its tables, masks and layouts are made outside the timed
-part. One that cannot run raises, and what it says is printed.
+Every rival is a function that prepares a problem: tables, masks and layouts are made outside the timed part. A rival
+that cannot run raises, and its message is printed.
 
 Shape letters: T packed tokens, S key/value slots (all of them T here), H query heads, K key/value heads, E head width,
 L leaves, M tokens of the longest sequence, X queries of a packed batch.
@@ -27,7 +27,7 @@ from gram_fast.extension import _C
 
 @dataclass(frozen=True)
 class Problem:
-    """One forest with random queries, keys and values."""
+    """A forest with queries, keys and values for all of its tokens."""
 
     forest: Forest
     heads: Heads
@@ -40,14 +40,17 @@ class Problem:
 
     @property
     def scale(self) -> float:
+        """Factor on the scores."""
         return float(self.heads.width**-0.5)
 
     @property
     def device(self) -> torch.device:
+        """Where the tensors lie."""
         return self.q.device
 
 
 def random_problem(forest: Forest, heads: Heads, device: torch.device, dtype: torch.dtype) -> Problem:
+    """Makes a problem with normally distributed queries, keys and values."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(count: int) -> Tensor:
@@ -57,41 +60,40 @@ def random_problem(forest: Forest, heads: Heads, device: torch.device, dtype: to
 
 
 @dataclass(frozen=True)
-class Run:
-    """A prepared rival."""
+class Prepared:
+    """One way to compute a problem, ready to be timed."""
 
     launch: Callable[[], Any]
-    """What is timed."""
+    """The timed part."""
     flatten: Callable[[Any], Tensor]
-    """What it returns -> [X, H, E]."""
+    """From what `launch` returns to rows [X, H, E]."""
     rows: Tensor | None = None
-    """[X] packed token of each of these, -1 for padding; None when X is T, in order."""
+    """[X]: the packed token of each row, -1 for padding; None where the rows are all T tokens in order."""
 
 
 def needs_memory(problem: Problem, count: int) -> None:
-    """Raises unless `count` bytes and a little more are free."""
+    """Raises RuntimeError unless `count` bytes and a little more are free."""
     free = torch.cuda.mem_get_info(problem.device)[0] if problem.device.type == "cuda" else 2**40
     if count > 0.9 * free:
         raise RuntimeError(f"needs {count / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free")
 
 
 def in_order(out_THE: Tensor) -> Tensor:
+    """Returns rows that are in order already."""
     return out_THE
 
 
-def tree_attention(problem: Problem) -> Run:
-    """Ours."""
+def tree_attention(problem: Problem) -> Prepared:
+    """Prepares our own kernel."""
     tables = problem.forest.tables
     tiles = ops.attention_tiles(*tables, problem.heads.group, problem.device)
     q_THE, k_TKE, v_TKE = problem.q, problem.k, problem.v
     backend = ops.resolve_backend("tree_attention", "triton", problem.device, q_THE.dtype)
-    return Run(
+    return Prepared(
         lambda: ops.tree_attention(q_THE, k_TKE, v_TKE, *tables, problem.scale, backend, tiles),
         in_order,
     )
 
-
-# The cascade: one variable-length call for all spans, one for every rank of ranges above them, merged.
 
 Varlen = Callable[[Tensor, Tensor, Tensor, "Lengths", "Lengths", float, bool], tuple[Tensor, Tensor]]
 """(q [X, H, E], k, v, lengths of queries, of keys, scale, causal) -> out [X, H, E], lse [X, H] float32."""
@@ -99,7 +101,7 @@ Varlen = Callable[[Tensor, Tensor, Tensor, "Lengths", "Lengths", float, bool], t
 
 @dataclass(frozen=True)
 class Lengths:
-    """Packed problems side by side."""
+    """The lengths of packed attention problems, as variable-length kernels take them."""
 
     offsets: Tensor
     """int32 [N + 1]."""
@@ -108,7 +110,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Level:
-    """Rectangles of unmasked attention that share no query."""
+    """Blocks of unmasked attention that share no query: one variable-length call."""
 
     queries: slice | Tensor
     keys: slice | Tensor
@@ -117,19 +119,21 @@ class Level:
 
 
 def lengths_of(ranges: list[list[int]], device: torch.device) -> Lengths:
+    """Measures ranges [start, end) that are packed one behind the other."""
     lengths = torch.tensor([end - start for start, end in ranges])
     offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
     return Lengths(offsets, int(lengths.max()))
 
 
 def slots_of(ranges: list[list[int]], device: torch.device) -> slice | Tensor:
-    """A slice where the ranges touch, else their indices."""
+    """Selects the slots of ranges [start, end): a slice where they touch, else indices."""
     if all(before[1] == after[0] for before, after in itertools.pairwise(ranges)):
         return slice(ranges[0][0], ranges[-1][1])
     return torch.cat([torch.arange(start, end) for start, end in ranges]).to(device)
 
 
 def cascade_levels(forest: Forest, device: torch.device) -> list[Level]:
+    """Sorts the ranges that spans read into levels: the first range of every span, the second, and so on."""
     blocks = _C.attention_blocks(*(table.numpy() for table in forest.tables)).tolist()
     levels = []
     for rank in range(blocks[-1][0] + 1 if blocks else 0):
@@ -140,7 +144,8 @@ def cascade_levels(forest: Forest, device: torch.device) -> list[Level]:
     return levels
 
 
-def cascade(problem: Problem, varlen: Varlen) -> Run:
+def cascade(problem: Problem, varlen: Varlen) -> Prepared:
+    """Prepares one call for all spans and one for each level of ranges, merged."""
     spans = lengths_of(problem.forest.tables[0].tolist(), problem.device)
     levels = cascade_levels(problem.forest, problem.device)
     q_THE, k_TKE, v_TKE = problem.q, problem.k, problem.v
@@ -162,13 +167,13 @@ def cascade(problem: Problem, varlen: Varlen) -> Run:
                 out_THE[rows], lse_TH[rows] = out_XHE, lse_XH
         return out_THE.to(q_THE.dtype)
 
-    return Run(launch, in_order)
+    return Prepared(launch, in_order)
 
 
 def torch_varlen(
     q_XHE: Tensor, k_XKE: Tensor, v_XKE: Tensor, queries: Lengths, keys: Lengths, scale: float, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """The kernel below torch.nn.attention.varlen: it takes grouped heads in every version, varlen_attn only lately."""
+    """Calls the kernel below torch's varlen_attn, which takes grouped heads in new versions only."""
     out_XHE, lse_HX, *_ = torch.ops.aten._flash_attention_forward(
         q_XHE, k_XKE, v_XKE, queries.offsets, keys.offsets, queries.longest, keys.longest, 0.0, is_causal,
         return_debug_mask=False, scale=scale,
@@ -179,6 +184,7 @@ def torch_varlen(
 def flash_attn_varlen(
     q_XHE: Tensor, k_XKE: Tensor, v_XKE: Tensor, queries: Lengths, keys: Lengths, scale: float, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
+    """Calls flash-attn's variable-length kernel."""
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found,unused-ignore]
 
     out_XHE, lse_HX, _ = flash_attn_varlen_func(
@@ -188,23 +194,25 @@ def flash_attn_varlen(
     return out_XHE, lse_HX.transpose(0, 1)
 
 
-def torch_cascade(problem: Problem) -> Run:
+def torch_cascade(problem: Problem) -> Prepared:
+    """Prepares the cascade over torch's kernel."""
     return cascade(problem, torch_varlen)
 
 
-def flash_attn_cascade(problem: Problem) -> Run:
+def flash_attn_cascade(problem: Problem) -> Prepared:
+    """Prepares the cascade over flash-attn's kernel."""
     return cascade(problem, flash_attn_varlen)
 
 
 def flex_mask(forest: Forest, device: torch.device) -> BlockMask:
-    """The forest's mask for FlexAttention, its tables straight from the tree: no mask of all pairs is made."""
+    """Makes the forest's block mask for FlexAttention from the tree, without a dense mask."""
     ends_T = torch.from_numpy(forest.subtree_ends).to(device, torch.int32)
 
     def is_visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (query < ends_T[key])
 
     def listed(is_listed: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-        """How many key blocks each query block has, and which: those first, in order."""
+        """Counts the key blocks of each query block, and lists them: these first, in order."""
         table = torch.from_numpy(is_listed).to(device, torch.int32)[None, None]
         return table.sum(-1).int(), table.argsort(dim=-1, descending=True, stable=True).int()
 
@@ -213,50 +221,51 @@ def flex_mask(forest: Forest, device: torch.device) -> BlockMask:
     return BlockMask.from_kv_blocks(*listed(partial), *listed(full), mask_mod=is_visible, seq_lengths=lengths)
 
 
-def compiled_flex(problem: Problem) -> Run:
-    """FlexAttention, compiled for this shape."""
+def compiled_flex(problem: Problem) -> Prepared:
+    """Prepares FlexAttention, compiled for this shape."""
     torch._dynamo.reset()
     mask = flex_mask(problem.forest, problem.device)
     q_1HTE, k_1KTE, v_1KTE = (x.transpose(0, 1)[None] for x in (problem.q, problem.k, problem.v))
     attend = torch.compile(flex_attention, dynamic=False)
-    return Run(
+    return Prepared(
         lambda: attend(q_1HTE, k_1KTE, v_1KTE, block_mask=mask, scale=problem.scale, enable_gqa=True),
         lambda out_1HTE: out_1HTE[0].transpose(0, 1),
     )
 
 
-# The same without sharing: every leaf's whole sequence for itself.
-
-
 def gathered(problem: Problem, rows_X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Copies the queries, keys and values of packed tokens."""
     of_row = problem.heads.num_heads + problem.heads.num_kv_heads
     needs_memory(problem, 2 * of_row * len(rows_X) * problem.heads.width * problem.q.element_size())
     return problem.q[rows_X], problem.k[rows_X], problem.v[rows_X]
 
 
-def unshared(problem: Problem, varlen: Varlen) -> Run:
+def unshared(problem: Problem, varlen: Varlen) -> Prepared:
+    """Prepares one variable-length call over every leaf's whole sequence."""
     paths = problem.forest.paths
     rows_X = torch.from_numpy(np.concatenate(paths)).to(problem.device)
     ends = np.cumsum([len(path) for path in paths]).tolist()
     lengths = lengths_of([list(pair) for pair in itertools.pairwise([0, *ends])], problem.device)
     q_XHE, k_XKE, v_XKE = gathered(problem, rows_X)
-    return Run(
+    return Prepared(
         lambda: varlen(q_XHE, k_XKE, v_XKE, lengths, lengths, problem.scale, True),
         lambda out: out[0],
         rows_X,
     )
 
 
-def torch_unshared(problem: Problem) -> Run:
+def torch_unshared(problem: Problem) -> Prepared:
+    """Prepares whole sequences over torch's kernel."""
     return unshared(problem, torch_varlen)
 
 
-def flash_attn_unshared(problem: Problem) -> Run:
+def flash_attn_unshared(problem: Problem) -> Prepared:
+    """Prepares whole sequences over flash-attn's kernel."""
     return unshared(problem, flash_attn_varlen)
 
 
-def padded_sdpa(problem: Problem, backend: SDPBackend) -> Run:
-    """Sequences padded to the longest; grouped heads as they are, or repeated where the kernel wants that."""
+def padded_sdpa(problem: Problem, backend: SDPBackend) -> Prepared:
+    """Prepares sequences padded to the longest. Key/value heads are repeated where the kernel takes no groups."""
     rows_LM = padded_rows(problem.forest).to(problem.device)
     packed = gathered(problem, rows_LM.clamp(min=0).flatten())
     q_LHME, k_LKME, v_LKME = (x.view(*rows_LM.shape, *x.shape[1:]).transpose(1, 2) for x in packed)
@@ -277,14 +286,16 @@ def padded_sdpa(problem: Problem, backend: SDPBackend) -> Run:
     except RuntimeError:
         needs_memory(problem, 2 * q_LHME.numel() * q_LHME.element_size())
         k_LKME, v_LKME = (x.repeat_interleave(problem.heads.group, dim=1) for x in (k_LKME, v_LKME))
-    return Run(launch, lambda out_LHME: out_LHME.transpose(1, 2).flatten(0, 1), rows_LM.flatten())
+    return Prepared(launch, lambda out_LHME: out_LHME.transpose(1, 2).flatten(0, 1), rows_LM.flatten())
 
 
-def padded_flash(problem: Problem) -> Run:
+def padded_flash(problem: Problem) -> Prepared:
+    """Prepares padded sequences over SDPA's flash kernel."""
     return padded_sdpa(problem, SDPBackend.FLASH_ATTENTION)
 
 
-def padded_cudnn(problem: Problem) -> Run:
+def padded_cudnn(problem: Problem) -> Prepared:
+    """Prepares padded sequences over cuDNN's kernel."""
     return padded_sdpa(problem, SDPBackend.CUDNN_ATTENTION)
 
 
@@ -292,8 +303,8 @@ def padded_cudnn(problem: Problem) -> Run:
 _WITH_A_MASK = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]
 
 
-def masked_sdpa(problem: Problem) -> Run:
-    """All tokens in one call with a dense mask, for forests whose mask fits."""
+def masked_sdpa(problem: Problem) -> Prepared:
+    """Prepares one call over all tokens with a dense mask, for forests whose mask fits into memory."""
     length, dtype = problem.forest.num_tokens, problem.q.dtype
     if length > 32768:
         raise RuntimeError(f"a dense mask of {length:,} by {length:,} tokens is not worth its memory")
@@ -314,11 +325,11 @@ def masked_sdpa(problem: Problem) -> Run:
                 q_1HTE, k_1HTE, v_1HTE, attn_mask=bias[None, None], scale=problem.scale
             )
 
-    return Run(launch, lambda out_1HTE: out_1HTE[0].transpose(0, 1))
+    return Prepared(launch, lambda out_1HTE: out_1HTE[0].transpose(0, 1))
 
 
-def flashinfer_cascade(problem: Problem) -> Run:
-    """FlashInfer's multi-level cascade for the leaves below one root, and its single prefill for the root."""
+def flashinfer_cascade(problem: Problem) -> Prepared:
+    """Prepares FlashInfer's multi-level cascade for leaves right below one root, and its prefill for the root."""
     import flashinfer  # type: ignore[import-not-found,unused-ignore]
 
     if not problem.forest.is_two_level:
@@ -344,7 +355,7 @@ def flashinfer_cascade(problem: Problem) -> Run:
     )  # fmt: skip
     paged = torch.stack([problem.k, problem.v], dim=1)[:, :, None].contiguous()
     q_THE, k_TKE, v_TKE = problem.q, problem.k, problem.v
-    return Run(
+    return Prepared(
         lambda: (
             flashinfer.single_prefill_with_kv_cache(
                 q_THE[:root], k_TKE[:root], v_TKE[:root], causal=True, sm_scale=problem.scale
@@ -355,7 +366,7 @@ def flashinfer_cascade(problem: Problem) -> Run:
     )
 
 
-RIVALS: dict[str, Callable[[Problem], Run]] = {
+RIVALS: dict[str, Callable[[Problem], Prepared]] = {
     "cascade, torch varlen": torch_cascade,
     "cascade, flash-attn": flash_attn_cascade,
     "FlashInfer cascade": flashinfer_cascade,

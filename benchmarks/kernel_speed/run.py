@@ -1,15 +1,15 @@
-"""How fast are the kernels on a CUDA GPU, against its ceilings and against what else computes the same?
+"""How fast are the kernels on a CUDA GPU, against its own limits and against other implementations?
 
     python -m benchmarks.kernel_speed.run [--data FILE] [--output FILE]
 
-Attention over forests (shapes.py) beside every rival that is installed (rivals.py), then attention of the leaves' last
-tokens and the memory-bound ops (ops.py). FILE of --data as benchmarks/groups.py reads it: without it, the forest of
-real responses is left out.
+Measures attention over forests (shapes.py) beside every rival that is installed (rivals.py), then attention of the
+leaves' last tokens and the memory-bound ops (ops.py). FILE is what benchmarks/groups.py reads; without --data, the
+forest of real responses is left out.
 
 Every time is the median of launches replayed from a CUDA graph, with the caches flushed before each. TFLOP/s count
-4 * E * H operations a visible pair of query and key, whoever computes more. Ceilings, a bfloat16 matrix product and a
-copy, are measured in the same run. Ours is checked against float64 on a sample of tokens, a rival against ours. Ends
-with one line of JSON; --output keeps it too, as it grows.
+4 * E * H operations for every query and key that it sees, also for a rival that computes more. The GPU's limits, a
+bfloat16 matrix product and a copy, are measured in the same run. Ours is checked against float64 on a sample of tokens,
+a rival against ours. Ends with one line of JSON, which --output also keeps in a file while it grows.
 
 Not called kernels.py: `import kernels` anywhere would find it, and transformers does that.
 """
@@ -35,6 +35,7 @@ from benchmarks.kernel_speed.ops import OpCase, op_cases
 from benchmarks.kernel_speed.rivals import RIVALS, Problem, random_problem, tree_attention
 from benchmarks.kernel_speed.shapes import QWEN3_1_7B, QWEN3_8B, Forest, Heads, attention_flops, forests, leaf_bytes
 from gram_fast import ops
+from gram_fast.errors import first_line
 
 Row = dict[str, Any]
 OURS = "ours, triton"
@@ -46,12 +47,12 @@ TOLERANCE = 0.01
 
 
 def visible_keys(subtree_ends: NDArray[np.int64], token: int) -> Tensor:
-    """Packed tokens that one token sees: itself and what is above it."""
+    """Lists the packed tokens that one token sees: itself and all above it on its path."""
     return torch.from_numpy(np.flatnonzero(subtree_ends[: token + 1] > token))
 
 
 def exact_rows(problem: Problem, tokens: Sequence[int]) -> Tensor:
-    """float64 attention of some tokens [N, H, E], from the tree alone: none of the tables that kernels read."""
+    """Computes attention of some tokens in float64 -> [N, H, E], from the tree, without the tables of kernels."""
     found = []
     for token in tokens:
         keys = visible_keys(problem.forest.subtree_ends, token).to(problem.device)
@@ -63,13 +64,13 @@ def exact_rows(problem: Problem, tokens: Sequence[int]) -> Tensor:
 
 
 def row_error(actual: Tensor, expected: Tensor) -> float:
-    """The largest error of one head's output [.., E], relative to its norm. NaN stays NaN."""
+    """Finds the largest error of a head's output [.., E], relative to its norm. NaN stays NaN."""
     difference = torch.linalg.vector_norm(actual.double() - expected.double(), dim=-1)
     return float((difference / torch.linalg.vector_norm(expected.double(), dim=-1)).max())
 
 
 def error_against(out_XHE: Tensor, rows_X: Tensor | None, expected_THE: Tensor, chunk: int = 8192) -> float:
-    """`row_error` of a rival's output, whose rows are these tokens of ours; in chunks, for memory's sake."""
+    """Finds the `row_error` of a rival, whose rows are these tokens of ours, in chunks that fit into memory."""
     if rows_X is None:
         rows_X = torch.arange(len(expected_THE), device=expected_THE.device)
     if len(out_XHE) != len(rows_X):
@@ -82,23 +83,18 @@ def error_against(out_XHE: Tensor, rows_X: Tensor | None, expected_THE: Tensor, 
 
 
 def is_right(error: float) -> bool:
-    """NaN is wrong."""
+    """Whether an error is within tolerance; NaN is not."""
     return error <= TOLERANCE
 
 
 def sample_of(count: int) -> list[int]:
-    """Up to SAMPLE numbers below `count`, the first and the last among them."""
+    """Picks up to SAMPLE numbers below `count`, evenly, with the first and the last."""
     return sorted({int(number) for number in np.linspace(0, count - 1, min(count, SAMPLE))})
 
 
 def repeats_for(seconds: float, total: float = 0.25) -> int:
-    """Launches to take the median of: a quarter of a second of them, 5 to 100."""
+    """Counts the launches that take a quarter of a second: 5 at least, 100 at most."""
     return min(max(int(total / seconds), 5), 100)
-
-
-def first_line(error: Exception) -> str:
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0][:160]}" if words else type(error).__name__
 
 
 class Clock:
@@ -109,12 +105,13 @@ class Clock:
         self._flush = torch.empty(256 * 2**20, dtype=torch.int8, device="cuda")
 
     def seconds(self, launch: Callable[[], Any]) -> float:
-        """Median of one launch: warm code, cold caches, no time of the host's."""
+        """Measures a launch: the median with warm code and cold caches, without the host's time."""
         replay = self._captured(launch)
         first = self._times(replay, 2)[-1]
         return statistics.median(self._times(replay, repeats_for(first)))
 
     def _times(self, launch: Callable[[], Any], count: int) -> list[float]:
+        """Measures the seconds of `count` launches, each with cold caches."""
         events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]  # type: ignore[no-untyped-call]
         for start, end in events:
             self._flush.zero_()
@@ -125,6 +122,7 @@ class Clock:
         return [start.elapsed_time(end) / 1e3 for start, end in events]
 
     def _captured(self, launch: Callable[[], Any]) -> Callable[[], Any]:
+        """Captures a launch in a CUDA graph -> what replays it."""
         torch.cuda.empty_cache()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -138,7 +136,7 @@ class Clock:
 
 
 def ceilings(clock: Clock) -> dict[str, float]:
-    """What this GPU does at best: TFLOP/s of a bfloat16 matrix product, GB/s of a copy, read and written counted."""
+    """Measures the GPU's limits: TFLOP/s of a bfloat16 matrix product, GB/s read and written by a copy."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     product = clock.seconds(lambda: a @ b)
     source = torch.randint(256, (2 * 2**30,), dtype=torch.uint8, device="cuda")
@@ -148,16 +146,18 @@ def ceilings(clock: Clock) -> dict[str, float]:
 
 
 def attention_row(problem: Problem, name: str, seconds: float, error: float) -> Row:
-    flops = attention_flops(problem.forest.visible_pairs, problem.heads)
+    """Makes the row of one way to compute attention of all tokens."""
+    flops = attention_flops(problem.forest.num_scores, problem.heads)
     return {"op": "tree_attention", "name": name, "error": error, "seconds": seconds, "tflops": flops / seconds / 1e12}
 
 
 def problem_row(op: str, name: str, why: str) -> Row:
+    """Makes the row of what was not timed, with the reason."""
     return {"op": op, "name": name, "problem": why}
 
 
 def guarded(op: str, name: str, measure: Callable[[], Row], prefix: str = "") -> Row:
-    """A measurement, or why there is none: whatever a library raises, the others go on."""
+    """Makes one measurement, or a row that says why there is none, so that the others go on."""
     try:
         return measure()
     except Exception as error:
@@ -167,7 +167,7 @@ def guarded(op: str, name: str, measure: Callable[[], Row], prefix: str = "") ->
 
 
 def measure_attention(problem: Problem, clock: Clock) -> list[Row]:
-    """Ours, then every rival."""
+    """Measures attention of all tokens: ours, then every rival that gives the same."""
     tokens = sample_of(problem.forest.num_tokens)
     run = tree_attention(problem)
 
@@ -193,7 +193,7 @@ def measure_attention(problem: Problem, clock: Clock) -> list[Row]:
 
 
 def measure_leaves(problem: Problem, clock: Clock) -> list[Row]:
-    """`leaf_attention` of the leaves' last tokens, by backend."""
+    """Measures attention of the leaves' last tokens, backend by backend."""
     tables, leaf_rows = problem.forest.tables, problem.forest.tree_pass.leaf_rows
     items = ops.leaf_items(*tables, leaf_rows, problem.device)
     q_LHE = problem.q[leaf_rows.to(problem.device)]
@@ -217,11 +217,12 @@ def measure_leaves(problem: Problem, clock: Clock) -> list[Row]:
 
 
 def bytes_row(op: str, name: str, num_bytes: int, seconds: float) -> Row:
+    """Makes the row of a memory-bound op."""
     return {"op": op, "name": name, "bytes": num_bytes, "seconds": seconds, "gbytes": num_bytes / seconds / 1e9}
 
 
 def measure_op(case: OpCase, device: torch.device, clock: Clock) -> list[Row]:
-    """Every backend, the one that "auto" takes first."""
+    """Measures an op on every backend, first the one that "auto" takes."""
     run = case.prepare(device, torch.bfloat16)
 
     def measure(backend: str) -> Row:
@@ -231,14 +232,14 @@ def measure_op(case: OpCase, device: torch.device, clock: Clock) -> list[Row]:
 
 
 def best_rival(rows: Sequence[Row]) -> float | None:
-    """How many times as long as our tree attention the fastest rival takes, or None with nothing to compare."""
+    """Divides the time of the fastest rival by that of our tree attention; None with nothing to compare."""
     times = {row["name"]: row["seconds"] for row in rows if row["op"] == "tree_attention" and "seconds" in row}
     ours = times.pop(OURS, None)
     return min(times.values()) / ours if ours and times else None
 
 
 def results_table(title: str, rows: Sequence[Row], ceiling: dict[str, float]) -> Table:
-    """One line a measurement; its time also as a multiple of that of the op's first line."""
+    """Makes a table of one line for each row, with its time as a multiple of that of the op's first line."""
     table = Table(title=title, title_justify="left")
     for column in (
         "op",
@@ -272,13 +273,14 @@ def results_table(title: str, rows: Sequence[Row], ceiling: dict[str, float]) ->
 
 
 class Report:
-    """Prints a table at a time and keeps the record up to date on disk, in case the time runs out."""
+    """Prints tables as they come, and keeps the record on disk up to date in case the time runs out."""
 
     def __init__(self, record: Row, output: Path | None, console: Console) -> None:
         self.record = record | {"rows": []}
         self._output, self._console = output, console
 
     def add(self, title: str, rows: Sequence[Row]) -> None:
+        """Prints the rows of one shape, and adds them to the record."""
         self._console.print(results_table(title, rows, self.record["ceilings"]))
         if (ratio := best_rival(rows)) is not None:
             self._console.print(f"the best rival takes {ratio:.2f} times as long as ours\n")
@@ -288,12 +290,14 @@ class Report:
 
     @property
     def has_failed(self) -> bool:
+        """Whether a kernel of ours raised or was wrong."""
         return any(row.get("problem", "").startswith(FAILED) for row in self.record["rows"])
 
 
 def title_of(problem: Problem) -> str:
+    """Describes a problem in one line."""
     forest, heads = problem.forest, problem.heads
-    flops = attention_flops(forest.visible_pairs, heads)
+    flops = attention_flops(forest.num_scores, heads)
     return (
         f"{forest.name}; heads of {heads.model} ({heads.num_heads}/{heads.num_kv_heads}, {heads.width}); "
         f"{forest.num_tokens:,} tokens, {len(forest.paths):,} leaves, {flops / 1e12:.2f} TFLOP"
@@ -301,6 +305,7 @@ def title_of(problem: Problem) -> str:
 
 
 def main() -> None:
+    """Measures everything, and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--output", type=Path)

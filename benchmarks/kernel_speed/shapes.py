@@ -1,4 +1,6 @@
-"""The forests that benchmarks/kernel_speed/run.py measures, and the arithmetic and bytes they need. Needs no GPU.
+"""Forests of packed tokens for benchmarks/kernel_speed/run.py, and the arithmetic and bytes that attention needs.
+
+Nothing here needs a GPU.
 
 Shape letters: T packed tokens, H query heads, K key/value heads, E head width, L leaves.
 """
@@ -21,12 +23,13 @@ from gram_fast.text.encoded import EncodedTexts
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 
-Pairs = list[tuple[int, int]]
+SlotPairs = list[tuple[int, int]]
+"""Responses by number, as slots A and B show them."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads of a model."""
+    """The attention heads of a model."""
 
     model: str
     num_heads: int
@@ -35,6 +38,7 @@ class Heads:
 
     @property
     def group(self) -> int:
+        """Query heads of a key/value head."""
         return self.num_heads // self.num_kv_heads
 
 
@@ -44,7 +48,7 @@ QWEN3_1_7B = Heads("Qwen3-1.7B", 16, 8, 128)
 
 @dataclass(frozen=True)
 class Forest:
-    """One pass that holds all tokens of a tree."""
+    """A token tree packed into one pass."""
 
     name: str
     tree_pass: TreePass
@@ -53,6 +57,7 @@ class Forest:
 
     @property
     def num_tokens(self) -> int:
+        """T."""
         return self.tree_pass.num_tokens
 
     @property
@@ -61,8 +66,8 @@ class Forest:
         return self.tree_pass.spans
 
     @cached_property
-    def visible_pairs(self) -> int:
-        """Pairs of a query and a key that it sees."""
+    def num_scores(self) -> int:
+        """Scores that attention needs: one for every query and key that it sees."""
         spans, offsets, ranges = (table.numpy() for table in self.tables)
         lengths = spans[:, 1] - spans[:, 0]
         above = np.concatenate([[0], np.cumsum(ranges[:, 1] - ranges[:, 0])])
@@ -77,7 +82,7 @@ class Forest:
 
     @cached_property
     def paths(self) -> list[NDArray[np.int64]]:
-        """Packed tokens of every leaf's whole sequence, from the root on."""
+        """The packed tokens of every leaf's whole sequence, from the root on."""
         nodes = self.nodes
         found = []
         for row in self.tree_pass.leaf_rows.tolist():
@@ -96,13 +101,13 @@ class Forest:
         return len(parents) > 1 and parents[0] == -1 and bool((parents[1:] == 0).all())
 
 
-def attention_flops(pairs: int, heads: Heads) -> int:
-    """Of both products of attention over so many visible pairs."""
-    return 4 * heads.width * heads.num_heads * pairs
+def attention_flops(num_scores: int, heads: Heads) -> int:
+    """Counts the FLOP of both products of attention for so many scores a head."""
+    return 4 * heads.width * heads.num_heads * num_scores
 
 
 def leaf_bytes(forest: Forest, heads: Heads, itemsize: int = 2) -> int:
-    """The fewest that attention of the last tokens moves: every key and value that one of them sees once, q and out."""
+    """Counts the fewest bytes that attention of the last tokens moves: q, out, every key and value they see once."""
     is_read = np.zeros(forest.num_tokens, bool)
     for path in forest.paths:
         is_read[path] = True
@@ -111,9 +116,10 @@ def leaf_bytes(forest: Forest, heads: Heads, itemsize: int = 2) -> int:
 
 
 def key_blocks(subtree_ends: NDArray[np.int64], size: int = 128) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """[blocks of queries, blocks of keys]: where some pair is visible and not all are; where all are.
+    """Finds the blocks of queries and keys of which some but not all see each other, and those of which all do.
 
-    In depth-first order the queries that see a key stand right behind it, up to the end of its subtree.
+    Both are masks [blocks of queries, blocks of keys]. In depth-first order the queries that see a key stand right
+    behind it, up to the end of its subtree.
     """
     num_tokens = len(subtree_ends)
     num_blocks = -(-num_tokens // size)
@@ -130,7 +136,7 @@ def key_blocks(subtree_ends: NDArray[np.int64], size: int = 128) -> tuple[NDArra
 def make_forest(
     name: str, head: NDArray[np.int32], segments: Sequence[NDArray[np.int32]], rows: NDArray[np.int32]
 ) -> Forest:
-    """The tree of sequences `head` + the segments of a row, as one pass."""
+    """Makes the forest of sequences that are each `head` and the segments of one row."""
     tree = TokenTree(head)
     for ids in segments:
         tree.add_segment(ids)
@@ -139,30 +145,32 @@ def make_forest(
     return Forest(name, tree_pass_of(table, tree.num_tokens, num_slots), table["nodes"])
 
 
-def both_orders(pairs: Pairs) -> Pairs:
+def both_orders(pairs: Sequence[tuple[int, int]]) -> SlotPairs:
+    """Lists every pair (i, j) as (i, j) and as (j, i)."""
     return [order for i, j in pairs for order in ((i, j), (j, i))]
 
 
-def of_pairs(name: str, pairs: Pairs, prompt: int, response: int) -> Forest:
-    """Pairs of responses of one length to one prompt. All tokens differ: what is shared is shared by the tree."""
-    count = 1 + max(max(pair) for pair in pairs)
+def of_slot_pairs(name: str, shown: SlotPairs, prompt: int, response: int) -> Forest:
+    """Makes the forest of one prompt and responses of one length. All tokens differ: only whole texts are shared."""
+    count = 1 + max(max(slots) for slots in shown)
     ids = np.arange(prompt + count * response, dtype=np.int32)
-    return make_forest(name, ids[:prompt], np.split(ids[prompt:], count), np.array(pairs, np.int32))
+    return make_forest(name, ids[:prompt], np.split(ids[prompt:], count), np.array(shown, np.int32))
 
 
 def one_against_all(count: int, prompt: int, response: int) -> Forest:
-    """The cost model's first schedule, both orders."""
-    pairs = both_orders([(0, i) for i in range(1, count)])
-    return of_pairs(f"one against all, n = {count}, P = {prompt}, R = {response}", pairs, prompt, response)
+    """Makes the forest of a first response against all others, in both orders."""
+    shown = both_orders([(0, i) for i in range(1, count)])
+    return of_slot_pairs(f"one against all, n = {count}, P = {prompt}, R = {response}", shown, prompt, response)
 
 
 def round_robin(count: int, prompt: int, response: int) -> Forest:
-    pairs = both_orders([(i, j) for j in range(count) for i in range(j)])
-    return of_pairs(f"round robin, n = {count}, P = {prompt}, R = {response}", pairs, prompt, response)
+    """Makes the forest of all pairs of responses, in both orders."""
+    shown = both_orders([(i, j) for j in range(count) for i in range(j)])
+    return of_slot_pairs(f"round robin, n = {count}, P = {prompt}, R = {response}", shown, prompt, response)
 
 
 def root_and_leaves(root: int, lengths: Sequence[int]) -> Forest:
-    """One root and leaves of these lengths right below."""
+    """Makes the forest of one root with leaves of these lengths right below it."""
     ids = np.arange(root + sum(lengths), dtype=np.int32)
     low, high = min(lengths), max(lengths)
     name = f"root of {root}, {len(lengths)} leaves of {low if low == high else f'{low} to {high}'}"
@@ -171,19 +179,19 @@ def root_and_leaves(root: int, lengths: Sequence[int]) -> Forest:
 
 
 def real_round_robin(data: Path, count: int) -> Forest:
-    """Responses of a data file in the judge's whole text, in tokens of the small judge that comes with the package."""
+    """Makes the forest of all pairs of real responses, in the prompt and tokens of the package's small judge."""
     tokenizer = PairTokenizer(AutoTokenizer.from_pretrained(gram_fast.SMALL_JUDGE), PairTemplate.load("gram"))
     groups = read_groups(data)
     responses = [response for _, texts in groups for response in texts][:count]
     encoded = EncodedTexts.of(tokenizer, [groups[0][0]], [responses])
-    pairs = both_orders([(i, j) for j in range(count) for i in range(j)])
-    first_round = encoded.round([(0, i, j) for i, j in pairs], known=0)
+    shown = both_orders([(i, j) for j in range(count) for i in range(j)])
+    first_round = encoded.round([(0, a, b) for a, b in shown], known=0)
     name = f"round robin, n = {count}, responses of {data.name}"
     return make_forest(name, encoded.head_ids, first_round.segments, first_round.sequences)
 
 
 def forests(data: Path | None) -> list[Forest]:
-    """What is measured, for both models' heads."""
+    """Makes all forests that are measured; the one of real responses needs a data file."""
     few_tokens = np.random.default_rng(0).integers(1, 21, 2000).tolist()
     found = [
         one_against_all(64, 512, 512),
@@ -195,7 +203,7 @@ def forests(data: Path | None) -> list[Forest]:
 
 
 def padded_rows(forest: Forest) -> Tensor:
-    """[L, longest]: packed tokens of every leaf's sequence, then -1."""
+    """Lists the packed tokens of every leaf's sequence -> [L, longest], -1 where a sequence has ended."""
     longest = max(map(len, forest.paths))
     rows = [np.pad(path, (0, longest - len(path)), constant_values=-1) for path in forest.paths]
     return torch.from_numpy(np.stack(rows))

@@ -1,1 +1,1 @@
-"""From text to preferences, against the floor and every rival: python -m benchmarks.scorer.run."""
+"""The judge from text to preferences, against a lower bound and rivals: python -m benchmarks.scorer.run."""

@@ -1,8 +1,8 @@
-"""How benchmarks/scorer/run.py measures: contenders, cases, and the time that each measurement may take."""
+"""Times contenders on workloads for benchmarks/scorer/run.py, each within its share of the time that is left."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
@@ -10,19 +10,19 @@ import numpy as np
 import torch
 
 from benchmarks.scorer.report import Row
+from benchmarks.scorer.rivals import TextPair
 from benchmarks.scorer.shapes import Workload
+from benchmarks.timing import timed
 from gram_fast import ForwardStats
 from gram_fast.comparing.preference import shown
 
-Comparisons = list[tuple[str, str, str]]
-"""(prompt, response i, response j)"""
-Preferences = dict[tuple[str, str, str], float]
-"""P(i better than j) of comparisons."""
+Preferences = dict[TextPair, float]
+"""P(i better than j) of pairs."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One contender on one workload."""
+    """The measurement of one contender on one workload."""
 
     seconds: float
     runs: int
@@ -36,10 +36,10 @@ class Measured:
 
 @dataclass
 class Case:
-    """A workload and what is known of it so far."""
+    """A workload and what was measured of it so far."""
 
     workload: Workload
-    asked: Comparisons = field(default_factory=list)
+    asked: list[TextPair] = field(default_factory=list)
     stats: ForwardStats | None = None
     plain: Preferences = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one run."""
+    """The preferences that one run gave, and the tokens that it took."""
 
     preferences: Preferences
     tokens: int
@@ -56,75 +56,70 @@ class Answer:
 
 @dataclass
 class Contender:
-    """Ours or a rival."""
+    """One way to get from text to preferences: the judge with some options, or a rival."""
 
     name: str
-    answer: Callable[[Workload, Comparisons, int], Answer]
+    answer: Callable[[Workload, Sequence[TextPair], int], Answer]
     sizes: Callable[[Workload], list[int]]
     comes_first: bool = False
     """Whether it gets all its repeats while there is time, whatever its share."""
     is_scaled: bool = False
-    """Whether it may run a part of the comparisons, once."""
+    """Whether it may run a part of the pairs once, its time scaled up to all of them."""
     is_elsewhere: bool = False
     """Whether it runs in a process of its own, whose memory torch does not see here."""
     seconds_a_forward: float | None = None
 
 
 class Allowance:
-    """What is left of the time, shared among the measurements to come by their forwards."""
+    """Divides the time that is left among the measurements to come, in proportion to their forwards."""
 
     def __init__(self, end: float, forwards: int) -> None:
-        """`end`: when all must be over, by time.perf_counter; `forwards`: of all measurements."""
+        """`end`: when everything must be over, by time.perf_counter; `forwards`: those of all measurements."""
         self._end, self._to_come = end, forwards
 
     @property
     def left(self) -> float:
+        """Seconds until the end."""
         return self._end - time.perf_counter()
 
     def next_share(self, forwards: int) -> float:
-        """Seconds for the next measurement: a second at least, so that short ones can be repeated."""
+        """Takes the share of the next measurement, in seconds: at least one, so that short ones can be repeated."""
         share = self.left * forwards / self._to_come
         self._to_come -= forwards
         return max(share, 1.0)
 
 
-def timed(run: Callable[[], Answer]) -> tuple[float, Answer]:
-    started = time.perf_counter()
-    answer = run()
-    return time.perf_counter() - started, answer
-
-
 def warm_up(contender: Contender, case: Case, size: int) -> float:
-    """Seconds a forward of one comparison, after a run that compiles and allocates."""
+    """Measures the seconds of one forward, after a run that compiles and allocates."""
     for _ in range(2):
         seconds, _ = timed(lambda: contender.answer(case.workload.smallest, case.asked[:1], size))
     return seconds / len(shown(0, 1, case.workload.orders))
 
 
-def plan(contender: Contender, case: Case, share: float, left: float) -> tuple[list[int], Comparisons]:
-    """Sizes and comparisons to run: all, or what fits into the contender's share of the time.
+def plan(contender: Contender, case: Case, share: float, left: float) -> tuple[list[int], list[TextPair]]:
+    """Chooses the sizes and the pairs to run: all, or what fits into the contender's share of the time.
 
-    That is the size that is fastest on a sample, and for a contender that is scaled the first comparisons. Raises
-    TimeoutError where they would not end in the time that is left.
+    Where not all sizes fit, the one that is fastest on a sample is run; where not all pairs fit, a contender that is
+    scaled runs the first ones. Raises TimeoutError where the run would not end in the time that is left.
     """
     if left <= 0:
         raise TimeoutError("no time is left")
-    sizes, comparisons = contender.sizes(case.workload), case.asked
+    sizes, pairs = contender.sizes(case.workload), case.asked
     if contender.seconds_a_forward is None:
         contender.seconds_a_forward = warm_up(contender, case, sizes[0])
     once = contender.seconds_a_forward * case.workload.forwards
     if contender.is_scaled and once > share:
-        comparisons = comparisons[: max(1, int(len(comparisons) * share / once))]
-        once *= len(comparisons) / len(case.asked)
+        pairs = pairs[: max(1, int(len(pairs) * share / once))]
+        once *= len(pairs) / len(case.asked)
     if once > left:
         raise TimeoutError(f"would take about {once:.3g} s, {left:.3g} s are left")
     if len(sizes) > 1 and once * len(sizes) > share:
         sizes = [fastest_size(contender, case, sizes, share / (2 * once * len(sizes)))]
-    return sizes, comparisons
+    return sizes, pairs
 
 
 def fastest_size(contender: Contender, case: Case, sizes: list[int], part: float) -> int:
-    """The size that is fastest on a part (0 to 1) of the comparisons, spread evenly; the largest batch is filled."""
+    """Finds the size that is fastest on an evenly spread part (0 to 1) of the pairs, enough for the largest batch."""
     count = max(int(part * len(case.asked)), max(sizes))
     sample = case.asked[:: max(1, len(case.asked) // count)]
     return min(sizes, key=lambda size: timed(partial(contender.answer, case.workload, sample, size))[0])
@@ -146,18 +141,18 @@ def runs_of(
 
 
 def measure(contender: Contender, case: Case, allowance: Allowance, repeats: int) -> None:
-    """Puts what a contender did into the case. The first of a case is ours, and says what everybody is asked."""
+    """Measures a contender on a case. The first one is ours: its pairs are what all others are asked."""
     share, left = allowance.next_share(case.workload.forwards), allowance.left
     share = left if contender.comes_first else share
-    sizes, comparisons = plan(contender, case, share, left)
+    sizes, pairs = plan(contender, case, share, left)
     on_gpu = torch.cuda.is_available() and not contender.is_elsewhere
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    run = partial(contender.answer, case.workload, comparisons)
+    run = partial(contender.answer, case.workload, pairs)
     size, times, answer = runs_of(run, sizes, 1 if contender.is_scaled else repeats, share)
     if case.stats is None:
         case.asked, case.stats = list(answer.preferences), answer.stats
-    is_part = contender.is_scaled and len(comparisons) < len(case.asked)
+    is_part = contender.is_scaled and len(pairs) < len(case.asked)
     scale = case.stats.tokens_unshared / answer.tokens if is_part and case.stats else 1.0
     case.measured[contender.name] = Measured(
         seconds=statistics.median(times) * scale,
@@ -172,7 +167,7 @@ def measure(contender: Contender, case: Case, allowance: Allowance, repeats: int
 
 
 def rows_of(case: Case, flops: int, rate: float, ours: str) -> list[Row]:
-    """What was measured of a workload, as it is kept; `ours` is the contender that the others are compared with."""
+    """Makes the record's rows of a workload; `ours` is the contender that the others are compared with."""
     if case.stats is None:
         return []
     stats, workload = case.stats, case.workload

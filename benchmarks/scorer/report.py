@@ -1,6 +1,6 @@
-"""What benchmarks/scorer/run.py prints and draws of its rows.
+"""Prints and draws the results of benchmarks/scorer/run.py.
 
-A row is one contender on one workload; the rows of a workload follow each other.
+A row is the measurement of one contender on one workload; the rows of a workload stand together.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def title_of(row: Row) -> str:
-    """What is measured in a row's workload."""
+    """Describes a row's workload in one line."""
     spread = "" if row["spread"] is None else f"; plain preferences {row['spread']:.1e} apart"
     return (
         f"{row['workload']}: {row['forwards']:,} forwards of {row['tokens_unshared']:,} tokens, "
@@ -23,7 +23,7 @@ def title_of(row: Row) -> str:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """One workload."""
+    """Makes the table of one workload's rows."""
     table = Table()
     for column in ("by", "seconds", "of floor", "times ours", "tokens", "GiB", "difference", "how"):
         table.add_column(column, justify="left" if column in ("by", "how") else "right")
@@ -44,7 +44,7 @@ def table_of(rows: Sequence[Row]) -> Table:
 
 
 def curves(rows: Sequence[Row]) -> dict[str, dict[str, dict[int, float]]]:
-    """Strategy -> contender or "floor" -> n -> seconds, of strategies with several n."""
+    """Sorts seconds into strategy -> contender or "floor" -> n, for the strategies that were measured at several n."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     floors: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -54,7 +54,7 @@ def curves(rows: Sequence[Row]) -> dict[str, dict[str, dict[int, float]]]:
 
 
 def growth_table(strategy: str, lines: dict[str, dict[int, float]]) -> Table:
-    """Seconds by n, and the power of n with which they grow between the last two."""
+    """Makes the table of seconds by n, with the power of n at which they grow between the two largest n."""
     ns = sorted(lines["floor"])
     table = Table(title=f"growth with n: seconds, {strategy}", title_justify="left")
     for column in ("by", *(f"n = {n}" for n in ns), "power of n at the end"):
@@ -67,7 +67,7 @@ def growth_table(strategy: str, lines: dict[str, dict[int, float]]) -> Table:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Seconds against n, a panel a strategy."""
+    """Plots seconds against n into an image file, one panel for each strategy."""
     from matplotlib.figure import Figure  # comes with the extra "train", which nothing else here needs
 
     found = curves(rows)

@@ -1,7 +1,9 @@
-"""The rivals of benchmarks/scorer/run.py: what else gives the two label logits of the same pairs, on the same model.
+"""Other ways to compute the judge's two label logits, on the same model: the rivals of benchmarks/scorer/run.py.
 
 Every rival starts from text, as the judge does, and ends with logits on the host. `size` is its one setting: rows of a
-batch, or tokens of a pass. Shape letters: P pairs, B rows of a batch, T tokens, L leaves, V vocabulary, D model width.
+batch, or tokens of a pass.
+
+Shape letters: P presentations, B rows of a batch, T tokens, L leaves, V vocabulary, D model width.
 """
 
 import copy
@@ -16,55 +18,65 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from benchmarks.parts import comparer_of
+from gram_fast import PairwiseJudge
+from gram_fast.comparing.preference import Orders, shown
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.ops import Spans
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.tree import TreePass
 from gram_fast.text.tokens import Ids, PairTokenizer
 
-Pairs = Sequence[tuple[str, str, str]]
-"""(prompt, response in slot A, response in slot B) of every forward."""
+TextPair = tuple[str, str, str]
+"""A prompt and two of its responses, i and j, that are to be compared."""
+TextPresentations = Sequence[tuple[str, str, str]]
+"""(prompt, response in slot A, response in slot B): what each forward reads. A pair has one for each order."""
 
 BATCH_SIZES = {"cpu": (1, 4, 8), "cuda": (8, 32)}
 """Rows of a batch that `padded` and `prefix` are tried with, by kind of device."""
 
 
+def in_orders(pairs: Sequence[TextPair], orders: Orders) -> TextPresentations:
+    """Lists the presentations of pairs, those of one pair next to each other."""
+    return [(texts[0], texts[1 + a], texts[1 + b]) for texts in pairs for a, b in shown(0, 1, orders)]
+
+
 @dataclass(frozen=True)
 class Scored:
-    """What a rival gave for P pairs."""
+    """Label logits of P presentations from a rival, and what they cost it."""
 
     logits_P2: Tensor
     """float32, on the CPU."""
     tokens: int
-    """Tokens that it ran through the model, padding included."""
+    """Tokens that went through the model, padding included."""
 
 
-def batch_sizes(device: torch.device, num_pairs: int) -> list[int]:
-    """The sizes to try; of those that hold all pairs, the first alone."""
+def batch_sizes(device: torch.device, num_presentations: int) -> list[int]:
+    """Lists the batch sizes to try: of those that hold all presentations, the smallest alone."""
     sizes = BATCH_SIZES[device.type]
-    return [size for k, size in enumerate(sizes) if k == 0 or sizes[k - 1] < num_pairs]
+    return [size for k, size in enumerate(sizes) if k == 0 or sizes[k - 1] < num_presentations]
 
 
 def batches(order: Sequence[int], size: int) -> Iterator[list[int]]:
-    """`order` cut into lists of `size`, the last one shorter."""
+    """Cuts `order` into lists of `size`; the last one may be shorter."""
     for first in range(0, len(order), size):
         yield list(order[first : first + size])
 
 
 def padded_tokens(rows: Sequence[Ids]) -> int:
-    """Tokens of a batch, every row as long as the longest."""
+    """Counts the tokens of a batch whose rows are all padded to the longest."""
     return len(rows) * max(map(len, rows))
 
 
 def common_length(rows: Sequence[Ids]) -> int:
-    """Tokens with which all rows begin; less than the shortest row has, so that every row keeps one of its own."""
+    """Counts the tokens with which all rows begin, at most all but the last of the shortest row."""
     length = min(map(len, rows)) - 1
     is_same = np.logical_and.reduce([row[:length] == rows[0][:length] for row in rows])
     return length if is_same.all() else int(is_same.argmin())
 
 
 def packed_pass(sequences: Sequence[Ids]) -> TreePass:
-    """One pass of whole sequences, L of them, that share nothing: a span each, none of which reads another."""
+    """Packs L sequences into one pass that shares nothing: a span each, none of which reads another."""
     lengths = np.array([len(ids) for ids in sequences])
     ends, count = lengths.cumsum(), len(sequences)
     starts = ends - lengths
@@ -82,7 +94,7 @@ def packed_pass(sequences: Sequence[Ids]) -> TreePass:
 
 
 def packed_passes(sequences: Sequence[Ids], budget: int) -> list[TreePass]:
-    """All sequences in their order, as many a pass as fit in `budget` tokens, one at least."""
+    """Packs sequences in their order, as many a pass as fit in `budget` tokens, at least one."""
     passes: list[list[Ids]] = [[]]
     for ids in sequences:
         if passes[-1] and sum(map(len, passes[-1])) + len(ids) > budget:
@@ -93,38 +105,37 @@ def packed_passes(sequences: Sequence[Ids], budget: int) -> list[TreePass]:
 
 @dataclass(frozen=True)
 class Rivals:
-    """Rivals that run a transformers model."""
+    """The rivals that run a transformers model."""
 
     runner: TransformersRunner
     tokenizer: PairTokenizer
 
-    def loop(self, pairs: Pairs, size: int) -> Scored:
-        """The loop of GRAM's evaluation script: with `size` 2 the two orders of a pair as one left-padded batch.
+    def loop(self, presentations: TextPresentations, size: int) -> Scored:
+        """Scores like GRAM's evaluation script: with `size` 2, the two orders of a pair as one left-padded batch.
 
-        Logits of every position over the whole vocabulary, read back after each batch.
+        Every batch computes the logits of all positions over the whole vocabulary and is read back before the next.
         """
         logits, tokens = [], 0
-        for batch in batches(range(len(pairs)), size):
-            rows = self.tokenizer.whole_ids([pairs[k] for k in batch])
+        for batch in batches(range(len(presentations)), size):
+            rows = self.tokenizer.whole_ids([presentations[k] for k in batch])
             logits.append(self._forward(rows).cpu())
             tokens += padded_tokens(rows)
         return Scored(torch.cat(logits), tokens)
 
-    def padded(self, pairs: Pairs, size: int) -> Scored:
-        """Batches of `size` rows, sorted by length and left-padded, logits of the last token alone."""
-        rows = self.tokenizer.whole_ids(pairs)
+    def padded(self, presentations: TextPresentations, size: int) -> Scored:
+        """Scores in left-padded batches of `size` rows, sorted by length, with the logits of the last token alone."""
+        rows = self.tokenizer.whole_ids(presentations)
         logits_P2, tokens = self._padded(rows, size)
         return Scored(logits_P2.cpu(), tokens)
 
     @torch.inference_mode()
-    def packed(self, pairs: Pairs, size: int) -> Scored:
-        """A padding-free engine without sharing: whole pairs back to back, passes of up to `size` tokens.
+    def packed(self, presentations: TextPresentations, size: int) -> Scored:
+        """Scores without padding and without sharing: whole sequences back to back, passes of up to `size` tokens.
 
-        It is our own transformers runner on forests whose sequences share nothing, so that it has variable-length
-        attention, which keeps the pairs apart, and reads the two label rows as ours does. What is left between it and
-        the judge on the same runner is sharing.
+        It is our own transformers runner on forests whose sequences share nothing: variable-length attention keeps them
+        apart, and the two label rows are read as ours reads them. Only sharing sets the judge on that runner apart.
         """
-        passes = packed_passes(self.tokenizer.whole_ids(pairs), size)
+        passes = packed_passes(self.tokenizer.whole_ids(presentations), size)
         tokens = [tree_pass.num_tokens for tree_pass in passes]
         store = KeyValueStore()
         store.reserve(max(tokens))
@@ -132,19 +143,19 @@ class Rivals:
         return Scored(logits_P2.cpu(), sum(tokens))
 
     @torch.inference_mode()
-    def prefix(self, pairs: Pairs, size: int) -> Scored:
-        """Sharing of prefixes alone, by transformers' own cache.
+    def prefix(self, presentations: TextPresentations, size: int) -> Scored:
+        """Scores with transformers' own cache, which shares prefixes and nothing else.
 
-        For pairs with one prompt and one response in slot A, all up to slot B is run once; their tails follow in
-        batches of `size` rows over copies of its cache. Pairs that have none to share with go as in `padded`. All pairs
-        are known at once, also those of a tournament's later rounds.
+        For presentations of one prompt with one response in slot A, all up to slot B is run once; their tails follow in
+        batches of `size` rows over copies of its cache. A presentation that shares with no other is scored as in
+        `padded`. All presentations are known at once, also those of a tournament's later rounds.
         """
-        rows = self.tokenizer.whole_ids(pairs)
+        rows = self.tokenizer.whole_ids(presentations)
         by_prefix: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for k, (prompt, a, _) in enumerate(pairs):
+        for k, (prompt, a, _) in enumerate(presentations):
             by_prefix[prompt, a].append(k)
         alone = [members[0] for members in by_prefix.values() if len(members) == 1]
-        logits_P2 = torch.empty(len(pairs), 2, device=self.runner.device)
+        logits_P2 = torch.empty(len(presentations), 2, device=self.runner.device)
         tokens = 0
         if alone:
             logits_P2[alone], tokens = self._padded([rows[k] for k in alone], size)
@@ -155,7 +166,7 @@ class Rivals:
         return Scored(logits_P2.cpu(), tokens)
 
     def _padded(self, rows: Sequence[Ids], size: int) -> tuple[Tensor, int]:
-        """Label logits [P, 2] of sequences, on the model's device, and tokens run."""
+        """Runs sequences in padded batches -> label logits [P, 2] on the model's device, tokens run."""
         logits_P2, tokens = torch.empty(len(rows), 2, device=self.runner.device), 0
         for batch in batches(sorted(range(len(rows)), key=lambda k: len(rows[k])), size):
             of_batch = [rows[k] for k in batch]
@@ -165,7 +176,7 @@ class Rivals:
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[Ids], **options: Any) -> Tensor:
-        """Label logits [B, 2] of left-padded sequences, on the model's device."""
+        """Runs one left-padded batch -> label logits [B, 2] on the model's device."""
         length, device = max(map(len, rows)), self.runner.device
         padded_BT = torch.from_numpy(np.stack([np.pad(ids, (length - len(ids), 0)) for ids in rows])).long()
         lengths_B = torch.tensor([len(ids) for ids in rows])
@@ -178,7 +189,7 @@ class Rivals:
         return torch.as_tensor(logits_BTV[:, -1, list(self.tokenizer.label_ids)].float())
 
     def _behind_one_prefix(self, rows: Sequence[Ids], size: int) -> tuple[Tensor, int]:
-        """Label logits [P, 2] of two or more sequences that begin alike, and tokens run."""
+        """Runs sequences that begin alike, two or more -> label logits [P, 2], tokens run."""
         base, device = self.runner.model.base_model, self.runner.device
         shared = common_length(rows)
         cache = DynamicCache(config=self.runner.model.config)
@@ -194,9 +205,9 @@ class Rivals:
         return logits_P2, tokens
 
     def _tails(self, tails: Sequence[Ids], cache: DynamicCache) -> Tensor:
-        """Label logits [B, 2] of tails behind the cached prefix.
+        """Runs one batch of tails behind the cached prefix -> label logits [B, 2].
 
-        Padded on the right, where no real token sees the padding: neither mask nor positions are wanted.
+        They are padded on the right, where no real token sees the padding: no mask and no positions are needed.
         """
         model, device = self.runner.model, self.runner.device
         lengths = [len(ids) for ids in tails]
@@ -209,8 +220,15 @@ class Rivals:
         return torch.as_tensor(logits_BV[:, list(self.tokenizer.label_ids)].float())
 
 
+def rivals_of(judge: PairwiseJudge) -> Rivals:
+    """Makes the rivals that run the judge's model, without a reference to the judge and to the memory that it keeps."""
+    comparer = comparer_of(judge)
+    assert isinstance(comparer.runner, TransformersRunner)
+    return Rivals(comparer.runner, comparer.tokenizer)
+
+
 class VllmRival:
-    """vLLM with its prefix cache, which is emptied before each run; one token is asked for, of the two labels."""
+    """vLLM with its prefix cache: one token is generated, of the two labels. Each run starts with an empty cache."""
 
     def __init__(self, folder: Path, tokenizer: PairTokenizer, dtype: torch.dtype) -> None:
         """Loads the checkpoint. vLLM takes most of the GPU's memory: nothing else may be on it."""
@@ -228,10 +246,10 @@ class VllmRival:
             max_tokens=1, temperature=0.0, logprobs=2, allowed_token_ids=list(tokenizer.label_ids)
         )
 
-    def score(self, pairs: Pairs, size: int) -> Scored:
-        """Log-probabilities of the two labels, which differ as their logits do. `size` is not looked at."""
+    def score(self, presentations: TextPresentations, size: int) -> Scored:
+        """Scores by log-probabilities of the two labels, whose difference is that of the logits. `size` is ignored."""
         self._llm.reset_prefix_cache()
-        prompts = [{"prompt_token_ids": ids.tolist()} for ids in self._tokenizer.whole_ids(pairs)]
+        prompts = [{"prompt_token_ids": ids.tolist()} for ids in self._tokenizer.whole_ids(presentations)]
         outputs = self._llm.generate(prompts, self._asked, use_tqdm=False)
         of_labels = [
             [output.outputs[0].logprobs[0][label].logprob for label in self._tokenizer.label_ids] for output in outputs

@@ -1,32 +1,42 @@
-"""From text to preferences: how long do we take, how near is that to the floor, and how long does everybody else take?
+"""How long does the judge take from text to preferences, against a lower bound and against other ways to get them?
 
     python -m benchmarks.scorer.run [--shape NAME | --model DIR] [--data FILE] [--limit SECONDS] [--output FILE] ...
 
-One model, and for every workload the same pairs for everybody: those that our dense runner asked for. Workloads: all
-against the first response in one order (`reference`) and a knockout in both orders, for every --n; a round robin in
-both orders; and --prompts prompts at once through `judge.rewards`, both orders, all against each prompt's first
-response. Ours is the judge on its dense runner, there also with deterministic=True, and on its transformers runner; the
-rivals are in benchmarks/scorer/rivals.py.
+All contenders run the same model on the same pairs: those that our dense runner asked for. The workloads:
+
+- all responses against the first, in one order (`reference`), and a knockout in both orders, for every --n;
+- a round robin in both orders;
+- --prompts prompts in one call of `judge.rewards`, in both orders, all responses against each prompt's first.
+
+Ours is the judge on its dense runner, the same with deterministic=True, and on its transformers runner; the rivals are
+in benchmarks/scorer/rivals.py.
 
 Models are random weights of a known shape, with a small tokenizer trained on this repository and a vocabulary to fit
 it; or --model, a checkpoint that the dense runner can run. Texts are random words, --prompt-tokens and
 --response-tokens long; or, with --data, real ones (FILE as for benchmarks/sharing.py).
 
     floor = T * F / R
-    T   tokens of the radix tree of all pairs, less the judge's instruction where ours keeps it from call to call
-    F   FLOP a token: 2 * linear parameters of the layers, the last layer counted whole, embeddings and attention not
+    T   tokens of the radix tree of all presentations, without the judge's instruction where ours keeps its keys and
+        values from call to call
+    F   FLOP of a token: 2 * linear parameters of the layers, all of the last one, without embeddings and attention
     R   FLOP/s: the fastest of the model's own products (fused qkv, out, fused gate and up, down) of as many rows as
         ours runs in a pass, by torch's matmul in the same process, with the same threads and dtype
 
-Seconds are medians of up to --repeats runs: ours of all, a rival's of as many as fit into its share of --limit. A
-rival with several batch sizes runs each and the fastest again, or, where its share is too small, the one that is
-fastest on a sample. The loop runs once, as many pairs as fit into its share, and is scaled by tokens when
-these are not all: `extrapolated`. What would not end within --limit is left out, and listed. Everybody starts from
-text. Tokens are those that went through the model. Peak memory is what torch allocated on the GPU, weights included; on
-a CPU there is one number for the whole run. A row's `difference` is the largest of a preference from a plain forward's,
-on a sample of comparisons; `spread` of the workload is how far those lie apart. On a CPU everybody runs a workload
-before the next begins; on a GPU ours runs all of them first, so that no two models share its memory. Ends with one line
-of JSON; --output keeps it too, as it grows.
+How it is measured:
+
+- Everybody starts from text. Seconds are medians of up to --repeats runs: of all of them for ours, of as many as fit
+  into its share of --limit for a rival. What would not end within --limit is left out and listed.
+- A rival with several batch sizes runs each of them and the fastest again, or, where its share is too small, only the
+  one that is fastest on a sample. The loop runs once, with as many pairs as fit into its share; when these are not all,
+  its time is scaled up by tokens (`extrapolated`).
+- Tokens are those that went through the model. Peak memory is what torch allocated on the GPU, weights included; on a
+  CPU there is one number for the whole run.
+- `difference` of a row is the largest difference of a preference from that of a plain forward, on a sample of pairs;
+  `spread` of a workload is the range of those preferences.
+- On a CPU all contenders run a workload before the next begins; on a GPU ours runs all workloads first, so that no two
+  models share its memory.
+
+Ends with one line of JSON, which --output also keeps in a file while it grows.
 """
 
 import argparse
@@ -50,9 +60,19 @@ from transformers import AutoTokenizer
 
 from benchmarks.environment import environment
 from benchmarks.parts import comparer_of, forward_stats
-from benchmarks.scorer.cases import Allowance, Answer, Case, Comparisons, Contender, measure, rows_of
+from benchmarks.random_judge import write_random_judge
+from benchmarks.scorer.cases import Allowance, Answer, Case, Contender, measure, rows_of
 from benchmarks.scorer.report import Row, curves, growth_table, plot, table_of, title_of
-from benchmarks.scorer.rivals import Pairs, Rivals, Scored, VllmRival, batch_sizes
+from benchmarks.scorer.rivals import (
+    Rivals,
+    Scored,
+    TextPair,
+    TextPresentations,
+    VllmRival,
+    batch_sizes,
+    in_orders,
+    rivals_of,
+)
 from benchmarks.scorer.shapes import (
     DEFAULTS,
     SHAPES,
@@ -60,14 +80,12 @@ from benchmarks.scorer.shapes import (
     flops_a_token,
     make_workloads,
     matrix_rates,
-    write_checkpoint,
 )
 from gram_fast import PairwiseJudge
-from gram_fast.comparing.preference import Orders, preference, shown
+from gram_fast.comparing.preference import preference, shown
 from gram_fast.errors import first_line
 from gram_fast.models.dense.model import DenseShape
 from gram_fast.models.dense.runner import DenseRunner
-from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.text.tokens import PairTokenizer
 
 DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
@@ -76,16 +94,16 @@ OURS: dict[str, dict[str, Any]] = {
     DETERMINISTIC: {"runner": "dense", "deterministic": True},
     TRANSFORMERS: {"runner": "transformers"},
 }
-"""What the judge is asked for, by contender."""
+"""Options of the judge, by contender."""
 VLLM = "vLLM"
 CHECKED = 8
-"""Comparisons of a workload, at most, that are compared with plain forwards."""
+"""Pairs of a workload, at most, whose preferences are compared with plain forwards."""
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest difference of a preference that rounding explains."""
 
 
-def play(judge: PairwiseJudge, workload: Workload, comparisons: Comparisons, size: int) -> Answer:
-    """Our answer. The judge says itself what is compared, and in passes of what size."""
+def play(judge: PairwiseJudge, workload: Workload, pairs: Sequence[TextPair], size: int) -> Answer:
+    """Runs the judge on a workload. It chooses `pairs` and `size`, the tokens of a pass, itself."""
     prompts, groups = workload.prompts, workload.groups
     if workload.strategy == "rewards":
         references, candidates = [group[0] for group in groups], [group[1:] for group in groups]
@@ -104,27 +122,24 @@ def play(judge: PairwiseJudge, workload: Workload, comparisons: Comparisons, siz
     return Answer(found, stats.tokens_computed, stats)
 
 
-def in_orders(comparisons: Comparisons, orders: Orders) -> Pairs:
-    """The pair of every forward, those of one comparison behind each other."""
-    return [(texts[0], texts[1 + a], texts[1 + b]) for texts in comparisons for a, b in shown(0, 1, orders)]
+def answer_of(
+    score: Callable[[TextPresentations, int], Scored], workload: Workload, pairs: Sequence[TextPair], size: int
+) -> Answer:
+    """Runs a rival on pairs, in the workload's orders."""
+    scored = score(in_orders(pairs, workload.orders), size)
+    by_pair = scored.logits_P2.numpy().reshape(len(pairs), -1, 2)
+    found = [preference(0, 1, logits_O2, workload.orders).p for logits_O2 in by_pair]
+    return Answer(dict(zip(pairs, found, strict=True)), scored.tokens)
 
 
-def answer_of(score: Callable[[Pairs, int], Scored], workload: Workload, comparisons: Comparisons, size: int) -> Answer:
-    """A rival's answer."""
-    scored = score(in_orders(comparisons, workload.orders), size)
-    per_pair = scored.logits_P2.numpy().reshape(len(comparisons), -1, 2)
-    found = [preference(0, 1, logits_O2, workload.orders).p for logits_O2 in per_pair]
-    return Answer(dict(zip(comparisons, found, strict=True)), scored.tokens)
-
-
-def plain_scores(rivals: Rivals, pairs: Pairs, size: int) -> Scored:
-    """One plain forward a pair, whatever `size`."""
-    rows = [torch.from_numpy(ids).long() for ids in rivals.tokenizer.whole_ids(pairs)]
+def plain_scores(rivals: Rivals, presentations: TextPresentations, size: int) -> Scored:
+    """Scores every presentation by a plain forward of its own, whatever `size` is."""
+    rows = [torch.from_numpy(ids).long() for ids in rivals.tokenizer.whole_ids(presentations)]
     return Scored(torch.stack([rivals.runner.plain_logits(row).cpu() for row in rows]), sum(map(len, rows)))
 
 
 def contenders_of(rivals: Rivals, pass_tokens: int) -> list[Contender]:
-    """The rivals, the fast ones first: what they leave of their share is the others'."""
+    """Lists the rivals, fast ones first: what they leave of their share goes to the slower ones."""
 
     def sizes(workload: Workload) -> list[int]:
         return batch_sizes(rivals.runner.device, workload.forwards)
@@ -142,8 +157,8 @@ def contenders_of(rivals: Rivals, pass_tokens: int) -> list[Contender]:
     ]
 
 
-class Benchmark:
-    """Measures contenders on all cases, and keeps the record up to date on disk in case the time runs out."""
+class BenchmarkRun:
+    """Measures all contenders on all cases, and keeps the record on disk up to date in case the time runs out."""
 
     def __init__(
         self,
@@ -172,7 +187,7 @@ class Benchmark:
         }
 
     def run_together(self, folder: Path) -> PairTokenizer:
-        """Everybody on one workload before the next: what else the machine does then hits all alike."""
+        """Runs all contenders on one workload before the next, so that other load on the machine slows all alike."""
         judges = {name: self._judge(folder, name) for name in OURS}
         judge = judges[TRANSFORMERS]
         rivals = rivals_of(judge)
@@ -181,7 +196,7 @@ class Benchmark:
         return comparer_of(judge).tokenizer
 
     def run_apart(self, folder: Path) -> PairTokenizer:
-        """One model in memory at a time, and no keys and values of ours beside the rivals."""
+        """Runs contenders with one model in memory at a time, the rivals without our keys and values beside them."""
         for name in (DENSE, DETERMINISTIC):
             self._run_all([self._ours(name, self._judge(folder, name))])
             free_memory()
@@ -194,7 +209,7 @@ class Benchmark:
         return rivals.tokenizer
 
     def run_vllm(self, folder: Path, tokenizer: PairTokenizer) -> None:
-        """vLLM on all cases, where it can be had."""
+        """Runs vLLM on all cases, where it is installed and there is a GPU."""
         if not self.has_vllm:
             return self._leave_out(VLLM, None, "it needs a GPU and the package vllm")
         try:
@@ -205,7 +220,7 @@ class Benchmark:
         self._run_all([contender])
 
     def finish(self) -> list[str]:
-        """Prints all tables -> what went wrong."""
+        """Prints all tables -> a line for everything that went wrong."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.record["peak_resident_bytes"] = peak
         self._keep()
@@ -225,14 +240,15 @@ class Benchmark:
         return [*wrong, *(["ours failed"] if self._ours_failed else [])]
 
     def _is_right(self, row: Row) -> bool:
-        """NaN is wrong; what was not checked is not."""
+        """Whether a row's preferences are within tolerance: NaN is not, a row that was not checked is."""
         return row["difference"] is None or row["difference"] <= TOLERANCES[self._dtype]
 
     def _judge(self, folder: Path, name: str) -> PairwiseJudge:
+        """Loads the judge of one of our contenders."""
         return PairwiseJudge.from_pretrained(folder, device=self._device, dtype=self._dtype, **OURS[name])
 
     def _ours(self, name: str, judge: PairwiseJudge) -> Contender:
-        """The judge as a contender; the dense one's model sets the floor."""
+        """Makes a contender of a judge. The model of the dense one sets the floor."""
         if name == DENSE:
             runner = comparer_of(judge).runner
             assert isinstance(runner, DenseRunner)
@@ -240,7 +256,7 @@ class Benchmark:
         return Contender(name, partial(play, judge), lambda workload: [0], comes_first=True)
 
     def _run_all(self, contenders: Sequence[Contender], rivals: Rivals | None = None) -> None:
-        """Case by case; with `rivals`, also the plain forwards of a sample."""
+        """Runs contenders case by case, and with `rivals` also the plain forwards of a sample."""
         for case in self.cases:
             for contender in contenders:
                 self._run(contender, case)
@@ -249,13 +265,14 @@ class Benchmark:
                 case.plain = answer_of(partial(plain_scores, rivals), case.workload, sample, 1).preferences
 
     def _set_floor(self, shape: DenseShape, rows: int) -> None:
+        """Measures the rates of the model's products, of which the floor is made."""
         rates = matrix_rates(shape, rows, self._device, self._dtype)
         self.record |= {"flops_a_token": flops_a_token(shape), "pass_tokens": rows, "matrix_flops": rates}
         shown_rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in rates.items())
         self._console.print(f"{flops_a_token(shape):.4g} FLOP a token; TFLOP/s of {rows} rows: {shown_rates}")
 
     def _run(self, contender: Contender, case: Case) -> None:
-        """One measurement. Whatever it raises, the others go on."""
+        """Makes one measurement. Whatever it raises, the others go on."""
         name, workload = contender.name, case.workload.name
         try:
             if case.stats is None and name != DENSE:
@@ -270,10 +287,12 @@ class Benchmark:
         self._keep()
 
     def _leave_out(self, name: str, workload: str | None, why: str) -> None:
+        """Lists a measurement, or with `workload` None a contender, that was not made."""
         self.record["left_out"].append({"name": name, "workload": workload, "why": why})
         self._console.print(f"left out: {name}{f', {workload}' if workload else ''}: {why}")
 
     def _keep(self) -> None:
+        """Writes the record with all rows so far."""
         flops, rate = self.record["flops_a_token"], max(self.record["matrix_flops"].values())
         self.record["rows"] = [row for case in self.cases for row in rows_of(case, flops, rate, DENSE)]
         if self._options.output:
@@ -281,33 +300,28 @@ class Benchmark:
 
 
 def kept_options(options: argparse.Namespace) -> Row:
-    """The options that a measurement depends on; of files the name alone."""
+    """Lists the options that a measurement depends on, files by name only."""
     values = {key: value for key, value in vars(options).items() if key not in ("output", "plot")}
     return {key: value.name if isinstance(value, Path) else value for key, value in values.items()}
 
 
-def rivals_of(judge: PairwiseJudge) -> Rivals:
-    """Rivals on the judge's model, but without the judge and what it keeps."""
-    comparer = comparer_of(judge)
-    assert isinstance(comparer.runner, TransformersRunner)
-    return Rivals(comparer.runner, comparer.tokenizer)
-
-
 def dtype_on(device: torch.device) -> torch.dtype:
+    """The dtype in which models run on that kind of device."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def free_memory() -> None:
-    """Gives back what the model that was just let go held."""
+    """Gives back the memory of a model that nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def read_options(device: torch.device) -> argparse.Namespace:
+    """Reads the command line; its defaults depend on the device."""
     defaults = DEFAULTS[device.type]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shape", choices=["small", *SHAPES], default=defaults["shape"])
+    parser.add_argument("--shape", choices=SHAPES, default=defaults["shape"])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--prompt-tokens", type=int, default=defaults["tokens"])
@@ -322,6 +336,7 @@ def read_options(device: torch.device) -> argparse.Namespace:
 
 
 def main() -> None:
+    """Measures all contenders on all workloads, and prints the results."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = read_options(device)
     end = time.perf_counter() + options.limit
@@ -329,13 +344,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.model or Path(temporary)
         if not options.model:
-            write_checkpoint(options.shape, folder, device, dtype_on(device))
+            write_random_judge(folder, SHAPES[options.shape], device, dtype_on(device))
             free_memory()
         try:
             workloads = make_workloads(options, DEFAULTS[device.type], AutoTokenizer.from_pretrained(folder))
         except ValueError as error:
             sys.exit(str(error))
-        benchmark = Benchmark(options, device, workloads, end, console)
+        benchmark = BenchmarkRun(options, device, workloads, end, console)
         tokenizer = (benchmark.run_apart if device.type == "cuda" else benchmark.run_together)(folder)
         free_memory()
         benchmark.run_vllm(folder, tokenizer)

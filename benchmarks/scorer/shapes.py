@@ -1,26 +1,24 @@
-"""The models and workloads of benchmarks/scorer/run.py, and the floor that a model's matrix products set."""
+"""Models and workloads of benchmarks/scorer/run.py, and the speed of a model's matrix products."""
 
 import argparse
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.benchmark import Timer
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.groups import read_groups
-from benchmarks.random_judge import make_random_judge, repository_texts
+from benchmarks.random_judge import SMALL, ModelSizes
 from gram_fast.comparing.preference import Orders
 from gram_fast.models.dense.model import DenseShape
-from gram_fast.training.small_judge.tokenizer import make_qwen_tokenizer
 
-SHAPES = {  # hidden, intermediate, layers, heads, key/value heads, head width
-    "qwen3-0.6b": (1024, 3072, 28, 16, 8, 128),
-    "qwen3-1.7b": (2048, 6144, 28, 16, 8, 128),
-    "qwen3-8b": (4096, 12288, 36, 32, 8, 128),
+SHAPES = {
+    "small": SMALL,
+    "qwen3-0.6b": ModelSizes(1024, 3072, 28, 16, 8, 128),
+    "qwen3-1.7b": ModelSizes(2048, 6144, 28, 16, 8, 128),
+    "qwen3-8b": ModelSizes(4096, 12288, 36, 32, 8, 128),
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"shape": "small", "tokens": 64, "n": [2, 8, 32], "round_robin": 6, "prompts": 4, "of_prompt": 4},
@@ -37,7 +35,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of the judge."""
+    """The arguments of one call of the judge."""
 
     strategy: str
     orders: Orders
@@ -47,51 +45,29 @@ class Workload:
 
     @property
     def n(self) -> int:
+        """Responses of each prompt."""
         return len(self.groups[0])
 
     @property
     def forwards(self) -> int:
-        """Pairs times orders."""
+        """Forwards of the call: pairs times orders."""
         pairs = self.n * (self.n - 1) // 2 if self.strategy == "round_robin" else self.n - 1
         return len(self.prompts) * pairs * (2 if self.orders == "both" else 1)
 
     @property
     def name(self) -> str:
+        """The strategy with its sizes, for tables and records."""
         many = f"{len(self.prompts)} prompts, " if len(self.prompts) > 1 else ""
         return f"{self.strategy}, {many}n = {self.n}, {'both orders' if self.orders == 'both' else 'one order'}"
 
     @property
     def smallest(self) -> "Workload":
-        """One comparison of it."""
+        """The same call with a single pair."""
         return Workload(self.strategy, self.orders, self.prompts[:1], [self.groups[0][:2]])
 
 
-def write_checkpoint(shape: str, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Random weights, made where they are fast to make, and a tokenizer."""
-    if shape == "small":
-        return make_random_judge(folder)
-    tokenizer = make_qwen_tokenizer(repository_texts())
-    hidden, intermediate, layers, heads, kv_heads, width = SHAPES[shape]
-    config = Qwen3Config(
-        vocab_size=8192,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=width,
-        max_position_embeddings=32768,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    with device:
-        model = Qwen3ForCausalLM._from_config(config, dtype=dtype)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def random_texts(tokenizer: Any, num_tokens: int, count: int, seed: int) -> list[str]:
-    """`count` texts of random words, each of exactly `num_tokens` tokens."""
+    """Makes `count` texts of random words, each of exactly `num_tokens` tokens."""
     candidates = [" " + token[1:] for token in sorted(tokenizer.get_vocab()) if re.fullmatch("[Ġ▁][a-z]{2,}", token)]
     ids = tokenizer(candidates, add_special_tokens=False)["input_ids"]
     words = [word for word, of_word in zip(candidates, ids, strict=True) if len(of_word) == 1]
@@ -106,7 +82,7 @@ def random_texts(tokenizer: Any, num_tokens: int, count: int, seed: int) -> list
 
 
 def make_workloads(options: argparse.Namespace, defaults: dict[str, Any], tokenizer: Any) -> list[Workload]:
-    """All workloads, those of few forwards first."""
+    """Makes all workloads, those of few forwards first."""
     most = max(*options.n, defaults["round_robin"], options.prompts * defaults["of_prompt"])
     if options.data:
         groups = read_groups(options.data)
@@ -131,7 +107,7 @@ def make_workloads(options: argparse.Namespace, defaults: dict[str, Any], tokeni
 
 
 def products(shape: DenseShape) -> dict[str, tuple[int, int]]:
-    """(columns in, columns out) of the products of one layer."""
+    """Lists the matrix products of one layer: columns in, columns out."""
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     return {
         "qkv": (shape.hidden_size, queries + 2 * keys),
@@ -142,11 +118,12 @@ def products(shape: DenseShape) -> dict[str, tuple[int, int]]:
 
 
 def flops_a_token(shape: DenseShape) -> int:
+    """Counts the FLOP of one token's matrix products in all layers."""
     return 2 * shape.num_layers * sum(columns * out for columns, out in products(shape).values())
 
 
 def matrix_rates(shape: DenseShape, rows: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """FLOP/s of each product, the best of a third of a second of runs."""
+    """Measures the FLOP/s of each product: the best of the runs of a third of a second."""
     found = {}
     for name, (columns, out) in products(shape).items():
         x, weight = (torch.randn(size, columns, device=device, dtype=dtype) for size in (rows, out))

@@ -1,13 +1,20 @@
 """benchmarks/run_gpu.sh with a stand-in for python: what it runs, and what it makes of a part that fails."""
 
+import ast
+import importlib.util
 import os
 import re
 import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "run_gpu.sh"
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "benchmarks" / "run_gpu.sh"
+HELPERS = REPOSITORY / "tests" / "helpers"
 
 
 def run(folder: Path, python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -75,3 +82,84 @@ def test_the_benchmark_ends_before_its_part_does() -> None:
     own = dict(re.findall(r"part (scorer-\S+) .* --limit (\d+) ", SCRIPT.read_text("utf-8")))
     assert set(own) == {"scorer-1.7b", "scorer-8b"}
     assert all(int(seconds) < part_limits()[name] - 30 for name, seconds in own.items())
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The test files that the script gives to pytest."""
+    folder = tmp_path_factory.mktemp("files")
+    run(folder, 'echo "$*"', str(folder / "out"))
+    return set(re.findall(r"tests/\S+\.py", (folder / "out" / "tests.log").read_text("utf-8")))
+
+
+def marks_gpu(node: ast.AST) -> bool:
+    """Whether `mark.gpu` stands somewhere in that source."""
+    return any(
+        isinstance(inner, ast.Attribute) and inner.attr == "gpu" and ast.unparse(inner.value).endswith("mark")
+        for inner in ast.walk(node)
+    )
+
+
+def names_in(node: ast.AST) -> set[str]:
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+def helpers_that_mark() -> set[str]:
+    """Names that a module of tests/helpers gives to something marked gpu."""
+    found = set()
+    for path in HELPERS.glob("*.py"):
+        for statement in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(statement, ast.Assign) and marks_gpu(statement.value):
+                found |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
+            elif isinstance(statement, ast.FunctionDef) and marks_gpu(statement):
+                found.add(statement.name)
+    return found
+
+
+def test_it_finds_every_file_with_tests_marked_gpu_and_no_other(files: set[str]) -> None:
+    helpers, marked = helpers_that_mark(), set()
+    assert helpers == {"on_each_device"}
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        if marks_gpu(tree) or names_in(tree) & helpers:
+            marked.add(path.relative_to(REPOSITORY).as_posix())
+    assert files == marked
+
+
+def test_pytest_collects_from_those_files_and_not_from_others(files: set[str]) -> None:
+    """On a few small files: one marked by the helper, one marked itself, one without tests for a GPU."""
+    some = {"tests/ops/test_swiglu.py", "tests/models/dense/test_graphs.py", "tests/ops/test_offline.py"}
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, *sorted(some)], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stdout
+    assert set(re.findall(r"^(\S+\.py)::", done.stdout, re.MULTILINE)) == files & some
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level packages that a test file imports, by itself or through tests/helpers."""
+    for statement in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(statement, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            module = str(statement.module)
+            if module.startswith("helpers."):
+                yield from imported(HELPERS / f"{module.removeprefix('helpers.')}.py")
+            yield module.partition(".")[0]
+
+
+def test_the_header_names_what_those_files_import(files: set[str]) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    required = {re.split("[^a-z]", name)[0] for name in project["dependencies"]}
+    header = SCRIPT.read_text("utf-8").partition("set -")[0]
+    found = {name for file in files for name in imported(REPOSITORY / file)} | set(imported(HELPERS / "fixtures.py"))
+    for name in found - required - set(sys.stdlib_module_names) - {"helpers", "gram_fast", "torch"}:
+        assert re.search(rf"\b{name}\b", header), name
+
+
+def test_what_it_refers_to_exists() -> None:
+    text = SCRIPT.read_text("utf-8")
+    paths, modules = re.findall(r"benchmarks/[\w/.]+\.\w+", text), re.findall(r"-m (benchmarks[\w.]+)", text)
+    assert paths
+    assert modules
+    assert all((REPOSITORY / path).exists() for path in paths)
+    assert all(importlib.util.find_spec(module) for module in modules)

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from helpers.ops import CPU
 from helpers.small_models import tiny_judge, tiny_tokenizer, write_judge
 
+from benchmarks.random_judge import ModelSizes, write_random_judge
 from benchmarks.scorer import cases as cases
 from benchmarks.scorer import report as report
 from benchmarks.scorer import rivals as rivals
@@ -38,8 +39,8 @@ def plain(judge: PairwiseJudge) -> rivals.Rivals:
     return rivals.Rivals(judge.comparer.runner, judge.comparer.tokenizer)
 
 
-def ragged_pairs() -> list[tuple[str, str, str]]:
-    """Pairs of texts of 1 to 40 words: some share prompt and slot A, one shares with none."""
+def ragged_presentations() -> list[tuple[str, str, str]]:
+    """Presentations of texts of 1 to 40 words: some share prompt and slot A, one shares with none."""
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, size)) for size in (1, 40, 3, 17, 8, 29)]
     a, b, c, d, e, f = texts
@@ -49,14 +50,14 @@ def ragged_pairs() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("name", ["loop", "padded", "packed", "prefix"])
 @pytest.mark.parametrize("size", [1, 2, 5, 10_000])
 def test_rivals_are_right_and_count_their_tokens(name: str, size: int, plain: rivals.Rivals) -> None:
-    pairs = ragged_pairs()
-    expected = scorer.plain_scores(plain, pairs, 1)
-    scored = getattr(plain, name)(pairs, size)
+    presentations = ragged_presentations()
+    expected = scorer.plain_scores(plain, presentations, 1)
+    scored = getattr(plain, name)(presentations, size)
     torch.testing.assert_close(scored.logits_P2, expected.logits_P2, atol=1e-4, rtol=0)
     if name == "packed" or (name in ("loop", "padded") and size == 1):
         assert scored.tokens == expected.tokens
     elif name == "prefix":
-        assert scored.tokens < plain.padded(pairs, size).tokens
+        assert scored.tokens < plain.padded(presentations, size).tokens
     else:
         assert scored.tokens > expected.tokens
 
@@ -109,7 +110,7 @@ def test_every_product_has_a_rate() -> None:
 
 
 def some_case(n: int = 9) -> cases.Case:
-    """n - 1 comparisons, one forward each; ours is played already."""
+    """n - 1 pairs, one forward each; ours is played already."""
     responses = [f"response {k}" for k in range(n)]
     case = cases.Case(shapes.Workload("reference", "ab", ["prompt"], [responses]))
     case.asked = [("prompt", responses[0], response) for response in responses[1:]]
@@ -125,10 +126,10 @@ def some_case(n: int = 9) -> cases.Case:
 
 
 def contender(name: str, seconds: float, sizes: Callable[[Any], list[int]], **more: Any) -> cases.Contender:
-    """One that says that a half is better, takes 90 tokens a comparison, and is known to be that fast a forward."""
+    """One that says that a half is better, takes 90 tokens a pair, and is known to be that fast a forward."""
 
-    def answer(workload: shapes.Workload, comparisons: cases.Comparisons, size: int) -> cases.Answer:
-        return cases.Answer(dict.fromkeys(comparisons, 0.5), 90 * len(comparisons))
+    def answer(workload: shapes.Workload, pairs: Sequence[rivals.TextPair], size: int) -> cases.Answer:
+        return cases.Answer(dict.fromkeys(pairs, 0.5), 90 * len(pairs))
 
     return cases.Contender(name, answer, sizes, seconds_a_forward=seconds, **more)
 
@@ -157,7 +158,7 @@ def test_a_rival_that_would_not_end_is_left_out() -> None:
 def test_the_loop_runs_a_part_and_is_scaled() -> None:
     case = some_case()
     loop = contender("loop", 10.0, lambda workload: [1], is_scaled=True)
-    cases.measure(loop, case, allowance(45.0, 2), 3)  # a share of 22 s: two comparisons
+    cases.measure(loop, case, allowance(45.0, 2), 3)  # a share of 22 s: two pairs
     found = case.measured["loop"]
     assert (found.extrapolated, found.runs, len(found.preferences)) == (True, 1, 2)
     assert found.tokens == 800
@@ -179,8 +180,8 @@ def test_repeats_and_sizes_are_as_many_as_fit() -> None:
 def test_the_fastest_size_is_found_on_a_sample_that_fills_a_batch() -> None:
     case, seen = some_case(41), []
 
-    def answer(workload: shapes.Workload, comparisons: cases.Comparisons, size: int) -> cases.Answer:
-        seen.append(comparisons)
+    def answer(workload: shapes.Workload, pairs: Sequence[rivals.TextPair], size: int) -> cases.Answer:
+        seen.append(pairs)
         time.sleep(0.02 if size == 1 else 0.0)
         return cases.Answer({}, 1)
 
@@ -245,13 +246,13 @@ def test_vllm_is_asked_for_the_two_labels(
 
     stand_in = SimpleNamespace(LLM=StandIn, SamplingParams=lambda **options: SimpleNamespace(**options))
     monkeypatch.setitem(sys.modules, "vllm", stand_in)
-    pairs = ragged_pairs()
-    scored = rivals.VllmRival(tmp_path, judge.comparer.tokenizer, torch.bfloat16).score(pairs, 0)
+    presentations = ragged_presentations()
+    scored = rivals.VllmRival(tmp_path, judge.comparer.tokenizer, torch.bfloat16).score(presentations, 0)
     assert calls[0]["dtype"] == "bfloat16"
     assert calls[0]["enable_prefix_caching"]
     assert calls[1] == "reset"
-    assert scored.logits_P2.tolist() == [[-0.5, -2.0]] * len(pairs)
-    assert scored.tokens == sum(len(ids) - 16 for ids in judge.comparer.tokenizer.whole_ids(pairs))
+    assert scored.logits_P2.tolist() == [[-0.5, -2.0]] * len(presentations)
+    assert scored.tokens == sum(len(ids) - 16 for ids in judge.comparer.tokenizer.whole_ids(presentations))
 
 
 @pytest.fixture(scope="module")
@@ -323,13 +324,13 @@ def test_without_time_everything_is_listed(
 def test_a_rival_that_raises_is_left_out_and_one_that_is_wrong_fails_the_run(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def loop(self: Any, pairs: Any, size: int) -> rivals.Scored:
+    def loop(self: Any, presentations: Any, size: int) -> rivals.Scored:
         if size == 1:
             raise RuntimeError("out of luck\nand a page of details")
-        return rivals.Scored(torch.tensor([[9.0, 0.0], [0.0, 9.0]]).repeat(len(pairs) // 2, 1), 1)
+        return rivals.Scored(torch.tensor([[9.0, 0.0], [0.0, 9.0]]).repeat(len(presentations) // 2, 1), 1)
 
     monkeypatch.setattr(rivals.Rivals, "loop", loop)
-    monkeypatch.setattr(scorer.Benchmark, "run_together", scorer.Benchmark.run_apart)  # as on a GPU
+    monkeypatch.setattr(scorer.BenchmarkRun, "run_together", scorer.BenchmarkRun.run_apart)  # as on a GPU
     with pytest.raises(SystemExit, match="loop of round_robin, n = 6, both orders: differs by"):
         run(monkeypatch, capsys, "--model", str(checkpoint))
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -354,8 +355,7 @@ def test_real_texts(tmp_path: Path) -> None:
         shapes.make_workloads(options, defaults, None)  # type: ignore[arg-type]
 
 
-def test_a_big_shape_is_written_where_it_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(shapes.SHAPES, "qwen3-8b", (32, 48, 2, 4, 2, 8))
-    shapes.write_checkpoint("qwen3-8b", tmp_path, CPU, torch.bfloat16)
+def test_a_judge_of_any_sizes_is_written(tmp_path: Path) -> None:
+    write_random_judge(tmp_path, ModelSizes(32, 48, 2, 4, 2, 8), CPU, torch.bfloat16)
     judge = PairwiseJudge.from_pretrained(tmp_path, dtype=torch.float32, runner="dense")
     assert judge.comparer.runner.model.shape.num_layers == 2

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gram_fast import ops
 from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
-from helpers.exactness import assert_no_further
+from helpers.exactness import Order, assert_no_further, orders_of_summation
 
 Tables = tuple[Tensor, Tensor, Tensor]  # spans [N, 2], range_offsets [N + 1], ranges [R, 2]
 Inputs = tuple[Tensor, Tensor, Tensor]  # q [T, H, E], k [S, K, E], v [S, K, E]
@@ -66,17 +66,25 @@ def random_inputs(
     )
 
 
-def plain_attention(inputs: Inputs, tables: Tables, scale: float, dtype: torch.dtype) -> Tensor:
-    """Span by span: the keys that it reads side by side, one softmax, everything rounded to `dtype`."""
+def plain_attention(
+    inputs: Inputs, tables: Tables, scale: float, dtype: torch.dtype, order: Order = np.asarray
+) -> Tensor:
+    """Span by span: the keys that it reads side by side, one softmax, everything rounded to `dtype`.
+
+    `order` is that of the terms of all sums: over the columns of a head and over the keys.
+    """
     q_THE, k_SKE, v_SKE = (tensor.to(dtype) for tensor in inputs)
+    columns = order(np.arange(q_THE.shape[-1]))
+    q_THE, k_SKE = q_THE[..., columns], k_SKE[..., columns]
     num_heads, num_kv_heads = q_THE.shape[1], k_SKE.shape[1]
     offsets, ranges = tables[1].tolist(), tables[2].tolist()
-    out_THE = torch.empty_like(q_THE)
+    out_THE = torch.empty(q_THE.shape, dtype=dtype)
     for index, (start, end) in enumerate(tables[0].tolist()):
         read = [slot for low, high in ranges[offsets[index] : offsets[index + 1]] for slot in range(low, high)]
-        slots = np.array([*read, *range(start, end)])
+        places = order(np.arange(len(read) + end - start))
+        slots = np.array([*read, *range(start, end)])[places]
         # Query t sees all of `read` and its span up to itself.
-        is_hidden = torch.from_numpy(np.arange(len(slots)) > len(read) + np.arange(end - start)[:, None])
+        is_hidden = torch.from_numpy(places > len(read) + np.arange(end - start)[:, None])
         for head in range(num_heads):
             kv_head = head * num_kv_heads // num_heads
             scores = q_THE[start:end, head] @ k_SKE[slots, kv_head].T * scale
@@ -92,7 +100,9 @@ FACTOR = {torch.float32: 4.0, torch.float16: 1.5, torch.bfloat16: 1.5}
 
 def assert_as_exact_as_plain(actual: Tensor, inputs: Inputs, tables: Tables, scale: float) -> None:
     dtype = inputs[0].dtype
-    exact, plain = (plain_attention(inputs, tables, scale, computed) for computed in (torch.float64, dtype))
+    exact = plain_attention(inputs, tables, scale, torch.float64)
+    orders = orders_of_summation(actual.numel())
+    plain = torch.stack([plain_attention(inputs, tables, scale, dtype, order) for order in orders])
     assert actual.is_contiguous()
     assert_no_further(actual, exact, plain, FACTOR[dtype])
 

@@ -13,7 +13,7 @@ from helpers.attention import (
     random_inputs,
     rounds,
 )
-from helpers.exactness import assert_no_further
+from helpers.exactness import Order, assert_no_further, orders_of_summation
 from helpers.layouts import columns_of_wider_rows, every_other, offset_in_a_wider_buffer, strided_last, transposed
 from helpers.leaves import SHAPE_SLOTS, SHAPES, LeafTables, leaf_tables_of, make_leaf_tables, num_tokens, under_a_root
 from helpers.ops import CPU, on_each_device, on_each_dtype, skip_what_cannot_run
@@ -54,12 +54,19 @@ def slots_of(tables: LeafTables) -> list[np.ndarray]:
     return found
 
 
-def plain_attention(inputs: Inputs, tables: LeafTables, scale: float, dtype: torch.dtype) -> Tensor:
-    """Leaf by leaf: the keys that it reads side by side, one softmax, everything rounded to `dtype`."""
+def plain_attention(
+    inputs: Inputs, tables: LeafTables, scale: float, dtype: torch.dtype, order: Order = np.asarray
+) -> Tensor:
+    """Leaf by leaf: the keys that it reads side by side, one softmax, everything rounded to `dtype`.
+
+    `order` is that of the terms of all sums: over the columns of a head and over the keys.
+    """
     q_LHE, k_SKE, v_SKE = (tensor.to(dtype) for tensor in inputs)
+    columns = order(np.arange(q_LHE.shape[-1]))
+    q_LHE, k_SKE = q_LHE[..., columns], k_SKE[..., columns]
     group = q_LHE.shape[1] // k_SKE.shape[1]
-    out_LHE = torch.empty_like(q_LHE)
-    for leaf, slots in enumerate(slots_of(tables)):
+    out_LHE = torch.empty(q_LHE.shape, dtype=dtype)
+    for leaf, slots in enumerate(map(order, slots_of(tables))):
         k_HES = k_SKE[slots].permute(1, 2, 0).repeat_interleave(group, dim=0)
         v_HSE = v_SKE[slots].permute(1, 0, 2).repeat_interleave(group, dim=0)
         weights_H1S = (q_LHE[leaf, :, None] @ k_HES * scale).softmax(dim=-1)
@@ -73,7 +80,9 @@ FACTOR = {torch.float32: 2.0, torch.float16: 1.5, torch.bfloat16: 1.5}
 
 def assert_as_exact_as_plain(actual: Tensor, inputs: Inputs, tables: LeafTables, scale: float) -> None:
     dtype = inputs[0].dtype
-    exact, plain = (plain_attention(inputs, tables, scale, computed) for computed in (torch.float64, dtype))
+    exact = plain_attention(inputs, tables, scale, torch.float64)
+    orders = orders_of_summation(actual.numel())
+    plain = torch.stack([plain_attention(inputs, tables, scale, dtype, order) for order in orders])
     assert actual.is_contiguous()
     assert_no_further(actual, exact, plain, FACTOR[dtype])
 
@@ -161,6 +170,25 @@ def test_large_scores_do_not_overflow(dtype: torch.dtype, backend: str) -> None:
     tables = under_a_root(270, [3, 5])
     q_LHE, k_SKE, v_SKE = inputs_for(tables, dtype=dtype)
     check((q_LHE * 30, k_SKE * 30, v_SKE), tables, backend)
+
+
+@pytest.mark.parametrize("wrong", ["scale", "key", "half"])
+def test_large_scores_show_what_is_wrong(wrong: str) -> None:
+    tables = under_a_root(270, [3, 5])
+    q_LHE, k_SKE, v_SKE = inputs_for(tables)
+    inputs = (q_LHE * 30, k_SKE * 30, v_SKE)
+    q_LHE, k_SKE, v_SKE = inputs
+    best = int((q_LHE[0, 0] @ k_SKE[slots_of(tables)[0], 0].T).argmax())
+    scale, tensors = 0.25, inputs
+    if wrong == "scale":
+        scale *= 1.001
+    elif wrong == "key":  # the one that the first head weighs most
+        tensors = (q_LHE, k_SKE.index_fill(0, torch.tensor([slots_of(tables)[0][best]]), 0.0), v_SKE)
+    else:
+        tensors = (q_LHE.half(), k_SKE.half(), v_SKE.half())
+    out_LHE = ops.leaf_attention(*tensors, *tables, scale, "extension").float()
+    with pytest.raises(AssertionError):
+        assert_as_exact_as_plain(out_LHE, inputs, tables, 0.25)
 
 
 @on_each_backend
