@@ -94,16 +94,18 @@ def _composed(texts: EncodedTexts, frames: tuple[Frame, ...]) -> EncodedTexts | 
     """
     tokenizer = texts.tokenizer
     responses = [text for group in texts.groups for text in group]
-    encoded: dict[tuple[str, str], dict[str, Ids]] = {}
+    encoded: dict[tuple[bool, tuple[str, str]], dict[str, Ids]] = {}
     pieces: list[Ids] = []
     numbers = []
     for frame, slot in zip(frames, tokenizer.text.slots, strict=True):
-        if slot == "input" or frame.key not in encoded:
-            found = tokenizer.pieces(frame, texts.prompts if slot == "input" else responses)
+        is_prompt = slot == "input"
+        key = (is_prompt, frame.key)
+        if key not in encoded:
+            found = tokenizer.pieces(frame, texts.prompts if is_prompt else responses)
             if found is None:
                 return None
-            encoded[frame.key] = found
-        of_slot = encoded[frame.key]
+            encoded[key] = found
+        of_slot = encoded[key]
         numbers.append({text: len(pieces) + k for k, text in enumerate(of_slot)})
         pieces += [np.concatenate([ids, frame.after_ids]) for ids in of_slot.values()]
     return EncodedTexts(tokenizer, texts.prompts, texts.groups, frames[0].before_ids, pieces, numbers)
