@@ -108,7 +108,8 @@ class LabelSession:
         limit, reason = self.comparer.max_length, self.comparer.max_length_reason
         leaves = self.request.add(self.encoded.round(presentations, self.request.num_segments))
         lengths = self.request.lengths(leaves)
-        if (longest := int(lengths.argmax())) >= 0 and lengths[longest] > limit:
+        longest = int(lengths.argmax())
+        if lengths[longest] > limit:
             raise InputError(
                 f"{self._name(presentations[longest])}: the pair has {lengths[longest]} tokens, the limit is "
                 f"{limit} ({reason})"

@@ -74,9 +74,11 @@ class Replicas(Generic[AnyComparer]):
                 [_Share(numbers, partial(open_share, self.comparers[r], numbers)) for r, numbers in shares.items()]
             )
             try:
+                session.start()
                 yield session
             finally:
                 session.end()
+            session.check()
 
     @contextmanager
     def _shared_out(self, groups: Sequence[Group], costs: Sequence[int]) -> Iterator[dict[int, list[int]]]:
@@ -107,6 +109,7 @@ class _Share:
     def __init__(self, numbers: Sequence[int], open_session: Callable[[], AbstractContextManager[Session]]) -> None:
         """`numbers`: of the groups in the call. The session is opened in the thread, which may wait for a device."""
         self.numbers = numbers
+        self._place_of = {g: place for place, g in enumerate(numbers)}
         self.num_waiting = 0
         """Groups that were asked for and are not answered."""
         self.stats: Stats | None = None
@@ -118,13 +121,14 @@ class _Share:
 
     def start(self, answered: "SimpleQueue[tuple[_Share, Answers]]") -> None:
         """Begins to work; answers, by number of the group in the call, and errors go into the queue."""
-        self._thread = threading.Thread(target=self._work, args=(answered,), name="gram_fast")
-        self._thread.start()
+        thread = threading.Thread(target=self._work, args=(answered,), name="gram_fast")
+        thread.start()
+        self._thread = thread  # one that could not start cannot be joined
 
     def ask(self, rounds: Rounds) -> None:
         """Takes new rounds, by number of the group in the call."""
         self.num_waiting += len(rounds)
-        self._rounds.put({self.numbers.index(g): pairs for g, pairs in rounds.items()})
+        self._rounds.put({self._place_of[g]: pairs for g, pairs in rounds.items()})
 
     def finish(self) -> None:
         """Ends the share when it is through with what it was asked for; its session is free for others then."""
@@ -164,7 +168,10 @@ class _SpreadSession:
         self._started = time.perf_counter()
         self._shares, self._running = shares, list(shares)
         self._answered: SimpleQueue[tuple[_Share, Answers]] = SimpleQueue()
-        for share in shares:
+
+    def start(self) -> None:
+        """Starts a thread for each share."""
+        for share in self._shares:
             share.start(self._answered)
 
     def compare(self, rounds: Rounds) -> Answers:
@@ -178,7 +185,7 @@ class _SpreadSession:
         share, answers = self._answered.get()
         if share.error is not None:
             self.end()
-            raise next(other.error for other in self._shares if other.error is not None)
+            self.check()
         share.num_waiting -= len(answers)
         return answers
 
@@ -186,6 +193,7 @@ class _SpreadSession:
     def stats(self) -> Stats:
         """Sums over the shares, whose end this waits for."""
         self.end()
+        self.check()
         parts = [share.stats for share in self._shares if share.stats is not None]
         return total_stats(parts, time.perf_counter() - self._started)
 
@@ -196,6 +204,12 @@ class _SpreadSession:
         self._running.clear()
         for share in self._shares:
             share.join()
+
+    def check(self) -> None:
+        """Raises the error of the first share, by its groups, that has one."""
+        for share in self._shares:
+            if share.error is not None:
+                raise share.error
 
 
 def costs(groups: Sequence[Group], num_pairs: Sequence[int]) -> list[int]:
