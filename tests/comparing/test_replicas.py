@@ -457,12 +457,14 @@ def test_a_thread_that_cannot_start_leaves_none_behind(monkeypatch):
 def test_an_interruption_of_the_caller_ends_the_call():
     comparers = [LengthComparer(1), LengthComparer(1)]
     replicas = Replicas(comparers)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        replicas.open(TEXTS, "ab", num_pairs=[1] * len(TEXTS), one_round=True) as session,
-    ):
-        session.compare({g: [(0, 1)] for g in range(len(TEXTS))})
-        raise KeyboardInterrupt
+
+    def call():
+        with replicas.open(TEXTS, "ab", num_pairs=[1] * len(TEXTS), one_round=True) as session:
+            session.compare({g: [(0, 1)] for g in range(len(TEXTS))})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call()
     assert not own_threads()
     assert not any(comparer.is_open for comparer in comparers)
     assert replicas.in_flight == [0, 0]
