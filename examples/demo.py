@@ -1,4 +1,4 @@
-"""Ranks the example candidates with the small judge and prints one table a prompt.
+"""Ranks the example candidates with the small judge and prints one table per prompt.
 
 python examples/demo.py [MODEL]
 """
@@ -20,7 +20,7 @@ CANDIDATES = Path(__file__).with_name("candidates.jsonl")
 
 
 def ranking_table(row: dict[str, Any], ranking: gram_fast.Ranking) -> Table:
-    """The ranking of one row, best first, and what it cost."""
+    """Makes the table of one row's ranking, best first, with its cost as the caption."""
     prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
     stats = ranking.stats
     assert isinstance(stats, gram_fast.ForwardStats)
@@ -43,7 +43,7 @@ def ranking_table(row: dict[str, Any], ranking: gram_fast.Ranking) -> Table:
 
 
 def main() -> None:
-    """Loads the judge, ranks, prints."""
+    """Loads the judge, ranks the candidates of each row and prints the tables."""
     logging.disable_progress_bar()
     console = Console()
     judge = gram_fast.PairwiseJudge.from_pretrained(sys.argv[1] if len(sys.argv) > 1 else gram_fast.SMALL_JUDGE)

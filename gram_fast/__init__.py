@@ -31,7 +31,7 @@ from gram_fast.text.prompts import preset_names
 __version__ = "0.1.0"
 
 SMALL_JUDGE = str(Path(__file__).with_name("small_judge"))
-"""Path of a small judge that ships with the package, to try things with; its README.md says what it knows."""
+"""Path of a small judge checkpoint that ships with the package, for trying things out; its README.md describes it."""
 
 __all__ = [
     "SMALL_JUDGE",

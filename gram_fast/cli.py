@@ -43,15 +43,15 @@ Orders = Annotated[str, typer.Option(help="Which of a pair stands in slot A: ab,
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(RowOptions):
-    """Options of every command that scores rows of its own format."""
+    """Options of the commands that score JSON Lines rows: compare, rank, best-of-n."""
 
     input: Annotated[str, typer.Option("--input", "-i", help="JSON lines, or - for standard input.")] = "-"
     output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
 
     def run(self, score: Score, **settings: Any) -> None:
-        """Works through the rows and says on standard error what became of them.
+        """Scores the rows, writes the results and prints a summary on standard error.
 
-        `settings`: of the command; with the judge's they are recorded in every row, and --resume wants the same.
+        `settings`: the command's own; recorded in every row with the judge's, and checked by --resume.
         """
         bad = BadRows(self.skip_bad)
         rows = read_job_rows(self.input, bad)
@@ -114,7 +114,7 @@ def best_of_n(
 
 
 def _tournament(strategy: str, orders: str, scores: str, seed: int) -> dict[str, Any]:
-    """The settings of a tournament by name; a wrong one is said before a model is loaded."""
+    """Checks the settings of a tournament before a model is loaded, and returns them by name."""
     find_strategy(strategy)
     find_scores(scores, strategy)
     check_orders(orders)
@@ -123,7 +123,7 @@ def _tournament(strategy: str, orders: str, scores: str, seed: int) -> dict[str,
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(JudgeOptions):
-    """Options of doctor, which may do without a checkpoint."""
+    """Options of doctor; the checkpoint is optional."""
 
     model: Annotated[str | None, typer.Option("--model", "-m", help="Checkpoint to try as well.")] = None
 
@@ -146,7 +146,7 @@ def _print_table(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def main() -> None:
-    """Entry point: one sentence and exit code 2 for what the user can mend."""
+    """Entry point: prints errors of the package as one sentence, with exit code 2."""
     logging.basicConfig(format="gram-fast: %(message)s")
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, *_, **__: str(message)
@@ -158,7 +158,7 @@ def main() -> None:
         stderr.print(f"gram-fast: {error}", markup=False)
         sys.exit(2)
     except SystemExit as error:
-        if error.code == 130:  # what typer makes of an interruption, without a word
+        if error.code == 130:  # typer turns an interruption into this code without a message
             stderr.print("gram-fast: interrupted; rows written to a file so far are whole, --resume goes on")
         raise
 

@@ -1,4 +1,4 @@
-"""Devices and dtypes by name: where a judge's model lies, and in which element type."""
+"""Finds torch devices and dtypes by name."""
 
 import logging
 from collections.abc import Sequence
@@ -15,14 +15,15 @@ _DEVICES = "auto, cpu, cuda, cuda:N or cuda:all"
 
 
 def find_devices(device: Device | Sequence[Device]) -> list[torch.device]:
-    """The devices of that name or those names, one for each replica of a judge.
+    """Finds the devices for one or several names, one for each replica of a judge.
 
     Args:
         device: a torch device or its name, "auto" (CUDA where there is a GPU, else the CPU), "cuda:all" (every GPU that
             torch sees), or several of these: a list, or names with commas between them. The CPU may be named more than
             once: such replicas share its cores and gain nothing, but show on any machine what several devices do.
 
-    Raises InputError for no device, one GPU twice and CPU beside GPU; BackendError for a device that is not there.
+    Raises InputError for no device, one GPU twice and CPU together with GPU; BackendError for a device that is not
+    available.
     """
     if isinstance(device, str):
         device = [name.strip() for name in device.split(",")]
@@ -37,7 +38,7 @@ def find_devices(device: Device | Sequence[Device]) -> list[torch.device]:
 
 
 def _check_replicas(devices: Sequence[torch.device]) -> None:
-    # They would hold weights of different types, so that an answer would depend on where it was computed.
+    # Replicas of different kinds would hold weights of different dtypes: results would depend on the replica.
     if len(kinds := sorted({one.type for one in devices})) > 1:
         raise InputError(f"device: expected replicas on devices of one kind, got {' and '.join(kinds)}")
     twice = [str(one) for one in devices if one.type == "cuda" and devices.count(one) > 1]
@@ -46,14 +47,14 @@ def _check_replicas(devices: Sequence[torch.device]) -> None:
 
 
 def _with_number(device: torch.device) -> torch.device:
-    """The GPU that "cuda" is here: each thread has a current one of its own."""
+    """Replaces "cuda" by the caller's current GPU; other threads, where replicas run, have their own current one."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
 def _named(device: Device) -> list[torch.device]:
-    """The devices that one name stands for."""
+    """Devices for one name: several for "cuda:all"."""
     if device == "auto":
         return [torch.device("cuda" if torch.cuda.is_available() else "cpu")]
     if device == "cuda:all":
@@ -72,7 +73,10 @@ def _named(device: Device) -> list[torch.device]:
 
 
 def find_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
-    """What to ask transformers for: "auto" is float32 on the CPU, the checkpoint's own dtype elsewhere."""
+    """Finds the dtype to load a model in: "auto" is float32 on the CPU, the checkpoint's own ("auto") elsewhere.
+
+    Raises InputError on a dtype other than float32, float16 and bfloat16.
+    """
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
@@ -82,5 +86,5 @@ def find_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dt
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Makes a GPU the current one of this thread: what a model allocates or launches without naming one goes there."""
+    """Context that makes a GPU the thread's current one, for allocations and launches that name none."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -23,7 +23,7 @@ from gram_fast.text.prompts import Prompt
 
 
 def _duel(count: int, rng: np.random.Generator) -> Tournament:
-    """The first of a pair's distinct texts against the last: against itself where they are equal."""
+    """Compares the two responses of a pair: two distinct texts, or one text with itself."""
     yield [(0, count - 1)]
     return None
 
@@ -35,17 +35,17 @@ class PairwiseJudge:
     """A generative pairwise reward model that compares, ranks and rewards responses (GRAM, arXiv 2506.14175).
 
     Prompts and responses are strings or lists of chat messages. A judge keeps the keys and values of its instruction
-    across calls; it may be called from several threads, one call runs at a time on a device. The model is the judge's
-    own: while a call runs, nothing else may run the model.
+    across calls. It may be called from several threads; calls on one device run one after the other. Nothing else may
+    run the model while a call does.
     """
 
     def __init__(self, comparer: Comparer) -> None:
-        """A judge over whoever compares; `from_pretrained` and `from_model` make one over a model."""
+        """Makes a judge from a comparer; `from_pretrained` and `from_model` make one from a model."""
         self.comparer = comparer
 
     @property
     def max_length(self) -> int:
-        """Most tokens of one pair, the judge's prompt included."""
+        """Most tokens of one presentation, the judge's prompt included."""
         return self.comparer.max_length
 
     @classmethod
@@ -66,41 +66,40 @@ class PairwiseJudge:
         token: str | bool | None = None,
         trust_remote_code: bool = False,
     ) -> "PairwiseJudge":
-        """Loads a judge from a folder or from the Hugging Face hub.
+        """Loads a judge from a folder or the Hugging Face hub.
 
         Args:
             name_or_path: a causal language model in transformers' format, with a tokenizer that has a chat template.
             device: "auto" (CUDA where there is a GPU, else the CPU) or a torch device; or several of one kind,
                 "cuda:all", a list or "cuda:0,cuda:2". Each then holds the whole model and takes its share of every
-                call's groups; a group (prompt with candidates) is not divided. The CPU may be named twice, to try this.
+                call's groups, none of which is divided. The CPU may be named twice, to try it.
             dtype: "auto" (float32 on the CPU, the checkpoint's own on CUDA), a torch dtype or its name.
-            preset: the judge's prompt: "auto" (what the checkpoint records, else `gram`), a name of
-                `gram_fast.preset_names()` or the path of a template file. It must be the text that the checkpoint was
+            preset: the judge's prompt: "auto" (what the checkpoint records, else `gram`), a name from
+                `gram_fast.preset_names()` or the path of a template file. It must be the prompt that the checkpoint was
                 trained with.
             runner: "dense" (Llama, Qwen2, Qwen3 and Mistral, by this package's own model), "transformers" (any decoder
-                with plain attention, by its own code) or "auto": dense where it can, which the log says.
+                with plain attention, by transformers' code) or "auto": dense where possible; the choice is logged.
             attention: "auto" or one of `gram_fast.ops.BACKENDS["tree_attention"]`.
-            max_batch_tokens: most tokens of one forward, the bound on memory: activations follow the forward, keys
-                and values are reserved for that many tokens. "auto" for what suits the device. Halved, with a warning,
-                when memory runs out.
-            max_length: most tokens of one pair, at most what the checkpoint allows (the default).
-            deterministic: a pair's logits have the same bits whatever else is asked with it, in any order and under any
-                `max_batch_tokens`, on one machine and number of threads. Needs runner "dense" and costs time
+            max_batch_tokens: most tokens of one forward; bounds the memory of activations, keys and values. "auto"
+                chooses by device. Halved, with a warning, when memory runs out.
+            max_length: most tokens of one presentation, at most (and by default) what the checkpoint allows.
+            deterministic: a pair's logits have the same bits whatever other pairs are in the call, in any order and
+                under any `max_batch_tokens`, on one machine and number of threads. Needs runner "dense" and costs time
                 (docs/performance.md).
-            tensor_parallel: one model over the processes that torchrun started, for a checkpoint that does not fit one
-                GPU: each takes the GPU of its local rank. All make the same calls, and get the same answers. Needs
-                runner "dense".
+            tensor_parallel: divides one model among the processes that torchrun started, for a checkpoint that does
+                not fit one GPU; each takes the GPU of its local rank. All processes must make the same calls and get
+                the same results. Needs runner "dense".
             revision: as in transformers.
             token: as in transformers.
             trust_remote_code: as in transformers.
 
         Raises:
-            InputError: no such checkpoint, preset or dtype; a checkpoint with weights missing; no device in a list, one
+            InputError: unknown checkpoint, preset or dtype; a checkpoint with weights missing; no device in a list, one
                 GPU twice, or CPU and GPU together.
             UnsupportedModelError: no tokenizer or chat template, a label of several tokens, or an architecture that
-                cannot be scored exactly. Every judge is checked when it is made: against the model's plain forward, on
-                runner "dense" against the plain references of its ops.
-            BackendError: a device or attention backend that cannot be had.
+                cannot be scored exactly. Every judge is checked when it is made, on a pair whose logits are compared
+                with those of a plain forward (of the reference ops with runner "dense").
+            BackendError: a device, runner or attention backend that is not available.
         """
         options = JudgeOptions(
             preset=preset,
@@ -129,7 +128,7 @@ class PairwiseJudge:
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
     ) -> "PairwiseJudge":
-        """A judge from a transformers model, on its device and in eval mode, and its tokenizer.
+        """Makes a judge from a transformers model, on its device and in eval mode, and its tokenizer.
 
         Arguments and errors as for `from_pretrained`.
         """
@@ -139,10 +138,10 @@ class PairwiseJudge:
         return cls(comparer_of_model(model, tokenizer, options))
 
     def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:
-        """Compares two responses; `p` is P(a better than b).
+        """Compares two responses; `p` of the result is P(a better than b).
 
-        `orders`: a in slot A ("ab"), b in slot A ("ba"), or the mean of both ("both"). Raises InputError on what is not
-        text, and on a pair longer than the judge's limit.
+        `orders`: a in slot A ("ab"), b in slot A ("ba"), or the mean of both ("both"). Raises InputError on an argument
+        that is not text and on a pair over `max_length` tokens, NumericalError when the model returns NaN or infinity.
         """
         group = Group.of(prompt, [a, b], name=lambda index: "ab"[index])
         return self._compare([group], orders)[0]
@@ -150,23 +149,22 @@ class PairwiseJudge:
     def compare_many(
         self, prompts: Sequence[Prompt], pairs: Sequence[Sequence[Prompt]], orders: Orders = "both"
     ) -> list[Comparison]:
-        """Compares the two responses of many pairs, all packed together -> one result a pair, as of `compare`.
+        """Compares the two responses of many pairs, packed together -> one result per pair, as from `compare`.
 
         Args:
-            prompts: one for each pair; what pairs of one prompt have in common is computed once (on several devices, at
-                most once on each).
-            pairs: (a, b) each.
+            prompts: one for each pair; a prompt that several pairs share is computed once (at most once per device).
+            pairs: (a, b), the two responses of each pair.
             orders: as for `compare`.
 
-        The `stats` of every result are those of the whole call. Raises errors as `compare`; their message names the
-        pair.
+        The `stats` of every result are those of the whole call. Raises errors like `compare`; their message names
+        the pair.
         """
         check_list("pairs", pairs)
         check_list("prompts", prompts, len(pairs), "pairs")
         return self._compare([read_pair(k, prompts[k], pair) for k, pair in enumerate(pairs)], orders)
 
     def _compare(self, groups: Sequence[Group], orders: Orders) -> list[Comparison]:
-        """Groups of two candidates each."""
+        """Compares the two candidates of each group."""
         outcome = play(groups, _DUEL, self.comparer, orders)
         return [
             Comparison(**{**vars(only), "i": 0, "j": 1}, flagged=group.flags(self.comparer.flags), stats=outcome.stats)
@@ -174,10 +172,10 @@ class PairwiseJudge:
         ]
 
     def matrix(self, prompt: Prompt, responses: Sequence[Prompt], orders: Orders = "both") -> PreferenceMatrix:
-        """All against all -> float64 [C, C], entry (i, j) = P(response i better than response j).
+        """Compares all responses with each other -> float64 [C, C], entry (i, j) = P(response i better than j).
 
         With one order the row's response stands in slot A ("ab") or B ("ba"), so that (i, j) and (j, i) need not sum to
-        1: what is missing or over is the judge's position bias. Equal responses have 0.5. Raises as `rank`.
+        1; the difference is the judge's position bias. Equal responses have 0.5. Raises errors like `rank`.
         """
         group = Group.of(prompt, responses)
         count = len(group.texts)
@@ -203,17 +201,17 @@ class PairwiseJudge:
         """Ranks two or more responses.
 
         Args:
-            prompt: what the responses answer.
+            prompt: the prompt that the responses answer.
             responses: the candidates; equal ones are scored once and share a score.
-            strategy: "round_robin" (everybody meets everybody), "reference" (all against the first), "knockout" or
-                "linear"; see gram_fast/ranking/tournament.py.
+            strategy: "round_robin" (all pairs), "reference" (all against the first), "knockout" or "linear" (the
+                running best against the next); see gram_fast/ranking/tournament.py.
             orders: "both", or one order at half the cost and with the judge's position bias.
             scores: "win_rate", "bradley_terry", or "auto": win rate for round_robin, Bradley-Terry elsewhere.
-            seed: draws the bracket of "knockout"; the same seed gives the same ranking.
+            seed: seed of the bracket of "knockout", at least 0; the same seed gives the same ranking.
 
         The winner of an elimination (knockout, linear) comes first whatever its score; the others follow by score, ties
-        by number. Raises InputError on fewer than two responses, on what is not text, on a pair longer than the judge's
-        limit and on an unknown option, NumericalError when the model returns NaN.
+        by number. Raises InputError on fewer than two responses, on an argument that is not text, on a pair over
+        `max_length` tokens and on an unknown option, NumericalError when the model returns NaN or infinity.
         """
         group = Group.of(prompt, responses)
         score = find_scores(scores, strategy)
@@ -238,7 +236,7 @@ class PairwiseJudge:
         scores: str = "auto",
         seed: int = 0,
     ) -> Selection:
-        """The best of two or more responses. Arguments and errors as for `rank`."""
+        """Chooses the best of two or more responses. Arguments and errors as for `rank`."""
         ranking = self.rank(prompt, responses, strategy, orders, scores, seed)
         return Selection(
             index=ranking.best,
@@ -259,19 +257,19 @@ class PairwiseJudge:
         scores: str = "auto",
         seed: int = 0,
     ) -> Rewards:
-        """One reward a candidate for a batch of prompts with ragged groups, all packed together.
+        """Computes one reward per candidate for a batch of prompts with groups of any size, packed together.
 
         Args:
             prompts: one for each group.
             groups: candidates, two or more a group (one or more with `references`).
             references: one response for each prompt. The reward is then P(candidate better than reference) in [0, 1],
                 as in GRAM's PPO recipe (arXiv 2506.14175), and `strategy` and `scores` are left out.
-            strategy: as for `rank`, default "round_robin", with which a reward is the win rate in its group, in [0, 1].
+            strategy: as for `rank`; the default, "round_robin", makes a reward the win rate in its group, in [0, 1].
             orders: as for `rank`.
             scores: as for `rank`.
             seed: as for `rank`.
 
-        Raises errors as `rank`; their message names the group.
+        Raises errors like `rank`; their message names the group.
         """
         check_list("groups", groups)
         check_list("prompts", prompts, len(groups))
@@ -311,13 +309,13 @@ class PairwiseJudge:
 
 
 def _order(values: np.ndarray, group: Group, winner: int | None) -> tuple[int, ...]:
-    """Candidates from best to worst: those with the winner's text, then by score, ties by number."""
+    """Sorts candidates from best to worst: those with the winner's text, then by score, ties by number."""
     return tuple(
         sorted(range(len(values)), key=lambda c: (group.text_of[c] != winner and winner is not None, -values[c], c))
     )
 
 
 def _by_candidate(group: Group, comparisons: Sequence[Preference]) -> tuple[Preference, ...]:
-    """Comparisons with responses numbered as the caller does."""
+    """Renumbers comparisons from distinct texts to the caller's candidates."""
     first_of = group.first_of.tolist()
     return tuple(Preference(**{**vars(c), "i": first_of[c.i], "j": first_of[c.j]}) for c in comparisons)

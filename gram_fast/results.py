@@ -1,4 +1,4 @@
-"""What the judge returns. Candidates are numbered as they were given; every result carries `stats` and `flagged`."""
+"""Result types of PairwiseJudge. Candidates are numbered in the caller's order; results carry `stats` and `flagged`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -8,63 +8,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 Flagged = Mapping[str, tuple[str, ...]]
-"""By place ("responses[2]", "a", "groups[0][1]"): lines of the judge's template, or texts of special tokens, that the
-text contains. It was scored as it is; such text may try to pass for part of the prompt."""
+"""Suspicious texts: by place ("responses[2]", "a", "groups[0][1]"), the lines of the judge's template and the special
+tokens that the text contains. It is scored unchanged, but may try to pass for part of the judge's prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What a call cost, whatever compares."""
+    """Cost of a call, for any comparer."""
 
     comparisons: int
-    """Presentations of a pair to the judge: pairs times orders."""
+    """Presentations that were judged: pairs times orders."""
     seconds: float
-    """Wall time of the call."""
+    """Wall time of the call in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardStats(Stats):
-    """What a call cost a judge that reads label logits from forwards over shared prefixes."""
+    """Cost of a call to a judge that reads label logits from forwards over shared prefixes."""
 
     tokens_unshared: int
-    """Tokens of one forward for every comparison: what a judge without sharing would compute."""
+    """Tokens of all presentations: what a judge without prefix sharing would compute."""
     tokens_tree: int
-    """Distinct prefixes among them: tokens of the radix tree."""
+    """Tokens of the radix tree: distinct prefixes of the presentations."""
     tokens_computed: int
-    """Tokens run through the model. Less than tokens_tree by what was kept from earlier calls (the instruction), more
-    by what had to be let go between rounds and computed again."""
+    """Tokens run through the model: less than tokens_tree by what earlier calls left (the judge's instruction), more by
+    what was dropped between rounds and computed again."""
     passes: int
-    """Forwards that were run."""
+    """Forwards of the model."""
 
 
 AnyStats = TypeVar("AnyStats", bound=Stats)
 
 
 def total_stats(parts: Sequence[AnyStats], seconds: float) -> AnyStats:
-    """The sums of the counts of parts, one or more, that ran at the same time and took `seconds` together."""
+    """Sums the counts of one or more parts of a call that ran at the same time; `seconds` is the wall time of all."""
     names = [field.name for field in fields(parts[0]) if field.name != "seconds"]
     return replace(parts[0], **{name: sum(getattr(part, name) for part in parts) for name in names}, seconds=seconds)
 
 
 @dataclass(frozen=True)
 class Preference:
-    """Two responses compared: i against j."""
+    """Result of comparing candidates i and j of a group."""
 
     i: int
     j: int
     p: float
-    """P(i better than j) in [0, 1], mean over the orders asked for."""
+    """P(i better than j) in [0, 1], mean over the orders that were run."""
     margin: float
-    """Label logit for i minus label logit for j, mean over the orders asked for."""
+    """Label logit for i minus label logit for j, mean over the orders that were run."""
     p_ab: float | None
-    """P(i better) with i shown first, None when that order was not asked for."""
+    """P(i better than j) with i in slot A; None when order "ab" was not run."""
     p_ba: float | None
-    """P(i better) with i shown second, None when that order was not asked for."""
+    """P(i better than j) with i in slot B; None when order "ba" was not run."""
 
 
 @dataclass(frozen=True)
 class Comparison(Preference):
-    """Result of `PairwiseJudge.compare`: response a is i = 0, response b is j = 1."""
+    """Comparison of two responses, from `PairwiseJudge.compare`: response a is i = 0, response b is j = 1."""
 
     flagged: Flagged
     stats: Stats
@@ -72,37 +72,37 @@ class Comparison(Preference):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Result of `PairwiseJudge.rank`."""
+    """Ranking of candidates, from `PairwiseJudge.rank`."""
 
     best: int
-    """The winner: order[0]."""
+    """Number of the winner: order[0]."""
     order: tuple[int, ...]
-    """Candidates from best to worst."""
+    """Numbers of all candidates, from best to worst."""
     scores: tuple[float, ...]
-    """By candidate: win rate in [0, 1], or Bradley-Terry strength (log odds, mean 0). Higher is better."""
+    """Score of each candidate, higher is better: win rate in [0, 1], or Bradley-Terry strength (log odds, mean 0)."""
     comparisons: tuple[Preference, ...]
-    """Every comparison made, in order; equal responses are compared once and named by the first of them."""
+    """All comparisons in the order they were made; equal responses are compared once, under the first one's number."""
     flagged: Flagged
     stats: Stats
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Result of `PairwiseJudge.best_of_n`."""
+    """Best of several responses, from `PairwiseJudge.best_of_n`."""
 
     index: int
-    """Number of the chosen response."""
+    """Number of the best response."""
     response: Any
-    """The chosen response, as it was given."""
+    """The best response itself, the caller's object."""
     scores: tuple[float, ...]
-    """As in Ranking."""
+    """Score of each candidate, as in Ranking."""
     comparisons: tuple[Preference, ...]
     flagged: Flagged
     stats: Stats
 
 
 class Rewards(list[list[float]]):
-    """Result of `PairwiseJudge.rewards`: one list a prompt, one float a candidate; higher is better."""
+    """Rewards from `PairwiseJudge.rewards`: one list per prompt of one float per candidate, higher is better."""
 
     def __init__(self, values: Iterable[list[float]], flagged: Flagged, stats: Stats) -> None:
         super().__init__(values)
@@ -111,18 +111,18 @@ class Rewards(list[list[float]]):
 
 
 class PreferenceMatrix(np.ndarray[Any, np.dtype[np.float64]]):
-    """Result of `PairwiseJudge.matrix`: float64 [C, C], entry (i, j) = P(i better than j), 0.5 on the diagonal."""
+    """Preference matrix from `PairwiseJudge.matrix`: float64 [C, C], (i, j) = P(i better than j), diagonal 0.5."""
 
     flagged: Flagged
     stats: Stats | None
-    """None in an array made from another than by slicing or arithmetic, such as an unpickled one."""
+    """Cost of the call; None in an array that was not derived from a judge's result, such as an unpickled one."""
 
     def __array_finalize__(self, source: Any) -> None:
         self.flagged, self.stats = getattr(source, "flagged", {}), getattr(source, "stats", None)
 
     @classmethod
     def wrap(cls, values: NDArray[np.float64], flagged: Flagged, stats: Stats) -> "PreferenceMatrix":
-        """The matrix with what it carries."""
+        """Views a float64 [C, C] array as a PreferenceMatrix with these flags and stats."""
         matrix = values.view(cls)
         matrix.flagged, matrix.stats = flagged, stats
         return matrix

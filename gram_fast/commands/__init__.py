@@ -1,1 +1,1 @@
-"""What the subcommands of gram-fast share: options and files come in, rows and tables go out."""
+"""Shared parts of the gram-fast subcommands: options, input and output rows, installation report."""

@@ -1,4 +1,4 @@
-"""What is installed, what can run here, and whether a checkpoint's answers are right."""
+"""Checks of gram-fast doctor: installed versions, usable backends, and a checkpoint's logits on a known pair."""
 
 import platform
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "triton")
 
 
 def installation() -> Iterator[tuple[str, str]]:
-    """(what, how it stands) of versions, devices, the extension and the attention backends."""
+    """Reports versions, devices, the extension and the attention backends -> (item, status)."""
     yield "gram_fast", gram_fast.__version__
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in _PACKAGES:
@@ -41,9 +41,9 @@ def installation() -> Iterator[tuple[str, str]]:
 
 
 def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tuple[str, str]]:
-    """(what, how it stands) of a judge: template, labels, and the engine on a known answer.
+    """Reports a judge's model, template, labels and check on a known pair -> (item, status).
 
-    On several devices, of the first; each was checked when it was made.
+    With several devices, of the first; every replica was checked when it was made.
     """
     first = comparer.comparers[0] if isinstance(comparer, Replicas) else comparer
     runner, tokenizer = first.runner, first.tokenizer
@@ -57,7 +57,7 @@ def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tu
     )
     yield "labels", f"A = {tokenizer.label_ids[0]}, B = {tokenizer.label_ids[1]}"
     for order, answer in zip(("ab", "ba"), first.known_answers, strict=True):
-        # A judge whose answers are wrong is refused when it is made.
+        # Always right: a judge with wrong logits is refused when it is made.
         yield (
             f"known answer, order {order}",
             f"right: logits {answer.logits[0]:.5f} {answer.logits[1]:.5f}, plain forward "

@@ -1,4 +1,4 @@
-"""Reads the JSON Lines input of the scoring commands and writes one output row for each input row, resumably.
+"""Reads JSON Lines input of the scoring commands and writes one output row per input row, resumably.
 
 An input row is {"id", "prompt", "responses"}; prompt and responses are strings or lists of chat messages. A row without
 "id" is identified by its line number. The whole input is read and validated before scoring starts; each output row is
@@ -30,7 +30,7 @@ class JobRow:
     prompt: Any
     responses: list[Any]
     where: str
-    """File and line, for messages: "candidates.jsonl line 7"."""
+    """File and line in messages, such as "candidates.jsonl line 7"."""
 
 
 def read_job_rows(path: str, on_bad: OnBad) -> list[JobRow]:
@@ -88,7 +88,7 @@ def _parse_job_row(where: str, line: bytes) -> JobRow:
 
 
 def id_key(row_id: Any) -> str:
-    """Key under which an id is compared: its JSON text, so that 1 and "1" differ."""
+    """Key of an id for comparisons: its JSON text, so that 1 and "1" differ."""
     return json.dumps(row_id, ensure_ascii=False)
 
 
@@ -100,7 +100,7 @@ class Output:
     done: set[str]
     """`id_key` of every row that the file already holds."""
     size: int
-    """Bytes of complete lines in the file; an incomplete last line is truncated before the first write."""
+    """Bytes of complete lines in the file; an incomplete last line is cut off before the first write."""
     _file: IO[bytes] | None = None
 
     def write(self, row: dict[str, Any]) -> None:
@@ -117,14 +117,14 @@ class Output:
         self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, if it was opened."""
         if self._file is not None and self.path != "-":
             self._file.close()
 
 
 @contextmanager
 def open_output(path: str, source: str, resume: bool, run: dict[str, Any], key: str = "id") -> Iterator[Output]:
-    """Context manager that opens the output for the rows of `source`; "-" is standard output.
+    """Opens the output for the rows of `source` as a context; "-" is standard output.
 
     With `resume`, the rows that the file already holds count as done; the settings that each of them records under
     "run" must equal `run`. `key` is the first field of an output row, which identifies it. Raises InputError when the

@@ -1,4 +1,4 @@
-"""Options that commands share, and how a command gets them."""
+"""Options that commands share, and their registration as command line flags."""
 
 import inspect
 from collections.abc import Callable
@@ -18,25 +18,25 @@ stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(JudgeOptions):
-    """Options of every command that loads a judge."""
+    """Options of the commands that load a judge."""
 
     model: Annotated[
         str, typer.Option("--model", "-m", help="Checkpoint: a folder, or a name on the Hugging Face hub.")
     ]
 
     def load(self) -> PairwiseJudge:
-        """The judge."""
+        """Loads the judge. Raises errors like PairwiseJudge.from_pretrained."""
         return PairwiseJudge(load_comparer(self.model, self))
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What every output row records of the judge, and --resume wants the same."""
+        """Options that every output row records and --resume checks."""
         return {name: getattr(self, name) for name in ("model", "revision", "preset", "dtype")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions(ModelOptions):
-    """Options of every command that works through rows."""
+    """Options of the commands that read rows."""
 
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the output that an earlier run began.")] = False
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad rows, name them and count them.")] = False
@@ -44,13 +44,13 @@ class RowOptions(ModelOptions):
 
 @dataclass(frozen=True)
 class BadRows:
-    """Takes the error of a bad row: raises it or, to skip the row, says it on standard error and keeps it."""
+    """Handler of bad rows: raises the error or, with `skip`, prints it on standard error and records it."""
 
     skip: bool
     skipped: list[str] = field(default_factory=list)
 
     def __call__(self, error: GramFastError) -> None:
-        """Takes the error."""
+        """Handles the error of one row."""
         if not self.skip:
             raise error
         self.skipped.append(str(error))
@@ -60,7 +60,7 @@ class BadRows:
 def command(
     app: typer.Typer, name: str, options: type[JudgeOptions]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command whose first parameter is an `options`: on the command line, their fields and its own."""
+    """Registers a command whose first parameter is an `options`; its flags are their fields and its own parameters."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         shared = [found for p in inspect.signature(options).parameters.values() if (found := _on_command_line(p))]
@@ -68,7 +68,7 @@ def command(
 
         def run(**given: Any) -> None:
             values = {name: given.pop(name) for name in names}
-            # None is an option that was not given: the options' own default holds.
+            # None: the flag was not given, so that the field's default holds.
             function(options(**{name: value for name, value in values.items() if value is not None}), **given)
 
         own = list(inspect.signature(function).parameters.values())[1:]
@@ -83,13 +83,13 @@ def command(
 
 
 def _on_command_line(parameter: inspect.Parameter) -> inspect.Parameter | None:
-    """The parameter of a field as typer takes it; None for a field that is not on the command line."""
+    """Converts a field's parameter to a typer option; None for a field without a flag."""
     if get_origin(parameter.annotation) is not Annotated:
         return None
     flag = get_args(parameter.annotation)[1]
     if not isinstance(flag, Flag):
         return parameter
-    # A switch has no --no- form; a default of another type than the flag's stands for an option that is not given.
+    # Naming the flag keeps typer from adding a --no- form. A default of another type than the flag's becomes None.
     declared = [f"--{parameter.name.replace('_', '-')}"] if flag.type is bool else []
     option = typer.Option(*declared, help=flag.help)
     if isinstance(parameter.default, flag.type):

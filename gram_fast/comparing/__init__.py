@@ -1,1 +1,1 @@
-"""From pairs of candidates to preferences: groups and rounds of pairs come in, P(first better) of each goes out."""
+"""Comparers: pairs of candidates to preferences, P(first better than second), on one device or several."""

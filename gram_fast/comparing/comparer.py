@@ -1,8 +1,7 @@
-"""The seam between tournaments and judges: what a tournament asks for, and whoever can answer it.
+"""Comparer: the interface between tournaments, which choose pairs of candidates, and judges, which compare them.
 
-A comparer knows how two texts are compared; a tournament knows which comparisons it wants next. The label logits of one
-model are a comparer (label_comparer.py), several comparers side by side are one (replicas.py), and a judge that writes
-its verdict, or one behind a server, needs no more than this to be ranked with.
+label_comparer.py compares by the label logits of one model, replicas.py spreads groups over several comparers. A judge
+that generates its verdict, or one behind a server, can be ranked with by implementing this interface.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,52 +13,55 @@ from gram_fast.results import Preference, Stats
 from gram_fast.text.group import Group
 
 Pair = tuple[int, int]
-"""(i, j): two candidates of a group, numbered as in Group.texts."""
+"""Pair (i, j) of candidates of a group, numbered as in Group.texts."""
 Rounds = Mapping[int, Sequence[Pair]]
-"""By number of the group, the pairs to compare next; none is empty."""
+"""Pairs to compare next, one or more, by number of the group."""
 Answers = Mapping[int, Sequence[Preference]]
-"""By number of the group, one preference for each pair that was asked for, in order."""
+"""Preferences by number of the group, one for each pair of its round, in order."""
 
 
 class Session(Protocol):
-    """The comparisons of one call. A group is asked for its next round only when its last one is answered."""
+    """One call of a comparer: takes rounds of pairs and answers them.
+
+    A group's first round comes in the first `compare`, each further one in the `compare` after its answer; without one,
+    the group is finished.
+    """
 
     def compare(self, rounds: Rounds) -> Answers:
-        """Takes new rounds, none at all perhaps, and returns the answers of one or more groups.
+        """Takes new rounds and returns the answers of one or more groups, from these rounds or earlier ones.
 
-        They may be of groups that were asked for earlier. The caller goes on until every round is answered.
-
-        Raises InputError, which names the candidates, on a pair that is too long, and NumericalError on a verdict that
-        is no number.
+        `rounds` may be empty while earlier ones are unanswered. The caller repeats the call until all are answered.
+        Raises InputError, which names the candidates, on a pair that is too long, and NumericalError on a preference
+        that is not finite.
         """
 
     @property
     def stats(self) -> Stats:
-        """What the call has cost so far."""
+        """Cost of the call; read after the last answer."""
 
 
 class Comparer(Protocol):
-    """Whoever can say which of two responses is better, and how sure that is."""
+    """Compares responses in pairs: P(first better than second)."""
 
     @property
     def max_length(self) -> int:
-        """Most tokens of one pair, the judge's prompt included."""
+        """Most tokens of one presentation, the judge's prompt included."""
 
     @property
     def tokens_at_once(self) -> int:
-        """Tokens of comparisons that keep it busy once: who has many times more may well cut them into calls."""
+        """Tokens of presentations that fill the device once; much larger work can be cut into calls without loss."""
 
     def flags(self, text: str) -> tuple[str, ...]:
-        """What `text` contains that may pass for part of the judge's prompt. It is compared as it is."""
+        """Finds what `text` contains that may pass for part of the judge's prompt; it is compared unchanged."""
 
     def open(
         self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], one_round: bool
     ) -> AbstractContextManager[Session]:
-        """Opens a call about these groups.
+        """Opens a call that compares candidates of these groups.
 
         Args:
             groups: prompts with their candidates.
             orders: which of a pair stands in slot A.
-            num_pairs: how many pairs each group will ask for, or about so many: what the work may be spread by.
-            one_round: whether no group asks twice, so that nothing need be kept for a next round.
+            num_pairs: number of pairs that each group will have, at least roughly, for spreading the work.
+            one_round: whether each group has one round at most, so that nothing need be kept for the next.
         """

@@ -1,4 +1,4 @@
-"""Compares by the two label logits of one model, over the token tree of the call: the comparer of a GRAM judge."""
+"""Comparer of a GRAM judge: reads P(first better) from a model's two label logits (arXiv 2506.14175)."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from gram_fast.text.tokens import PairTokenizer
 
 @dataclass(frozen=True)
 class LabelComparer:
-    """A tokenizer and an engine, the longest pair that they may be given, and the pair that they were checked on."""
+    """Compares candidates by the label logits of one model, in forwards over shared prefixes."""
 
     tokenizer: PairTokenizer
     runner: Runner
@@ -31,7 +31,7 @@ class LabelComparer:
     max_length: int
     max_length_reason: str
     known_answers: list[KnownAnswer]
-    """One for each order."""
+    """Results of the check on a known pair, in orders ab and ba."""
 
     @classmethod
     def of(
@@ -41,10 +41,10 @@ class LabelComparer:
         max_batch_tokens: int | None = None,
         max_length: int | None = None,
     ) -> "LabelComparer":
-        """A comparer over a runner, which is checked on a known answer.
+        """Makes a comparer from a runner, and checks its logits on a known pair.
 
-        `max_batch_tokens`: most tokens of one forward, or None for what suits the device; `max_length`: most tokens of
-        a pair, or None for what the model allows. Raises UnsupportedModelError where the answer is wrong.
+        `max_batch_tokens`: most tokens of one pass; None chooses by device. `max_length`: most tokens of one
+        presentation; None for what the model allows. Raises UnsupportedModelError where the logits are wrong.
         """
         limit, reason = runner.max_length, runner.max_length_reason
         if max_length is not None and max_length < limit:
@@ -56,18 +56,18 @@ class LabelComparer:
 
     @property
     def tokens_at_once(self) -> int:
-        """Most tokens of one forward at present: what was asked for, or less since memory ran out."""
+        """Most tokens of one pass; halved whenever memory runs out."""
         return self.engine.budget
 
     def flags(self, text: str) -> tuple[str, ...]:
-        """Lines of the judge's template, and texts of special tokens, that `text` contains."""
+        """Finds the lines of the judge's template and the special tokens that `text` contains."""
         return self.tokenizer.flags(text)
 
     @contextmanager
     def open(
         self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], one_round: bool
     ) -> "Iterator[LabelSession]":
-        """Tokenizes the groups and takes the engine, when its other callers are done with it."""
+        """Tokenizes the groups, then waits for the engine and holds it until the end of the context."""
         started = time.perf_counter()
         encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
         with self.engine.request(encoded.head_ids) as request:
@@ -76,7 +76,7 @@ class LabelComparer:
 
 @dataclass(frozen=True)
 class LabelSession:
-    """One call: its groups, their pieces, and the engine's request."""
+    """One call of a LabelComparer."""
 
     comparer: LabelComparer
     groups: Sequence[Group]
@@ -87,28 +87,29 @@ class LabelSession:
     started: float
 
     def compare(self, rounds: Rounds) -> Answers:
-        """Compares all pairs of all groups in one packed round."""
-        asked = [(g, i, j) for g, pairs in rounds.items() for i, j in pairs]
-        presentations = [(g, a, b) for g, i, j in asked for a, b in shown(i, j, self.orders)]
+        """Compares all pairs of all groups at once, packed together."""
+        pairs = [(g, i, j) for g, of_group in rounds.items() for i, j in of_group]
+        presentations = [(g, a, b) for g, i, j in pairs for a, b in shown(i, j, self.orders)]
         with on_device(self.comparer.runner.device):
             logits = self._logits(presentations)
-        per_pair = logits.reshape(len(asked), -1, 2)
+        per_pair = logits.reshape(len(pairs), -1, 2)
         answers: dict[int, list[Preference]] = {g: [] for g in rounds}
-        for (g, i, j), of_pair in zip(asked, per_pair, strict=True):
+        for (g, i, j), of_pair in zip(pairs, per_pair, strict=True):
             answers[g].append(preference(i, j, of_pair, self.orders))
         return answers
 
     @property
     def stats(self) -> ForwardStats:
-        """What the call has cost so far."""
+        """Cost of the call so far."""
         return self.request.stats(time.perf_counter() - self.started)
 
     def _logits(self, presentations: list[Presentation]) -> NDArray[np.float32]:
-        """Label logits [P, 2]."""
+        """Computes label logits [P, 2]. Raises InputError on a presentation that is too long, NumericalError on NaN."""
         limit, reason = self.comparer.max_length, self.comparer.max_length_reason
         leaves = self.request.add(self.encoded.round(presentations, self.request.num_segments))
         lengths = self.request.lengths(leaves)
-        if (longest := int(lengths.argmax())) >= 0 and lengths[longest] > limit:
+        longest = int(lengths.argmax())
+        if lengths[longest] > limit:
             raise InputError(
                 f"{self._name(presentations[longest])}: the pair has {lengths[longest]} tokens, the limit is "
                 f"{limit} ({reason})"
@@ -129,7 +130,7 @@ class LabelSession:
 
 
 def _check(answers: Sequence[KnownAnswer], runner: Runner) -> None:
-    """Raises UnsupportedModelError when a known answer is wrong."""
+    """Raises UnsupportedModelError when the logits of a known pair are wrong."""
     for answer in answers:
         if not answer.is_right:
             raise UnsupportedModelError(

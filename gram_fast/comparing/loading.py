@@ -1,4 +1,4 @@
-"""Makes the comparer of a judge: from a checkpoint's name, or from a model that the caller holds."""
+"""Makes the comparer of a judge from a checkpoint or from a loaded model."""
 
 from typing import Any
 
@@ -16,27 +16,26 @@ from gram_fast.text.tokens import PairTokenizer
 
 
 def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[LabelComparer]:
-    """The comparer of a checkpoint, a folder or a name on the hub; of several devices, one for each side by side.
+    """Loads the comparer of a checkpoint, a folder or a name on the hub; with several devices, one replica on each.
 
-    Raises errors as PairwiseJudge.from_pretrained.
+    Raises errors like PairwiseJudge.from_pretrained.
     """
     devices = find_devices(options.device)
     config = load_config(name, **options.hub)
     tokenizer = PairTokenizer(load_tokenizer(name, **options.hub), find_template(options.preset, config))
-    # Each runner is checked before the next is loaded.
+    # load_runners is lazy: each runner is checked before the next is loaded.
     comparers = [
         _comparer_of(tokenizer, runner, options)
         for runner in load_runners(name, config, tokenizer.label_ids, devices, options)
     ]
-    # One device needs no spreading, and gets none of its code.
     return comparers[0] if len(comparers) == 1 else Replicas(comparers)
 
 
 def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -> LabelComparer:
-    """The comparer of a transformers model, on its device and in eval mode, and its tokenizer.
+    """Makes the comparer of a transformers model, on its device and in eval mode, and its tokenizer.
 
-    Of the options, preset, attention and the two limits count. Raises UnsupportedModelError and BackendError as
-    PairwiseJudge.from_pretrained.
+    Uses the options preset, attention, max_batch_tokens and max_length. Raises UnsupportedModelError and BackendError
+    like PairwiseJudge.from_pretrained.
     """
     pair_tokenizer = PairTokenizer(tokenizer, find_template(options.preset, model.config))
     runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention)

@@ -1,4 +1,4 @@
-"""From label logits to preferences: softmax over the two labels, mean over the two orders (arXiv 2506.14175)."""
+"""Converts label logits to preferences: softmax over the two labels, mean over the orders (arXiv 2506.14175)."""
 
 from typing import Literal, get_args
 
@@ -10,7 +10,7 @@ from gram_fast.errors import InputError
 from gram_fast.results import Preference
 
 Orders = Literal["ab", "ba", "both"]
-"""Which of a pair (i, j) is shown in slot A: i ("ab"), j ("ba"), or each once ("both")."""
+"""Order of a pair (i, j): i in slot A ("ab"), j in slot A ("ba"), or both presentations ("both")."""
 
 
 def check_orders(orders: str) -> None:
@@ -20,14 +20,14 @@ def check_orders(orders: str) -> None:
 
 
 def shown(i: int, j: int, orders: str) -> list[tuple[int, int]]:
-    """(slot A, slot B) of the forwards that compare i with j, "ab" before "ba"."""
+    """Lists the presentations (slot A, slot B) of a pair, "ab" before "ba"."""
     return [pair for order, pair in (("ab", (i, j)), ("ba", (j, i))) if orders in (order, "both")]
 
 
 def preference(i: int, j: int, logits_O2: NDArray[np.float32], orders: str) -> Preference:
-    """Preference of i over j from the label logits of its forwards, rows as `shown` lists them.
+    """Computes the preference of i over j from label logits float32 [O, 2], one row per presentation as in `shown`.
 
-    p = softmax over the labels A and B = sigmoid(logit A - logit B); in the order "ba", i stands in slot B.
+    P(slot A better) = softmax over the labels A and B = sigmoid(logit A - logit B); in order "ba", i is in slot B.
     """
     margins = logits_O2[:, 0].astype(np.float64) - logits_O2[:, 1]
     margin_ab = float(margins[0]) if orders != "ba" else None
@@ -38,7 +38,7 @@ def preference(i: int, j: int, logits_O2: NDArray[np.float32], orders: str) -> P
     return Preference(
         i,
         j,
-        # Orders that cancel are a draw; rounding of their two probabilities must not decide it.
+        # Margins that cancel are a draw; rounding of the two probabilities must not decide it.
         p=_mean(p_ab, p_ba) if margin else 0.5,
         margin=margin,
         p_ab=p_ab,

@@ -1,4 +1,4 @@
-"""Several comparers of one judge side by side, each on a device of its own: groups are spread over them."""
+"""Spreads groups over several comparers of one judge, each on its own device (data parallelism)."""
 
 import heapq
 import threading
@@ -14,53 +14,54 @@ from gram_fast.comparing.preference import Orders
 from gram_fast.results import Stats, total_stats
 from gram_fast.text.group import Group
 
-# Characters of template text that a comparison reads behind the text in its second slot, about.
+# Characters of template text after the second response of a presentation, roughly.
 _TEMPLATE = 100
-# Groups of one prompt stay together up to this part of an even share; beyond, balance is worth more than the prompt.
+# Groups of one prompt stay together up to this part of an even share; beyond it, balance saves more than sharing.
 _PART = 0.25
 
 AnyComparer = TypeVar("AnyComparer", bound=Comparer)
 
 
 class Replicas(Generic[AnyComparer]):
-    """A comparer over comparers that give the same answers. They may share a tokenizer: nothing in it changes."""
+    """Comparer that spreads groups over comparers with equal results, which may share a (read-only) tokenizer."""
 
     def __init__(self, comparers: Sequence[AnyComparer]) -> None:
         """`comparers`: one or more."""
         self.comparers = tuple(comparers)
         self.in_flight = [0] * len(self.comparers)
-        """By replica: the costs of what running calls gave it."""
-        self._lock = threading.Lock()  # of the line above
+        """Estimated cost of the running calls' groups, by replica."""
+        self._lock = threading.Lock()  # guards in_flight
 
     @property
     def max_length(self) -> int:
-        """Most tokens of one pair, the same for all."""
+        """Most tokens of one presentation, the same for all comparers."""
         return self.comparers[0].max_length
 
     @property
     def tokens_at_once(self) -> int:
-        """The sum over the comparers."""
+        """Tokens that fill all devices once: the sum over the comparers."""
         return sum(comparer.tokens_at_once for comparer in self.comparers)
 
     def flags(self, text: str) -> tuple[str, ...]:
-        """What any of them flags: they have the same prompt."""
+        """Finds what `text` contains that may pass for part of the judge's prompt, the same for all comparers."""
         return self.comparers[0].flags(text)
 
     @contextmanager
     def open(
         self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], one_round: bool
     ) -> Iterator[Session]:
-        """Opens a call on each replica that gets a share of the groups. Every share goes on at its own pace.
+        """Opens a call on each replica that gets a share of the groups; shares do not wait for each other's rounds.
 
-        A group is never divided: one group alone goes to the replica that has least to do. Counts of `stats` are sums
-        over the replicas, each of which reads the judge's instruction for itself; `seconds` is the time of all.
+        A group is never divided: a single group goes to the replica that has least to do. Counts of `stats` are sums
+        over the replicas, each of which computes the judge's instruction itself; `seconds` is the wall time of all.
+        Reading `stats` ends the call.
 
-        An error of one replica is raised when the others are through with their round; of several errors, that of the
-        replica whose share begins first in `groups`. An interruption waits for that round too.
+        An error of one replica is raised when the others have finished their round; of several errors, that of the
+        replica with the first group. An interruption waits for that round too.
         """
         with self._shared_out(groups, costs(groups, num_pairs)) as shares:
             if len(shares) < 2:
-                # In the caller's thread: a call costs no thread, and an interruption ends it at once.
+                # In the caller's thread: no thread to start, and an interruption ends the call at once.
                 comparer = self.comparers[next(iter(shares), 0)]
                 with comparer.open(groups, orders, num_pairs=num_pairs, one_round=one_round) as session:
                     yield session
@@ -74,15 +75,17 @@ class Replicas(Generic[AnyComparer]):
                 [_Share(numbers, partial(open_share, self.comparers[r], numbers)) for r, numbers in shares.items()]
             )
             try:
+                session.start()
                 yield session
             finally:
                 session.end()
+            session.check()
 
     @contextmanager
     def _shared_out(self, groups: Sequence[Group], costs: Sequence[int]) -> Iterator[dict[int, list[int]]]:
-        """Numbers of groups by replica, those of replicas with a share, the one with group 0 first.
+        """Assigns groups to replicas -> numbers of groups by replica, the replica with group 0 first.
 
-        What the shares cost counts as in flight until the end of the context.
+        The shares' costs count in `in_flight` until the end of the context.
         """
         units = together([group.prompt for group in groups], costs, len(self.comparers))
         unit_costs = [sum(costs[g] for g in unit) for unit in units]
@@ -102,36 +105,38 @@ class Replicas(Generic[AnyComparer]):
 
 
 class _Share:
-    """The groups that one replica compares, in a thread of its own."""
+    """One replica's part of a call: its groups, compared in a thread."""
 
     def __init__(self, numbers: Sequence[int], open_session: Callable[[], AbstractContextManager[Session]]) -> None:
-        """`numbers`: of the groups in the call. The session is opened in the thread, which may wait for a device."""
+        """`numbers`: of the groups in the call. `open_session` is called in the thread, as it may wait for a device."""
         self.numbers = numbers
+        self._place_of = {g: place for place, g in enumerate(numbers)}
         self.num_waiting = 0
-        """Groups that were asked for and are not answered."""
+        """Number of groups whose round is not answered."""
         self.stats: Stats | None = None
-        """Once the share is over."""
+        """Cost of the share, set at its end."""
         self.error: BaseException | None = None
         self._open_session = open_session
         self._rounds: SimpleQueue[Rounds | None] = SimpleQueue()  # None ends the share
         self._thread: threading.Thread | None = None
 
     def start(self, answered: "SimpleQueue[tuple[_Share, Answers]]") -> None:
-        """Begins to work; answers, by number of the group in the call, and errors go into the queue."""
-        self._thread = threading.Thread(target=self._work, args=(answered,), name="gram_fast")
-        self._thread.start()
+        """Starts the thread, which queues answers by number of the group in the call, and empty ones on an error."""
+        thread = threading.Thread(target=self._work, args=(answered,), name="gram_fast")
+        thread.start()
+        self._thread = thread  # one that could not start cannot be joined
 
     def ask(self, rounds: Rounds) -> None:
-        """Takes new rounds, by number of the group in the call."""
+        """Queues new rounds, by number of the group in the call."""
         self.num_waiting += len(rounds)
-        self._rounds.put({self.numbers.index(g): pairs for g, pairs in rounds.items()})
+        self._rounds.put({self._place_of[g]: pairs for g, pairs in rounds.items()})
 
     def finish(self) -> None:
-        """Ends the share when it is through with what it was asked for; its session is free for others then."""
+        """Ends the share after its queued rounds; closing its session frees the device for other calls."""
         self._rounds.put(None)
 
     def join(self) -> None:
-        """Waits for its end."""
+        """Waits for the end of the thread."""
         if self._thread is not None:
             self._thread.join()
 
@@ -144,12 +149,12 @@ class _Share:
                     num_waiting += len(rounds) - len(answers)
                     answered.put((self, {self.numbers[place]: found for place, found in answers.items()}))
                 self.stats = session.stats
-        except BaseException as error:  # raised again in the caller's thread
+        except BaseException as error:  # `check` raises it in the caller's thread
             self.error = error
             answered.put((self, {}))
 
     def _next_rounds(self, num_waiting: int) -> Rounds | None:
-        """New rounds; where answers are still to come, none need be there."""
+        """Takes the next queued rounds; while groups are unanswered, does not wait for any."""
         try:
             return self._rounds.get(block=num_waiting == 0)
         except Empty:
@@ -157,18 +162,21 @@ class _Share:
 
 
 class _SpreadSession:
-    """The shares of one call, each at its own pace."""
+    """Session over the shares of one call."""
 
     def __init__(self, shares: Sequence[_Share]) -> None:
         """`shares`: two or more, the one with group 0 first."""
         self._started = time.perf_counter()
         self._shares, self._running = shares, list(shares)
         self._answered: SimpleQueue[tuple[_Share, Answers]] = SimpleQueue()
-        for share in shares:
+
+    def start(self) -> None:
+        """Starts a thread for each share."""
+        for share in self._shares:
             share.start(self._answered)
 
     def compare(self, rounds: Rounds) -> Answers:
-        """Hands the rounds out, and returns the answers of the share that is the first to have some."""
+        """Passes the rounds to their shares and returns the next answers of any share."""
         for share in list(self._running):
             if own := {g: rounds[g] for g in share.numbers if g in rounds}:
                 share.ask(own)
@@ -178,31 +186,38 @@ class _SpreadSession:
         share, answers = self._answered.get()
         if share.error is not None:
             self.end()
-            raise next(other.error for other in self._shares if other.error is not None)
+            self.check()
         share.num_waiting -= len(answers)
         return answers
 
     @property
     def stats(self) -> Stats:
-        """Sums over the shares, whose end this waits for."""
+        """Total cost of the shares; ends them and waits for it."""
         self.end()
+        self.check()
         parts = [share.stats for share in self._shares if share.stats is not None]
         return total_stats(parts, time.perf_counter() - self._started)
 
     def end(self) -> None:
-        """Waits until every share is through with the round that it is in."""
+        """Ends all shares and waits for their threads, which finish their queued rounds."""
         for share in self._running:
             share.finish()
         self._running.clear()
         for share in self._shares:
             share.join()
 
+    def check(self) -> None:
+        """Raises the error of the first share that has one."""
+        for share in self._shares:
+            if share.error is not None:
+                raise share.error
+
 
 def costs(groups: Sequence[Group], num_pairs: Sequence[int]) -> list[int]:
-    """What each group costs, estimated in characters to read.
+    """Estimates the cost of each group in characters to compute.
 
-    The prompt and, in slot A, every response are read once; every comparison reads one more response of average length
-    with the template behind it. An estimate is enough: text is not tokenized to decide who tokenizes it.
+    The prompt and, in slot A, every response count once; every pair adds a response of average length and the template
+    text after it. Characters, because each replica tokenizes its own share later.
     """
     return [_cost(group, pairs) for group, pairs in zip(groups, num_pairs, strict=True)]
 
@@ -213,10 +228,10 @@ def _cost(group: Group, num_pairs: int) -> int:
 
 
 def together(prompts: Sequence[str], costs: Sequence[int], count: int) -> list[list[int]]:
-    """Divides groups into units, each for one of `count` replicas.
+    """Divides groups into units that stay on one of `count` replicas.
 
-    Groups of one prompt are a unit, because a replica reads a prompt once for all its groups, unless they are more
-    than a quarter of an even share: then each is its own.
+    Groups of one prompt are a unit, because a replica computes a prompt once for all its groups, unless they cost more
+    than a quarter of an even share: then each group is a unit.
     """
     by_prompt: dict[str, list[int]] = {}
     for g, prompt in enumerate(prompts):
@@ -229,9 +244,9 @@ def together(prompts: Sequence[str], costs: Sequence[int], count: int) -> list[l
 
 
 def spread(costs: Sequence[int], loads: Sequence[int]) -> list[int]:
-    """The bin of each item: the costliest first, each into the bin with the least load by then.
+    """Assigns items to bins greedily: the costliest first, each to the least loaded bin -> the bin of each item.
 
-    `loads`: what the bins hold already. From empty bins, no bin comes to more than the mean plus one item.
+    `loads`: initial loads of the bins. From 0, no bin exceeds the mean by more than the costliest item (Graham, 1969).
     """
     bins = [(load, number) for number, load in enumerate(loads)]
     heapq.heapify(bins)

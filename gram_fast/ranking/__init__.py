@@ -1,1 +1,1 @@
-"""From preferences to answers: groups of candidates come in, winners, scores and comparisons go out."""
+"""Ranks candidates by pairwise comparisons: tournament strategies, how they are played, and scores."""

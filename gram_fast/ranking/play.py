@@ -1,4 +1,4 @@
-"""Plays tournaments: asks a comparer for the pairs that they want to see, until every one of them has its answer."""
+"""Plays tournaments: has a comparer compare the pairs of every group's next round until all are over."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from gram_fast.text.group import Group
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tournaments came to, one a group; responses are numbered as in Group.texts."""
+    """Results of tournaments, one per group; candidates are numbered as in Group.texts."""
 
     winners: list[int | None]
-    """Of eliminations; None where the scores over all comparisons decide."""
+    """Winner of each group's elimination; None where the scores over all comparisons decide."""
     comparisons: list[list[Preference]]
     stats: Stats
 
@@ -26,9 +26,10 @@ class Outcome:
 def play(
     groups: Sequence[Group], strategy: Strategy, comparer: Comparer, orders: Orders = "both", seed: int = 0
 ) -> Outcome:
-    """Plays one tournament for each group, all at the same time, so that their rounds can share the comparer's work.
+    """Plays one tournament per group, all at the same time, so that the comparer can batch their rounds.
 
-    Raises InputError on unknown orders and a seed below 0, and what the comparer raises.
+    `seed`: of each tournament's random generator. Raises InputError on unknown orders and on a seed below 0, and errors
+    of the comparer.
     """
     check_orders(orders)
     if not isinstance(seed, int) or seed < 0:
@@ -48,23 +49,23 @@ def play(
 
 
 class _Match:
-    """A tournament under way: the round that it waits for, or its winner, and what it has seen."""
+    """State of one tournament: its current round, its comparisons so far, and its winner."""
 
     def __init__(self, tournament: Tournament) -> None:
         self._tournament = tournament
         self.round: Round = []
-        """Pairs to compare next; none once it is over."""
+        """Pairs to compare next; empty when the tournament is over."""
         self.winner: int | None = None
         self.comparisons: list[Preference] = []
         self._advance(None)
 
     def send(self, preferences: Sequence[Preference]) -> None:
-        """Takes the answers to its round and goes on to the next."""
+        """Takes the preferences of the current round and advances to the next."""
         self.comparisons += preferences
         self._advance(np.array([preference.p for preference in preferences]))
 
     def _advance(self, p: "np.ndarray | None") -> None:
-        """Sends P(i better than j) of the round, None at the start, up to the next round that is not empty."""
+        """Sends P(i better than j) of the round (None to start) and advances to the next round that is not empty."""
         try:
             self.round = next(self._tournament) if p is None else self._tournament.send(p)
             while not self.round:

@@ -1,4 +1,4 @@
-"""One score for every candidate from the comparisons of a tournament."""
+"""Scores candidates by the comparisons of a tournament: win rate and Bradley-Terry strength."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,12 +10,12 @@ from scipy.special import expit, log_expit
 from gram_fast.errors import InputError
 from gram_fast.results import Preference
 
-# Nearer to 0 or 1 than this a probability counts as this: +-13.8 in log odds. Certainty would be infinitely far.
+# Probabilities are clipped to [this, 1 - this], +-13.8 in log odds: certainty would have infinite log odds.
 _CERTAIN = 1e-6
 
 
 def win_rate(count: int, comparisons: Sequence[Preference]) -> NDArray[np.float64]:
-    """Mean over a candidate's comparisons of P(it is better), in [0, 1]; 0.5 where it had none -> float64 [C]."""
+    """Computes each candidate's mean P(it is better), in [0, 1]; 0.5 without comparisons -> float64 [C]."""
     wins, games = np.zeros(count), np.zeros(count)
     for c in comparisons:
         wins[c.i] += c.p
@@ -25,12 +25,12 @@ def win_rate(count: int, comparisons: Sequence[Preference]) -> NDArray[np.float6
 
 
 def bradley_terry(count: int, comparisons: Sequence[Preference]) -> NDArray[np.float64]:
-    """Strengths s with P(i better than j) = sigmoid(s_i - s_j) that fit the probabilities best -> float64 [C], mean 0.
+    """Fits Bradley-Terry strengths s, P(i better than j) = sigmoid(s_i - s_j) -> float64 [C] in log odds, mean 0.
 
-    Maximum likelihood of the Bradley-Terry model (Biometrika 39, 1952), every comparison counted as p wins and 1 - p
-    losses. The problem is convex; trust-region Newton steps hold out where strengths are hundreds apart, which spectral
-    and minorization methods do not. The comparisons must connect all candidates. On a tree of comparisons, as
-    eliminations play, the fit is exact: differences are the log odds.
+    Maximum likelihood (Bradley and Terry, Biometrika 39, 1952), every comparison counted as p wins and 1 - p losses.
+    The problem is convex; trust-region Newton steps converge even where strengths are hundreds apart, where spectral
+    and minorization methods fail. The comparisons must connect all candidates. Where they form a tree, as those of
+    eliminations do, the fit is exact: differences of compared candidates are their log odds.
     """
     if count == 1:
         return np.zeros(1)
@@ -41,7 +41,7 @@ def bradley_terry(count: int, comparisons: Sequence[Preference]) -> NDArray[np.f
         wins_CC[c.j, c.i] += 1 - p
     games_CC = wins_CC + wins_CC.T
 
-    # The likelihood knows differences only; the term in the mean makes it strictly convex and puts the mean at 0.
+    # The likelihood depends on differences only; the mean's term makes it strictly convex with the mean at 0.
     def loss(s_C: NDArray[np.float64]) -> float:
         likelihood = (wins_CC * log_expit(s_C[:, None] - s_C)).sum()
         return float(0.5 * count * s_C.mean() ** 2 - likelihood)
@@ -72,8 +72,11 @@ SCORES: dict[str, Callable[[int, Sequence[Preference]], NDArray[np.float64]]] = 
 
 
 def find_scores(name: str, strategy: str) -> Callable[[int, Sequence[Preference]], NDArray[np.float64]]:
-    """The score of that name; "auto" is the win rate where everybody met everybody, and Bradley-Terry elsewhere,
-    because a win rate says little when opponents differ. Raises InputError with the names there are."""
+    """Finds the score function of that name. Raises InputError that lists the names.
+
+    "auto" is the win rate for round_robin and Bradley-Terry elsewhere: win rates over different opponents cannot be
+    compared.
+    """
     if name == "auto":
         name = "win_rate" if strategy == "round_robin" else "bradley_terry"
     if name not in SCORES:

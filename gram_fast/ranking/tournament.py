@@ -1,8 +1,8 @@
-"""Strategies: which pairs to compare next, until the best is known.
+"""Tournament strategies: choose the pairs to compare, round by round.
 
-A strategy is a generator. It yields a round, a list of pairs (i, j); it is sent P(i better than j) for each, and it
-returns the winner, or None when the scores over all comparisons decide. A draw (p = 0.5) goes to i. Where preferences
-run in a circle, an elimination's winner depends on who met whom; round_robin does not.
+A tournament is a generator. It yields a round, a list of pairs (i, j), is sent P(i better than j) for each, and returns
+the winner, or None when the scores over all comparisons decide. A draw (p = 0.5) goes to i. Where preferences are
+cyclic, an elimination's winner depends on the bracket; a round robin has none.
 """
 
 from collections.abc import Callable, Generator
@@ -20,20 +20,20 @@ Tournament = Generator[Round, NDArray[np.float64], int | None]
 
 @dataclass(frozen=True)
 class Strategy:
-    """How to rank n candidates."""
+    """Strategy for ranking n candidates."""
 
     play: Callable[[int, np.random.Generator], Tournament]
-    """(n, random generator) -> tournament, n >= 1; rounds may be empty."""
+    """Starts a tournament: (n >= 1, random generator) -> generator, whose rounds may be empty."""
     has_one_round: bool
-    """All pairs are known at once: nothing needs to be kept for a next round."""
+    """Whether all pairs are known at the start."""
 
     def num_pairs(self, count: int) -> int:
-        """How many pairs it asks for among n candidates. With several rounds it is an elimination: all but one lose."""
+        """Number of pairs for n candidates; with several rounds n - 1, as in an elimination all but one lose once."""
         return len(next(self.play(count, np.random.default_rng(0)))) if self.has_one_round else count - 1
 
 
 def linear(count: int, rng: np.random.Generator) -> Tournament:
-    """The running best, in slot A, against the next candidate, in the order given: n - 1 rounds of one pair.
+    """Compares the running best (i) with the next candidate (j), in order: n - 1 rounds of one pair.
 
     GRAM's list-wise ranking (arXiv 2506.14175).
     """
@@ -46,10 +46,11 @@ def linear(count: int, rng: np.random.Generator) -> Tournament:
 
 
 def knockout(count: int, rng: np.random.Generator) -> Tournament:
-    """Winners meet winners in a drawn bracket: n - 1 pairs in ceil(log2 n) rounds. GRAM's divide and conquer.
+    """Single elimination with a random bracket: n - 1 pairs in ceil(log2 n) rounds.
 
-    Of a pair, one that stood first (in slot A) before stands there again: its tokens are computed already. With an odd
-    number, the last of the bracket goes through and plays first in the next round: nobody does so twice running.
+    GRAM's divide and conquer (arXiv 2506.14175). A candidate that was first of a pair (slot A) before is so again if
+    its opponent was not: its tokens are computed already. With an odd number, the last candidate has a bye and heads
+    the next round's bracket, so that none has two byes in a row.
     """
     alive = [int(index) for index in rng.permutation(count)]
     stood_first: set[int] = set()
@@ -66,13 +67,13 @@ def knockout(count: int, rng: np.random.Generator) -> Tournament:
 
 
 def reference(count: int, rng: np.random.Generator) -> Tournament:
-    """All against the first candidate, which stands in slot A: n - 1 pairs in one round."""
+    """Compares the first candidate (i) with all others: n - 1 pairs in one round."""
     yield [(0, other) for other in range(1, count)]
     return None
 
 
 def round_robin(count: int, rng: np.random.Generator) -> Tournament:
-    """Everybody against everybody: n (n - 1) / 2 pairs in one round."""
+    """Compares all pairs: n (n - 1) / 2 in one round."""
     yield [(i, j) for i in range(count) for j in range(i + 1, count)]
     return None
 
@@ -86,7 +87,7 @@ STRATEGIES = {
 
 
 def one_round(pairs: Round) -> Strategy:
-    """The strategy that asks for just these pairs."""
+    """Makes the strategy with one round of these pairs."""
 
     def play(count: int, rng: np.random.Generator) -> Tournament:
         yield pairs
@@ -96,7 +97,7 @@ def one_round(pairs: Round) -> Strategy:
 
 
 def find_strategy(name: str) -> Strategy:
-    """The strategy of that name; raises InputError with the names there are."""
+    """Finds the strategy of that name; raises InputError that lists the names."""
     if name not in STRATEGIES:
         raise InputError(f"there is no strategy {name!r}: expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[name]

@@ -1,1 +1,1 @@
-"""From token ids to label logits: pairs as lists of segments come in, two logits for each go out."""
+"""Token ids to label logits: plans and runs forwards over a prefix tree, two logits for each presentation."""

@@ -1,4 +1,4 @@
-"""Scores sequences of one request: plans passes over the token tree, runs them, keeps what the next round needs."""
+"""Runs scoring requests: plans passes over the token tree, runs them, keeps keys and values for the next round."""
 
 import threading
 import warnings
@@ -21,31 +21,31 @@ from gram_fast.text.encoded import EncodedRound
 from gram_fast.text.tokens import Ids
 
 CPU_BUDGET = 1024
-"""Tokens of a pass on a CPU."""
-# Fewer tokens a pass than this, and out of memory is not a matter of the budget any more.
+"""Most tokens of a pass on a CPU, by default: activations stay near the caches."""
+# Fewer tokens per pass would not help against running out of memory.
 _SMALLEST_BUDGET = 16
 _NO_LOGITS = np.empty((0, 2), np.float32)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a plan: all of it, or what was done when memory ran out."""
+    """Result of running a plan, up to its end or until memory ran out."""
 
     leaf_index: NDArray[np.int64]
-    """[L]: which of the leaves asked for have logits."""
+    """Positions, int64 [L], of the leaves with logits in the plan's list of leaves."""
     logits: NDArray[np.float32]
-    """[L, 2]"""
+    """Label logits, float32 [L, 2]."""
     num_tokens: int
-    """Tokens that were computed."""
+    """Tokens computed."""
     num_passes: int
     is_complete: bool
 
 
 class Engine:
-    """One model's key/value store and memory budget. Serves one request at a time; callers in other threads wait."""
+    """Scores requests with one model, one at a time (other threads wait); holds its key/value store and budget."""
 
     def __init__(self, runner: Runner, max_batch_tokens: int | None = None) -> None:
-        """`max_batch_tokens`: most tokens of one pass, or None for what suits the device."""
+        """`max_batch_tokens`: most tokens of one pass; None chooses by device."""
         self._runner = runner
         self._head_ids = np.empty(0, np.int32)
         self._tree = TokenTree(self._head_ids)
@@ -56,19 +56,18 @@ class Engine:
         """Most tokens of one pass."""
         # An eighth of the free memory, at most 65,536 and at least one pass.
         self.keep_limit = max(self.budget, min(65536, free // 8 // runner.bytes_per_slot))
-        """Slots kept between the rounds of a request."""
+        """Most slots in use up to which nodes are kept between the rounds of a request."""
 
     @property
     def num_slots(self) -> int:
-        """Slots of the key/value store at present."""
+        """Current number of slots of the key/value store."""
         return self._store.num_slots
 
     @contextmanager
     def request(self, head_ids: Ids) -> "Iterator[ScoringRequest]":
         """Opens a request whose sequences all start with `head_ids`.
 
-        What it computed is forgotten at its end, save the head's keys and values: the next request with the same head
-        starts from them.
+        Its keys and values are dropped at its end except the head's, which the next request with the same head reuses.
         """
         with self._lock:
             if not np.array_equal(head_ids, self._head_ids):
@@ -76,7 +75,7 @@ class Engine:
             try:
                 yield ScoringRequest(self, self._tree)
             except BaseException:
-                # A plan may not have been run to its end, nor the store grown to its end.
+                # The plan may be half run, or the store half grown.
                 self._forget()
                 raise
             finally:
@@ -86,7 +85,7 @@ class Engine:
     def run(self, plan: TreePlan) -> Run:
         """Runs the passes of a plan, in the request that made it.
 
-        Out of memory ends it early, unless passes cannot get smaller: that is raised, as every other error is.
+        Running out of memory ends it early; it is raised, like every other error, where passes cannot get smaller.
         """
         done: list[tuple[NDArray[np.int64], Tensor]] = []
         num_tokens, is_complete = 0, True
@@ -100,18 +99,18 @@ class Engine:
                     num_tokens += tree_pass.num_tokens
                     bar.update(tree_pass.num_tokens)
         except (RuntimeError, MemoryError) as error:
-            # Of several processes the others wait in the middle of this pass: there is no going on from there.
+            # With several processes, the others wait in the middle of this pass and cannot be told to start over.
             is_alone = self._runner.processes.count == 1
             if not (is_alone and _is_out_of_memory(error)) or self.budget // 2 < _SMALLEST_BUDGET:
                 raise
             is_complete = False
-        # Read back once a plan, so that a GPU need not wait for the host between passes.
+        # Read back once per plan, so that a GPU need not wait for the host between passes.
         leaf_index = np.concatenate([np.empty(0, np.int64), *(index for index, _ in done)])
         logits = torch.cat([logits_L2 for _, logits_L2 in done]).cpu().numpy() if len(leaf_index) else _NO_LOGITS
         return Run(leaf_index, logits, num_tokens, len(done), is_complete)
 
     def halve_budget(self) -> None:
-        """Makes passes half as large from now on, and gives all memory of keys and values back."""
+        """Halves the size of passes, with a warning, and frees all keys and values."""
         warnings.warn(
             f"out of memory: passes of {self.budget} tokens are halved to {self.budget // 2}; pass "
             f"max_batch_tokens={self.budget // 2} to start there",
@@ -124,34 +123,34 @@ class Engine:
             torch.cuda.empty_cache()
 
     def _forget(self) -> None:
-        """Gives the store back; what the tree knows to be kept there is gone with it."""
+        """Frees the store, and the tree's records of what it held."""
         self._tree.forget_slots()
         self._store.release()
 
 
 class ScoringRequest:
-    """Rounds of one call over one growing token tree, and what they have cost."""
+    """One call's rounds over a growing token tree, and their cost."""
 
     def __init__(self, engine: Engine, tree: TokenTree) -> None:
-        """`tree`: with the head alone."""
+        """`tree`: holds only the head."""
         self._engine, self._tree = engine, tree
         self.num_segments = 0
-        """Segments that the tree holds."""
+        """Number of segments that the tree holds."""
         self._comparisons = self._tokens_unshared = self._tokens_computed = self._passes = 0
 
     def add(self, encoded: EncodedRound) -> NDArray[np.int32]:
-        """Puts the sequences of a round into the tree -> leaves [P]."""
+        """Adds the sequences of a round to the tree -> leaf numbers, int32 [P]."""
         for ids in encoded.segments:
             self._tree.add_segment(ids)
         self.num_segments += len(encoded.segments)
         return self._tree.add_sequences(encoded.sequences, encoded.reusable)
 
     def lengths(self, leaves: NDArray[np.int32]) -> NDArray[np.int64]:
-        """[P] tokens of the whole sequences, head included."""
+        """Tokens of the whole sequences, head included -> int64 [P]."""
         return self._tree.leaf_lengths(leaves)
 
     def score(self, leaves: NDArray[np.int32], more_rounds: bool) -> NDArray[np.float32]:
-        """Label logits [P, 2] of the leaves. With `more_rounds`, keys and values of reusable segments stay."""
+        """Computes the label logits of the leaves -> float32 [P, 2]; `more_rounds` keeps reusable keys and values."""
         logits = np.full((len(leaves), 2), np.nan, np.float32)
         pending = np.arange(len(leaves))
         while len(pending):
@@ -170,14 +169,14 @@ class ScoringRequest:
             if run.is_complete:
                 self._tree.keep(plan.kept)
             else:
-                # Behind the run, whose error held the failed forward's activations.
+                # After `run` has returned: its exception held the failed forward's activations.
                 self._engine.halve_budget()
         self._comparisons += len(leaves)
         self._tokens_unshared += int(self.lengths(leaves).sum())
         return logits
 
     def stats(self, seconds: float) -> ForwardStats:
-        """What the request has cost so far, of which the caller knows how long it took."""
+        """Cost of the request so far; `seconds`: wall time, which the caller measures."""
         return ForwardStats(
             comparisons=self._comparisons,
             seconds=seconds,
@@ -189,10 +188,10 @@ class ScoringRequest:
 
 
 def default_budget(runner: Runner, free: int) -> int:
-    """Tokens a pass. On a CPU small enough that activations stay near the caches.
+    """Chooses the most tokens of a pass: CPU_BUDGET on a CPU.
 
-    On a GPU large enough to fill it, 16,384, or what half of the `free` bytes hold: activations while a pass runs, and
-    its keys and values.
+    On a GPU 16,384, enough to fill it, or fewer where their activations, keys and values would take more than half of
+    the `free` bytes.
     """
     if runner.device.type != "cuda":
         return CPU_BUDGET
@@ -200,7 +199,7 @@ def default_budget(runner: Runner, free: int) -> int:
 
 
 def _free_memory(device: torch.device) -> int:
-    """Bytes."""
+    """Free memory of the device in bytes."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 

@@ -1,4 +1,4 @@
-"""Keys and values of one model, by slot: the pass at hand in slots [0, T), kept nodes behind the token budget.
+"""Stores one model's keys and values by slot: the current pass in slots [0, T), kept nodes after the token budget.
 
 Shape letters: S slots, T packed tokens, K key/value heads, E head width.
 """
@@ -10,17 +10,17 @@ from torch import Tensor
 
 
 class KeyValueStore:
-    """One key and one value buffer [S, K, E] a layer, allocated when the layer first writes."""
+    """One key and one value buffer [S, K, E] per layer, allocated when the layer first writes."""
 
     def __init__(self) -> None:
         self.num_slots = 0
-        """Slots of every buffer."""
+        """Number of slots of every buffer."""
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.layout = object()
-        """A new object whenever room is made or given back: until then, buffers that were read or written stay."""
+        """Identity of the buffers: a new object whenever they may have moved."""
 
     def reserve(self, num_slots: int) -> None:
-        """Makes room for at least `num_slots` slots; what is in the others stays."""
+        """Grows the buffers to at least `num_slots` slots; existing slots keep their contents."""
         if num_slots <= self.num_slots:
             return
         for layer, buffers in self._layers.items():
@@ -30,14 +30,14 @@ class KeyValueStore:
         self.layout = object()
 
     def write(self, layer: int, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts the keys and values of a pass into slots [0, T) and returns the layer's buffers."""
+        """Writes the keys and values of a pass to slots [0, T) -> the layer's buffers."""
         k_SKE, v_SKE = self.buffers(layer, k_TKE.shape[1:], k_TKE)
         k_SKE[: len(k_TKE)] = k_TKE
         v_SKE[: len(v_TKE)] = v_TKE
         return k_SKE, v_SKE
 
     def buffers(self, layer: int, of_slot: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's buffers; new ones have slots [K, E] of shape `of_slot` and dtype and device as `like`."""
+        """The layer's key and value buffers; on first use made with slots of shape `of_slot` [K, E] and like `like`."""
         if layer not in self._layers:
             size = (self.num_slots, *of_slot)
             self._layers[layer] = (like.new_empty(size), like.new_empty(size))
@@ -51,7 +51,7 @@ class KeyValueStore:
                     buffer[slot : slot + length] = buffer[start : start + length]
 
     def release(self) -> None:
-        """Gives all memory back."""
+        """Frees all buffers."""
         self.num_slots = 0
         self._layers.clear()
         self.layout = object()

@@ -1,7 +1,7 @@
-"""The processes among which one model is divided: tensor parallelism (Megatron-LM, arXiv 1909.08053).
+"""Tensor parallelism: divides one model among processes (Megatron-LM, arXiv 1909.08053).
 
-Every process holds a part of the heads and of the feed-forward width of each layer, and runs the same passes; the sums
-behind attention and feed-forward go over all processes. torchrun starts them.
+Every process holds a part of the heads and of the feed-forward width of each layer and runs the same passes; the
+outputs of attention and feed-forward are summed over the processes. torchrun starts them.
 """
 
 import os
@@ -16,35 +16,35 @@ from gram_fast.errors import BackendError
 
 @dataclass(frozen=True)
 class Processes:
-    """A process group seen from one of its members, or one process alone."""
+    """Rank and size of a process group, or of one process alone, with its collective operations."""
 
     rank: int = 0
     count: int = 1
 
     def slice_of(self, size: int) -> slice:
-        """This process's part of a dimension that `count` divides."""
+        """Slice of a dimension of `size` that belongs to this process; `count` must divide `size`."""
         part = size // self.count
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def sum(self, part: Tensor) -> Tensor:
-        """The sum over the processes, in place."""
+        """Sums a tensor over the processes, in place."""
         if self.count > 1:
             dist.all_reduce(part)
         return part
 
     def least(self, number: int) -> int:
-        """The least of the processes' numbers."""
+        """Minimum of a number over the processes."""
         if self.count == 1:
             return number
         numbers = torch.tensor([number])
-        # On the host's side of whatever backend: gloo takes CPU tensors, NCCL this process's GPU.
+        # gloo takes CPU tensors, NCCL tensors on this process's GPU.
         if dist.get_backend() == "nccl":
             numbers = numbers.cuda()
         dist.all_reduce(numbers, dist.ReduceOp.MIN)
         return int(numbers)
 
     def agreed(self, logits_L2: Tensor) -> Tensor:
-        """The first process's logits, in place: who meets whom next must never differ among processes."""
+        """Copies the first process's logits to all, in place: the next round's pairs must be equal everywhere."""
         if self.count > 1:
             dist.broadcast(logits_L2, 0)
         return logits_L2
@@ -54,11 +54,10 @@ ALONE = Processes()
 
 
 def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
-    """Joins the processes that torchrun started -> them, and the device of this one.
+    """Joins the processes that torchrun started -> the processes, and this one's device.
 
-    `device`: of type cuda, where every process takes the GPU of its local rank, or cpu. The default process group is
-    made where there is none, and left to whoever ends the process. Raises BackendError outside torchrun, and where a
-    machine has fewer GPUs than processes.
+    `device`: cpu, or cuda for the GPU of the local rank. Makes the default process group where there is none; it is
+    not destroyed here. Raises BackendError outside torchrun, and where a machine has fewer GPUs than processes.
     """
     if not dist.is_initialized() and ("RANK" not in os.environ or "WORLD_SIZE" not in os.environ):
         raise BackendError(

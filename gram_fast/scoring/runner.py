@@ -1,4 +1,4 @@
-"""What the engine asks of a model: run one packed pass, say what it costs in memory and how long a sequence may be."""
+"""Runner: the interface between the engine and a model, which runs packed passes and reports memory and limits."""
 
 from typing import Any, Protocol
 
@@ -17,26 +17,26 @@ class Runner(Protocol):
     device: torch.device
     dtype: torch.dtype
     attention: str
-    """The backend of its attention."""
+    """Name of the attention backend."""
     max_length: int
-    """Most tokens of one sequence that it scores exactly."""
+    """Most tokens of a sequence that the model scores exactly."""
     max_length_reason: str
-    """What sets that limit."""
+    """Setting that `max_length` comes from, for messages."""
 
     @property
     def processes(self) -> Processes:
-        """Among which the model is divided."""
+        """Processes that the model is divided among."""
 
     @property
     def bytes_per_slot(self) -> int:
-        """Memory of one token's keys and values."""
+        """Bytes of one token's keys and values in all layers."""
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token's activations, at the most, while a pass runs."""
+        """Peak bytes of one token's activations during a pass."""
 
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
-        """Label logits float32 [L, 2]; the pass's keys and values are in the store afterwards."""
+        """Runs one pass -> label logits, float32 [L, 2]; writes its keys and values to the store."""
 
     def plain_logits(self, input_ids: Tensor) -> Tensor:
-        """Label logits [2], float32, of one sequence [T] without any of what `forward` adds: its yardstick."""
+        """Computes the label logits of one sequence [T] by a plain forward, to check `forward` -> float32 [2]."""

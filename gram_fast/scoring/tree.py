@@ -1,6 +1,6 @@
-"""From a token tree to the packed passes of one round.
+"""Plans the packed passes of one round over a token tree.
 
-The tree and the planning are C++ (csrc/tree); here are the arrays that come out, named.
+The tree and the planner are C++ (csrc/tree); this module names the planner's arrays.
 
 Shape letters: T packed tokens, L leaves.
 """
@@ -16,7 +16,7 @@ from gram_fast.extension import _C
 from gram_fast.ops.tables import Spans, check_leaf_rows
 
 TokenTree = _C.TokenTree
-"""Radix tree of all sequences asked for; every distinct prefix is one node."""
+"""Radix tree of a request's sequences; a node is a run of tokens that the same sequences share."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,23 @@ class TreePass:
     """
 
     budget: int
-    """Slots below are nobody else's."""
+    """Slots reserved for the pass: [0, budget)."""
     input_ids: Tensor
-    """int64 [T]"""
+    """Token ids, int64 [T]."""
     position_ids: Tensor
-    """int64 [T], counted along the path from the root, not along the packing."""
+    """Positions along the path from the root, not along the packing, int64 [T]."""
     spans: Spans
-    """Which slots each token reads. A node and its chain of first children are one span."""
+    """Slots that each token reads. A node and its chain of first children are one span."""
     leaf_rows: Tensor
-    """int64 [L]: packed index of the last token of a leaf."""
+    """Packed index of the last token of each leaf, int64 [L]."""
     leaf_index: NDArray[np.int64]
-    """[L]: position of that leaf in the list of leaves asked for."""
+    """Position of each leaf in the list of leaves that was planned, int64 [L]."""
     keep: list[tuple[int, int, int]]
-    """(packed start, slot, length) of the keys and values to copy after the pass."""
+    """Keys and values to copy after the pass: (packed start, slot, length)."""
 
     @classmethod
     def of_sequence(cls, input_ids: Tensor) -> "TreePass":
-        """One sequence [T] alone, whose last token is the only leaf."""
+        """Makes the pass of a single sequence of ids [T], whose last token is the only leaf."""
         length = len(input_ids)
         spans = Spans(torch.tensor([[0, length]]), torch.tensor([0, 0]), torch.empty((0, 2), dtype=torch.int64))
         return cls(
@@ -59,19 +59,19 @@ class TreePass:
 
     @property
     def num_tokens(self) -> int:
-        """T."""
+        """Number of packed tokens, T."""
         return len(self.input_ids)
 
 
 @dataclass(frozen=True)
 class TreePlan:
-    """The passes of one round."""
+    """Passes of one round."""
 
     passes: list[TreePass]
     num_slots: int
     """Slots of the key/value buffer that the plan uses."""
     kept: _C.KeptSlots
-    """For `TokenTree.keep`, once every pass has run."""
+    """Argument for `TokenTree.keep`, once every pass has run."""
 
     @property
     def num_tokens(self) -> int:
@@ -85,15 +85,15 @@ def plan_round(
     """Plans the passes that give the logits of `leaves`, none over `budget` tokens.
 
     With `more_rounds`, nodes above a reusable segment border keep their slots for the next round while fewer than
-    `keep_limit` slots are in use. The tree keeps what it has until it is told with `tree.keep(plan.kept)` that the
-    passes were run.
+    `keep_limit` slots are in use. The tree records these slots when `tree.keep(plan.kept)` is called, after the passes
+    were run.
     """
     tables, num_slots, kept = tree.plan(leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
     return TreePlan([tree_pass_of(table, budget, num_slots) for table in tables], num_slots, kept)
 
 
 def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int, num_slots: int) -> TreePass:
-    """A pass of the planner, by the names of csrc/tree/tree_plan.h. Its spans and leaf rows are checked here, once."""
+    """Makes a TreePass from the planner's arrays (csrc/tree/tree_plan.h); checks its spans and leaf rows, once."""
 
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(table[name])

@@ -1,1 +1,1 @@
-"""From text to token ids: prompts and responses, strings or chat messages, come in, encoded pieces go out."""
+"""Text to token ids: reads prompts and responses, renders the judge's prompt, tokenizes it in reusable pieces."""

@@ -1,4 +1,4 @@
-"""Reads the arguments of calls about many prompts: one Group a prompt, errors by the names that the caller knows."""
+"""Validates arguments of calls with many prompts; errors name the argument ("groups[3]")."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from gram_fast.text.prompts import Prompt
 
 
 def check_list(name: str, values: Any, count: int | None = None, of: str = "groups") -> None:
-    """Raises InputError unless `values` is a list, of one for each of `count` things called `of`."""
+    """Raises InputError unless `values` is a list, of length `count` if that is given; `of` names what is counted."""
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InputError(f"{name}: expected a list, got {type(values).__name__}")
     if count is not None and len(values) != count:
@@ -17,7 +17,7 @@ def check_list(name: str, values: Any, count: int | None = None, of: str = "grou
 
 
 def read_pair(k: int, prompt: Prompt, pair: Sequence[Prompt]) -> Group:
-    """Pair k of a batch. Raises InputError on what is not two texts."""
+    """Makes the group of pair k of a batch. Raises InputError on anything but two texts."""
     where = f"pairs[{k}]"
     check_list(where, pair)
     if len(pair) != 2:
@@ -26,9 +26,9 @@ def read_pair(k: int, prompt: Prompt, pair: Sequence[Prompt]) -> Group:
 
 
 def read_group(g: int, prompt: Prompt, responses: Sequence[Prompt], reference: Sequence[Prompt] = ()) -> Group:
-    """Group g of a batch; a reference, one at most, goes before its candidates.
+    """Makes group g of a batch; `reference`, at most one response, becomes its first candidate.
 
-    Raises InputError on fewer than two candidates, or one with a reference, and on what is not text.
+    Raises InputError on fewer than two responses (one with a reference) and on anything that is not text.
     """
     where = f"groups[{g}]"
     check_list(where, responses)

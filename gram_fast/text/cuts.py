@@ -1,15 +1,14 @@
-"""Where the judge's text may be cut so that token ids of the pieces, joined, are the ids of the whole text.
+"""Finds where template text may be cut so that the token ids of the parts, joined, are the ids of the whole text.
 
 A cut inside a literal (fixed text of the template) is safe when no token can lie across it, whatever stands in the
 slots, and when the text on one side cannot change the tokens on the other:
 
 - A pre-tokenizer that splits (the regular expressions of GPT-2, Llama 3, Qwen, ...) matches from left to right and the
-  model runs inside each match. A place where a match always ends is a cut: what follows is matched afresh. "Always" is
-  tried on every pair of character classes beside the literal, and a pattern that looks behind has no cuts. The same
-  boundary is then seen again in every text that is really encoded (Frame in tokens.py), so text that a trial
-  did not think of is caught, not mis-scored.
+  model runs inside each match. A place where a match always ends is a cut: the rest is matched afresh. "Always" is
+  tested with every pair of character classes beside the literal; a pattern that looks behind has no cuts. Encoding
+  checks the boundary again for every text (Frame in tokens.py), so text that the tests missed is not mis-scored.
 - Without splitting, BPE (SentencePiece style) grows tokens by merging neighbours: a place whose two characters stand
-  side by side in no entry of the vocabulary is a cut. That is a proof; nothing is tried. It does not hold for Unigram,
+  side by side in no entry of the vocabulary is a cut. This needs no test. It does not hold for Unigram,
   whose best path is a rounded sum over the whole text: far text can tip a tie. Unigram has cuts only where it splits.
 
 Characters beside a cut are ASCII, so Unicode normalization cannot join across it.
@@ -51,13 +50,14 @@ class CutProver:
         spec = json.loads(tokenizer.to_str())
         self._looks_behind = "(?<" in json.dumps(spec["pre_tokenizer"])
         self._merges = spec["model"]["type"] == "BPE"
-        # One long text to search for pairs of characters; no pair that is looked for holds the separator.
+        # One long text to search for pairs of characters; the separator occurs in none of them.
         self._vocab = "" if self._splits else "\0".join(tokenizer.get_vocab(with_added_tokens=False))
 
     def safe_cuts(self, literal: str, follows_slot: bool, precedes_slot: bool) -> list[int]:
-        """Positions c, 0 < c < len(literal), at which the literal may be cut; ascending, maybe none.
+        """Finds the positions c, 0 < c < len(literal), at which the literal may be cut; ascending, maybe none.
 
-        `follows_slot` and `precedes_slot` say on which sides arbitrary text adjoins. The literal holds no added token.
+        `follows_slot`, `precedes_slot`: whether arbitrary text adjoins on the left, right. The literal must hold no
+        added token.
         """
         plain = [char.isascii() and char != "\0" for char in literal]
         candidates = [c for c in range(1, len(literal)) if plain[c - 1] and plain[c]]
@@ -76,7 +76,7 @@ class CutProver:
 
     def _never_merged(self, literal: str, cuts: list[int]) -> list[int]:
         def surface(pair: str) -> str:
-            """The pair as the vocabulary writes it; some tokenizers put a space in front."""
+            """Two characters as the vocabulary writes them; some tokenizers put a space in front."""
             return "".join(piece for piece, _ in self._pre_tokenize(pair))[-2:]
 
         return [c for c in cuts if len(pair := surface(literal[c - 1 : c + 1])) == 2 and pair not in self._vocab]

@@ -1,4 +1,4 @@
-"""The texts of one call as token ids, each encoded once, and the pairs of a round as lists of the pieces."""
+"""Token ids of a call's texts, each text encoded once, and presentations as sequences of these pieces."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,44 +11,47 @@ from gram_fast.text.prompts import SLOTS
 from gram_fast.text.tokens import Frame, Ids, PairTokenizer
 
 Presentation = tuple[int, int, int]
-"""(group, i, j): a pair as the judge sees it, response i of that group in slot A and response j in slot B."""
+"""(group, i, j): text i of the group in slot A and text j in slot B, numbered as in Group.texts."""
 _NO_IDS = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
 class EncodedRound:
-    """The presentations of one round as sequences of segments."""
+    """Presentations of one round as sequences of segments (token ids [T], int32)."""
 
     segments: Sequence[Ids]
-    """New ones; they are numbered behind those of earlier rounds."""
+    """Segments that no earlier round had; their numbers follow those of earlier rounds."""
     sequences: NDArray[np.int32]
-    """[P, k] numbers of segments."""
+    """Numbers of the segments of each presentation, int32 [P, segments per presentation]."""
     reusable: int
-    """The first so many segments of a sequence start other sequences too."""
+    """Number of leading segments of a sequence that later rounds may share."""
 
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """The prompts and responses of one call.
+    """Prompts and responses of one call, encoded in pieces that presentations share.
 
-    Composed, a presentation is `head_ids` and three pieces: prompt, A and B. Where a text cannot be cut exactly, every
-    presentation is encoded whole: it is one segment without a head, made in the round that asks for it.
+    A presentation is `head_ids` and three pieces, one per slot. Where a text cannot be cut exactly, presentations are
+    encoded whole instead: each is one segment without a head, encoded in its round.
     """
 
     tokenizer: PairTokenizer
     prompts: Sequence[str]
     groups: Sequence[Sequence[str]]
-    """The responses to each prompt."""
+    """Distinct responses to each prompt."""
     head_ids: Ids
-    """What every presentation starts with."""
+    """Token ids int32 [T] that every presentation starts with; empty where presentations are encoded whole."""
     pieces: Sequence[Ids]
-    """All of them, each distinct text once a slot; none where presentations are encoded whole."""
+    """One piece for each distinct text of each slot; none where presentations are encoded whole."""
     numbers: Sequence[dict[str, int]]
-    """By slot, in the order of the template: the piece of each text."""
+    """Number of the piece of each text, one dictionary per slot in the template's order."""
 
     @classmethod
     def of(cls, tokenizer: PairTokenizer, prompts: Sequence[str], groups: Sequence[Sequence[str]]) -> "EncodedTexts":
-        """Encodes every prompt and response once; `groups[g]` are the responses to `prompts[g]`."""
+        """Encodes every prompt and response once; `groups[g]` are the responses to `prompts[g]`.
+
+        Warns when a text cannot be cut exactly and presentations are encoded whole.
+        """
         whole = cls(tokenizer, prompts, groups, _NO_IDS, (), ())
         if tokenizer.frames is None:
             return whole
@@ -61,7 +64,7 @@ class EncodedTexts:
         return composed
 
     def round(self, presentations: Sequence[Presentation], known: int) -> EncodedRound:
-        """The segments and sequences of a round, `known` segments of earlier rounds behind it."""
+        """Makes the segments and sequences of a round; `known`: segments of the call's earlier rounds."""
         if self.numbers:
             sequences = np.array([self._pieces_of(presentation) for presentation in presentations], np.int32)
             return EncodedRound(self.pieces[known:], sequences, reusable=2)
@@ -70,7 +73,7 @@ class EncodedTexts:
         return EncodedRound(segments, numbers[:, None], reusable=0)
 
     def _is_exact_on_a_sample(self) -> bool:
-        """Compares composed ids with those of the whole text: first against last response, first and last group."""
+        """Whether composed ids equal those of the whole text, for the first and last responses of two groups."""
         groups = range(len(self.groups))
         sample = [(g, i, j) for g in {*groups[:1], *groups[-1:]} for i, j in ((0, -1), (-1, 0))]
         whole = self.tokenizer.whole_ids([self._texts(presentation) for presentation in sample])
@@ -88,22 +91,24 @@ class EncodedTexts:
 
 
 def _composed(texts: EncodedTexts, frames: tuple[Frame, ...]) -> EncodedTexts | None:
-    """The texts with a piece for each distinct one, once a slot or once for slots whose surroundings are the same.
+    """Encodes the texts in pieces, once for slots of responses that have the same template text around them.
 
-    None when a text moved a cut.
+    None when a text changes the tokens beyond a cut.
     """
     tokenizer = texts.tokenizer
     responses = [text for group in texts.groups for text in group]
-    encoded: dict[tuple[str, str], dict[str, Ids]] = {}
+    encoded: dict[tuple[bool, tuple[str, str]], dict[str, Ids]] = {}
     pieces: list[Ids] = []
     numbers = []
     for frame, slot in zip(frames, tokenizer.text.slots, strict=True):
-        if slot == "input" or frame.key not in encoded:
-            found = tokenizer.pieces(frame, texts.prompts if slot == "input" else responses)
+        is_prompt = slot == "input"
+        key = (is_prompt, frame.key)
+        if key not in encoded:
+            found = tokenizer.pieces(frame, texts.prompts if is_prompt else responses)
             if found is None:
                 return None
-            encoded[frame.key] = found
-        of_slot = encoded[frame.key]
+            encoded[key] = found
+        of_slot = encoded[key]
         numbers.append({text: len(pieces) + k for k, text in enumerate(of_slot)})
         pieces += [np.concatenate([ids, frame.after_ids]) for ids in of_slot.values()]
     return EncodedTexts(tokenizer, texts.prompts, texts.groups, frames[0].before_ids, pieces, numbers)

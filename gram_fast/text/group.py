@@ -1,4 +1,4 @@
-"""One prompt and its candidate responses, as text, equal ones once."""
+"""Groups: a prompt with its candidate responses, as text without duplicates."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from gram_fast.text.prompts import Prompt, to_text
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates are numbered as the caller gave them, `texts` by first appearance."""
+    """A prompt and its candidates, numbered in the caller's order; `texts` are in order of first appearance."""
 
     prompt: str
     texts: list[str]
     """The distinct responses."""
     text_of: NDArray[np.int64]
-    """[C] number in `texts` of each candidate."""
+    """Number in `texts` of each candidate, int64 [C]."""
     prompt_name: str
     names: list[str]
-    """What the caller calls each candidate, for messages."""
+    """Name of each candidate in messages, such as "responses[2]"."""
 
     @classmethod
     def of(
@@ -33,7 +33,10 @@ class Group:
         name: Callable[[int], str] = "responses[{}]".format,
         at_least: int = 2,
     ) -> "Group":
-        """Reads a prompt and its responses. Raises InputError on fewer than `at_least` and on what is not text."""
+        """Reads a prompt and its responses; `name` gives the name of a candidate by its number.
+
+        Raises InputError on fewer than `at_least` responses and on anything that is not text.
+        """
         if isinstance(responses, str) or not isinstance(responses, Sequence):
             raise InputError(f"responses: expected a list of responses, got {type(responses).__name__}")
         if len(responses) < at_least:
@@ -46,11 +49,11 @@ class Group:
 
     @property
     def first_of(self) -> NDArray[np.int64]:
-        """[len(texts)] first candidate with each text."""
+        """First candidate with each text, int64 [len(texts)]."""
         return np.unique(self.text_of, return_index=True)[1]
 
     def flags(self, flags_of: Callable[[str], tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        """Flags by name, for the prompt and the candidates that have any."""
+        """Applies `flags_of` to the prompt and the candidates -> flags by name, without empty ones."""
         named = [(self.prompt_name, self.prompt)]
         named += [(name, self.texts[number]) for name, number in zip(self.names, self.text_of, strict=True)]
         return {name: flags for name, text in named if (flags := flags_of(text))}

@@ -1,4 +1,4 @@
-"""The judge's prompt: presets, templates of a user's own, and the text that the checkpoint's chat template makes of it.
+"""The judge's prompt: presets and template files, rendered with the checkpoint's chat template.
 
     prompt, response A, response B -> PairTemplate.fill -> user message -> chat template -> whole text
 
@@ -19,7 +19,7 @@ LABELS = ("A", "B")
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
-"""A prompt or response: text, or chat messages ({"role", "content"})."""
+"""Prompt or response: text, or a list of chat messages ({"role", "content"})."""
 
 _SLOT = re.compile(r"\{(input|response_a|response_b)\}")
 # Shorter lines of a template ("A:") are too common in real text to say anything.
@@ -27,21 +27,21 @@ _SHORTEST_MARKER = 4
 
 
 def preset_names() -> list[str]:
-    """The presets that ship with the package."""
+    """Names of the judge prompts that ship with the package, sorted."""
     folder = resources.files("gram_fast") / "presets"
     return sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt"))
 
 
 @dataclass(frozen=True)
 class PairTemplate:
-    """The text of the one user message: `literals[0] + {slots[0]} + literals[1] + ... + literals[3]`."""
+    """Template of the judge's user message: `literals[0] + {slots[0]} + literals[1] + ... + literals[3]`."""
 
     literals: tuple[str, ...]
     slots: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str, source: str = "template") -> "PairTemplate":
-        """Splits text at `{input}`, `{response_a}` and `{response_b}`, each exactly once, in any order.
+        """Parses a template with `{input}`, `{response_a}` and `{response_b}`, each exactly once, in any order.
 
         Other braces are text. Raises InputError that names `source` and the slot.
         """
@@ -54,14 +54,14 @@ class PairTemplate:
 
     @classmethod
     def load(cls, preset: str) -> "PairTemplate":
-        """A preset by name, or a template from a UTF-8 file when `preset` is the path of one."""
+        """Loads a preset by name, or a UTF-8 template file by path. Raises InputError where neither exists."""
         if preset in preset_names():
             return cls.parse((resources.files("gram_fast") / "presets" / f"{preset}.txt").read_text("utf-8"), preset)
         try:
             text = Path(preset).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"template {preset}: expected UTF-8, found byte {error.start} that is not") from None
-        except (OSError, ValueError):  # a name that no file can have is a ValueError
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             name = preset if len(preset) <= 80 else f"{preset[:80]}..."
             presets = ", ".join(preset_names())
             raise InputError(f"there is no preset or template file {name!r}: presets are {presets}") from None
@@ -69,43 +69,43 @@ class PairTemplate:
 
     @property
     def text(self) -> str:
-        """The template as `parse` reads it."""
+        """Template text, as `parse` reads it."""
         slots = [f"{{{slot}}}" for slot in self.slots]
         return self.literals[0] + "".join(s + literal for s, literal in zip(slots, self.literals[1:], strict=True))
 
     def fill(self, prompt: str, response_a: str, response_b: str) -> str:
-        """The user message for one pair."""
+        """Fills the slots -> the user message of one presentation."""
         return _join(self.literals, self.slots, prompt, response_a, response_b)
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """Lines that frame the slots: a response that contains one can pass for part of the template."""
+        """Lines around the slots, stripped: a response that contains one may pass for part of the template."""
         lines = self.literals[0].splitlines()[-1:] + [line for text in self.literals[1:] for line in text.splitlines()]
         stripped = dict.fromkeys(line.strip() for line in lines)
         return tuple(line for line in stripped if len(line) >= _SHORTEST_MARKER)
 
 
 class ChatTokenizer(Protocol):
-    """What is needed of a transformers tokenizer to render a chat."""
+    """Part of a transformers tokenizer that renders a chat."""
 
     chat_template: Any
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """Text of a conversation."""
+        """Renders a conversation as text."""
 
 
 @dataclass(frozen=True)
 class ChatText:
-    """The whole text of a pair, special tokens included, with its slots cut out."""
+    """Whole text of a presentation, special tokens included, as literals between slots."""
 
     literals: tuple[str, ...]
     slots: tuple[str, ...]
 
     @classmethod
     def render(cls, template: PairTemplate, tokenizer: ChatTokenizer) -> "ChatText":
-        """Renders the template as one user message, generation prompt added, thinking off where there is the switch.
+        """Renders the template as one user message with the generation prompt, thinking off where it can be.
 
-        Raises UnsupportedModelError when there is no chat template, or when it alters what stands in a slot.
+        Raises UnsupportedModelError when there is no chat template, or when it alters the text of a slot.
         """
         if not tokenizer.chat_template:
             raise UnsupportedModelError(
@@ -129,12 +129,15 @@ class ChatText:
         return text
 
     def fill(self, prompt: str, response_a: str, response_b: str) -> str:
-        """The whole text of one pair."""
+        """Fills the slots -> the whole text of one presentation."""
         return _join(self.literals, self.slots, prompt, response_a, response_b)
 
 
 def render_chat(tokenizer: ChatTokenizer, messages: list[Message], add_generation_prompt: bool = True) -> Any:
-    """The tokenizer's chat template as text, thinking off where it has the switch."""
+    """Renders messages with the tokenizer's chat template -> text, thinking off where it can be.
+
+    Raises UnsupportedModelError when the template fails.
+    """
     try:
         return tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
@@ -149,10 +152,10 @@ def _join(literals: tuple[str, ...], slots: tuple[str, ...], prompt: str, respon
 
 
 def to_text(value: Any, name: str) -> str:
-    """The text of a prompt or response, which `name` calls by its place ("responses[3]").
+    """Converts a prompt or response to text; `name` is its place in messages ("responses[3]").
 
     A string is itself; a single message is its content; several messages become "Role: content" paragraphs.
-    Raises InputError for anything else and for a lone surrogate, which no UTF-8 text can hold.
+    Raises InputError on anything else and on a lone surrogate, which UTF-8 cannot encode.
     """
     text = value if isinstance(value, str) else _messages_text(value, name)
     try:

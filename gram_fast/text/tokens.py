@@ -1,12 +1,12 @@
-"""Token ids of pairs, exactly those of the whole text, with tokenizer work that grows with the number of responses.
+"""Tokenizes presentations in pieces that join to exactly the ids of the whole text.
 
-The whole text of a pair is cut at safe places (gram_fast/text/cuts.py) into
+The whole text of a presentation is cut at safe places (gram_fast/text/cuts.py) into
 
     head | prompt piece | A piece | B piece
 
-where every piece holds one slot and the template text around it. Each distinct piece is encoded once; a pair is a list
-of three piece numbers. Where a tokenizer has no safe cut, every pair is encoded whole: exact, but work grows with the
-number of pairs.
+where a piece is one slot with the template text around it. Each distinct piece is encoded once, so that work grows
+with the number of responses. Where a tokenizer has no safe cut, every presentation is encoded whole: exact, but work
+grows with the number of presentations.
 """
 
 import json
@@ -27,7 +27,7 @@ from gram_fast.text.cuts import PROBES, CutProver
 from gram_fast.text.prompts import LABELS, SLOTS, ChatText, Message, PairTemplate, render_chat
 
 Ids = NDArray[np.int32]
-"""Token ids [T]."""
+"""Token ids, int32 [T]."""
 
 # Characters of template text that are encoded on either side of a piece and dropped again.
 _CONTEXT = 6
@@ -36,14 +36,17 @@ _WINDOW = 64
 
 
 class PairTokenizer:
-    """Encodes pairs for one tokenizer and one template.
+    """Tokenizes presentations for one tokenizer and one template.
 
-    Special tokens, and the tokens with which the chat template frames its turns, come from the template alone: their
-    text in a slot stays text. To that end the private copy of the tokenizer knows them under secret names.
+    Special tokens, and added tokens that frame the chat template's turns, come from the template alone: their text in a
+    slot stays text. For this, a private copy of the tokenizer has them under secret names.
     """
 
     def __init__(self, tokenizer: Any, template: PairTemplate) -> None:
-        """`tokenizer`: a transformers tokenizer. Raises UnsupportedModelError where it cannot be used."""
+        """`tokenizer`: a fast tokenizer of transformers.
+
+        Raises UnsupportedModelError on another kind, and on labels that are not one token each.
+        """
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise UnsupportedModelError(
                 f"expected a tokenizer of the tokenizers library (a 'fast' one), got {type(tokenizer).__name__}"
@@ -65,18 +68,18 @@ class PairTokenizer:
 
     @property
     def head_ids(self) -> Ids:
-        """[T] ids before the first slot's piece; the same for every pair. Empty when pairs are encoded whole."""
+        """Ids int32 [T] before the first piece, which all presentations share; empty when they are encoded whole."""
         return self.frames[0].before_ids if self.frames else np.empty(0, np.int32)
 
     def whole_ids(self, pairs: Sequence[tuple[str, str, str]]) -> list[Ids]:
-        """Ids [T] of the whole text of each (prompt, response a, response b), encoded in one piece."""
+        """Encodes the whole text of each (prompt, response in slot A, response in slot B) -> ids [T]."""
         text = ChatText(self._literals, self.text.slots)
         return self._encode([text.fill(*pair) for pair in pairs])
 
     def ids_between(self, literals: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Ids]:
-        """Ids [T] of each row's texts set between the literals, of which there is one more than texts in a row.
+        """Encodes each row of n texts between n + 1 literals -> ids [T].
 
-        Special tokens come from the literals alone, as everywhere here.
+        Special tokens come from the literals alone.
         """
         hidden = [self._to_secret(literal) for literal in literals]
         return self._encode(
@@ -84,13 +87,13 @@ class PairTokenizer:
         )
 
     def flags(self, text: str) -> tuple[str, ...]:
-        """Lines of the template and texts of special tokens that `text` contains."""
+        """Finds the lines of the template and the special tokens that `text` contains."""
         return tuple(marker for marker in (*self.template.markers, *self._secret_names) if marker in text)
 
     def pieces(self, frame: "Frame", texts: Iterable[str]) -> dict[str, Ids] | None:
-        """Ids of the piece of one slot for each distinct text.
+        """Encodes the piece of one slot for each distinct text -> ids [T] by text.
 
-        None when a text moved a cut, which the trials of gram_fast/text/cuts.py held for impossible.
+        None when a text changes the tokens beyond a cut, which gram_fast/text/cuts.py tests but cannot rule out.
         """
         distinct = list(dict.fromkeys(texts))
         cut = [frame.cut(ids) for ids in self._encode([frame.left + text + frame.right for text in distinct])]
@@ -124,9 +127,9 @@ class PairTokenizer:
         return int(rest[0])
 
     def _frames(self) -> "tuple[Frame, ...] | None":
-        """The frame of every slot, in the order of the template; None when a literal has no safe cut."""
+        """Finds the frame of each slot, in the template's order; None when a literal has no safe cut."""
         prover = CutProver(self._tokenizer)
-        first, last = [0], []  # per literal: where the piece of the slot before ends, where that of the next begins
+        first, last = [0], []  # by literal: where the previous slot's piece ends, where the next slot's piece begins
         for index, literal in enumerate(self._literals):
             secrets_in = [m.span() for m in re.finditer("\ue002[0-9a-f]+\ue003", literal)]
             if index > 0:
@@ -148,7 +151,7 @@ class PairTokenizer:
         return frames if self._compose_probes(frames) else None
 
     def _compose_probes(self, frames: "tuple[Frame, ...]") -> bool:
-        """Whether composed ids are those of the whole text with awkward texts in all slots."""
+        """Whether composed ids equal those of the whole text, with awkward texts in all slots."""
         pieces = [self.pieces(frame, PROBES) for frame in frames]
         triples = list(zip(PROBES, PROBES[1:] + PROBES[:1], PROBES[2:] + PROBES[:2], strict=True))
         for triple, whole in zip(triples, self.whole_ids(triples), strict=True):
@@ -183,39 +186,39 @@ class PairTokenizer:
         )
 
     def _behind(self, before: str, text: str) -> Ids:
-        """Ids of `text` where it stands behind `before`, between which there is a cut."""
+        """Encodes `text` as it follows `before`, with a cut between them."""
         return self._encode([before + text])[0][len(self._encode([before])[0]) :]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Template text around one slot: `left + slot + right` is encoded, the ids of the outer context are dropped."""
+    """Template text encoded with one slot: `left + slot + right`, of which the ids of the outer context are dropped."""
 
     left: str
     right: str
     left_ids: Ids
     """Ids of the context before the piece."""
     right_ids: Ids
-    """Ids of the context behind the piece."""
+    """Ids of the context after the piece."""
     before_ids: Ids
-    """Ids of all template text before the piece; the first slot's are the head, the others' are empty."""
+    """Ids of the head for the first slot, empty for the others."""
     after_ids: Ids
-    """Ids of the template text between this piece and the next, or the end."""
+    """Ids of the template text from this piece to the next one or to the end."""
 
     def cut(self, ids: Ids) -> Ids | None:
-        """The piece's own ids, or None when the context did not come out as it does without the slot's text."""
+        """Drops the ids of the context -> the piece's own; None when the slot's text changed those of the context."""
         begin, end = len(self.left_ids), len(ids) - len(self.right_ids)
         is_cut = np.array_equal(ids[:begin], self.left_ids) and np.array_equal(ids[end:], self.right_ids)
         return ids[begin:end] if is_cut and begin <= end else None
 
     @cached_property
     def key(self) -> tuple[str, str]:
-        """Slots with equal keys encode a text to the same piece."""
+        """Key that is equal for slots that encode a text to the same ids."""
         return (self.left, self.right)
 
 
 def _template_only(tokenizer: Any) -> list[str]:
-    """Texts of the added tokens that only the template may place: special ones, and those that frame a chat's turns."""
+    """Finds the added tokens that only the template may place: special ones, and those that frame chat turns."""
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
     user: Message = {"role": "user", "content": "x"}
     try:
@@ -228,7 +231,7 @@ def _template_only(tokenizer: Any) -> list[str]:
 
 
 def _private_copy(tokenizer: Any, names: dict[str, str]) -> Tokenizer:
-    """The tokenizer without truncation, padding and post-processing, and with some added tokens renamed."""
+    """Copies the tokenizer without truncation, padding and post-processing, with added tokens renamed by `names`."""
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     spec["truncation"] = spec["padding"] = spec["post_processor"] = None
     for token in spec["added_tokens"]:

@@ -1,0 +1,61 @@
+"""Tournaments of many groups at once, with a comparer that has no model."""
+
+import numpy as np
+import pytest
+from helpers.comparers import LengthComparer, p_longer
+
+from gram_fast.errors import InputError
+from gram_fast.ranking.play import play
+from gram_fast.ranking.tournament import STRATEGIES, one_round
+from gram_fast.text.group import Group
+
+GROUPS = [
+    Group.of(f"prompt {g}", ["x" * (1 + (7 * k + g) % 11) for k in range(count)], at_least=1)
+    for g, count in enumerate([5, 1, 2, 8, 3])
+]
+PAIRS = {"linear": 4 + 0 + 1 + 7 + 2, "knockout": 14, "reference": 14, "round_robin": 10 + 0 + 1 + 28 + 3}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, None])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_sees_what_it_asked_for(strategy, at_once):
+    comparer = LengthComparer(at_once)
+    outcome = play(GROUPS, STRATEGIES[strategy], comparer, "both", seed=2)
+    assert outcome.stats.comparisons == 2 * PAIRS[strategy]
+    for group, winner, comparisons in zip(GROUPS, outcome.winners, outcome.comparisons, strict=True):
+        for c in comparisons:
+            assert c.p == pytest.approx(p_longer(group.texts[c.i], group.texts[c.j]))
+        longest = int(np.argmax(list(map(len, group.texts))))
+        assert winner == (longest if strategy in ("linear", "knockout") else None)
+    assert [len(found) for found in outcome.comparisons] == comparer.opened[0]["num_pairs"]
+    assert comparer.opened[0]["one_round"] == (strategy in ("reference", "round_robin"))
+    assert not comparer.is_open
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_answers_in_parts_change_nothing(strategy):
+    outcomes = [play(GROUPS, STRATEGIES[strategy], LengthComparer(at_once), "ab", 5) for at_once in (1, None)]
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(("orders", "margin"), [("ab", 2.25), ("ba", 1.75), ("both", 2.0)])
+def test_orders_reach_the_comparer(orders, margin):
+    outcome = play([Group.of("p", ["abc", "a"])], one_round([(0, 1)]), LengthComparer(), orders)
+    (only,) = outcome.comparisons[0]
+    assert (only.margin, only.p_ab is None, only.p_ba is None) == (margin, orders == "ba", orders == "ab")
+
+
+def test_nothing_to_compare_asks_for_nothing():
+    for groups in ([], [Group.of("p", ["a"], at_least=1)] * 2):
+        outcome = play(groups, STRATEGIES["knockout"], LengthComparer())
+        assert (outcome.winners, outcome.comparisons) == ([0] * len(groups), [[] for _ in groups])
+        assert outcome.stats.comparisons == 0
+
+
+def test_bad_arguments_are_named_before_the_comparer_is_opened():
+    comparer = LengthComparer()
+    with pytest.raises(InputError, match="there are no orders 'aa'"):
+        play(GROUPS, STRATEGIES["linear"], comparer, "aa")
+    with pytest.raises(InputError, match=r"seed: expected an integer of at least 0, got 0\.5"):
+        play(GROUPS, STRATEGIES["linear"], comparer, "ab", 0.5)
+    assert not comparer.opened

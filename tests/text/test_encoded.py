@@ -1,0 +1,27 @@
+"""The texts of a call as pieces: the ids of the whole text, whatever the template looks like around its slots."""
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers.small_models import tiny_tokenizer
+
+from gram_fast.text.encoded import EncodedTexts
+from gram_fast.text.prompts import SLOTS, PairTemplate
+from gram_fast.text.tokens import PairTokenizer
+
+PROMPTS, GROUPS = ["Why?", "Say hi."], [["x", "y\n"], ["hi", "Why?", ""]]
+BORDER = "\n\n=== item ===\n\n"
+
+
+@pytest.mark.parametrize("order", itertools.permutations(SLOTS), ids="-".join)
+def test_prompts_and_responses_with_the_same_text_around_them_keep_their_own_pieces(order):
+    template = PairTemplate.parse("Which?" + BORDER + "".join(f"{{{slot}}}{BORDER}" for slot in order) + "Answer: ")
+    tokenizer = PairTokenizer(tiny_tokenizer(), template)
+    assert len({frame.key for frame in tokenizer.frames}) == 1
+    encoded = EncodedTexts.of(tokenizer, PROMPTS, GROUPS)
+    presentations = [(g, i, j) for g, group in enumerate(GROUPS) for i in range(len(group)) for j in range(len(group))]
+    found = encoded.round(presentations, 0)
+    whole = tokenizer.whole_ids([(PROMPTS[g], GROUPS[g][i], GROUPS[g][j]) for g, i, j in presentations])
+    for numbers, ids in zip(found.sequences, whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate([encoded.head_ids, *(found.segments[k] for k in numbers)]), ids)
