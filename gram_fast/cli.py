@@ -17,7 +17,7 @@ from gram_fast.commands import doctor
 from gram_fast.commands.jobs import JobRow, open_output, read_job_rows, run_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.comparing.loading import load_comparer
-from gram_fast.comparing.preference import check_orders
+from gram_fast.comparing.orders import check_orders
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.judge import PairwiseJudge

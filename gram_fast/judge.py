@@ -10,7 +10,7 @@ from torch import nn
 
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.loading import comparer_of_model, load_comparer
-from gram_fast.comparing.preference import Orders
+from gram_fast.comparing.orders import Orders
 from gram_fast.errors import InputError
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.play import play

@@ -14,7 +14,7 @@ from benchmarks.scorer.rivals import TextPair
 from benchmarks.scorer.shapes import Workload
 from benchmarks.timing import timed
 from gram_fast import ForwardStats
-from gram_fast.comparing.preference import shown
+from gram_fast.comparing.orders import shown
 
 Preferences = dict[TextPair, float]
 """P(i better than j) of pairs."""

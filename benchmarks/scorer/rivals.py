@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from benchmarks.parts import comparer_of
 from gram_fast import PairwiseJudge
-from gram_fast.comparing.preference import Orders, shown
+from gram_fast.comparing.orders import Orders, shown
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.ops import Spans
 from gram_fast.scoring.key_values import KeyValueStore

@@ -82,7 +82,8 @@ from benchmarks.scorer.shapes import (
     matrix_rates,
 )
 from gram_fast import PairwiseJudge
-from gram_fast.comparing.preference import preference, shown
+from gram_fast.comparing.orders import shown
+from gram_fast.comparing.preference import preference
 from gram_fast.errors import first_line
 from gram_fast.models.dense.model import DenseShape
 from gram_fast.models.dense.runner import DenseRunner

@@ -11,7 +11,7 @@ from torch.utils.benchmark import Timer
 
 from benchmarks.groups import read_groups
 from benchmarks.random_judge import SMALL, ModelSizes
-from gram_fast.comparing.preference import Orders
+from gram_fast.comparing.orders import Orders
 from gram_fast.models.dense.model import DenseShape
 
 SHAPES = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from gram_fast.comparing.preference import Orders
+from gram_fast.comparing.orders import Orders
 from gram_fast.results import Preference, Stats
 from gram_fast.text.group import Group
 

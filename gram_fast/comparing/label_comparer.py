@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram_fast.comparing.comparer import Answers, Rounds
-from gram_fast.comparing.preference import Orders, preference, shown
+from gram_fast.comparing.orders import Orders, shown
+from gram_fast.comparing.preference import preference
 from gram_fast.devices import on_device
 from gram_fast.errors import InputError, NumericalError, UnsupportedModelError
 from gram_fast.models.known_answers import KnownAnswer, known_answers

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from gram_fast.comparing.comparer import Answers, Comparer, Rounds, Session
-from gram_fast.comparing.preference import Orders
+from gram_fast.comparing.orders import Orders
 from gram_fast.results import Stats, total_stats
 from gram_fast.text.group import Group
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gram_fast.comparing.comparer import Comparer
-from gram_fast.comparing.preference import Orders, check_orders
+from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError
 from gram_fast.ranking.tournament import Round, Strategy, Tournament
 from gram_fast.results import Preference, Stats

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gram_fast.comparing.preference import check_orders, preference, shown
+from gram_fast.comparing.orders import check_orders, shown
+from gram_fast.comparing.preference import preference
 from gram_fast.errors import InputError
 
 

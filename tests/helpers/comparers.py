@@ -8,7 +8,8 @@ import numpy as np
 from scipy.special import expit
 
 from gram_fast.comparing.comparer import Answers, Rounds
-from gram_fast.comparing.preference import Orders, preference, shown
+from gram_fast.comparing.orders import Orders, shown
+from gram_fast.comparing.preference import preference
 from gram_fast.results import Stats
 from gram_fast.text.group import Group
 
