@@ -6,6 +6,7 @@ Shape letters: T packed tokens, R key ranges, L leaves, X tiles or items, P part
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,6 +78,11 @@ def filled_up(table: NDArray[np.int32], columns: int) -> NDArray[np.int32]:
     out = np.zeros((rows, columns), np.int32)
     out.reshape(-1)[: table.size] = table.reshape(-1)
     return out
+
+
+def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copies a CPU tensor to `device` without making the host wait: through pinned memory where that is a GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _rows(flat: Tensor, columns: int) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gram_fast.extension import _C
+from gram_fast.kernels.tables import uploaded
 
 Merge = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 Range = Sequence[int]
@@ -86,8 +87,8 @@ def cascade_attention(
 ) -> Tensor:
     """`tree_attention` -> [T, H, E], contiguous; partial results are merged in float32 with `merge`."""
     if isinstance(tables, CpuCascade):
-        return _attend_cpu(q_THE, k_SKE, v_SKE, tables, scale, merge)
-    return attend_cuda(q_THE, k_SKE, v_SKE, tables, scale, merge)
+        return _attend_cpu(q_THE, k_SKE, v_SKE, tables, scale, merge).contiguous()
+    return attend_cuda(q_THE, k_SKE, v_SKE, tables, scale, merge).contiguous()
 
 
 # The CPU flash kernel walks keys in blocks of 512 even where the causal mask hides most of one. Below 768 tokens, where
@@ -119,7 +120,7 @@ def _attend_cpu(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade,
             mask = _chunk_mask(q_THE.dtype)[: stop - begin, _LARGE - _CHUNK - (begin - start) :]
             parts.append(attend(begin, stop, start, stop, mask=mask[None, None, :, : stop - start]))
     if len(parts) == 1 and not tables.blocks:
-        return parts[0][0][0].transpose(0, 1).contiguous()
+        return parts[0][0][0].transpose(0, 1)
     # The kernel's results lie in memory as [T, H, E].
     out_THE = torch.cat([out_1HTE.transpose(1, 2) for out_1HTE, _ in parts], dim=1)[0]
     if not tables.blocks:
@@ -160,12 +161,11 @@ def _lengths(ranges: Sequence[Range]) -> list[int]:
 
 
 def _offsets(ranges: Sequence[Range], device: torch.device) -> Tensor:
-    lengths = torch.tensor([0, *_lengths(ranges)])
-    return lengths.cumsum(0).to(device, torch.int32, non_blocking=True)
+    return uploaded(torch.tensor([0, *_lengths(ranges)]).cumsum(0, dtype=torch.int32), device)
 
 
 def _indices(ranges: Sequence[Range], device: torch.device) -> Tensor:
-    return torch.cat([torch.arange(start, end) for start, end in ranges]).to(device, non_blocking=True)
+    return uploaded(torch.cat([torch.arange(start, end) for start, end in ranges]), device)
 
 
 def varlen_attention(

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.add_rms_norm import add_rms_norm_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+BACKENDS = Backends(("reference", "triton"))
 
 AddRmsNorm = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
 """(residual_TD, x_TD or None, weight_D, eps) -> normed [T, D]."""

@@ -86,11 +86,6 @@ def check_states(name: str, q: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Sizes:
     return sizes
 
 
-def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`, by a copy that neither the host nor the stream before it waits for."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
 def stream_of(tensor: Tensor) -> int | None:
     """The current CUDA stream of the tensor's device, None on the CPU."""
     return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None

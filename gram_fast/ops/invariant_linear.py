@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.invariant_linear import BLOCK_ROWS, invariant_linear_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+BACKENDS = Backends(("reference", "triton"))
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x_TD, weight_OD, bias_O or None) -> product [T, O]."""

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.label_logits import label_logits_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of, stream_of
+
+BACKENDS = Backends(("reference", "triton", "extension"))
 
 LabelLogits = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 """(hidden_TD, rows_L, label_weight_2D, norm_weight_D or None, eps) -> logits, float32 [L, 2]."""

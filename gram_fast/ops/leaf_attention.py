@@ -12,9 +12,11 @@ from torch import Tensor
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.kernels.tables import leaf_table_parts, leaf_table_size
-from gram_fast.ops.backends import MAX_HEAD_DIM, check_backend
+from gram_fast.ops.backends import MAX_HEAD_DIM, Backends, check_backend
 from gram_fast.ops.checks import DTYPES, check_states, expect, on_device_of, stream_of
 from gram_fast.ops.tables import MAX_SLOTS, LeafTables, Spans, check_leaf_rows
+
+BACKENDS = Backends(("reference", "extension", "triton"), narrow=("extension", "triton"))
 
 LeafAttention = Callable[[Tensor, Tensor, Tensor, LeafTables, float], Tensor]
 """(q_LHE, k_SKE, v_SKE, tables, scale) -> attention [L, H, E], contiguous."""
@@ -157,7 +159,8 @@ def leaf_items(
     """
     spans = _checked(spans_N2, range_offsets, ranges_R2, leaf_rows_L, MAX_SLOTS)
     items = LeafTables.of(spans, leaf_rows_L, "extension", device, at_least).items
-    return torch.empty((0, 0), dtype=torch.int32, device=device) if items is None else items
+    assert items is not None
+    return items
 
 
 def _checked(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, leaf_rows_L: Tensor, num_slots: int) -> Spans:

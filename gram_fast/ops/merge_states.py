@@ -10,8 +10,10 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.merge_states import merge_states_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, on_device_of, stream_of
+
+BACKENDS = Backends(("reference", "triton", "extension"))
 
 MergeStates = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """(out_THE, lse_TH, other_out_THE, other_lse_TH); the first two change in place."""

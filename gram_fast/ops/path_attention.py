@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.path_attention import path_attention_reference
-from gram_fast.ops.backends import MAX_HEAD_DIM, check_backend
+from gram_fast.ops.backends import MAX_HEAD_DIM, Backends, check_backend
 from gram_fast.ops.checks import Sizes, check_states, expect, on_device_of
 from gram_fast.ops.tables import MAX_SLOTS, PathTables, Spans, path_tile_tokens
+
+BACKENDS = Backends(("reference", "triton"))
 
 PathAttention = Callable[[Tensor, Tensor, Tensor, PathTables, float], Tensor]
 """(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
@@ -62,6 +64,7 @@ def path_attention(
     expect(num_tokens <= num_slots <= MAX_SLOTS, "k_SKE", f"{num_tokens} to {MAX_SLOTS} slots", num_slots)
     expect(scale > 0, "scale", "a positive number", scale)
     Sizes(q_THE.device).check((torch.int32,), tiles_X4=tiles_X4, slots_P=slots_P)
+    expect(tiles_X4.is_contiguous(), "tiles_X4", "a contiguous tensor", f"stride {tiles_X4.stride()}")
     check_backend("path_attention", backend, q_THE.device, q_THE.dtype, width)
     if q_THE.numel() == 0:
         return q_THE.new_empty(q_THE.shape)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.rotary_into_cache import rotary_into_cache_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+BACKENDS = Backends(("reference", "triton"))
 
 RotaryIntoCache = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, float, int], None]
 """(qkv_TCE, cos_TF, sin_TF, k_SKE, v_SKE, q_norm_E or None, k_norm_E or None, eps, num_heads)."""

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.swiglu import swiglu_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+BACKENDS = Backends(("reference", "triton", "extension"), cpu_only=("extension",))
 
 Swiglu = Callable[[Tensor], Tensor]
 """gate_up_TG -> gated [T, F]."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram_fast.extension import _C
-from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up
+from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up, uploaded
 from gram_fast.kernels.tree_attention_cascade import CpuCascade, CudaCascade, cascade_tables
-from gram_fast.ops.checks import Sizes, expect, uploaded
+from gram_fast.ops.checks import Sizes, expect
 
 Integers = NDArray[np.int64]
 CPU = torch.device("cpu")
@@ -55,7 +55,9 @@ class Spans(NamedTuple):
         num_spans, num_ranges, offsets = sizes["N"], sizes["R"], self.range_offsets
         expect(offsets.dtype == torch.int64, "range_offsets", str(torch.int64), offsets.dtype)
         expect(offsets.device == CPU, "range_offsets", f"device {CPU}", offsets.device)
-        expect(tuple(offsets.shape) == (num_spans + 1,), "range_offsets", f"shape {(num_spans + 1,)}", offsets.shape)
+        shape = (num_spans + 1,)
+        expect(offsets.shape == shape, "range_offsets", f"shape {shape}", tuple(offsets.shape))
+        expect(offsets.is_contiguous(), "range_offsets", "a contiguous tensor", f"stride {offsets.stride()}")
         num_tokens = self.num_tokens if num_tokens is None else num_tokens
         # NumPy on these few integers takes a tenth of the time of the same tensor operations. A message is made of
         # them only where it is needed: with a hundred spans it costs more than the check.
@@ -129,7 +131,7 @@ class LeafTables:
         at_least: tuple[int, int] = (0, 0),
     ) -> "LeafTables":
         """The tables for that backend of `leaf_attention`; spans and rows are checked. Arguments as `TreeTables.of`."""
-        if backend == "reference" or not len(leaf_rows_L):
+        if backend == "reference":
             return cls(spans, leaf_rows_L)
         table = _C.leaf_items(*spans.arrays, leaf_rows_L.numpy(), at_least[0])
         return cls(spans, leaf_rows_L, _filled_up(table, at_least[1], device))

@@ -12,10 +12,12 @@ from torch import Tensor
 from gram_fast.kernels.tables import tile_table_size
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.kernels.tree_attention_cascade import cascade_attention
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import check_states, expect, on_device_of
 from gram_fast.ops.merge_states import implementation as merge_states_on
 from gram_fast.ops.tables import MAX_SLOTS, Spans, TreeTables
+
+BACKENDS = Backends(("reference", "cascade", "triton"))
 
 TreeAttention = Callable[[Tensor, Tensor, Tensor, TreeTables, float], Tensor]
 """(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""

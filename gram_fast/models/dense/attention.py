@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from gram_fast import ops
+from gram_fast.kernels.tables import uploaded
 from gram_fast.models.dense.model import Attend
 from gram_fast.ops import LeafTables, PathTables, TreeTables
-from gram_fast.ops.checks import uploaded
 from gram_fast.scoring.tree import TreePass
 
 

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size
+from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size, uploaded
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAndLeafTables
 from gram_fast.ops import Spans
-from gram_fast.ops.checks import uploaded
 from gram_fast.scoring.tree import TreePass
 
 BUCKETS = (*range(128, 1024, 128), *range(1024, 2049, 256))

@@ -3,6 +3,7 @@
 Shape letters: T packed tokens, L leaves, D inputs and O outputs of a product.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gram_fast import ops
+from gram_fast.devices import on_device
 from gram_fast.errors import BackendError
 from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
@@ -18,6 +20,7 @@ from gram_fast.models.dense.graphs import Bucket, PassGraphs
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.rotation import RotationTable
 from gram_fast.models.supported import attention_span
+from gram_fast.ops.invariant_linear import Linear
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
 from gram_fast.scoring.tree import TreePass
@@ -52,7 +55,7 @@ class DenseRunner:
             self.attention = self._resolve("tree_attention", attention)
             leaf_attention = self._resolve("leaf_attention")
             self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale)
-            self._operations = self._plain_operations()
+            self._operations = self._operations_on(linear, {})
             # Other backends make tables between their launches, which no graph can hold.
             can_capture = model.processes.count == 1 and self.device.type == "cuda"
             if can_capture and self.attention == leaf_attention == "triton":
@@ -111,11 +114,8 @@ class DenseRunner:
         store = KeyValueStore()
         store.reserve(len(input_ids))
         self._rotation.grow(len(input_ids))
-        plain = {
-            op: ops.bind(op, "reference") for op in ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits")
-        }
-        norm, rotate, activate, read_labels = plain.values()
-        operations = Operations(norm, linear, rotate, activate, read_labels)
+        names = ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits")
+        operations = self._operations_on(linear, dict.fromkeys(names, "reference"))
         attention = TreeAttention("reference", "reference", self._group, self._scale)
         tables = attention.tables(TreePass.of_sequence(input_ids), self.device)
         return self._run(operations, attention, tables, store)[0]
@@ -133,27 +133,25 @@ class DenseRunner:
     def _resolve(self, op: str, name: str = "auto") -> str:
         return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)
 
-    def _bind(self, op: str, name: str = "auto") -> Any:
-        return ops.bind(op, self._resolve(op, name))
+    def _operations_on(self, project: Linear, backends: Mapping[str, str]) -> Operations:
+        """Binds the ops to the backends named for them, the others to what "auto" stands for."""
 
-    def _plain_operations(self) -> Operations:
+        def bind(op: str) -> Any:
+            return ops.bind(op, self._resolve(op, backends.get(op, "auto")))
+
         return Operations(
-            norm=self._bind("add_rms_norm"),
-            project=linear,
-            rotate=self._bind("rotary_into_cache"),
-            activate=self._bind("swiglu"),
-            read_labels=self._bind("label_logits"),
+            norm=bind("add_rms_norm"),
+            project=project,
+            rotate=bind("rotary_into_cache"),
+            activate=bind("swiglu"),
+            read_labels=bind("label_logits"),
         )
 
     def _deterministic_operations(self) -> Operations:
-        """Those that give a row the same bits at any place among any number of rows."""
-        return Operations(
-            norm=self._bind("add_rms_norm"),
-            project=self._bind("invariant_linear"),
-            rotate=self._bind("rotary_into_cache"),
-            activate=self._bind("swiglu", "extension" if self.device.type == "cpu" else "auto"),
-            read_labels=self._bind("label_logits", "extension"),
-        )
+        """Ops that give a row the same bits at any place among any number of rows."""
+        project = ops.bind("invariant_linear", self._resolve("invariant_linear"))
+        backends = {"label_logits": "extension"} | ({"swiglu": "extension"} if self.device.type == "cpu" else {})
+        return self._operations_on(project, backends)
 
     def _run(
         self,
@@ -165,15 +163,17 @@ class DenseRunner:
         shape = self.model.shape
         slot = (shape.num_kv_heads, shape.head_dim)
         attend, attend_leaves = attention.over(tables)
-        given = DensePass(
-            input_ids_T=tables.input_ids_T,
-            rotation=self._rotation.of(tables.position_ids_T),
-            leaf_rows_L=tables.leaf_rows_L,
-            buffers=[store.buffers(layer, slot, self.model.embedding_VD) for layer in range(shape.num_layers)],
-            attend=attend,
-            attend_leaves=attend_leaves,
-        )
-        return self.model.processes.agreed(self.model.forward(operations, given))
+        # Bound ops launch on the current device, whichever GPU their tensors are on.
+        with on_device(self.device):
+            given = DensePass(
+                input_ids_T=tables.input_ids_T,
+                rotation=self._rotation.of(tables.position_ids_T),
+                leaf_rows_L=tables.leaf_rows_L,
+                buffers=[store.buffers(layer, slot, self.model.embedding_VD) for layer in range(shape.num_layers)],
+                attend=attend,
+                attend_leaves=attend_leaves,
+            )
+            return self.model.processes.agreed(self.model.forward(operations, given))
 
     def _check_products(self) -> None:
         """Raises BackendError where a row of a product has bits that its place or other rows change."""

@@ -19,6 +19,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from gram_fast.errors import BackendError, InputError, first_line
 from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape
 from gram_fast.models.supported import head_dim
+from gram_fast.ops.backends import MAX_HEAD_DIM
 from gram_fast.scoring.processes import ALONE, Processes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -41,8 +42,8 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         return "its weights are quantized"
     if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
         return "it rotates a part of a head only"
-    if head_dim(config) > 256:
-        return f"its heads are {head_dim(config)} wide, expected at most 256"
+    if head_dim(config) > MAX_HEAD_DIM:
+        return f"its heads are {head_dim(config)} wide, expected at most {MAX_HEAD_DIM}"
     if _find(name, "adapter_config.json", **hub):
         return "it has an adapter beside its weights"
     with _opened(find_files(name, **hub)) as tensors:
