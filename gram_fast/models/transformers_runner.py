@@ -1,7 +1,7 @@
-"""Runs packed passes through any decoder-only checkpoint of the transformers library with plain causal attention.
+"""Runs packed passes through any decoder-only model of transformers with plain causal attention.
 
-The model's own code computes everything but attention, which it fetches from transformers' attention interface: there
-stands `tree_attention`. The output embedding is never multiplied; two of its rows are.
+The model's own code computes everything but attention, for which transformers' attention interface calls
+`tree_attention`. Of the output embedding only the rows of the two label tokens are multiplied.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _ATTENTION = "gram_fast_tree"
 
 @dataclass
 class _PassContext:
-    """What the attention function needs, handed through the model's forward."""
+    """Arguments of the attention function for one pass, handed through the model's forward."""
 
     tree_pass: TreePass
     store: KeyValueStore
@@ -42,10 +42,11 @@ class _PassContext:
     """By query heads per key/value head, head width and device, made at the first layer with these."""
 
     def attend(self, q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, scale: float) -> Tensor:
-        """Attention of all packed tokens -> [T, H, E], contiguous.
+        """Computes attention of all packed tokens -> [T, H, E], contiguous.
 
-        The queries come from the model's own code: what `tree_attention` checks of tensors is checked here, in every
-        layer. The spans were checked when the pass was planned.
+        Queries come from the model's own code, so tensors are checked in every layer as `tree_attention` checks them;
+        the spans were checked when the pass was planned. Raises ValueError, and BackendError for heads that are too
+        wide.
         """
         sizes = check_states("q_THE", q_THE, k_SKE, v_SKE)
         expect(sizes["T"] == self.tree_pass.num_tokens, "q_THE", f"{self.tree_pass.num_tokens} tokens", sizes["T"])
@@ -59,13 +60,18 @@ class _PassContext:
 
 
 class TransformersRunner:
-    """Label logits of packed passes, through the model's own layers."""
+    """Computes label logits of packed passes with the model's own layers."""
 
     def __init__(self, model: Any, label_ids: tuple[int, int], attention: str) -> None:
-        """`model`: a causal language model of transformers, on its device, in eval mode.
+        """Checks the model and chooses the backends.
 
-        `attention`: a name for ops.resolve_backend. Raises UnsupportedModelError for an architecture whose
-        attention is not plain and causal, BackendError for a backend that cannot run.
+        Args:
+            model: a causal language model of transformers, on its device, in eval mode.
+            label_ids: token ids of the two labels.
+            attention: backend of `tree_attention`, or "auto".
+
+        Raises UnsupportedModelError for an architecture whose attention is not plain and causal, BackendError for a
+        backend that cannot run.
         """
         self.model: Any = model
         self.config: Any = model.config.get_text_config(decoder=True)
@@ -87,25 +93,28 @@ class TransformersRunner:
 
     @property
     def processes(self) -> Processes:
-        """The model is whole."""
+        """This process alone: the model is not divided."""
         return ALONE
 
     @property
     def bytes_per_slot(self) -> int:
-        """Memory of one token's keys and values in all layers, from the configuration."""
+        """Memory of one token's keys and values in all layers, by the configuration, in bytes."""
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * head_dim(self.config) * self.dtype.itemsize)
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token's activations, about: what the feed-forward of most decoders holds at once."""
+        """Approximate memory of one token's activations, in bytes: that of the feed-forward of most decoders."""
         config = self.config
         inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         return int((4 * config.hidden_size + 4 * inner) * self.dtype.itemsize)
 
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
-        """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device."""
+        """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device.
+
+        Raises UnsupportedModelError when a layer does not attend through transformers' attention interface.
+        """
         context = _PassContext(tree_pass, store, self.attention, self._attend)
         with self._attend_with(_ATTENTION):
             hidden_1TD = self.model.base_model(
@@ -129,7 +138,7 @@ class TransformersRunner:
 
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
-        """Label logits [2], float32, of one sequence [T] by the model's plain forward: the yardstick of `forward`."""
+        """Label logits, float32 [2], of one sequence [T] by the model's plain forward, to compare `forward` with."""
         with self._attend_with("sdpa"):
             logits = self.model(input_ids=input_ids[None].to(self.device), use_cache=False, logits_to_keep=1).logits
         return logits[0, -1, self._labels].float()  # type: ignore[no-any-return]
@@ -154,7 +163,7 @@ def _attend(
     gram_fast_pass: _PassContext | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: [1, H, T, E] queries, [1, K, T, E] keys and values -> [1, T, H, E]."""
+    """An attention function of transformers: queries [1, H, T, E], keys and values [1, K, T, E] -> [1, T, H, E]."""
     if gram_fast_pass is None:
         raise UnsupportedModelError(f"{type(module).__name__} does not hand its keyword arguments on to attention")
     check_plain_attention(module, key, value, options)

@@ -1,4 +1,4 @@
-"""Runs packed passes through a dense model: binds its operations at load, and gives every layer of a pass its tables.
+"""Runs packed passes through a dense model: binds its ops once and makes the tables of each pass.
 
 Shape letters: T packed tokens, L leaves, D inputs and O outputs of a product.
 """
@@ -29,16 +29,20 @@ _CPU = torch.device("cpu")
 
 
 class DenseRunner:
-    """Label logits of packed passes, through the project's own model."""
+    """Computes label logits of packed passes with this package's own model."""
 
     def __init__(self, model: DenseModel, config: Any, attention: str, *, deterministic: bool = False) -> None:
-        """`config`: the checkpoint's configuration; `attention`: a name for ops.resolve_backend.
+        """Chooses and binds the backends of all ops.
 
-        `deterministic`: a leaf's logits have the same bits whatever else is in its pass and in the passes before; it
-        has attention of its own in place of `attention`.
+        Args:
+            model: the model, on its device.
+            config: configuration of the checkpoint.
+            attention: backend of `tree_attention`, or "auto".
+            deterministic: the bits of a leaf's logits do not depend on what else is in its pass or in earlier passes.
+                Uses `path_attention` instead of `attention`.
 
         Raises UnsupportedModelError for attention that is not plain and causal, BackendError for a backend that cannot
-        run, and for a machine whose products cannot be made deterministic.
+        run and for a machine whose matrix products cannot be made deterministic.
         """
         self.model = model
         self.device, self.dtype = model.embedding_VD.device, model.embedding_VD.dtype
@@ -63,16 +67,17 @@ class DenseRunner:
 
     @property
     def bytes_per_slot(self) -> int:
-        """Memory of one token's keys and values in all layers."""
+        """Memory of one token's keys and values in all layers, in bytes."""
         shape = self.model.shape
         return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * self.dtype.itemsize
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token's activations at the most.
+        """Peak memory of one token's activations, in bytes.
 
-        Residual, what is added to it, both normed, and the output; beside them gate and up projections with their
-        product, or queries, keys and values with what was attended; and the float32 cosines and sines.
+        It counts four vectors of the model width (residual, its update, a norm, an output), the larger of the gate and
+        up projections with their product and of queries, keys and values with the result of attention, and the float32
+        cosines and sines.
         """
         shape = self.model.shape
         in_attention = 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
@@ -81,14 +86,14 @@ class DenseRunner:
 
     @property
     def processes(self) -> Processes:
-        """Among which the model is divided."""
+        """Processes among which the model is divided."""
         return self.model.processes
 
     @torch.inference_mode()
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device.
 
-        On a GPU it returns when everything is launched: the caller prepares the next pass while this one runs.
+        On a GPU it returns once everything is launched, so that the caller can prepare the next pass meanwhile.
         """
         self._rotation.grow(int(tree_pass.position_ids.max()) + 1)
         if self._graphs is not None and (bucket := Bucket.of(tree_pass, TILE_ROWS // self._group)):
@@ -102,15 +107,15 @@ class DenseRunner:
         return self.run(self._attention.tables(tree_pass, self.device), store)
 
     def run(self, tables: PassTables[Any], store: KeyValueStore) -> Tensor:
-        """Label logits of the pass with these tables, made by the runner's attention, on the model's device.
+        """Label logits of a pass from its tables, made by the runner's attention, on the model's device.
 
-        The rotation table knows the pass's positions.
+        The rotation table must hold the positions of the pass.
         """
         return self._run(self._operations, self._attention, tables, store)
 
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
-        """Label logits [2], float32, of one sequence [T] by every op's plain reference: the yardstick of `forward`."""
+        """Label logits, float32 [2], of one sequence [T] by the references of all ops, to compare `forward` with."""
         store = KeyValueStore()
         store.reserve(len(input_ids))
         self._rotation.grow(len(input_ids))
@@ -122,7 +127,7 @@ class DenseRunner:
 
     @property
     def _group(self) -> int:
-        """Query heads of a key/value head."""
+        """Query heads per key/value head."""
         return self.model.shape.num_heads // self.model.shape.num_kv_heads
 
     @property
@@ -134,7 +139,7 @@ class DenseRunner:
         return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)
 
     def _operations_on(self, project: Linear, backends: Mapping[str, str]) -> Operations:
-        """Binds the ops to the backends named for them, the others to what "auto" stands for."""
+        """Binds each op to its backend in `backends`, or to the one that "auto" stands for."""
 
         def bind(op: str) -> Any:
             return ops.bind(op, self._resolve(op, backends.get(op, "auto")))
@@ -148,7 +153,7 @@ class DenseRunner:
         )
 
     def _deterministic_operations(self) -> Operations:
-        """Ops that give a row the same bits at any place among any number of rows."""
+        """Binds ops that give a row the same bits at any place among any number of rows."""
         project = ops.bind("invariant_linear", self._resolve("invariant_linear"))
         backends = {"label_logits": "extension"} | ({"swiglu": "extension"} if self.device.type == "cpu" else {})
         return self._operations_on(project, backends)
@@ -176,7 +181,7 @@ class DenseRunner:
             return self.model.processes.agreed(self.model.forward(operations, given))
 
     def _check_products(self) -> None:
-        """Raises BackendError where a row of a product has bits that its place or other rows change."""
+        """Raises BackendError when the bits of a row of a matrix product depend on its place or on other rows."""
         layer = self.model.layers[0]
         queries = self.model.shape.num_heads * self.model.shape.head_dim
         of_last_layer = (layer.qkv_weight[:queries], layer.qkv_weight[queries:])
