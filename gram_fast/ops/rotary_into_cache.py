@@ -63,11 +63,13 @@ def rotary_into_cache(
     """
     sizes, dtype = Sizes(qkv_TCE.device), qkv_TCE.dtype
     sizes.check(DTYPES, qkv_TCE=qkv_TCE)
-    sizes.check((dtype,), k_SKE=k_SKE, v_SKE=v_SKE, q_norm_E=q_norm_E, k_norm_E=k_norm_E)
-    sizes.check((torch.float32,), cos_TF=cos_TF, sin_TF=sin_TF)
-    num_tokens, num_kv_heads, width = sizes["T"], sizes["K"], sizes["E"]
+    width = sizes["E"]
     expect(width % 2 == 0, "qkv_TCE", "an even head width", width)
+    sizes.check((dtype,), k_SKE=k_SKE, v_SKE=v_SKE, q_norm_E=q_norm_E, k_norm_E=k_norm_E)
+    sizes.check((torch.float32,), cos_TF=cos_TF)
     expect(sizes["F"] == width // 2, "cos_TF", f"a width of {width // 2}", sizes["F"])
+    sizes.check((torch.float32,), sin_TF=sin_TF)
+    num_tokens, num_kv_heads = sizes["T"], sizes["K"]
     expect(num_heads >= 0, "num_heads", "0 or more", num_heads)
     heads = f"{num_heads} + 2 * {num_kv_heads} heads"
     expect(sizes["C"] == num_heads + 2 * num_kv_heads, "qkv_TCE", heads, sizes["C"])
