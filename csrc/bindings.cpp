@@ -1,4 +1,4 @@
-// The module: token tree, plans and tables. Binds; nothing else. Arguments of tables are checked in gram_fast/ops.
+// The Python module gram_fast._C: token tree, plans and tables. Tables are checked in gram_fast/ops.
 #include "bindings.h"
 
 #include <pybind11/numpy.h>
@@ -26,7 +26,7 @@ namespace {
 using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Table = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
-// Hands a vector over to NumPy without a copy: integers as they are, rows of them as rows of the array.
+// Moves a vector into a NumPy array without a copy: integers, or structs of integers as rows.
 template <typename Integer = int64_t, typename Row>
 py::array_t<Integer> to_array(std::vector<Row> rows, std::vector<py::ssize_t> shape) {
   const auto* owned = new std::vector<Row>(std::move(rows));
@@ -46,7 +46,7 @@ py::array_t<int32_t> to_array(FlatTable table) {
   return to_array<int32_t>(std::move(table.values), {rows, columns});
 }
 
-// The arrays must outlive it.
+// A view of the arrays, which must outlive it.
 SpanTables span_tables(const Table& spans, const Table& range_offsets, const Table& ranges) {
   const auto extents = [](const Table& table) { return reinterpret_cast<const Extent*>(table.data()); };
   return {.spans = {extents(spans), static_cast<size_t>(spans.size() / kExtentColumns)},

@@ -1,4 +1,4 @@
-// The ops. Binds; nothing else. Tensors come as addresses, checked in gram_fast/ops.
+// Bindings of the ops. Tensors are passed as addresses and checked in gram_fast/ops.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -34,7 +34,7 @@ constexpr bool kHasCuda = false;
   }
 #endif
 
-// Without a stream on the CPU, otherwise on CUDA.
+// Runs an op without the GIL: on the CPU, or on a CUDA stream where there is one.
 template <typename Args>
 void run(const Args& args, std::optional<uintptr_t> stream, void (*cpu)(const Args&),
          void (*cuda)(const Args&, void*)) {

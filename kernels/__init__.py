@@ -1,1 +1,1 @@
-"""Of each op two files: its plain-PyTorch reference, and in `<op>_triton.py` its Triton kernel."""
+"""Kernels of the ops: `<op>.py` has the reference in plain PyTorch, `<op>_triton.py` the Triton kernel."""

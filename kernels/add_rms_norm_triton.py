@@ -1,4 +1,4 @@
-"""Addition to the residual stream and RMSNorm of the sum in one launch: a row is read once and stays in registers.
+"""Triton kernel of `add_rms_norm`: one launch; each row is read once and stays in registers.
 
 Shape letters: T packed tokens, D model width.
 """
@@ -12,14 +12,14 @@ from torch import Tensor
 from gram_fast.kernels.compilation import TYPES, Compilation
 
 MAX_WIDTH = 65536
-"""The widest row that one block takes: 64 elements for each of the 1024 threads that a program may have."""
+"""Widest row that one block takes: 64 elements for each of the 1024 threads of a program."""
 
 
 @triton.jit
 def _add_rms_norm_kernel(
     residual, x, weight, out, residual_stride, x_stride, eps, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
-    """One row."""
+    """One program per row."""
     row = tl.program_id(0).to(tl.int64)
     column_D = tl.arange(0, BLOCK_D)
     is_column_D = column_D < WIDTH
@@ -37,7 +37,7 @@ def _add_rms_norm_kernel(
 
 
 def launch_shape(width: int) -> tuple[int, int]:
-    """Block width and warps: the row is one block, 16 elements a thread as long as a block of threads lasts."""
+    """Block width and number of warps: the row is one block, with 16 elements per thread up to 1024 threads."""
     block = triton.next_power_of_2(width)
     return block, min(max(block // 512, 1), 32)
 
@@ -58,7 +58,7 @@ def add_rms_norm_triton(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tens
 
 
 def compilations() -> list[Compilation]:
-    """By dtype and model width; once without an addend."""
+    """Launches by dtype and model width, and one without an addend."""
     cases = [("bfloat16", width, True) for width in (1024, 2048, 4096, 5120)]
     cases += [("bfloat16", 4096, False), ("float16", 4096, True), ("float32", 4096, True)]
     found = []

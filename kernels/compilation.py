@@ -1,4 +1,4 @@
-"""How a Triton kernel is launched, and what is compiled ahead of any GPU: one configuration of one kernel."""
+"""Launch configurations of Triton kernels, and what it takes to compile one without a GPU."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,35 +6,35 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LaunchShape:
-    """Block sizes and threads of one launch of an attention kernel."""
+    """Block sizes and warps of one launch of an attention kernel."""
 
     block_m: int
-    """Rows of queries."""
+    """Query rows of a block."""
     block_n: int
-    """Keys."""
+    """Keys of a block."""
     num_warps: int
     num_stages: int
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """A kernel with the types and constants of one of its launches."""
+    """A kernel with the argument types and constants of one launch."""
 
     name: str
-    """What the table calls it, as "tree_attention bf16 128"."""
+    """Name in the table, such as "tree_attention bf16 128"."""
     kernel: Any
     """The jitted function."""
     signature: dict[str, str]
-    """Triton type of every argument that is no constant: "*bf16", "i32", "fp32"."""
+    """Triton types of the arguments that are not constants: "*bf16", "i32", "fp32"."""
     constants: dict[str, Any]
     """Values of the constexpr arguments."""
     num_warps: int
     num_stages: int
     capabilities: tuple[int, ...] = (80, 90, 100)
-    """Compute capabilities for which a launch takes this configuration."""
+    """Compute capabilities, times ten, on which a launch has this configuration."""
     may_spill: bool = False
-    """Whether registers are known to spill: right, but slow."""
+    """Whether registers are known to spill, which is correct but slow."""
 
 
 TYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-"""Triton's names of the dtypes."""
+"""Triton's names of dtypes."""

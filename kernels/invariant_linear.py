@@ -1,20 +1,20 @@
-"""A linear layer of which a row's bits depend on that row alone."""
+"""Reference of `invariant_linear`: a linear layer where the bits of a row depend on that row alone."""
 
 import torch
 from torch import Tensor
 
 BLOCK_ROWS = 128
-"""Rows of every product. With 64 the weight is read more often, with 256 more is wasted on the last block, which is
-filled up: 1,024 rows on one core took 7 to 37 % longer than as one product with 64, 3 to 9 % with 128, 0 to 2 % with
+"""Rows of every product. Smaller blocks read the weight more often, larger ones waste more on the last, which is filled
+up. 1,024 rows on one core took longer than as one product: by 7 to 37 % with 64, 3 to 9 % with 128, 0 to 2 % with
 256."""
 
 
 def invariant_linear_reference(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
-    """`invariant_linear` in plain PyTorch: products of one shape, so that a library has nothing to choose by.
+    """`invariant_linear` in plain PyTorch: all products have one shape, so that the library always chooses the same
+    code.
 
-    That the library gives a row the same bits wherever it stands in a block is not promised, only found: with MKL and
-    oneDNN on the CPU for all weights tried but those of float32 with fewer than 12 rows. gram_fast.ops.row_dependence
-    looks.
+    No library promises that a row has the same bits at every place in a block. MKL and oneDNN did on the CPU for all
+    weights tried, except in float32 with fewer than 12 rows; gram_fast.ops.row_dependence tests it.
     """
     num_tokens = len(x_TD)
     out_TO = x_TD.new_empty((num_tokens, len(weight_OD)))
@@ -32,7 +32,7 @@ def invariant_linear_reference(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor |
 
 
 def _linear(x_BD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, out_BO: Tensor) -> None:
-    """torch.nn.functional.linear, without its copy of the result."""
+    """torch.nn.functional.linear into `out_BO`."""
     if bias_O is None:
         torch.mm(x_BD, weight_OD.T, out=out_BO)
     else:

@@ -1,7 +1,7 @@
-"""A linear layer of which a row's bits depend on that row alone, in one launch.
+"""Triton kernel of `invariant_linear`: a linear layer where the bits of a row depend on that row alone, in one launch.
 
-Libraries choose tile and order of summation by the number of rows. Here the tile is one for a weight, whatever the
-number of rows, and one program walks all of D in order: no part of a sum is added by another.
+Libraries choose the tile and the order of summation by the number of rows. Here the tile depends on the weight alone,
+and one program sums over all of D in order.
 
 Shape letters: T packed tokens, D width of the input, O width of the output, M rows of a tile, N columns of a tile, K
 columns of the input in one step.
@@ -18,18 +18,18 @@ from torch import Tensor
 from gram_fast.kernels.compilation import TYPES, Compilation
 from gram_fast.kernels.tree_attention_triton import PRECISION
 
-# Rows of tiles that are computed together, so that what they read of the weight is still in the L2 cache.
+# Rows of tiles that are computed together, so that they find the weight in the L2 cache.
 _GROUP = 8
 
 
-# One variant for every number of rows: a constant 1 or a multiple of 16 would make others.
+# One variant for all numbers of rows: specialised on 1 or on multiples of 16 there would be more.
 @triton.jit(do_not_specialize=["num_tokens"])
 def _invariant_linear_kernel(
     x, weight, bias, out, num_tokens,
     WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile. Groups of tile rows, in them column by column."""
+    """One program per tile, in groups of tile rows and column by column within a group."""
     COLUMNS: tl.constexpr = (OUT_WIDTH + BLOCK_N - 1) // BLOCK_N
     program = tl.program_id(0)
     first_of_group = program // (GROUP * COLUMNS) * GROUP
@@ -37,7 +37,7 @@ def _invariant_linear_kernel(
     first_row = (first_of_group + program % (GROUP * COLUMNS) % group) * BLOCK_M
     first_column = program % (GROUP * COLUMNS) // group * BLOCK_N
 
-    # Rows and columns past the end compute what the last one's do, and are not stored: loads need no mask for them.
+    # Rows and columns past the end repeat the last one and are not stored, so loads need no mask for them.
     row_M = tl.minimum(first_row + tl.arange(0, BLOCK_M), num_tokens - 1).to(tl.int64)
     column_N = tl.minimum(first_column + tl.arange(0, BLOCK_N), OUT_WIDTH - 1).to(tl.int64)
     step_K = tl.arange(0, BLOCK_K)
@@ -68,7 +68,7 @@ def _invariant_linear_kernel(
 
 @dataclass(frozen=True)
 class LaunchShape:
-    """Tile and threads of every launch with one weight."""
+    """Tile and warps of all launches with one weight."""
 
     block_m: int
     block_n: int
@@ -78,10 +78,10 @@ class LaunchShape:
 
 
 def launch_shape(out_width: int, itemsize: int) -> LaunchShape:
-    """By the weight alone, so never by the number of rows. Not yet timed on a GPU.
+    """Tile and warps by the weight alone, never by the number of rows. Not yet timed on a GPU.
 
-    A tile of 128 x 256 reads least of an input a product, and still gives 1,024 rows x 4,096 columns 128 programs; a
-    narrower weight would leave most of the chip idle.
+    A tile of 128 x 256 reads the least input per product, and gives 1,024 rows x 4,096 columns 128 programs; with a
+    narrower weight most of the chip would be idle.
     """
     if itemsize == 4:
         return LaunchShape(64, 64, 32, 4, 3)
@@ -89,7 +89,7 @@ def launch_shape(out_width: int, itemsize: int) -> LaunchShape:
 
 
 def invariant_linear_triton(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
-    """`invariant_linear` in one launch. All contiguous; x_TD begins at an address that 16 divides."""
+    """`invariant_linear` in one launch. Tensors are contiguous; x_TD starts at a multiple of 16 bytes."""
     num_tokens, width = x_TD.shape
     out_width = len(weight_OD)
     out_TO = torch.empty((num_tokens, out_width), dtype=x_TD.dtype, device=x_TD.device)
@@ -106,7 +106,7 @@ def invariant_linear_triton(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | No
 
 
 def compilations() -> list[Compilation]:
-    """Both tiles of half types, with and without a bias and a masked end of D; float32."""
+    """Launches of both tiles of 16-bit types, with and without a bias and a masked end of D, and of float32."""
     cases = [("bfloat16", 4096, 6144, False), ("bfloat16", 3584, 4608, True), ("bfloat16", 2048, 2048, False)]
     cases += [("bfloat16", 1000, 4096, False), ("float16", 4096, 6144, False), ("float32", 1024, 3072, True)]
     return [_compilation(*case) for case in cases]

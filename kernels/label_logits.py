@@ -1,4 +1,4 @@
-"""Logits of the two label tokens from hidden states: two rows of the output embedding instead of a vocabulary."""
+"""Reference of `label_logits`: logits of the two label tokens from hidden states."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ def label_logits_reference(
     norm_weight_D: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """`label_logits` in plain PyTorch: gather, RMSNorm (arXiv 1910.07467) when a weight is given, two dot products."""
+    """`label_logits` in plain PyTorch: gather, RMSNorm (arXiv 1910.07467) where a weight is given, two dot products."""
     compute = torch.promote_types(hidden_TD.dtype, torch.float32)
     hidden_LD = hidden_TD[rows_L].to(compute)
     if norm_weight_D is not None:

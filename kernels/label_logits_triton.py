@@ -1,4 +1,4 @@
-"""Logits of the two label tokens from hidden states in one launch.
+"""Triton kernel of `label_logits`, in one launch.
 
 Shape letters: T packed tokens, D model width, L leaves of the call or of a block.
 """
@@ -17,7 +17,7 @@ def _label_logits_kernel(
     hidden, rows, label_weight, norm_weight, logits, hidden_stride, num_leaves, eps,
     WIDTH: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A block of leaves. One pass gives the sum of squares and both products; the norm's scale comes last."""
+    """One program per block of leaves: reads each row once for the sum of squares and both products, then scales."""
     leaf_L = tl.program_id(0).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
     is_leaf_L = leaf_L < num_leaves
     hidden += (tl.load(rows + leaf_L, mask=is_leaf_L, other=0) * hidden_stride)[:, None]
@@ -47,9 +47,10 @@ def _label_logits_kernel(
 
 
 def launch_shape(num_leaves: int, width: int) -> tuple[int, int, int]:
-    """Leaves and columns of a block, and warps: 8 columns a thread.
+    """Leaves and columns of a block, and number of warps, with 8 columns per thread.
 
-    A leaf a program spreads few leaves over the chip; many fill it anyway, and four or more share reads of the weights.
+    One leaf per program spreads few leaves over the chip. Many leaves fill it anyway, and four or more in a block share
+    the reads of the weights.
     """
     block_d = triton.next_power_of_2(max(width, 1))
     if num_leaves < 1024:
@@ -79,7 +80,7 @@ def label_logits_triton(
 
 
 def compilations() -> list[Compilation]:
-    """Few leaves and many, by dtype; once without a norm."""
+    """Launches for few leaves and for many, by dtype, and one without a norm."""
     cases = [("bfloat16", num_leaves, width, True) for num_leaves in (63, 4032) for width in (2048, 5120)]
     cases += [("bfloat16", 63, 4096, False), ("float16", 4032, 4096, True), ("float32", 4032, 4096, True)]
     found = []

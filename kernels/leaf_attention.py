@@ -1,4 +1,4 @@
-"""Attention of the last token of each leaf on the keys of its path.
+"""Reference of `leaf_attention`: attention of the last token of each leaf over its path.
 
 Shape letters: L leaves, S key/value slots, H query heads, K key/value heads, E head width, N spans, R key ranges.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 def leaf_mask(
     spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, leaf_rows_L: Tensor, num_slots: int
 ) -> Tensor:
-    """Which slots every leaf reads, as a bool mask [L, S]: the ranges of its span, and its span up to itself."""
+    """Slots that every leaf reads, as a bool mask [L, S]: the ranges of its span, and its span up to the leaf."""
     mask_LS = torch.zeros(len(leaf_rows_L), num_slots, dtype=torch.bool)
     spans, offsets, ranges = spans_N2.tolist(), range_offsets.tolist(), ranges_R2.tolist()
     span_of_L = torch.searchsorted(spans_N2[:, 1].contiguous(), leaf_rows_L, right=True).tolist()
@@ -34,8 +34,8 @@ def leaf_attention_reference(
     num_leaves, num_heads, width = q_LHE.shape
     num_kv_heads = k_SKE.shape[1]
     mask_LS = leaf_mask(spans_N2, range_offsets, ranges_R2, leaf_rows_L, len(k_SKE)).to(q_LHE.device)
-    # float64 inputs stay float64, so that the same lines are the yardstick of tests. A slot that nobody reads may hold
-    # anything, NaN too: zero it, since 0 * NaN would spread.
+    # float64 inputs stay float64, for tests that need an exact result. Slots that no leaf reads may hold NaN: they
+    # become zero, since 0 * NaN is NaN.
     compute = torch.promote_types(q_LHE.dtype, torch.float32)
     is_read_S = mask_LS.any(dim=0)[:, None, None]
     k_SKE = k_SKE.to(compute).where(is_read_S, 0.0)

@@ -1,8 +1,8 @@
-"""Leaf attention in two launches: a partial result for every (item, leaf), then the merge of each leaf's.
+"""Triton kernels of `leaf_attention`: one launch for a partial result per entry, one to merge those of each leaf.
 
-One query a leaf is bound by memory, so one program reads an item's keys for all leaves that share them: their queries,
-times the query heads of a key/value head, are its rows, a tile of them at a time. Tables: gram_fast::leaf_items
-(csrc/tables/leaf_items.h).
+With one query per leaf, attention is bound by memory, so one program reads the keys of an item for all leaves that
+share them. Its rows are their queries times the query heads of a key/value head, BLOCK_M at a time. The table is that
+of gram_fast::leaf_items (csrc/tables/leaf_items.h).
 
 Shape letters: L leaves, S key/value slots, H query heads, K key/value heads, E head width, P partial results, M rows of
 a tile, N keys of a block.
@@ -17,7 +17,7 @@ from torch import Tensor
 from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
 from gram_fast.kernels.tables import ENTRY_COLUMNS, ITEM_COLUMNS
 
-# Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
+# Maximum before the first key. Finite, since a row whose first block is masked entirely would compute inf - inf.
 _NOTHING = tl.constexpr(-3.0e38)
 _ITEM_COLUMNS = tl.constexpr(ITEM_COLUMNS)
 _ENTRY_COLUMNS = tl.constexpr(ENTRY_COLUMNS)
@@ -30,7 +30,7 @@ def _leaf_attention_kernel(
     q_stride_l, q_stride_h, k_stride_s, k_stride_h, v_stride_s, v_stride_h, num_kv_heads, scale_log2,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """One item for one key/value head: online softmax over the item's keys, in base 2, BLOCK_M rows at a time."""
+    """One program per item and key/value head: online softmax over its keys, in base 2, BLOCK_M rows at a time."""
     program = tl.program_id(0)
     kv_head = (program % num_kv_heads).to(tl.int64)
     item = items + _ITEM_COLUMNS * (program // num_kv_heads)
@@ -64,7 +64,7 @@ def _leaf_attention_kernel(
         k_block, v_block = k, v
         for first_key in range(start, end, BLOCK_N):
             slot_N = first_key + key_N
-            # A slot behind the item may hold NaN, and 0 * NaN would spread: it is not loaded.
+            # Slots behind the item may hold NaN, and 0 * NaN is NaN: they are not loaded.
             is_loaded_NE = (slot_N < end)[:, None]
             if WIDTH != BLOCK_E:
                 is_loaded_NE = is_loaded_NE & is_column_E[None, :]
@@ -95,14 +95,14 @@ def _merge_kernel(
     out, partial_out, partial_lse, leaf_offsets, num_heads,
     WIDTH: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """All partial results of one leaf and head, BLOCK_P at a time."""
+    """One program per leaf and head: merges its partial results, BLOCK_P at a time."""
     program = tl.program_id(0).to(tl.int64)
     leaf, head = program // num_heads, program % num_heads
     begin, end = tl.load(leaf_offsets + leaf), tl.load(leaf_offsets + leaf + 1)
     column_E = tl.arange(0, BLOCK_E)
     is_column_E = column_E < WIDTH
     acc_E = tl.zeros([BLOCK_E], tl.float32)
-    # One number as a tensor: a loop carries it, and all partial results count before it is subtracted.
+    # A scalar tensor, since the loop carries it.
     peak = tl.full([], _NOTHING, tl.float32)
     total = tl.zeros([], tl.float32)
     for first in range(begin, end, BLOCK_P):
@@ -125,11 +125,11 @@ def _merge_kernel(
 
 
 def launch_shape(width: int, itemsize: int) -> LaunchShape:
-    """Blocks for heads of `width` and elements of `itemsize` bytes.
+    """Block sizes for heads of `width` columns and elements of `itemsize` bytes. Not yet timed on a GPU.
 
-    The largest, of those tried, that spill no register on sm_80, sm_90 and sm_100 (docs/performance.md has the table).
-    Two programs of 128 threads and 255 registers share a multiprocessor, each with two of three blocks under way: 64
-    KiB, where 3 TB/s and a latency of 0.8 us ask for 18 of each of 132 multiprocessors. Not yet timed on a GPU.
+    The largest of those tried that spill no register on sm_80, sm_90 and sm_100 (docs/performance.md has the table).
+    Two programs of 128 threads and 255 registers share a multiprocessor and have two of three blocks each in flight: 64
+    KiB. 3 TB/s at a latency of 0.8 us need 18 KiB in flight on each of 132 multiprocessors.
     """
     if itemsize == 4:
         return LaunchShape(32 if width <= 128 else 16, 16, 8, 1)
@@ -151,9 +151,9 @@ def leaf_attention_triton(
     partial_lse_PH: Tensor,
     scale: float,
 ) -> Tensor:
-    """`leaf_attention` over the three parts of a table of gram_fast::leaf_items, int32 on the device of q_LHE.
+    """`leaf_attention` from the three parts of a table of gram_fast::leaf_items, int32 on the device of q_LHE.
 
-    `partial_out_PHE` and `partial_lse_PH` are float32, contiguous, and hold nothing yet.
+    `partial_out_PHE` and `partial_lse_PH` are uninitialised buffers, float32 and contiguous.
     """
     num_leaves, num_heads, width = q_LHE.shape
     num_kv_heads = k_SKE.shape[1]
@@ -174,7 +174,7 @@ def leaf_attention_triton(
 
 
 def compilations() -> list[Compilation]:
-    """Both launches by dtype and head width, groups of four and, once, of seven heads."""
+    """Both launches by dtype and head width, for groups of four heads and, once, of seven."""
     cases = [(dtype, width, 4) for dtype in ("bfloat16", "float32") for width in (64, 96, 128, 256)]
     cases += [("float16", 128, 4), ("bfloat16", 128, 7)]
     attend = [_attend_compilation(*case) for case in cases]

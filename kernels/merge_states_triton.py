@@ -1,4 +1,4 @@
-"""Merge of two attention results over disjoint key sets, by log-sum-exp, in one launch.
+"""Triton kernel of `merge_states`, in one launch.
 
 Shape letters: T queries, H query heads, E head width, R rows (query, head) of a block.
 """
@@ -19,7 +19,7 @@ def _merge_states_kernel(
     num_rows, num_heads,
     WIDTH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """A block of rows."""
+    """One program per block of rows."""
     row_R = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     is_row_R = row_R < num_rows
     t_R, h_R = row_R // num_heads, row_R % num_heads
@@ -28,7 +28,7 @@ def _merge_states_kernel(
     lse_R = tl.load(lse, mask=is_row_R, other=float("-inf"))
     other_lse_R = tl.load(other_lse, mask=is_row_R, other=float("-inf"))
     peak_R = tl.maximum(lse_R, other_lse_R)
-    # No key on either side: the row stays as it is, and its arithmetic never meets inf - inf.
+    # Without a key on either side the row does not change; a peak of 0 avoids inf - inf.
     has_keys_R = peak_R > float("-inf")
     peak_R = tl.where(has_keys_R, peak_R, 0.0)
     weight_R, other_weight_R = tl.exp(lse_R - peak_R), tl.exp(other_lse_R - peak_R)
@@ -40,21 +40,21 @@ def _merge_states_kernel(
     for start in range(0, WIDTH, BLOCK_E):
         column_1E = start + tl.arange(0, BLOCK_E)[None, :]
         is_column_1E = column_1E < WIDTH
-        # Masked by the row alone, these loads need not wait for the lse.
+        # Masked by the row alone, so that these loads do not wait for the lse.
         out_RE = tl.load(out + column_1E, mask=is_row_R[:, None] & is_column_1E, other=0.0)
         other_RE = tl.load(other_out + column_1E, mask=is_row_R[:, None] & is_column_1E, other=0.0).to(tl.float32)
         merged_RE = scale_R1 * out_RE + other_scale_R1 * other_RE
         tl.store(out + column_1E, merged_RE, mask=has_keys_R[:, None] & is_column_1E)
-    # Every thread of a row has its own copy of the lse: all have read it before one overwrites it.
+    # All threads of a row must have read the lse before one overwrites it.
     tl.debug_barrier()
     tl.store(lse, peak_R + tl.log(total_R), mask=has_keys_R)
 
 
 def launch_shape(width: int) -> tuple[int, int, int]:
-    """Rows and columns of a block, and warps.
+    """Rows and columns of a block, and number of warps, with four numbers per thread.
 
-    Four numbers a thread: 16 bytes of `out`, and 8 of a 16-bit other result in the same threads. Eight would load the
-    latter in another layout and turn it through shared memory.
+    They are 16 bytes of `out` and 8 of a 16-bit other result. With eight, the latter would be loaded in another layout
+    and transposed through shared memory.
     """
     block_e = min(triton.next_power_of_2(max(width, 1)), 1024)
     return 1024 // block_e, block_e, 8
@@ -76,7 +76,7 @@ def merge_states_triton(out_THE: Tensor, lse_TH: Tensor, other_out_THE: Tensor, 
 
 
 def compilations() -> list[Compilation]:
-    """By dtype of the second result and head width."""
+    """Launches by dtype of the second result and head width."""
     found = []
     for dtype, width in [*(("bfloat16", width) for width in (64, 96, 128, 256)), ("float16", 128), ("float32", 128)]:
         block_r, block_e, num_warps = launch_shape(width)

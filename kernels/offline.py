@@ -1,10 +1,10 @@
-"""What every kernel takes of a chip, found without one: compiles all of them and reads registers and shared memory.
+"""Compiles all kernels without a GPU and reports the registers and shared memory that each uses.
 
     python -m gram_fast.kernels.offline [--write docs/performance.md]
 
 Prints a markdown table, or puts it between the two markers of a page. Exits with 1 when a kernel does not fit its chip
-or spills. A Triton kernel is compiled as it is for contiguous tensors: addresses and strides that 16 divides, without
-which loads are narrow and nothing is fetched ahead.
+or spills. Triton kernels are compiled as for contiguous tensors, with addresses and strides that are multiples of 16:
+without them loads are narrow and nothing is prefetched.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from pathlib import Path
 from gram_fast.kernels.compilation import Compilation
 
 SHARED_LIMITS = {80: 163, 90: 227, 100: 227}
-"""KiB of shared memory that one block may have, by compute capability."""
+"""KiB of shared memory of one block at most, by compute capability times ten."""
 MARKERS = (
     "<!-- compiled kernels: begin; made by python -m gram_fast.kernels.offline --write docs/performance.md -->",
     "<!-- compiled kernels: end -->",
 )
 
-# PTX of each generation's matrix units, the newest first.
+# PTX instructions of each generation's matrix units, newest first.
 _MATRIX_UNITS = {"tcgen05.mma": "tcgen05", "wgmma.mma_async": "wgmma", "mma.sync": "mma"}
 _MAX_REGISTERS = 255
 _MAX_TENSOR_COLUMNS = 512
@@ -40,31 +40,31 @@ _MAX_TENSOR_COLUMNS = 512
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kernel takes on one chip."""
+    """Resources that one kernel uses on one architecture."""
 
     kernel: str
     capability: int
     registers: int
-    """A thread."""
+    """Per thread."""
     stack: int
-    """Bytes a thread. These kernels keep no arrays: what lies there was spilled."""
+    """Bytes per thread. These kernels have no arrays on it: it holds spilled registers."""
     shared: int
-    """Bytes a block."""
+    """Bytes per block."""
     matrix_unit: str = ""
     tensor_columns: int = 0
-    """Of sm_100's tensor memory."""
+    """Columns of tensor memory (sm_100)."""
     may_spill: bool = False
 
     @property
     def cell(self) -> str:
-        """As the table says it."""
+        """Text of the table's cell."""
         parts = [str(self.registers), f"{self.shared / 1024:.1f} KiB".replace(".0 ", " ")]
         parts += [self.matrix_unit] if self.matrix_unit else []
         return " · ".join([*parts, f"{self.stack} B spilled"] if self.stack else parts)
 
     @property
     def problems(self) -> list[str]:
-        """Sentences on what does not fit."""
+        """One message for each limit that is exceeded."""
         found = []
         limit = SHARED_LIMITS[self.capability]
         if self.shared > limit * 1024:
@@ -80,7 +80,7 @@ class Usage:
 
 @functools.cache
 def all_compilations() -> tuple[Compilation, ...]:
-    """What the modules of this package that end in _triton say they launch, in the order of their names."""
+    """The compilations() of all modules of this package whose names end in _triton, in order of name."""
     names = sorted(
         module.name for module in pkgutil.iter_modules(importlib.import_module("gram_fast.kernels").__path__)
     )
@@ -89,7 +89,7 @@ def all_compilations() -> tuple[Compilation, ...]:
 
 
 def check_distinct(compilations: Sequence[Compilation]) -> None:
-    """Raises ValueError when two of an architecture share a name or are the same launch: one costs time for nothing."""
+    """Raises ValueError when two compilations for one architecture share a name or are the same launch."""
     seen: dict[tuple[int, str], str] = {}
     for c in compilations:
         launch = repr((c.kernel, sorted(c.signature.items()), sorted(c.constants.items()), c.num_warps, c.num_stages))
@@ -100,7 +100,7 @@ def check_distinct(compilations: Sequence[Compilation]) -> None:
 
 
 def compile_for(number: int, capability: int) -> Usage:
-    """Compiles the numbered one of `all_compilations` for a compute capability."""
+    """Compiles `all_compilations()[number]` for a compute capability, times ten."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -133,7 +133,7 @@ def compile_for(number: int, capability: int) -> Usage:
 
 
 def resource_usage(binary: Path) -> list[Usage]:
-    """What cuobjdump, which comes with triton, reads of every kernel in a cubin or a shared library."""
+    """Resources of every kernel in a cubin or shared library, read by the cuobjdump that comes with triton."""
     from triton import knobs
 
     command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
@@ -141,7 +141,7 @@ def resource_usage(binary: Path) -> list[Usage]:
 
 
 def parse_resource_usage(text: str) -> list[Usage]:
-    """Kernels of cuobjdump's report, by their mangled names. A cubin alone says no architecture: 0."""
+    """Kernels of a cuobjdump report, with mangled names. A cubin names no architecture: the capability is 0."""
     found = []
     capability, function = 0, ""
     for line in text.splitlines():
@@ -156,7 +156,7 @@ def parse_resource_usage(text: str) -> list[Usage]:
 
 
 def extension_usage() -> list[Usage]:
-    """The kernels of the CUDA part of the extension, by C++ names; shared memory without what a launch adds."""
+    """Resources of the extension's CUDA kernels, with C++ names; shared memory without that added by the launch."""
     from gram_fast.extension import _C
 
     if not _C.has_cuda or not _C.__file__:
@@ -173,7 +173,7 @@ def extension_usage() -> list[Usage]:
 
 
 def short_name(mangled: str, plain: str) -> str:
-    """Source file, name and template arguments of a CUDA kernel, without namespaces and parameters."""
+    """A CUDA kernel's source file, name and template arguments, without namespaces and parameters."""
     file = re.search(r"_GLOBAL__N__[0-9a-f]+_\d+_(\w+?)_cu_", mangled)
     function = re.search(r"(\w+(?:<.*>)?)\([^()]*\)$", plain.replace("(anonymous namespace)::", ""))
     name = function[1] if function else plain
@@ -181,7 +181,7 @@ def short_name(mangled: str, plain: str) -> str:
 
 
 def compile_all() -> list[Usage]:
-    """Every Triton kernel for each architecture that launches it, two at a time."""
+    """Compiles every Triton kernel for each of its architectures, two at a time."""
     compilations = all_compilations()
     check_distinct(compilations)
     tasks = [(number, capability) for number, c in enumerate(compilations) for capability in c.capabilities]
@@ -190,7 +190,10 @@ def compile_all() -> list[Usage]:
 
 
 def table(usages: Sequence[Usage], launches: dict[str, str]) -> str:
-    """Markdown: a row a kernel with its warps and stages, a column an architecture."""
+    """A markdown table with a row for each kernel and a column for each architecture.
+
+    `launches`: warps and stages by kernel name.
+    """
     cells = {(usage.kernel, usage.capability): usage.cell for usage in usages}
     names = list(dict.fromkeys(usage.kernel for usage in usages))
     lines = ["| kernel | warps, stages | " + " | ".join(f"sm_{c}" for c in SHARED_LIMITS) + " |"]
@@ -202,7 +205,7 @@ def table(usages: Sequence[Usage], launches: dict[str, str]) -> str:
 
 
 def replace_between_markers(page: str, text: str) -> str:
-    """The page with `text` between the two markers. Raises ValueError unless both stand there, in order."""
+    """Replaces the text between the two markers of a page. Raises ValueError unless it has both, in order."""
     begin, end = MARKERS
     before, found_begin, rest = page.partition(begin)
     _, found_end, after = rest.partition(end)

@@ -1,4 +1,4 @@
-"""Attention of packed tokens along their paths, whose bits do not depend on what else is packed.
+"""Reference of `path_attention`: tree attention where the bits of a token do not depend on what else is packed.
 
 Shape letters: T packed tokens, S key/value slots, H query heads, K key/value heads, E head width, X tiles, P slots of
 all paths, M tokens of a tile, N keys of a tile's longest path.
@@ -19,12 +19,12 @@ def path_attention_reference(
 ) -> Tensor:
     """`path_attention` in plain PyTorch.
 
-    A token at position p is row p % M of products whose shapes follow from p // M alone, so it meets the same
-    instructions in the same order wherever its tile stands, whatever the tile's other rows hold.
+    A token at position p is row p % M of products whose shapes depend on p // M alone. So its result comes from the
+    same instructions in the same order wherever its tile is packed and whatever the other rows of the tile hold.
     """
     num_heads, width = q_THE.shape[1:]
     num_kv_heads = k_SKE.shape[1]
-    # float64 inputs stay float64, so that the same lines are the yardstick of tests.
+    # float64 inputs stay float64, for tests that need an exact result.
     compute = torch.promote_types(q_THE.dtype, torch.float32)
     out_THE = torch.empty_like(q_THE, memory_format=torch.contiguous_format)
     is_hidden_MM = torch.ones(tile_tokens, tile_tokens, dtype=torch.bool, device=q_THE.device).triu(1)

@@ -1,8 +1,8 @@
-"""Path attention in one launch: a tile of queries walks its path in blocks counted from the root.
+"""Triton kernel of `path_attention`: one launch; a tile of queries reads its path in blocks counted from the root.
 
-Every tile of one place on the path takes the same number of blocks, and a block that is hidden from a row changes
-nothing of it: its weights are 0 and its shrinking factor is 1. So a row's bits follow from its path. Online softmax as
-in FlashAttention-2 (arXiv 2307.08691), in base 2.
+All tiles at one place of a path read the same number of blocks. A block that is masked for a row does not change the
+row: its weights are 0 and the factor of the earlier sums is 1. So the bits of a row depend on its path alone. Online
+softmax as in FlashAttention-2 (arXiv 2307.08691), in base 2.
 
 Shape letters: T packed tokens, S key/value slots, H query heads, K key/value heads, E head width, X tiles, P slots of
 all paths, M rows of a tile, N keys of a block.
@@ -18,7 +18,7 @@ from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
 from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS
 from gram_fast.kernels.tree_attention_triton import PRECISION
 
-# Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
+# Maximum before the first key. Finite, since a row whose first block is masked entirely would compute inf - inf.
 _NOTHING = tl.constexpr(-3.0e38)
 _TILE_COLUMNS = tl.constexpr(PATH_TILE_COLUMNS)
 
@@ -31,7 +31,7 @@ def _path_attention_kernel(
     GROUP: tl.constexpr, TILE_TOKENS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One part of one tile for one key/value head; rows are positions of the path times heads of the group."""
+    """One program per part of a tile and key/value head; rows are positions of the path times heads of the group."""
     PART_TOKENS: tl.constexpr = BLOCK_M // GROUP
     PARTS: tl.constexpr = (TILE_TOKENS + PART_TOKENS - 1) // PART_TOKENS
     program = tl.program_id(0)
@@ -85,9 +85,9 @@ def _path_attention_kernel(
 
 
 def launch_shape(width: int, itemsize: int, group: int) -> LaunchShape:
-    """Blocks for heads of `width` and elements of `itemsize` bytes: the number of tiles must not change them.
+    """Block sizes for heads of `width` columns and elements of `itemsize` bytes. Not yet timed on a GPU.
 
-    The largest, of those tried, that spill no register. Not yet timed on a GPU.
+    The largest of those tried that spill no register. The number of tiles must not change them.
     """
     if itemsize == 4:
         shape = LaunchShape(16, 16, 4, 2)
@@ -103,7 +103,7 @@ def launch_shape(width: int, itemsize: int, group: int) -> LaunchShape:
 def path_attention_triton(
     q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles_X4: Tensor, slots_P: Tensor, tile_tokens: int, scale: float
 ) -> Tensor:
-    """`path_attention` over tables of `path_tiles`, on the device of q_THE."""
+    """`path_attention` from the tables of `path_tiles`, on the device of q_THE."""
     num_tokens, num_heads, width = q_THE.shape
     num_kv_heads = k_SKE.shape[1]
     group = num_heads // num_kv_heads
@@ -122,7 +122,7 @@ def path_attention_triton(
 
 
 def compilations() -> list[Compilation]:
-    """Every launch shape, by dtype and head width; groups of four and, at width 128, of other sizes."""
+    """Every launch shape by dtype and head width, for groups of four heads and, at width 128, of other sizes."""
     cases = [("bfloat16", width, 4) for width in (64, 96, 128, 256)] + [("float16", 128, 4)]
     cases += [("bfloat16", 128, group) for group in (1, 2, 7, 8)]
     cases += [("float32", width, 4) for width in (64, 128, 256)]

@@ -1,4 +1,4 @@
-"""What stands between fused projection and attention: head norms, rotary embedding, the write into the cache."""
+"""Reference of `rotary_into_cache`: head norms, rotary embedding and the write into the key/value cache."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def rotary_into_cache_reference(
     eps: float,
     num_heads: int,
 ) -> None:
-    """`rotary_into_cache` in plain PyTorch, in place like it (RoPE: arXiv 2104.09864)."""
+    """`rotary_into_cache` in plain PyTorch, also in place (RoPE: arXiv 2104.09864)."""
     num_tokens, num_kv_heads = len(qkv_TCE), k_SKE.shape[1]
     q_THE, k_TKE, v_TKE = qkv_TCE.tensor_split((num_heads, num_heads + num_kv_heads), dim=1)
     q_THE.copy_(_norm_and_rotate(q_THE, cos_TF, sin_TF, q_norm_E, eps))
@@ -26,7 +26,7 @@ def rotary_into_cache_reference(
 
 
 def _norm_and_rotate(x_THE: Tensor, cos_TF: Tensor, sin_TF: Tensor, norm_E: Tensor | None, eps: float) -> Tensor:
-    """In float32 at least: the caller's copy rounds."""
+    """Normalises and rotates heads in float32 or float64; the caller rounds."""
     x_THE = x_THE.to(torch.promote_types(x_THE.dtype, torch.float32))
     if norm_E is not None:
         x_THE = x_THE * torch.rsqrt(x_THE.pow(2).mean(dim=-1, keepdim=True) + eps) * norm_E.to(x_THE.dtype)

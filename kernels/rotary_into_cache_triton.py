@@ -1,4 +1,4 @@
-"""Head norms, rotary embedding and the write into the cache in one launch over the fused projection.
+"""Triton kernel of `rotary_into_cache`, in one launch.
 
 Shape letters: T packed tokens, S key/value slots, C heads of the fused projection (queries, keys, values), K key/value
 heads, E head width, F = E // 2.
@@ -14,7 +14,7 @@ from gram_fast.kernels.compilation import TYPES, Compilation
 
 @triton.jit
 def _norm(first_CF, second_CF, scale_C1, weight, is_normed_CF, column_F, HALF: tl.constexpr):
-    """Both halves of the heads where `is_normed_CF` holds times scale and weight, the others as they are."""
+    """Multiplies both halves of the heads by scale and weight where `is_normed_CF` holds."""
     first_F = tl.load(weight + column_F, mask=column_F < HALF, other=0.0).to(tl.float32)
     second_F = tl.load(weight + HALF + column_F, mask=column_F < HALF, other=0.0).to(tl.float32)
     return (
@@ -30,7 +30,7 @@ def _rotary_into_cache_kernel(
     num_heads, num_kv_heads, eps,
     HALF: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
-    """A block of one token's heads, of whichever kind: a small model's three kinds fit into one program."""
+    """One program per block of a token's heads, which may be queries, keys and values: small models need one block."""
     blocks = tl.cdiv(num_heads + 2 * num_kv_heads, BLOCK_C)
     token = (tl.program_id(0) // blocks).to(tl.int64)
     head_C1 = (tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)[:, None]
@@ -69,7 +69,7 @@ def _rotary_into_cache_kernel(
 
 
 def launch_shape(num_channels: int, half: int) -> tuple[int, int, int]:
-    """Heads of a block, width of half a head's block, and warps: about 2048 elements, 16 a thread."""
+    """Heads of a block, width of half a head, and number of warps: about 2048 elements, 16 per thread."""
     block_f = triton.next_power_of_2(half)
     block_c = min(max(1024 // block_f, 1), triton.next_power_of_2(num_channels))
     return block_c, block_f, min(max(block_c * block_f // 256, 1), 32)
@@ -100,7 +100,7 @@ def rotary_into_cache_triton(
 
 
 def compilations() -> list[Compilation]:
-    """By dtype and head width; with and without head norms; keys and values alone; one head."""
+    """Launches by dtype and head width, with and without head norms, and for one head."""
     cases = [("bfloat16", 48, width, has_norms) for width in (64, 96, 128, 256) for has_norms in (True, False)]
     cases += [("bfloat16", 1, 128, True), ("float16", 48, 128, True), ("float32", 48, 128, True)]
     found = []

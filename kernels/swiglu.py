@@ -1,4 +1,4 @@
-"""The gated activation between a feed-forward layer's two products."""
+"""Reference of `swiglu`: the gated activation of a feed-forward layer."""
 
 import torch
 from torch import Tensor

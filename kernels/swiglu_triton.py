@@ -1,4 +1,4 @@
-"""The gated activation between a feed-forward layer's two products in one launch.
+"""Triton kernel of `swiglu`, in one launch.
 
 Shape letters: T packed tokens, G = 2F fused gate and up projections, F feed-forward width.
 """
@@ -14,7 +14,7 @@ from gram_fast.kernels.compilation import TYPES, Compilation
 
 @triton.jit
 def _swiglu_kernel(gate_up, out, gate_up_stride, WIDTH: tl.constexpr, BLOCK_F: tl.constexpr):
-    """One block of columns of one row. A grid of one dimension: the others end at 65,535."""
+    """One program per block of columns of a row. The grid has one dimension: the others are limited to 65,535."""
     blocks = tl.cdiv(WIDTH, BLOCK_F)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column_F = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
@@ -27,7 +27,7 @@ def _swiglu_kernel(gate_up, out, gate_up_stride, WIDTH: tl.constexpr, BLOCK_F: t
 
 
 def launch_shape(width: int) -> tuple[int, int]:
-    """Block width and warps: 8 elements a thread, a divisor of the usual feed-forward widths."""
+    """Block width, a divisor of the usual feed-forward widths, and number of warps, with 8 elements per thread."""
     block = min(triton.next_power_of_2(width), 1024)
     return block, max(block // 256, 1)
 
@@ -46,7 +46,7 @@ def swiglu_triton(gate_up_TG: Tensor) -> Tensor:
 
 
 def compilations() -> list[Compilation]:
-    """By dtype; every width from 1024 on has the same block."""
+    """Launches by dtype; every width from 1024 on has the same block."""
     found = []
     for dtype, kind in TYPES.items():
         width = 12288 if dtype == "bfloat16" else 6144

@@ -1,4 +1,4 @@
-"""Attention of packed tokens on the keys of their own node and of their ancestors.
+"""Reference of `tree_attention`: attention of packed tokens over their spans and ranges.
 
 Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K key/value heads, E head width, N spans.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def tree_mask(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, num_tokens: int, num_slots: int) -> Tensor:
-    """Which slots every query reads, as a bool mask [T, S]: its span causally (slots [0, T)), its ranges whole."""
+    """Slots that every query reads, as a bool mask [T, S]: its span up to itself (slots [0, T)), and its ranges."""
     mask_TS = torch.zeros(num_tokens, num_slots, dtype=torch.bool)
     offsets, ranges = range_offsets.tolist(), ranges_R2.tolist()
     for index, (start, end) in enumerate(spans_N2.tolist()):
@@ -33,8 +33,8 @@ def tree_attention_reference(
     mask_TS = tree_mask(spans_N2, range_offsets, ranges_R2, num_tokens, num_slots).to(q_THE.device)
     k_SHE = k_SKE.repeat_interleave(num_heads // num_kv_heads, dim=1)
     v_SHE = v_SKE.repeat_interleave(num_heads // num_kv_heads, dim=1)
-    # float64 inputs stay float64, so that the same lines are the yardstick of tests. A slot that nobody reads may hold
-    # anything, NaN too: zero it, since 0 * NaN would spread.
+    # float64 inputs stay float64, for tests that need an exact result. Slots that no query reads may hold NaN: they
+    # become zero, since 0 * NaN is NaN.
     compute = torch.promote_types(q_THE.dtype, torch.float32)
     is_read_S = mask_TS.any(dim=0)[:, None, None]
     k_SHE = k_SHE.to(compute).where(is_read_S, 0.0)

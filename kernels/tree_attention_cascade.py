@@ -1,7 +1,8 @@
-"""Tree attention by library kernels: each span causally on itself, then each key range without a mask, merged.
+"""Tree attention by library kernels: each span causally on itself, each range without a mask, and their merge.
 
-On the CPU SDPA's flash kernel, one call a span and one a block; on CUDA torch's variable-length attention, one call for
-all spans and one for every rank of ranges. What is called with what is worked out once a pass (`cascade_tables`).
+On the CPU the library is the flash kernel behind scaled_dot_product_attention, called once per span and once per block.
+On CUDA it is torch's variable-length attention, called once for all spans and once per rank of ranges. The arguments of
+the calls are made once per pass (`cascade_tables`).
 
 Shape letters: T packed tokens, S key/value slots, H query heads, K key/value heads, E head width, N spans or problems,
 R key ranges.
@@ -17,53 +18,55 @@ import torch
 from torch import Tensor
 
 from gram_fast.extension import _C
+from gram_fast.kernels.tables import uploaded
 
 Merge = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""A function like `merge_states`."""
 Range = Sequence[int]
 """Start and end."""
 
 
 @dataclass(frozen=True)
 class CpuCascade:
-    """The calls of one pass on the CPU."""
+    """Arguments of the library calls of one pass on the CPU."""
 
     spans: list[tuple[int, int]]
-    """Packed [start, end), causal on themselves."""
+    """Packed tokens [start, end) that attend causally to themselves."""
     blocks: list[tuple[int, int, int, int]]
     """Queries [start, end) that read slots [key start, key end) without a mask."""
 
 
 @dataclass(frozen=True)
 class VarlenProblems:
-    """Packed attention problems: problem n has queries[n] and keys[n], behind those of the problems before it."""
+    """Arguments of one variable-length call: problem n has the lengths of queries[n] and keys[n], packed in order."""
 
     queries: Sequence[Range]
     keys: Sequence[Range]
     query_offsets: Tensor
-    """int32 [N + 1] on the device: where each problem's queries begin among all."""
+    """int32 [N + 1] on the device: start of each problem's queries, and their number."""
     key_offsets: Tensor
-    """int32 [N + 1] on the device."""
+    """int32 [N + 1] on the device: start of each problem's keys, and their number."""
 
     @classmethod
     def of(cls, queries: Sequence[Range], keys: Sequence[Range], device: torch.device) -> "VarlenProblems":
-        """The problems with these ranges of queries and of keys, of which only the lengths matter here."""
+        """The problems with these ranges of queries and keys; only their lengths are used."""
         return cls(queries, keys, _offsets(queries, device), _offsets(keys, device))
 
 
 @dataclass(frozen=True)
 class CudaCascade:
-    """The calls of one pass on CUDA."""
+    """Arguments of the library calls of one pass on CUDA."""
 
     own: VarlenProblems
-    """Every span on itself."""
+    """Every span, on itself."""
     ranks: list[tuple[Tensor, Tensor, VarlenProblems]]
-    """For the r-th ranges of all spans: packed rows that ask, slots that they read, and which read which."""
+    """For each rank r: packed rows of the spans with an r-th range, the slots of these ranges, and their problems."""
 
 
 def cascade_tables(
     spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, device: torch.device
 ) -> CpuCascade | CudaCascade:
-    """The calls of a pass whose tables, on the CPU, are those of `tree_attention`."""
+    """Makes the arguments of the library calls from the tables of `tree_attention`, which are on the CPU."""
     spans = [(start, end) for start, end in spans_N2.tolist()]
     blocks = _C.attention_blocks(spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy()).tolist()
     if device.type == "cpu":
@@ -84,10 +87,10 @@ def varlen_ranks(blocks: list[list[int]], device: torch.device) -> list[tuple[Te
 def cascade_attention(
     q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade | CudaCascade, scale: float, merge: Merge
 ) -> Tensor:
-    """`tree_attention` -> [T, H, E], contiguous; partial results are merged in float32 with `merge`."""
+    """`tree_attention` -> [T, H, E], contiguous. `merge`, as `merge_states`, merges partial results in float32."""
     if isinstance(tables, CpuCascade):
-        return _attend_cpu(q_THE, k_SKE, v_SKE, tables, scale, merge)
-    return attend_cuda(q_THE, k_SKE, v_SKE, tables, scale, merge)
+        return _attend_cpu(q_THE, k_SKE, v_SKE, tables, scale, merge).contiguous()
+    return attend_cuda(q_THE, k_SKE, v_SKE, tables, scale, merge).contiguous()
 
 
 # The CPU flash kernel walks keys in blocks of 512 even where the causal mask hides most of one. Below 768 tokens, where
@@ -104,7 +107,7 @@ def _attend_cpu(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade,
     def attend(
         start: int, end: int, key_start: int, key_end: int, is_causal: bool = False, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Results [1, H, end - start, E] and log-sum-exps [1, H, end - start] of some rows on some slots."""
+        """Attention of packed rows over slots -> [1, H, end - start, E], and log-sum-exps [1, H, end - start]."""
         query_1HTE, num_keys = q_1HTE.narrow(2, start, end - start), key_end - key_start
         keys_1KSE, values_1KSE = k_1KSE.narrow(2, key_start, num_keys), v_1KSE.narrow(2, key_start, num_keys)
         return flash(query_1HTE, keys_1KSE, values_1KSE, 0.0, is_causal, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
@@ -119,8 +122,8 @@ def _attend_cpu(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade,
             mask = _chunk_mask(q_THE.dtype)[: stop - begin, _LARGE - _CHUNK - (begin - start) :]
             parts.append(attend(begin, stop, start, stop, mask=mask[None, None, :, : stop - start]))
     if len(parts) == 1 and not tables.blocks:
-        return parts[0][0][0].transpose(0, 1).contiguous()
-    # The kernel's results lie in memory as [T, H, E].
+        return parts[0][0][0].transpose(0, 1)
+    # In memory the kernel's results are [T, H, E].
     out_THE = torch.cat([out_1HTE.transpose(1, 2) for out_1HTE, _ in parts], dim=1)[0]
     if not tables.blocks:
         return out_THE
@@ -134,13 +137,13 @@ def _attend_cpu(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade,
 
 @functools.cache
 def _chunk_mask(dtype: torch.dtype) -> Tensor:
-    """[_CHUNK, _LARGE] additive mask: row r of the last chunk of _LARGE queries sees keys up to its own."""
+    """Additive mask [_CHUNK, _LARGE] of the last chunk of _LARGE queries: each reads keys up to its own."""
     blocked = torch.full((_CHUNK, _LARGE), float("-inf"), dtype=dtype)
     return blocked.triu(_LARGE - _CHUNK + 1)
 
 
 def attend_cuda(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CudaCascade, scale: float, merge: Merge) -> Tensor:
-    """The cascade over variable-length attention."""
+    """`tree_attention` by variable-length attention -> [T, H, E]."""
     num_tokens = q_THE.shape[0]
     first, first_lse_TH = varlen_attention(
         q_THE, k_SKE[:num_tokens], v_SKE[:num_tokens], tables.own, scale, is_causal=True
@@ -160,18 +163,17 @@ def _lengths(ranges: Sequence[Range]) -> list[int]:
 
 
 def _offsets(ranges: Sequence[Range], device: torch.device) -> Tensor:
-    lengths = torch.tensor([0, *_lengths(ranges)])
-    return lengths.cumsum(0).to(device, torch.int32, non_blocking=True)
+    return uploaded(torch.tensor([0, *_lengths(ranges)]).cumsum(0, dtype=torch.int32), device)
 
 
 def _indices(ranges: Sequence[Range], device: torch.device) -> Tensor:
-    return torch.cat([torch.arange(start, end) for start, end in ranges]).to(device, non_blocking=True)
+    return uploaded(torch.cat([torch.arange(start, end) for start, end in ranges]), device)
 
 
 def varlen_attention(
     q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, problems: VarlenProblems, scale: float, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """Attention of packed problems -> out [T, H, E], log-sum-exps [T, H] float32."""
+    """Attention of packed problems -> results [T, H, E], and log-sum-exps float32 [T, H]."""
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
     options: dict[str, Any] = {}

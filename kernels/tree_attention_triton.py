@@ -1,9 +1,9 @@
-"""Tree attention in one launch: a tile of queries walks the key ranges of its ancestors and its own span.
+"""Triton kernel of `tree_attention`: one launch; a tile of queries reads its ranges and then its own span.
 
-No partial result touches memory. A tile's rows are tokens times the query heads of one key/value head, so that a node
-of 32 tokens fills a tile of 128 rows where four heads share their keys, and each key is fetched once for all of them.
-Only the last few keys of a walk need a mask: those of the tile itself. Online softmax as in FlashAttention-2
-(arXiv 2307.08691), in base 2.
+No partial result goes through memory. The rows of a tile are tokens times the query heads of one key/value head: where
+four heads share their keys, a node of 32 tokens fills a tile of 128 rows, and each key is loaded once for all of them.
+Only the tile's own keys, which come last, need a mask. Online softmax as in FlashAttention-2 (arXiv 2307.08691), in
+base 2.
 
 Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K key/value heads, E head width, M rows of
 a tile, N keys of a block.
@@ -18,11 +18,11 @@ from torch import Tensor
 from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
 from gram_fast.kernels.tables import EXTENT_COLUMNS, TILE_COLUMNS, TILE_ROWS, tile_table_parts
 
-# Of products of float32: three tf32 products, which keep float32's accuracy on tensor cores. "ieee" spilled kilobytes
-# of registers at every block size tried. Half types are not touched by it.
+# Precision of float32 products: three tf32 products, which have the accuracy of float32 on tensor cores. "ieee" spilled
+# kilobytes of registers at every block size tried. It does not affect 16-bit types.
 PRECISION = "tf32x3"
 
-# Before any key is seen. Finite: a row whose first block is masked whole would otherwise meet inf - inf.
+# Maximum before the first key. Finite, since a row whose first block is masked entirely would compute inf - inf.
 _NOTHING = tl.constexpr(-3.0e38)
 _TILE_COLUMNS = tl.constexpr(TILE_COLUMNS)
 _EXTENT_COLUMNS = tl.constexpr(EXTENT_COLUMNS)
@@ -33,7 +33,7 @@ def _attend(
     acc_ME, peak_M, total_M, q_ME, k, v, k_offsets_NE, v_offsets_NE, is_column_E, is_key_N, is_visible_MN, scale_log2,
     MASKED: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One block of keys: `k` and `v` point at its first slot. MASKED: `is_key_N` and `is_visible_MN` count."""
+    """Adds a block of keys to the sums. `k` and `v` point at its first slot; the masks are used if MASKED."""
     if MASKED:
         is_loaded_NE = is_key_N[:, None] & is_column_E[None, :]
         k_NE = tl.load(k + k_offsets_NE, mask=is_loaded_NE, other=0.0)
@@ -49,7 +49,7 @@ def _attend(
     shrink_M = tl.exp2(peak_M - new_peak_M)
     total_M = total_M * shrink_M + tl.sum(weights_MN, axis=1)
     acc_ME = acc_ME * shrink_M[:, None]
-    # A slot that is not read may hold NaN, and 0 * NaN would spread: it is not loaded.
+    # Slots that are not read may hold NaN, and 0 * NaN is NaN: they are not loaded.
     if MASKED:
         v_NE = tl.load(v + v_offsets_NE, mask=is_loaded_NE, other=0.0)
     elif PADDED:
@@ -60,8 +60,8 @@ def _attend(
     return acc_ME, new_peak_M, total_M
 
 
-# The parts of the table begin wherever the pass puts them: without this, four variants would be compiled, each in the
-# middle of the request that first needs it.
+# The parts of the table are aligned differently in each pass. Specialised on that, four variants would be compiled,
+# each during the request that first needs it.
 @triton.jit(do_not_specialize_on_alignment=["ranges", "span_starts"])
 def _tree_attention_kernel(
     q, k, v, out, tiles, span_starts, ranges,
@@ -70,7 +70,7 @@ def _tree_attention_kernel(
     K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, GROUP: tl.constexpr, TILE_TOKENS: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One part of one tile for one key/value head. Tables: attention_tiles (csrc/tables/attention_tables.h)."""
+    """One program per part of a tile and key/value head. Tables: attention_tiles (csrc/tables/attention_tables.h)."""
     PART_TOKENS: tl.constexpr = BLOCK_M // GROUP
     PARTS: tl.constexpr = (TILE_TOKENS + PART_TOKENS - 1) // PART_TOKENS
     PADDED: tl.constexpr = WIDTH != BLOCK_E
@@ -86,7 +86,7 @@ def _tree_attention_kernel(
     own_start, range_begin, range_end = tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
 
     rows_M = tl.arange(0, BLOCK_M)
-    # Rows past the end compute what the last token's do, and are not stored.
+    # Rows past the end repeat the last token and are not stored.
     token_M = tl.minimum(first + rows_M // GROUP, end - 1)
     head_M = kv_head * GROUP + rows_M % GROUP
     columns_E = tl.arange(0, BLOCK_E)
@@ -145,10 +145,11 @@ def _tree_attention_kernel(
 
 
 def launch_shape(width: int, itemsize: int, group: int, num_programs: int, capability: int) -> LaunchShape:
-    """Blocks for heads of `width` and elements of `itemsize` bytes; `num_programs` is how many tiles times heads ask.
+    """Block sizes for heads of `width` columns and elements of `itemsize` bytes. Not yet timed on a GPU.
 
-    The largest, of those tried, that fit into shared memory and spill no register on that major compute `capability`
-    (docs/performance.md has the table; float32 at width 256 spills at every size). Not yet timed on a GPU.
+    The largest of those tried that fit into shared memory and spill no register on the major compute `capability`
+    (docs/performance.md has the table; float32 at width 256 spills at every size). `num_programs`: tiles times
+    key/value heads.
     """
     is_hopper = capability == 9
     if itemsize == 4:
@@ -166,9 +167,9 @@ def launch_shape(width: int, itemsize: int, group: int, num_programs: int, capab
 
 
 def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Tensor, scale: float) -> Tensor:
-    """`tree_attention` over a table that gram_fast::attention_tiles made for TILE_ROWS // (H // K) tokens a tile.
+    """`tree_attention` from a table of gram_fast::attention_tiles with TILE_ROWS // (H // K) tokens per tile.
 
-    `tiles`: int32 on the device of q_THE, as many rows as there are tiles.
+    `tiles`: int32 on the device of q_THE, one row per tile.
     """
     num_tokens, num_heads, width = q_THE.shape
     num_kv_heads = k_SKE.shape[1]
@@ -176,7 +177,7 @@ def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Te
     tile_tokens = TILE_ROWS // group
     # The interpreter takes what Hopper takes.
     capability = torch.cuda.get_device_capability(q_THE.device)[0] if q_THE.is_cuda else 9
-    # Of full tiles: a table may hold empty ones.
+    # By the number of full tiles, since a table may hold empty ones.
     num_programs = triton.cdiv(num_tokens, tile_tokens) * num_kv_heads
     shape = launch_shape(width, q_THE.element_size(), group, num_programs, capability)
     parts = triton.cdiv(tile_tokens, shape.block_m // group)
@@ -194,7 +195,7 @@ def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Te
 
 
 def compilations() -> list[Compilation]:
-    """Every launch shape, by dtype and head width; groups of four and, at width 128, of other sizes."""
+    """Every launch shape by dtype and head width, for groups of four heads and, at width 128, of other sizes."""
     cases = [("bfloat16", width, 4, programs) for width in (64, 96, 128) for programs in (1024, 64)]
     cases += [("bfloat16", 256, 4, 1024), ("float16", 128, 4, 1024)]
     cases += [("bfloat16", 128, group, 1024) for group in (1, 2, 7, 8)]

@@ -19,19 +19,19 @@ __device__ inline float load(const float* p) { return *p; }
 __device__ inline float load(const __half* p) { return __half2float(*p); }
 __device__ inline float load(const __nv_bfloat16* p) { return __bfloat162float(*p); }
 
-// As dispatch_cpu, with the element types of CUDA.
+// `dispatch` with the element types of CUDA code.
 template <typename Function>
 void dispatch_cuda(Dtype dtype, const Function& function) {
   dispatch<float, __half, __nv_bfloat16>(dtype, function);
 }
 
-// Numbers that move together, by one instruction where they fill 16 bytes or less.
+// Neighbouring numbers that one instruction loads or stores, where they fill 16 bytes or less.
 template <typename T, int kCount>
 struct alignas(kCount * sizeof(T)) Pack {
   T values[kCount];
 };
 
-// kCount numbers from `p`, which starts a pack.
+// Loads kCount numbers from `p`, which is aligned to a pack, as floats.
 template <int kCount, typename T>
 __device__ inline Pack<float, kCount> load_pack(const T* p) {
   const Pack<T, kCount> loaded = *reinterpret_cast<const Pack<T, kCount>*>(p);
@@ -46,7 +46,7 @@ __device__ inline void store_pack(float* p, const Pack<float, kCount>& pack) {
   *reinterpret_cast<Pack<float, kCount>*>(p) = pack;
 }
 
-// Whether every row that lies a sum of multiples of `strides` elements behind `base` starts a pack.
+// Whether every row is aligned to a pack: rows lie at `base` plus multiples of the `strides`, in elements.
 template <typename T, int kCount>
 bool rows_start_packs(const void* base, std::initializer_list<int64_t> strides) {
   if (reinterpret_cast<uintptr_t>(base) % sizeof(Pack<T, kCount>) != 0) return false;
@@ -61,7 +61,7 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
-// A launch with nothing in it that nvcc alone understands: tests/cpp/cuda_on_cpu.h has one for g++.
+// Launches a kernel. A function, so that tests/cpp/cuda_on_cpu.h can replace it where g++ compiles the kernels.
 #ifdef __CUDACC__
 template <typename... Parameters, typename... Args>
 void launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void* stream, const Args&... args) {

@@ -5,7 +5,8 @@
 
 namespace gram_fast {
 
-// Element types of tensors that come in by raw pointer. The order is the one of gram_fast/ops/checks.py.
+// Element type of a tensor that is passed by its address. The values are positions in DTYPES of
+// gram_fast/ops/checks.py.
 enum class Dtype : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 struct BFloat16 {
@@ -77,7 +78,7 @@ inline Float16 from_float<Float16>(float x) {
   return {static_cast<uint16_t>(sign | ((bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13))};
 }
 
-// Calls `function`, a lambda with one type parameter, with the one of three element types that `dtype` stands for.
+// Calls `function`, a lambda with one type parameter, with the one of three types that `dtype` stands for.
 template <typename Single, typename Half, typename Brain, typename Function>
 void dispatch(Dtype dtype, const Function& function) {
   switch (dtype) {
@@ -90,7 +91,7 @@ void dispatch(Dtype dtype, const Function& function) {
   }
 }
 
-// With the types of this file.
+// `dispatch` with the element types of CPU code.
 template <typename Function>
 void dispatch_cpu(Dtype dtype, const Function& function) {
   dispatch<float, Float16, BFloat16>(dtype, function);

@@ -2,8 +2,8 @@
 
 namespace gram_fast {
 
-// Threads for a parallel region. 1 in a forked child: libgomp's pool does not survive fork, and a region that asks for
-// it hangs there.
+// Number of threads for an OpenMP region: 1 in a forked child, where libgomp's thread pool is gone and a region that
+// uses it hangs.
 int num_threads();
 
 }  // namespace gram_fast

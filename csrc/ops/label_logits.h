@@ -6,8 +6,9 @@
 
 namespace gram_fast {
 
-// Logits of the two label tokens for L rows of the hidden states, in float32 throughout:
-// logits[l, c] = sum_d norm(hidden[rows[l]])_d * label_weight[c, d], norm = RMSNorm with weight and eps, or none.
+// Computes the logits of the two label tokens for L of the T hidden states of width D, in float32:
+// logits[l, c] = sum_d norm(hidden[rows[l]])_d * label_weight[c, d], where norm is RMSNorm (arXiv 1910.07467) or
+// nothing.
 struct LabelLogits {
   const void* hidden;  // [T, D], row stride in elements, D contiguous
   int64_t hidden_stride;

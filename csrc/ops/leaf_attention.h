@@ -6,10 +6,10 @@
 
 namespace gram_fast {
 
-// Attention of one query a leaf over a table of leaf_items.h: an item's keys and values are read once for all leaves
-// that share them. Each (item, leaf) leaves a partial result, then the partial results of a leaf are merged by
-// log-sum-exp. L leaves, S slots, H heads, K key/value heads, E head width, P partial results; strides in elements, E
-// contiguous.
+// Computes attention of the last token of each leaf. The keys and values of an item (leaf_items.h) are read once for
+// all leaves that share them. Every entry gives a partial result; the partial results of a leaf are merged by
+// log-sum-exp. L leaves, S slots, H heads, K key/value heads, E head width, P partial results. Strides are in elements;
+// E is contiguous.
 struct LeafAttention {
   const void* q;  // [L, H, E]
   int64_t q_stride_l, q_stride_h;
@@ -17,7 +17,7 @@ struct LeafAttention {
   int64_t k_stride_s, k_stride_h;
   const void* v;  // [S, K, E]
   int64_t v_stride_s, v_stride_h;
-  const int32_t* items;  // leaf_items
+  const int32_t* items;  // table of leaf_items
   float* partial_out;    // [P, H, E] contiguous
   float* partial_lse;    // [P, H] contiguous, natural logarithm
   void* out;             // [L, H, E] contiguous

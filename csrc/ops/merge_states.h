@@ -6,8 +6,9 @@
 
 namespace gram_fast {
 
-// Merges attention over disjoint key sets, in place, by log-sum-exp (arXiv 1805.02867; FlashInfer's cascade). T
-// queries, H heads, E head width; strides in elements, E contiguous. A set without keys has lse = -inf.
+// Merges two attention results over disjoint sets of keys, in place, by log-sum-exp (arXiv 1805.02867; FlashInfer's
+// cascade). T queries, H heads, E head width. Strides are in elements; E is contiguous. A set without keys has lse =
+// -inf.
 struct MergeStates {
   float* out;  // [T, H, E] in: first result, out: merged
   int64_t out_stride_t, out_stride_h;

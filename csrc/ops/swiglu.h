@@ -6,8 +6,8 @@
 
 namespace gram_fast {
 
-// The gated activation between a feed-forward layer's two products, out[t, f] = silu(gate[t, f]) * up[t, f], in
-// float32 and rounded once. The bits of an element depend on its gate and up alone: not on its place, not on threads.
+// Computes the gated activation SwiGLU (arXiv 2002.05202): out[t, f] = silu(gate[t, f]) * up[t, f], in float32 and
+// rounded once. The bits of an element depend on its gate and up values alone, not on its place or on the threads.
 struct Swiglu {
   const void* gate_up;  // [T, 2F]: gate, then up; row stride in elements, 2F contiguous
   int64_t gate_up_stride;

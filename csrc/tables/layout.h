@@ -4,9 +4,10 @@
 
 namespace gram_fast {
 
-// How the integer tables are laid out that plans hand to Python and to kernels. kernels/tables.py says the same in
-// Python; tests/ops/test_tables.py compares both.
+// Layout of the integer tables that plans hand to Python and to kernels. kernels/tables.py has the same numbers in
+// Python; tests/ops/test_tables.py compares the two.
 
+// Integers in one row.
 template <typename Row, typename Integer>
 constexpr int64_t kColumns = sizeof(Row) / sizeof(Integer);
 
@@ -20,18 +21,19 @@ struct Extent {
   bool operator==(const Extent&) const = default;
 };
 
-// A node of a pass, in packed tokens: its own, the end of its subtree, the row of the next ancestor or -1, depth.
+// A node of a pass, in packed tokens: its own tokens, the end of its subtree, the row of its nearest ancestor in the
+// pass or -1, and the tokens on the path before it.
 struct NodeRow {
   Extent own;
   int64_t subtree_end, parent, depth;
 };
 
-// A copy to make after a pass.
+// Keys and values to copy after a pass: packed tokens [start, start + length) to slots from `slot` on.
 struct KeepRow {
   int64_t start, slot, length;
 };
 
-// Queries that read slots, unmasked, as the `rank`-th range of their spans.
+// Queries that read slots without a mask, as the `rank`-th range of their spans.
 struct BlockRow {
   int64_t rank;
   Extent queries, slots;
@@ -44,30 +46,31 @@ constexpr int64_t kBlockColumns = kColumns<BlockRow, int64_t>;
 
 // Tables of kernels, 32-bit.
 
-// Slots [start, end) and the leaves that read some of them: entries [first_entry, end_entry).
+// Slots [start, end) that one block of a kernel loads, and the leaves that read some of them: entries [first_entry,
+// end_entry).
 struct LeafItem {
   int32_t start, end, first_entry, end_entry;
 };
 
-// A leaf reads slots [start, end) of its item; what comes of it is partial result number `partial`.
+// The slots [start, end) of an item that a leaf reads. The result is partial result number `partial`.
 struct LeafEntry {
   int32_t leaf, start, end, partial;
 };
 
 constexpr int64_t kItemColumns = kColumns<LeafItem, int32_t>;
 constexpr int64_t kEntryColumns = kColumns<LeafEntry, int32_t>;
-constexpr int64_t kTileColumns = 5;      // first query, end, own start, first range, past the last range
-constexpr int64_t kPathTileColumns = 4;  // first query, number of them, position, start of the path; made in Python
+constexpr int64_t kTileColumns = 5;      // first query, end, own start, first range, end of ranges
+constexpr int64_t kPathTileColumns = 4;  // first query, count, its position, start of its path; made in Python
 // The offsets of leaves are filled up to a multiple of this, so that entries start at multiples of 16 bytes.
 constexpr int64_t kOffsetMultiple = 4;
 
-// Integers that the offsets of so many leaves take.
+// Integers that the offsets take in the table.
 constexpr int64_t leaf_offsets_size(int64_t num_leaves) {
   return (num_leaves + kOffsetMultiple) / kOffsetMultiple * kOffsetMultiple;
 }
 
-// The parts of the table of leaf_items: X items, L + 1 offsets and what fills them up, then the entries. The partial
-// results of leaf l are [leaf_offsets[l], leaf_offsets[l + 1]).
+// Parts of a table of leaf_items: X items, L + 1 offsets with zeros up to a multiple, then the entries. Leaf l has
+// partial results [leaf_offsets[l], leaf_offsets[l + 1]).
 struct LeafTable {
   const LeafItem* items;
   const int32_t* leaf_offsets;

@@ -7,11 +7,11 @@
 
 namespace gram_fast {
 
-// What the tokens of a pass attend to: spans, causal on themselves, and the ranges of slots that each reads unmasked.
+// Slots that the packed tokens of a pass read: each span itself, causally, and the span's ranges, without a mask.
 struct SpanTables {
-  std::span<const Extent> spans;  // side by side
-  const int64_t* range_offsets;   // one more than spans: rows of `ranges`
-  const Extent* ranges;
+  std::span<const Extent> spans;  // packed tokens; they cover the pass in order
+  const int64_t* range_offsets;   // [N + 1]: rows of `ranges` that each span reads
+  const Extent* ranges;           // slots
 
   int64_t num_spans() const { return static_cast<int64_t>(spans.size()); }
   std::span<const Extent> read_by(int64_t span) const {

@@ -8,26 +8,26 @@
 
 namespace gram_fast {
 
-// Which nodes of a tree have their keys and values in which slots, and which slots are free. A value: a plan changes a
-// copy of its own.
+// Maps nodes of a tree to the slots of their kept keys and values, and knows which slots are free. It has value
+// semantics: a plan changes its own copy.
 class KeptSlots {
  public:
   explicit KeptSlots(int64_t base) : allocator_(base) {}
 
-  // First slot of the node, or -1.
+  // The node's first slot, or -1.
   int64_t slot(int32_t node) const { return is_known(node) ? slots_[static_cast<size_t>(node)] : -1; }
-  // Gives the node slots -> the first of them.
+  // Assigns `length` slots to the node and returns the first.
   int64_t allocate(int32_t node, int64_t length);
-  // Takes its slots from a node, if it has any.
+  // Frees the node's slots, if it has any.
   void release(int32_t node, int64_t length);
-  // The first `length` tokens of `node` became the node `upper`.
+  // Follows a split of the tree: the first `length` tokens of `node` are now the node `upper`.
   void split(int32_t node, int32_t upper, int64_t length);
 
   int64_t base() const { return allocator_.base(); }
   int64_t used() const { return allocator_.used(); }
   int64_t top() const { return allocator_.top(); }
 
-  // The state of the tree that they belong to.
+  // Revision of the tree for which these slots hold (TokenTree::revision).
   int64_t revision = 0;
 
  private:

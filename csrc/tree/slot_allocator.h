@@ -5,7 +5,7 @@
 
 namespace gram_fast {
 
-// Hands out contiguous ranges of key/value slots from `base` upwards: first fit, neighbours merged on release.
+// Allocates contiguous ranges of key/value slots from `base` upwards: first fit; released neighbours are merged.
 class SlotAllocator {
  public:
   explicit SlotAllocator(int64_t base) : base_(base), top_(base) {}
@@ -14,7 +14,7 @@ class SlotAllocator {
   void release(int64_t start, int64_t length);
 
   int64_t used() const { return used_; }
-  // One past the highest slot in use.
+  // One more than the highest slot in use; `base` where none is.
   int64_t top() const { return top_; }
   int64_t base() const { return base_; }
 

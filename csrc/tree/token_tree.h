@@ -8,9 +8,9 @@
 
 namespace gram_fast {
 
-// Radix tree over sequences that are given as lists of segments (token id arrays). Every distinct prefix is stored
-// once; a whole sequence is never written out. Node 0 is an empty root. When every sequence starts with the same head
-// (the judge's instruction), the head is the root's first child and outlives clear().
+// Radix tree over token sequences, which are given as lists of segments (arrays of token ids). Every distinct prefix is
+// stored once; no whole sequence is written out. Node 0 is an empty root. The head, the tokens with which every
+// sequence starts (the judge's instruction), is the root's first child and outlives clear().
 class TokenTree {
  public:
   struct Node {
@@ -18,8 +18,8 @@ class TokenTree {
     int64_t depth;   // tokens on the path before this node = position of its first token
     int64_t begin;   // own tokens: pool[begin, end)
     int64_t end;
-    bool reusable;                  // lies above a segment border from which later sequences will branch off
-    bool closed;                    // may not be extended: a border or a sequence ends here, or it has children
+    bool reusable;                  // ends above or at a segment border where later sequences may branch off
+    bool closed;                    // not to be extended: a border or a sequence ends here, or it has children
     std::vector<int32_t> children;  // in order of insertion
 
     int64_t length() const { return end - begin; }
@@ -31,24 +31,24 @@ class TokenTree {
   // Copies a segment in and returns its index.
   int32_t add_segment(const int32_t* ids, int64_t count);
 
-  // Adds head + segments and returns the handle of its leaf. The ends of the first `reusable` segments become node
-  // ends, and the nodes above them are marked reusable; a prefix of segments that is there already stays as it was
-  // first added. Throws std::invalid_argument where a segment is unknown or the segments hold no token.
+  // Adds the sequence head + segments and returns the handle of its leaf. The ends of the first `reusable` segments
+  // become node ends, and the nodes above them are marked reusable; a prefix of segments that was added before keeps
+  // its marks. Throws std::invalid_argument for an unknown segment and for segments without a token.
   int32_t add_sequence(const int32_t* segments, int64_t count, int64_t reusable);
 
-  // Forgets every sequence and segment. The head's keys and values stay.
+  // Removes all sequences and segments. The head and the slots of its keys and values stay.
   void clear();
 
-  // Forgets all kept keys and values.
+  // Frees the slots of all nodes.
   void forget_slots();
 
-  // Where keys and values lie. `keep` puts a run plan's in their place, and throws std::invalid_argument where the tree
-  // changed after it was planned.
+  // Slots of the kept keys and values. `keep` replaces them by those of a plan that has run, and throws
+  // std::invalid_argument when the tree has changed since it was planned.
   const KeptSlots& kept() const { return kept_; }
   void keep(KeptSlots kept);
 
   // Cuts the first `length` tokens of a node off into a new parent and returns that parent. The given index keeps the
-  // lower part, so a handle that points into either part stays valid: whoever looks walks up.
+  // lower part, so a handle that points into either part stays valid: a lookup walks up.
   int32_t split(int32_t node, int64_t length);
 
   int32_t leaf_node(int32_t leaf) const { return resolve(leaves_[leaf]); }  // the node at whose end the leaf lies
@@ -60,7 +60,7 @@ class TokenTree {
   const Node& node(int32_t index) const { return nodes_[index]; }
   int32_t num_nodes() const { return static_cast<int32_t>(nodes_.size()); }
   const int32_t* ids(const Node& node) const { return pool_.data() + node.begin; }
-  // Another number after every change of nodes or kept slots.
+  // Changes with every change of nodes or kept slots.
   int64_t revision() const { return revision_; }
 
  private:

@@ -1,1 +1,1 @@
-"""From a checkpoint to a runner: a name or folder comes in, an object that runs packed passes goes out."""
+"""Models: loads a checkpoint into a runner, the object that runs packed passes."""

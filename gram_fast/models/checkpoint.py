@@ -1,4 +1,4 @@
-"""Loads a judge's model and tokenizer with transformers, from a folder or the Hugging Face hub."""
+"""Loads the model, configuration and tokenizer of a checkpoint with transformers, and finds its prompt template."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from gram_fast.text.prompts import LABELS, PairTemplate, preset_names
 
 log = logging.getLogger(__name__)
 
-# Where a checkpoint's config.json keeps the prompt that it was trained with.
+# Key in a checkpoint's config.json under which it records the prompt that it was trained with.
 _RECORD = "gram_fast"
 
 
@@ -25,10 +25,16 @@ def load_model(
     new_weights: Collection[str] = (),
     **hub: Any,
 ) -> Any:
-    """A model on the CPU; `hub`: revision, token, trust_remote_code as in transformers.
+    """Loads a model of a checkpoint onto the CPU.
 
-    `kind`: transformers' class for it, with keyword arguments of its own behind functools.partial. `new_weights`: names
-    that the checkpoint may lack. Raises InputError when there is no such checkpoint or weights are missing.
+    Args:
+        name: a folder, or a name on the hub.
+        dtype: of the weights, as in transformers.
+        kind: transformers' class; functools.partial adds keyword arguments for its `from_pretrained`.
+        new_weights: names of weights that the checkpoint may lack.
+        hub: revision, token and trust_remote_code as in transformers.
+
+    Raises InputError when there is no such checkpoint or weights are missing.
     """
     name = _locate(name)
     try:
@@ -43,7 +49,7 @@ def load_model(
 
 
 def load_config(name: str, **hub: Any) -> Any:
-    """The configuration of a checkpoint. Raises InputError when there is none."""
+    """Loads the configuration of a checkpoint; `hub` as `load_model`. Raises InputError when there is none."""
     name = _locate(name)
     try:
         return AutoConfig.from_pretrained(name, **hub)
@@ -52,7 +58,7 @@ def load_config(name: str, **hub: Any) -> Any:
 
 
 def load_tokenizer(name: str, **hub: Any) -> Any:
-    """The tokenizer of a checkpoint. Raises UnsupportedModelError when there is none."""
+    """Loads the tokenizer of a checkpoint; `hub` as `load_model`. Raises UnsupportedModelError when there is none."""
     name = _locate(name)
     try:
         return AutoTokenizer.from_pretrained(name, **hub)
@@ -61,7 +67,7 @@ def load_tokenizer(name: str, **hub: Any) -> Any:
 
 
 def _locate(name: str) -> str:
-    """A folder that is there, or what may be a name on the hub."""
+    """The path of an existing folder, or a name that may be on the hub. Raises InputError for a path to neither."""
     name = os.path.expanduser(name)
     if os.path.isfile(name):
         raise InputError(f"expected a checkpoint folder, {name!r} is a file")
@@ -71,7 +77,11 @@ def _locate(name: str) -> str:
 
 
 def find_template(preset: str, config: Any) -> PairTemplate:
-    """The judge's prompt: by name or file, or for "auto" what the model's configuration records, else `gram`."""
+    """The judge's prompt template.
+
+    `preset`: a preset's name, a template file, or "auto" for the template that the model's configuration records, and
+    `gram` where it records none. Raises UnsupportedModelError for a record without a template or with other labels.
+    """
     record = getattr(config, _RECORD, None)
     if record is None:
         return PairTemplate.load("gram" if preset == "auto" else preset)
@@ -89,6 +99,6 @@ def find_template(preset: str, config: Any) -> PairTemplate:
 
 
 def record_template(config: Any, template: PairTemplate) -> None:
-    """Writes the judge's prompt and labels into the model's configuration, for `find_template`."""
+    """Records the judge's template and labels in the model's configuration, where `find_template` finds them."""
     preset = next((name for name in preset_names() if PairTemplate.load(name) == template), "custom")
     setattr(config, _RECORD, {"preset": preset, "template": template.text, "labels": list(LABELS)})

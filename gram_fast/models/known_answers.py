@@ -1,7 +1,7 @@
-"""The engine against a plain forward on a pair whose answer is thereby known.
+"""Self-test of a loaded judge: scores one pair with the engine and by a plain forward, and compares the logits.
 
-Plain is the model's own code for the transformers runner, and one sequence by the plain references of all ops for the
-dense runner: that finds a wrong kernel, not a wrong model, which the tests compare with transformers.
+The plain forward of the transformers runner is the model's own code. That of the dense runner runs the references of
+all ops on one sequence: it finds a wrong kernel, not a wrong model; tests compare the model with transformers.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ _RESPONSES = ["The capital of France is Paris.", "I think it is Lyon,\nbut I am 
 # Largest |logit| difference that rounding explains, per unit of the logits' size (at least 1). Wrong attention differs
 # by more in float32; for the 16-bit types this finds gross errors only.
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-# Less than a pair has tokens, so that keys and values kept from an earlier pass are read as well.
+# Fewer tokens than the pair has, so that keys and values kept from an earlier pass are read too.
 _BUDGET = 128
 
 
 @dataclass(frozen=True)
 class KnownAnswer:
-    """One presentation of the pair, scored both ways."""
+    """Logits of one presentation of the pair, by the engine and by the plain forward."""
 
     logits: tuple[float, float]
     plain_logits: tuple[float, float]
@@ -38,12 +38,15 @@ class KnownAnswer:
 
     @property
     def is_right(self) -> bool:
-        """Within tolerance; false where a logit is NaN."""
+        """Whether the difference is within the tolerance; false where a logit is NaN."""
         return self.difference <= self.tolerance
 
 
 def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]:
-    """Scores one pair in both orders with the engine, and plainly on the whole text's ids."""
+    """Scores one pair in both orders, with the engine and by the plain forward on the token ids of the whole text.
+
+    Raises UnsupportedModelError when the pair is longer than the model allows, or the model cannot be run.
+    """
     presentations = [(0, 0, 1), (0, 1, 0)]
     name = type(runner.model).__name__
     whole = tokenizer.whole_ids([(_PROMPT, _RESPONSES[i], _RESPONSES[j]) for _, i, j in presentations])

@@ -1,4 +1,4 @@
-"""Loads a checkpoint into runners, one for each device, and decides which kind of runner it is."""
+"""Loads a checkpoint into runners, one for each device, and chooses the kind of runner."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,16 @@ from gram_fast.scoring.runner import Runner
 logger = logging.getLogger(__name__)
 
 RUNNERS = ("auto", "transformers", "dense")
-"""Kinds of runners by name."""
+"""Names of the kinds of runners; "auto" is "dense" where the checkpoint allows it."""
 
 
 def load_runners(
     name: str, config: Any, label_ids: tuple[int, int], devices: Sequence[torch.device], options: JudgeOptions
 ) -> Iterator[Runner]:
-    """One runner for each device, each loaded when it is asked for; what cannot be had is refused at the first.
+    """Yields one runner for each device, loaded when the iterator reaches it.
 
-    `name` and `config` are the checkpoint's. Raises errors as PairwiseJudge.from_pretrained.
+    `name` and `config` are those of the checkpoint; `label_ids`: token ids of the two labels. Raises the errors of
+    PairwiseJudge.from_pretrained; options that cannot be combined fail before anything is loaded.
     """
     needs_dense = {"deterministic=True": options.deterministic, "tensor_parallel=True": options.tensor_parallel}
     needed_for = [option for option, is_set in needs_dense.items() if is_set]
@@ -52,10 +53,16 @@ def load_runners(
 
 
 def find_runner(runner: str, name: str, config: Any, *, needed_for: Sequence[str] = (), **hub: Any) -> str:
-    """The runner that `runner` stands for: "auto" is "dense" where the checkpoint allows it, and is logged.
+    """The kind of runner that `runner` stands for; the choice of "auto" is logged.
 
-    `name` and `config` are the checkpoint's, `hub` is revision, token and trust_remote_code. `needed_for`: options that
-    "dense" alone has. Raises UnsupportedModelError for a checkpoint that the dense runner cannot run when it must.
+    Args:
+        runner: one of RUNNERS.
+        name, config: those of the checkpoint.
+        needed_for: options in use that only "dense" has.
+        hub: revision, token and trust_remote_code as in transformers.
+
+    Raises BackendError for an unknown runner and for an option that the runner lacks, UnsupportedModelError where the
+    dense runner is required and cannot run the checkpoint.
     """
     if runner not in RUNNERS:
         raise BackendError(f"there is no runner {runner!r}: expected one of {', '.join(RUNNERS)}")

@@ -1,4 +1,4 @@
-"""How a judge is loaded and run: the options of `PairwiseJudge.from_pretrained` and of commands that load a judge."""
+"""Options of loading and running a judge, for `PairwiseJudge.from_pretrained` and the command line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _LARGEST = 2**24
 
 @dataclass(frozen=True)
 class Flag:
-    """How the command line takes a field: the type of the value there, and one sentence of help."""
+    """Command-line form of an option: the type of its value, and one sentence of help."""
 
     type: type
     help: str
@@ -22,10 +22,10 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
-    """What PairwiseJudge.from_pretrained takes besides the checkpoint; its docstring says what each means.
+    """Options of PairwiseJudge.from_pretrained, whose docstring explains each.
 
-    What is wrong with the options alone is said when they are made, before minutes of loading. Fields without a Flag
-    are not on the command line.
+    Wrong limits, presets and combinations raise InputError or BackendError here, before minutes of
+    loading. Fields without a Flag are not on the command line.
     """
 
     preset: Annotated[
@@ -64,5 +64,5 @@ class JudgeOptions:
 
     @property
     def hub(self) -> dict[str, Any]:
-        """What transformers is told of where and how to load: revision, token and trust_remote_code."""
+        """Keyword arguments for transformers' loading functions: revision, token and trust_remote_code."""
         return {"revision": self.revision, "token": self.token, "trust_remote_code": self.trust_remote_code}

@@ -1,4 +1,4 @@
-"""What an architecture must be to be scored exactly by prefix sharing: for both runners and for training."""
+"""Checks whether prefix sharing scores an architecture exactly, for both runners and for training."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ from torch import Tensor, nn
 
 from gram_fast.errors import UnsupportedModelError
 
-# Arguments of transformers' attention functions that change the result in a way that tree_attention does not know.
+# Arguments of transformers' attention functions that change the result, and that tree_attention does not have.
 _FOREIGN_ARGUMENTS = ("softcap", "s_aux", "sinks", "position_bias", "head_mask", "alibi")
 
 
 def head_dim(config: Any) -> int:
-    """Width of one attention head."""
+    """Width of one attention head, in columns."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def attention_span(config: Any) -> tuple[int, str]:
-    """Up to how many tokens attention is plain and causal, and what sets that limit.
+    """Most tokens of a sequence for which attention is plain and causal, and the reason for that limit.
 
-    Sliding and chunked attention equal plain attention on shorter sequences; so do rotary embeddings that change with
-    the length. Raises UnsupportedModelError when some layer is not attention of these kinds at all.
+    Up to a length, sliding and chunked attention equal plain attention, and rotary embeddings that change with the
+    length stay the same. Raises UnsupportedModelError when a layer is not attention of one of these kinds.
     """
     known = {"full_attention", "sliding_attention", "chunked_attention"}
     layer_types = set(getattr(config, "layer_types", None) or ())
@@ -47,7 +47,7 @@ def attention_span(config: Any) -> tuple[int, str]:
 
 
 def plain_output_embedding(model: Any) -> nn.Module:
-    """The output embedding, whose product with the last hidden state is the logits and nothing else.
+    """The output embedding of a model whose logits are its product with the last hidden state.
 
     Raises UnsupportedModelError where there is none, or where the logits are scaled.
     """
@@ -64,7 +64,7 @@ def plain_output_embedding(model: Any) -> nn.Module:
 
 
 def check_plain_attention(module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
-    """Raises UnsupportedModelError when what a layer hands to its attention function is not plain and causal."""
+    """Raises UnsupportedModelError when a layer asks attention for anything but plain causal attention."""
     name = type(module).__name__
     for argument in _FOREIGN_ARGUMENTS:
         if options.get(argument) is not None:

@@ -1,7 +1,7 @@
-"""Runs packed passes through any decoder-only checkpoint of the transformers library with plain causal attention.
+"""Runs packed passes through any decoder-only model of transformers with plain causal attention.
 
-The model's own code computes everything but attention, which it fetches from transformers' attention interface: there
-stands `tree_attention`. The output embedding is never multiplied; two of its rows are.
+The model's own code computes everything but attention, for which transformers' attention interface calls
+`tree_attention`. Of the output embedding only the rows of the two label tokens are multiplied.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from gram_fast import ops
 from gram_fast.errors import UnsupportedModelError
+from gram_fast.kernels.tables import uploaded
 from gram_fast.models.supported import attention_span, check_plain_attention, head_dim, plain_output_embedding
 from gram_fast.ops import TreeTables
-from gram_fast.ops.checks import uploaded
+from gram_fast.ops.backends import check_backend
+from gram_fast.ops.checks import check_states, expect, on_device_of
 from gram_fast.ops.tree_attention import TreeAttention
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import ALONE, Processes
@@ -28,32 +30,48 @@ _ATTENTION = "gram_fast_tree"
 
 @dataclass
 class _PassContext:
-    """What the attention function needs, handed through the model's forward."""
+    """Arguments of the attention function for one pass, handed through the model's forward."""
 
     tree_pass: TreePass
     store: KeyValueStore
     backend: str
-    attend: TreeAttention
-    device: torch.device
+    attention: TreeAttention
+    """`tree_attention` on that backend; trusts its arguments."""
     layers_seen: set[int] = field(default_factory=set)
-    tables: dict[int, TreeTables] = field(default_factory=dict)
-    """By query heads of a key/value head, made at the first layer that has so many."""
+    tables: dict[tuple[int, int, torch.device], TreeTables] = field(default_factory=dict)
+    """By query heads per key/value head, head width and device, made at the first layer with these."""
 
-    def tables_of(self, group: int) -> TreeTables:
-        """What attention reads of the pass in a layer with `group` query heads a key/value head."""
-        if group not in self.tables:
-            self.tables[group] = TreeTables.of(self.tree_pass.spans, self.backend, group, self.device)
-        return self.tables[group]
+    def attend(self, q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, scale: float) -> Tensor:
+        """Computes attention of all packed tokens -> [T, H, E], contiguous.
+
+        Queries come from the model's own code, so tensors are checked in every layer as `tree_attention` checks them;
+        the spans were checked when the pass was planned. Raises ValueError, and BackendError for heads that are too
+        wide.
+        """
+        sizes = check_states("q_THE", q_THE, k_SKE, v_SKE)
+        expect(sizes["T"] == self.tree_pass.num_tokens, "q_THE", f"{self.tree_pass.num_tokens} tokens", sizes["T"])
+        expect(scale > 0, "scale", "a positive number", scale)
+        key = group, width, device = sizes["H"] // sizes["K"], sizes["E"], q_THE.device
+        if key not in self.tables:
+            check_backend("tree_attention", self.backend, device, q_THE.dtype, width)
+            self.tables[key] = TreeTables.of(self.tree_pass.spans, self.backend, group, device)
+        with on_device_of(q_THE):
+            return self.attention(q_THE, k_SKE, v_SKE, self.tables[key], scale)
 
 
 class TransformersRunner:
-    """Label logits of packed passes, through the model's own layers."""
+    """Computes label logits of packed passes with the model's own layers."""
 
     def __init__(self, model: Any, label_ids: tuple[int, int], attention: str) -> None:
-        """`model`: a causal language model of transformers, on its device, in eval mode.
+        """Checks the model and chooses the backends.
 
-        `attention`: a name for ops.resolve_backend. Raises UnsupportedModelError for an architecture whose
-        attention is not plain and causal, BackendError for a backend that cannot run.
+        Args:
+            model: a causal language model of transformers, on its device, in eval mode.
+            label_ids: token ids of the two labels.
+            attention: backend of `tree_attention`, or "auto".
+
+        Raises UnsupportedModelError for an architecture whose attention is not plain and causal, BackendError for a
+        backend that cannot run.
         """
         self.model: Any = model
         self.config: Any = model.config.get_text_config(decoder=True)
@@ -67,8 +85,7 @@ class TransformersRunner:
             raise UnsupportedModelError(f"expected a model in float32, float16 or bfloat16, got {self.dtype}")
         head: Any = plain_output_embedding(model)
         self._attend = ops.bind("tree_attention", self.attention)
-        label_backend = ops.resolve_backend("label_logits", "auto", self.device, self.dtype)
-        self._read_labels = ops.bind("label_logits", label_backend)
+        self._label_backend = ops.resolve_backend("label_logits", "auto", self.device, self.dtype)
         self._labels = torch.tensor(label_ids, device=self.device)
         self._label_weight_2D = head.weight[self._labels].contiguous()
         bias = getattr(head, "bias", None)
@@ -76,26 +93,29 @@ class TransformersRunner:
 
     @property
     def processes(self) -> Processes:
-        """The model is whole."""
+        """This process alone: the model is not divided."""
         return ALONE
 
     @property
     def bytes_per_slot(self) -> int:
-        """Memory of one token's keys and values in all layers, from the configuration."""
+        """Memory of one token's keys and values in all layers, by the configuration, in bytes."""
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * head_dim(self.config) * self.dtype.itemsize)
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token's activations, about: what the feed-forward of most decoders holds at once."""
+        """Approximate memory of one token's activations, in bytes: that of the feed-forward of most decoders."""
         config = self.config
         inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         return int((4 * config.hidden_size + 4 * inner) * self.dtype.itemsize)
 
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
-        """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device."""
-        context = _PassContext(tree_pass, store, self.attention, self._attend, self.device)
+        """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device.
+
+        Raises UnsupportedModelError when a layer does not attend through transformers' attention interface.
+        """
+        context = _PassContext(tree_pass, store, self.attention, self._attend)
         with self._attend_with(_ATTENTION):
             hidden_1TD = self.model.base_model(
                 input_ids=uploaded(tree_pass.input_ids, self.device)[None],
@@ -109,14 +129,16 @@ class TransformersRunner:
                 f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
             )
         leaf_rows_L = uploaded(tree_pass.leaf_rows, self.device)
-        logits_L2 = self._read_labels(hidden_1TD[0], leaf_rows_L, self._label_weight_2D, None, 0.0)
-        if self._label_bias_2 is not None:
-            logits_L2 = logits_L2 + self._label_bias_2
-        return torch.as_tensor(logits_L2)
+        # The op with its checks: hidden states come from the model's own code, and may not have the dtype of its output
+        # embedding.
+        logits_L2: Tensor = ops.label_logits(
+            hidden_1TD[0], leaf_rows_L, self._label_weight_2D, backend=self._label_backend
+        )
+        return logits_L2 if self._label_bias_2 is None else logits_L2 + self._label_bias_2
 
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
-        """Label logits [2], float32, of one sequence [T] by the model's plain forward: the yardstick of `forward`."""
+        """Label logits, float32 [2], of one sequence [T] by the model's plain forward, to compare `forward` with."""
         with self._attend_with("sdpa"):
             logits = self.model(input_ids=input_ids[None].to(self.device), use_cache=False, logits_to_keep=1).logits
         return logits[0, -1, self._labels].float()  # type: ignore[no-any-return]
@@ -141,21 +163,15 @@ def _attend(
     gram_fast_pass: _PassContext | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: [1, H, T, E] queries, [1, K, T, E] keys and values -> [1, T, H, E]."""
+    """An attention function of transformers: queries [1, H, T, E], keys and values [1, K, T, E] -> [1, T, H, E]."""
     if gram_fast_pass is None:
         raise UnsupportedModelError(f"{type(module).__name__} does not hand its keyword arguments on to attention")
     check_plain_attention(module, key, value, options)
     layer: int = module.layer_idx  # type: ignore[assignment]
     gram_fast_pass.layers_seen.add(layer)
     k_SKE, v_SKE = gram_fast_pass.store.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    out_THE = gram_fast_pass.attend(
-        query[0].transpose(0, 1),
-        k_SKE,
-        v_SKE,
-        gram_fast_pass.tables_of(query.shape[1] // key.shape[1]),
-        query.shape[-1] ** -0.5 if scaling is None else scaling,
-    )
-    return out_THE[None], None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return gram_fast_pass.attend(query[0].transpose(0, 1), k_SKE, v_SKE, scale)[None], None
 
 
 AttentionInterface.register(_ATTENTION, _attend)

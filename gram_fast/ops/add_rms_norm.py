@@ -1,4 +1,4 @@
-"""`add_rms_norm`: the residual addition and RMSNorm between two parts of a layer.
+"""`add_rms_norm`: addition to the residual stream, then RMSNorm.
 
 Shape letters: T packed tokens, D model width.
 """
@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.add_rms_norm import add_rms_norm_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+BACKENDS = Backends(("reference", "triton"))
 
 AddRmsNorm = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
 """(residual_TD, x_TD or None, weight_D, eps) -> normed [T, D]."""
 
 
 def implementation(backend: str) -> AddRmsNorm:
-    """The function behind `add_rms_norm` on that backend. It trusts its arguments."""
+    """The function that runs `add_rms_norm` on a backend. It trusts its arguments."""
     if backend == "reference":
         return add_rms_norm_reference
     from gram_fast.kernels.add_rms_norm_triton import add_rms_norm_triton
@@ -27,9 +29,9 @@ def implementation(backend: str) -> AddRmsNorm:
 
 @torch.library.custom_op("gram_fast::add_rms_norm", mutates_args=("residual_TD",))
 def add_rms_norm(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tensor, eps: float, *, backend: str) -> Tensor:
-    """Adds to the residual stream, in place, and gives its RMSNorm (arXiv 1910.07467) -> [T, D], contiguous.
+    """Adds to the residual stream in place and returns its RMSNorm (arXiv 1910.07467) -> [T, D], contiguous.
 
-    The sum is made in float32 and rounded once; the norm of the rounded sum likewise.
+    The sum is computed in float32 and rounded once; so is the norm of the rounded sum.
 
     Args:
         residual_TD: residual stream [T, D], float32, float16 or bfloat16; becomes residual_TD + x_TD.
@@ -38,8 +40,8 @@ def add_rms_norm(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tensor, eps
         eps: epsilon of the norm.
         backend: one of BACKENDS["add_rms_norm"].
 
-    Any row strides with a contiguous D. Raises ValueError on a wrong shape, dtype, stride or device, BackendError on a
-    backend that cannot run.
+    Rows may have any stride; D must be contiguous. Raises ValueError on a wrong shape, dtype, stride or device,
+    BackendError on a backend that cannot run.
     """
     sizes = Sizes(residual_TD.device)
     sizes.check(DTYPES, residual_TD=residual_TD)

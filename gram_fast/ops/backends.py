@@ -1,8 +1,11 @@
-"""The backends of every op, and the one place that says which can run where."""
+"""Backends of ops: which exist, which can run on a device, and which one "auto" stands for."""
 
+import importlib
 import importlib.util
 import logging
 import os
+from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
@@ -11,47 +14,53 @@ from gram_fast.extension import _C
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = {
-    "tree_attention": ("reference", "cascade", "triton"),
-    "leaf_attention": ("reference", "extension", "triton"),
-    "path_attention": ("reference", "triton"),
-    "merge_states": ("reference", "triton", "extension"),
-    "label_logits": ("reference", "triton", "extension"),
-    "add_rms_norm": ("reference", "triton"),
-    "rotary_into_cache": ("reference", "triton"),
-    "swiglu": ("reference", "triton", "extension"),
-    "invariant_linear": ("reference", "triton"),
-}
-"""By op, its backends. "auto" takes the last one that can run; on a CPU never Triton's interpreter."""
-
-
 MAX_HEAD_DIM = 256
-"""The widest heads of the Triton attention kernels."""
+"""Widest attention heads, in columns, that the Triton and CUDA kernels take."""
+
+
+@dataclass(frozen=True)
+class Backends:
+    """Implementations of one op; its module declares them as BACKENDS."""
+
+    names: tuple[str, ...]
+    """In order of preference, the best last: "auto" is the last one that can run."""
+    cpu_only: tuple[str, ...] = ()
+    """Those that do not run on CUDA."""
+    narrow: tuple[str, ...] = ("triton",)
+    """Those that take heads of at most MAX_HEAD_DIM columns."""
+
+
+def op_module(op: str) -> ModuleType:
+    """The module gram_fast.ops.<op>. By name: op modules import this one."""
+    return importlib.import_module(f"gram_fast.ops.{op}")
 
 
 def is_interpreted() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, on CPU tensors: for tests."""
+    """Whether Triton kernels run in Triton's interpreter, on CPU tensors, as in tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def backend_problem(
     op: str, name: str, device: torch.device, dtype: torch.dtype, head_dim: int | None = None
 ) -> str | None:
-    """Why this backend of an op cannot run there, for heads of that width where it is known, or None when it can."""
-    names = BACKENDS[op]
+    """The reason why a backend of an op cannot run there, or None when it can.
+
+    `head_dim`: width of the attention heads, where it is known.
+    """
+    backends: Backends = op_module(op).BACKENDS
     this = f"{op} backend {name!r}"
-    if name not in names:
-        return f"there is no {this}: expected auto or one of {', '.join(names)}"
+    if name not in backends.names:
+        return f"there is no {this}: expected auto or one of {', '.join(backends.names)}"
     if name == "triton" and importlib.util.find_spec("triton") is None:
         return f"{this} needs the package triton, which is for Linux"
-    if name == "triton" and (head_dim or 0) > MAX_HEAD_DIM:
+    if name in backends.narrow and (head_dim or 0) > MAX_HEAD_DIM:
         return f"{this} takes heads of up to {MAX_HEAD_DIM} columns, got {head_dim}"
     if name == "triton" and device.type == "cpu":
         if not is_interpreted():
             return f"{this} needs a CUDA device: on a CPU it runs in Triton's interpreter alone (TRITON_INTERPRET=1)"
         if dtype == torch.bfloat16:
             return f"{this} in Triton's interpreter takes float32 and float16: it computes bfloat16 wrongly"
-    if device.type == "cuda" and (op, name) == ("swiglu", "extension"):
+    if device.type == "cuda" and name in backends.cpu_only:
         return f"{this} runs on the CPU alone: on CUDA there is triton"
     if device.type == "cuda" and name != "reference":
         if name == "cascade" and dtype == torch.float32:
@@ -64,16 +73,18 @@ def backend_problem(
 
 
 def resolve_backend(op: str, name: str, device: torch.device, dtype: torch.dtype, head_dim: int | None = None) -> str:
-    """The backend that `name` stands for. "auto" takes the last of BACKENDS[op] that can run, and logs it.
+    """The backend that `name` stands for; arguments as `backend_problem`.
 
-    Raises BackendError when a backend asked for by name cannot run.
+    "auto" is the last of the op's backends that can run, on a CPU never Triton's interpreter, and is logged. Raises
+    BackendError when a backend given by its own name cannot run.
     """
     if name != "auto":
         check_backend(op, name, device, dtype, head_dim)
         return name
+    backends: Backends = op_module(op).BACKENDS
     chosen = next(
         backend
-        for backend in reversed(BACKENDS[op])
+        for backend in reversed(backends.names)
         if not (backend == "triton" and device.type == "cpu")
         and backend_problem(op, backend, device, dtype, head_dim) is None
     )
@@ -82,6 +93,6 @@ def resolve_backend(op: str, name: str, device: torch.device, dtype: torch.dtype
 
 
 def check_backend(op: str, name: str, device: torch.device, dtype: torch.dtype, head_dim: int | None = None) -> None:
-    """Raises BackendError when this backend cannot run there."""
+    """Raises BackendError when the backend cannot run there; arguments as `backend_problem`."""
     if problem := backend_problem(op, name, device, dtype, head_dim):
         raise BackendError(problem)

@@ -1,7 +1,7 @@
-"""What an op checks of its arguments before any launch: shapes, dtypes, devices, strides.
+"""Checks of tensor arguments before a launch: shapes, dtypes, devices, strides.
 
-A tensor's name ends in a letter for each of its dimensions, or in a digit where the size is fixed: q_THE has the shape
-[T, H, E], label_weight_2D has [2, D].
+The name of a tensor ends in one letter per dimension, or a digit where the size is fixed: q_THE has the shape [T, H,
+E], label_weight_2D has [2, D].
 """
 
 import contextlib
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""Element types of activations and weights. The position is the value of gram_fast::Dtype (csrc/common/dtype.h)."""
+"""Dtypes of activations and weights; the position is the value of gram_fast::Dtype (csrc/common/dtype.h)."""
 
 
 def expect(condition: bool, argument: str, expected: str, actual: object) -> None:
-    """Raises ValueError, naming the argument, when the condition does not hold."""
+    """Raises ValueError, with the argument's name, unless the condition holds."""
     if not condition:
         raise ValueError(f"{argument}: expected {expected}, got {actual}")
 
 
 class Sizes:
-    """The size of every shape letter, bound by the first tensor that has it.
+    """Sizes of shape letters: the first tensor with a letter sets its size, and all later ones must agree.
 
     sizes = Sizes(q_THE.device)
     sizes.check(DTYPES, q_THE=q_THE)
@@ -29,7 +29,7 @@ class Sizes:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """`device`: where all tensors must lie."""
+        """`device`: the one that all tensors must be on."""
         self._device = device
         self._sizes: dict[str, int] = {}
 
@@ -40,9 +40,9 @@ class Sizes:
         """Raises ValueError unless each tensor has the shape of its name and one of the dtypes.
 
         Args:
-            dtypes: those allowed.
-            any_strides: whether the last dimension need not be contiguous.
-            tensors: by name; None is passed over.
+            dtypes: allowed dtypes.
+            any_strides: allows a last dimension that is not contiguous.
+            tensors: tensors by name; None is skipped.
         """
         for name, tensor in tensors.items():
             if tensor is None:
@@ -66,7 +66,7 @@ class Sizes:
                 raise ValueError(f"{name}: expected shape {self._shape(letters, shape)}, got {tuple(shape)}")
 
     def _shape(self, letters: str, shape: torch.Size) -> tuple[int, ...]:
-        """The shape that the letters ask for; a letter that is not bound yet takes any size."""
+        """The shape that the letters require; a letter without a size takes that of `shape`."""
         return tuple(
             int(letter) if letter.isdigit() else self._sizes.get(letter, size)
             for letter, size in zip(letters, shape, strict=True)
@@ -74,9 +74,9 @@ class Sizes:
 
 
 def check_states(name: str, q: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Sizes:
-    """Raises ValueError unless queries can attend to keys and values -> the sizes of their letters.
+    """Checks that queries can attend to keys and values, and returns the sizes of their letters.
 
-    `name` is that of `q`, [rows, H, E], in the caller.
+    `q`: queries [rows, H, E], called `name` in error messages. Raises ValueError.
     """
     sizes = Sizes(q.device)
     sizes.check(DTYPES, **{name: q})  # type: ignore[arg-type]
@@ -86,16 +86,11 @@ def check_states(name: str, q: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Sizes:
     return sizes
 
 
-def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`, by a copy that neither the host nor the stream before it waits for."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
 def stream_of(tensor: Tensor) -> int | None:
-    """The current CUDA stream of the tensor's device, None on the CPU."""
+    """The current CUDA stream of the tensor's device as an address, or None on the CPU."""
     return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None
 
 
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Makes the tensor's device the current one for a launch."""
+    """Makes the tensor's GPU the current one, for a launch."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""`invariant_linear`: a linear layer of which a row's bits depend on that row alone, and the check that they do.
+"""`invariant_linear`: a linear layer where the bits of a row depend on that row alone, and a test of that property.
 
 Shape letters: T packed tokens, D width of the input, O width of the output.
 """
@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.invariant_linear import BLOCK_ROWS, invariant_linear_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+BACKENDS = Backends(("reference", "triton"))
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x_TD, weight_OD, bias_O or None) -> product [T, O]."""
 
 
 def implementation(backend: str) -> Linear:
-    """The function behind `invariant_linear` on that backend. It trusts its arguments."""
+    """The function that runs `invariant_linear` on a backend. It trusts its arguments."""
     if backend == "reference":
         linear = invariant_linear_reference
     else:
@@ -27,9 +29,9 @@ def implementation(backend: str) -> Linear:
 
 
 def _in_one_layout(x_TD: Tensor) -> Tensor:
-    """Contiguous rows from an address that 64 divides, copied where they are not: libraries and compilers look at both.
+    """Copies the rows unless they are contiguous and start at a multiple of 64 bytes.
 
-    64 bytes is what MKL asks for before it promises the same bits for the same call.
+    Libraries and compilers choose code by both; MKL gives the same bits for the same call with that alignment only.
     """
     if x_TD.is_contiguous() and x_TD.data_ptr() % 64 == 0:
         return x_TD
@@ -38,17 +40,17 @@ def _in_one_layout(x_TD: Tensor) -> Tensor:
 
 @torch.library.custom_op("gram_fast::invariant_linear", mutates_args=())
 def invariant_linear(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, *, backend: str) -> Tensor:
-    """x @ weight.T + bias -> [T, O], contiguous, dtype as given.
+    """Computes x @ weight.T + bias -> [T, O], contiguous, dtype as x_TD.
 
-    A row's bits are the same whatever the number of rows, its place among them and the other rows. Half types are
+    The bits of a row do not depend on the number of rows, its place among them or the other rows. 16-bit types are
     summed in float32 and rounded once.
 
     Args:
         x_TD: [T, D], float32, float16 or bfloat16, any row stride with a contiguous D.
         weight_OD: [O, D], dtype as x_TD, contiguous.
         bias_O: [O], dtype as x_TD, or None.
-        backend: one of BACKENDS["invariant_linear"]. Of "reference" the promise is as good as the platform's library:
-            `row_dependence` looks.
+        backend: one of BACKENDS["invariant_linear"]. With "reference" the property depends on the platform's library:
+            `row_dependence` tests it.
 
     Raises ValueError on a wrong shape, dtype, stride or device, BackendError on a backend that cannot run.
     """
@@ -67,10 +69,11 @@ def _(x_TD: Tensor, weight_OD: Tensor, *_: object, **__: object) -> Tensor:
 
 
 def row_dependence(weight_OD: Tensor, bias_O: Tensor | None, linear: Linear) -> str | None:
-    """What changes a row's bits in `linear(x_TD, weight_OD, bias_O)`, as the end of a sentence, or None.
+    """Tests whether the bits of a row of `linear(x_TD, weight_OD, bias_O)` depend on anything but the row.
 
-    Seven products of at most BLOCK_ROWS random rows and one of more, the same rows each time: little enough for every
-    shape of a judge's weights at load time. Raises what `linear` raises.
+    Returns what they depend on, as the end of a sentence, or None. Computes seven products of at most BLOCK_ROWS random
+    rows and one of more, with a fixed seed: fast enough for every shape of a judge's weights at load time. Raises what
+    `linear` raises.
     """
     generator = torch.Generator().manual_seed(0)
     x_TD, others_TD = (

@@ -1,4 +1,4 @@
-"""`label_logits`: the two numbers that a judge's answer is read from.
+"""`label_logits`: logits of the two label tokens, from which a judge's answer is read.
 
 Shape letters: T packed tokens, D model width, L leaves.
 """
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.label_logits import label_logits_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of, stream_of
+
+BACKENDS = Backends(("reference", "triton", "extension"))
 
 LabelLogits = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 """(hidden_TD, rows_L, label_weight_2D, norm_weight_D or None, eps) -> logits, float32 [L, 2]."""
 
 
 def implementation(backend: str) -> LabelLogits:
-    """The function behind `label_logits` on that backend. It trusts its arguments."""
+    """The function that runs `label_logits` on a backend. It trusts its arguments."""
     if backend == "reference":
         return label_logits_reference
     if backend == "extension":
@@ -57,18 +59,19 @@ def label_logits(
     *,
     backend: str,
 ) -> Tensor:
-    """Logits of the two label tokens -> float32 [L, 2], computed in float32.
+    """Computes the logits of the two label tokens -> float32 [L, 2], in float32 throughout.
 
     Args:
         hidden_TD: hidden states [T, D], float32, float16 or bfloat16, D contiguous.
-        rows_L: int64 [L], the row of each leaf's last token, 0 <= row < T.
-        label_weight_2D: the rows of the output embedding for "A" and "B", dtype as hidden_TD, contiguous.
-        norm_weight_D: weight of the final RMSNorm, dtype as hidden_TD, or None when hidden states are normalised.
-        eps: epsilon of that norm.
+        rows_L: int64 [L], row of each leaf's last token, 0 <= row < T.
+        label_weight_2D: rows of the output embedding for "A" and "B", dtype as hidden_TD, contiguous.
+        norm_weight_D: weight of the final RMSNorm (arXiv 1910.07467), dtype as hidden_TD, or None where the hidden
+            states are normalised already.
+        eps: epsilon of the norm.
         backend: one of BACKENDS["label_logits"].
 
-    Raises ValueError on a wrong shape, dtype, stride or device, and on the CPU on a row out of range (on CUDA the rows
-    are not read back: the plan that makes them is trusted); BackendError on a backend that cannot run.
+    Raises ValueError on a wrong shape, dtype, stride or device and, on the CPU, on a row out of range; BackendError on
+    a backend that cannot run. On CUDA rows are trusted: to check them the host would wait for the device.
     """
     sizes = Sizes(hidden_TD.device)
     sizes.check(DTYPES, hidden_TD=hidden_TD)

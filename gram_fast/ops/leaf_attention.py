@@ -1,4 +1,4 @@
-"""`leaf_attention`: attention of the last token of each leaf, all that the last layer needs.
+"""`leaf_attention`: attention of the last token of each leaf. The last layer needs no other.
 
 Shape letters: L leaves, T packed tokens of the pass, S key/value slots, H query heads, K key/value heads, E head width,
 N spans, R key ranges, X items, P partial results.
@@ -12,16 +12,18 @@ from torch import Tensor
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.kernels.tables import leaf_table_parts, leaf_table_size
-from gram_fast.ops.backends import MAX_HEAD_DIM, check_backend
+from gram_fast.ops.backends import MAX_HEAD_DIM, Backends, check_backend
 from gram_fast.ops.checks import DTYPES, check_states, expect, on_device_of, stream_of
 from gram_fast.ops.tables import MAX_SLOTS, LeafTables, Spans, check_leaf_rows
+
+BACKENDS = Backends(("reference", "extension", "triton"), narrow=("extension", "triton"))
 
 LeafAttention = Callable[[Tensor, Tensor, Tensor, LeafTables, float], Tensor]
 """(q_LHE, k_SKE, v_SKE, tables, scale) -> attention [L, H, E], contiguous."""
 
 
 def implementation(backend: str) -> LeafAttention:
-    """The function behind `leaf_attention` on that backend. It trusts its arguments and reads tables made for it."""
+    """The function that runs `leaf_attention` on a backend. It trusts its arguments and tables made for it."""
     return {"reference": _reference, "extension": _extension, "triton": _triton}[backend]
 
 
@@ -72,7 +74,7 @@ def _items_of(tables: LeafTables) -> Tensor:
 
 
 def _partial_results(entries: Tensor, q_LHE: Tensor) -> tuple[Tensor, Tensor]:
-    """Uninitialised results [P, H, E] and log-sum-exps [P, H], float32, one for every entry of the table."""
+    """Uninitialised float32 results [P, H, E] and log-sum-exps [P, H], one for each entry of the table."""
     partial_out_PHE = torch.empty((len(entries), *q_LHE.shape[1:]), dtype=torch.float32, device=q_LHE.device)
     return partial_out_PHE, partial_out_PHE.new_empty(partial_out_PHE.shape[:2])
 
@@ -90,10 +92,10 @@ def leaf_attention(
     backend: str,
     items: Tensor | None = None,
 ) -> Tensor:
-    """Attention of the last token of each leaf over its path -> [L, H, E], contiguous, dtype as q_LHE.
+    """Computes attention of the last token of each leaf over its path -> [L, H, E], contiguous, dtype as q_LHE.
 
     A leaf whose last token is packed row t of a span reads slots [span start, t] and the slots of the span's ranges:
-    the row of `tree_attention` at t, whose keys and values leaves that share them read once.
+    the result is row t of `tree_attention`. Leaves that share keys and values read them once.
 
     Args:
         q_LHE: queries [L, H, E], float32, float16 or bfloat16, E at most 256.
@@ -104,7 +106,7 @@ def leaf_attention(
         leaf_rows_L: int64 [L] on the CPU, 0 <= row < T.
         scale: factor on the scores, above 0, usually E ** -0.5.
         backend: one of BACKENDS["leaf_attention"] (see resolve_backend for "auto").
-        items: `leaf_items` of these tables, or None: made here. Its content is trusted.
+        items: result of `leaf_items` for these tables, whose content is trusted; None to make it here.
 
     Raises ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that
     cannot run.
@@ -142,37 +144,36 @@ def leaf_items(
     device: torch.device,
     at_least: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """What the kernels walk, int32 [X, columns] on `device`: a flat table of as many rows as it has items.
+    """Makes the table of `leaf_attention`'s kernels: int32 [X, columns] on `device`, one row for each of X items.
 
-    For callers of `leaf_attention` that attend with the same tables more than once. See gram_fast::leaf_items in
-    csrc/tables/leaf_items.h.
+    For callers that use it more than once. gram_fast::leaf_items (csrc/tables/leaf_items.h) describes it.
 
     Args:
         spans_N2, range_offsets, ranges_R2, leaf_rows_L: the tables of a pass, as `leaf_attention` takes them.
-        device: where the kernel runs. The copy does not wait for it.
-        at_least: rows and columns. Where the pass needs fewer, empty items and zeros fill them up, so that passes of
-            one size can have tables of one size.
+        device: device of the kernels. The host does not wait for the copy.
+        at_least: fewest rows and columns, filled up with empty items and zeros.
 
     Raises ValueError on a wrong table.
     """
     spans = _checked(spans_N2, range_offsets, ranges_R2, leaf_rows_L, MAX_SLOTS)
     items = LeafTables.of(spans, leaf_rows_L, "extension", device, at_least).items
-    return torch.empty((0, 0), dtype=torch.int32, device=device) if items is None else items
+    assert items is not None
+    return items
 
 
 def _checked(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, leaf_rows_L: Tensor, num_slots: int) -> Spans:
-    """The spans of a pass. Raises ValueError on a wrong table."""
+    """The spans of a pass, checked with its leaf rows. Raises ValueError."""
     spans = Spans(spans_N2, range_offsets, ranges_R2).check(num_slots)
     check_leaf_rows(leaf_rows_L, spans.num_tokens)
     return spans
 
 
 def _check_items(items: Tensor, q_LHE: Tensor) -> None:
-    """Raises ValueError unless the table is as large as the leaves need."""
+    """Raises ValueError unless the table is large enough for the leaves."""
     expect(items.dim() == 2, "items", "2 dimensions", items.dim())
     expect(items.dtype == torch.int32, "items", str(torch.int32), items.dtype)
     expect(items.device == q_LHE.device, "items", f"device {q_LHE.device}", items.device)
-    # Every leaf has one entry or more.
+    # Every leaf has at least one entry.
     is_table = items.is_contiguous() and len(items) > 0
     is_table = is_table and items.numel() >= leaf_table_size(len(items), len(q_LHE), len(q_LHE))
     expect(is_table, "items", f"the table that leaf_items makes for {len(q_LHE)} leaves", tuple(items.shape))

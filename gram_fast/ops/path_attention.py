@@ -1,4 +1,4 @@
-"""`path_attention`: attention of packed tokens whose bits do not depend on what else is packed.
+"""`path_attention`: tree attention where the bits of a token do not depend on what else is packed.
 
 Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K key/value heads, E head width, N spans,
 R key ranges, X tiles, P slots of all paths.
@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.path_attention import path_attention_reference
-from gram_fast.ops.backends import MAX_HEAD_DIM, check_backend
+from gram_fast.ops.backends import MAX_HEAD_DIM, Backends, check_backend
 from gram_fast.ops.checks import Sizes, check_states, expect, on_device_of
 from gram_fast.ops.tables import MAX_SLOTS, PathTables, Spans, path_tile_tokens
+
+BACKENDS = Backends(("reference", "triton"))
 
 PathAttention = Callable[[Tensor, Tensor, Tensor, PathTables, float], Tensor]
 """(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
 
 
 def implementation(backend: str) -> PathAttention:
-    """The function behind `path_attention` on that backend. It trusts its arguments."""
+    """The function that runs `path_attention` on a backend. It trusts its arguments."""
     if backend == "reference":
         attend = path_attention_reference
     else:
@@ -41,15 +43,16 @@ def path_attention(
     *,
     backend: str,
 ) -> Tensor:
-    """`tree_attention` of which a token's result follows, bit by bit, from the keys and values of its path.
+    """Computes `tree_attention` such that the bits of a token depend on the queries, keys and values of its path alone.
 
-    `tree_attention` adds up in the order of spans and ranges, which change with the other sequences of a request. Here
-    keys are read in blocks counted from the root of the path, and a token's row in its tile is its position's.
+    `tree_attention` sums in the order of spans and ranges, which change with the other sequences of a request. Here
+    keys are read in blocks counted from the root of the path, and a token's row in its tile follows from its position.
 
     Args:
         q_THE: queries [T, H, E], float32, float16 or bfloat16, E at most 256.
         k_SKE, v_SKE: keys and values [S, K, E], S >= T; slots [0, T) belong to the packed tokens. H is a multiple of K.
-        tiles_X4, slots_P: `path_tiles` of the pass for H // K heads a group. Their content is trusted.
+        tiles_X4, slots_P: result of `path_tiles` for the pass and H // K query heads per key/value head, contiguous.
+            Their content is trusted.
         scale: factor on the scores, above 0, usually E ** -0.5.
         backend: one of BACKENDS["path_attention"].
 
@@ -62,6 +65,7 @@ def path_attention(
     expect(num_tokens <= num_slots <= MAX_SLOTS, "k_SKE", f"{num_tokens} to {MAX_SLOTS} slots", num_slots)
     expect(scale > 0, "scale", "a positive number", scale)
     Sizes(q_THE.device).check((torch.int32,), tiles_X4=tiles_X4, slots_P=slots_P)
+    expect(tiles_X4.is_contiguous(), "tiles_X4", "a contiguous tensor", f"stride {tiles_X4.stride()}")
     check_backend("path_attention", backend, q_THE.device, q_THE.dtype, width)
     if q_THE.numel() == 0:
         return q_THE.new_empty(q_THE.shape)
@@ -78,17 +82,17 @@ def _(q_THE: Tensor, *_: object, **__: object) -> Tensor:
 def path_tiles(
     spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, group: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Tiles int32 [X, 4] and slots int32 [P] on `device`: what `path_attention` walks.
+    """Makes the tables of `path_attention`: tiles int32 [X, 4] and slots int32 [P] on `device`.
 
-    A tile is tokens of one span whose positions lie between two multiples of the tokens of a tile: first packed row,
-    number of tokens, position of the first, and where in `slots_P` its path begins. A path is the slots of a span's
-    ranges, from the root down, and of the span itself.
+    A tile holds tokens of one span whose positions lie between two multiples of the tile size: first packed row, number
+    of tokens, position of the first, start of the path in the slots. A path is the slots of a span's ranges, from the
+    root down, and of the span itself.
 
     Args:
         spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them; the ranges of a span
-            stand in the order of its path.
-        group: query heads of a key/value head, 1 to 128.
-        device: where the kernel runs. The copy does not wait for it.
+            are in the order of its path.
+        group: query heads per key/value head, 1 to 128.
+        device: device of the kernel. The host does not wait for the copy.
 
     Raises ValueError on a wrong table or group.
     """

@@ -1,4 +1,4 @@
-"""`rotary_into_cache`: head norms, rotary embedding and the write into the cache, behind a layer's fused projection.
+"""`rotary_into_cache`: head norms, rotary embedding and the write into the key/value cache.
 
 Shape letters: T packed tokens, S key/value slots, C heads of the fused projection (queries, keys, values), H query
 heads, K key/value heads, E head width, F = E // 2.
@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.rotary_into_cache import rotary_into_cache_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
 
+BACKENDS = Backends(("reference", "triton"))
+
 RotaryIntoCache = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, float, int], None]
-"""(qkv_TCE, cos_TF, sin_TF, k_SKE, v_SKE, q_norm_E or None, k_norm_E or None, eps, num_heads)."""
+"""(qkv_TCE, cos_TF, sin_TF, k_SKE, v_SKE, q_norm_E or None, k_norm_E or None, eps, num_heads) -> None."""
 
 
 def implementation(backend: str) -> RotaryIntoCache:
-    """The function behind `rotary_into_cache` on that backend. It trusts its arguments."""
+    """The function that runs `rotary_into_cache` on a backend. It trusts its arguments."""
     if backend == "reference":
         return rotary_into_cache_reference
     from gram_fast.kernels.rotary_into_cache_triton import rotary_into_cache_triton
@@ -40,32 +42,34 @@ def rotary_into_cache(
     *,
     backend: str,
 ) -> None:
-    """Finishes queries in place and writes finished keys, and values, into slots [0, T) of the cache.
+    """Normalises and rotates queries in place, and keys into slots [0, T) of the cache; copies values there.
 
-    Queries and keys are normalised a head (RMSNorm, arXiv 1910.07467), where a weight is given, and then rotated (RoPE,
-    arXiv 2104.09864): x * cos + rotate_half(x) * sin, where rotate_half swaps the two halves of a head and negates the
-    new first, as Llama and Qwen do. In float32, rounded once.
+    Each head of queries and keys is normalised (RMSNorm, arXiv 1910.07467) where a weight is given, and then rotated
+    (RoPE, arXiv 2104.09864): x * cos + rotate_half(x) * sin, where rotate_half swaps the two halves of a head and
+    negates the new first half, as in Llama and Qwen. Computed in float32 and rounded once.
 
     Args:
         qkv_TCE: fused projection [T, C, E], float32, float16 or bfloat16, E even: H query heads, K key heads, K value
-            heads. The first H become the finished queries, the others stay.
-        cos_TF, sin_TF: float32 [T, F] of each token's position.
+            heads. The first H become the rotated queries; the others stay.
+        cos_TF, sin_TF: cosines and sines of each token's position, float32 [T, F].
         k_SKE, v_SKE: keys and values [S, K, E], dtype as qkv_TCE, S >= T unless K is 0 (queries alone).
         q_norm_E, k_norm_E: weights of the head norms, dtype as qkv_TCE, or None: no norm.
         eps: epsilon of the head norms.
-        num_heads: H; 0 for keys and values alone.
+        num_heads: H, at least 0; 0 for keys and values alone.
         backend: one of BACKENDS["rotary_into_cache"].
 
-    Any strides with a contiguous last dimension. Raises ValueError on a wrong shape, dtype, stride or device,
-    BackendError on a backend that cannot run.
+    Strides may be any; the last dimension must be contiguous. Raises ValueError on a wrong shape, dtype, stride or
+    device, BackendError on a backend that cannot run.
     """
     sizes, dtype = Sizes(qkv_TCE.device), qkv_TCE.dtype
     sizes.check(DTYPES, qkv_TCE=qkv_TCE)
-    sizes.check((dtype,), k_SKE=k_SKE, v_SKE=v_SKE, q_norm_E=q_norm_E, k_norm_E=k_norm_E)
-    sizes.check((torch.float32,), cos_TF=cos_TF, sin_TF=sin_TF)
-    num_tokens, num_kv_heads, width = sizes["T"], sizes["K"], sizes["E"]
+    width = sizes["E"]
     expect(width % 2 == 0, "qkv_TCE", "an even head width", width)
+    sizes.check((dtype,), k_SKE=k_SKE, v_SKE=v_SKE, q_norm_E=q_norm_E, k_norm_E=k_norm_E)
+    sizes.check((torch.float32,), cos_TF=cos_TF)
     expect(sizes["F"] == width // 2, "cos_TF", f"a width of {width // 2}", sizes["F"])
+    sizes.check((torch.float32,), sin_TF=sin_TF)
+    num_tokens, num_kv_heads = sizes["T"], sizes["K"]
     expect(num_heads >= 0, "num_heads", "0 or more", num_heads)
     heads = f"{num_heads} + 2 * {num_kv_heads} heads"
     expect(sizes["C"] == num_heads + 2 * num_kv_heads, "qkv_TCE", heads, sizes["C"])

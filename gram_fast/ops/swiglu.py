@@ -1,4 +1,4 @@
-"""`swiglu`: the gated activation between a feed-forward layer's two products.
+"""`swiglu`: the gated activation of a feed-forward layer.
 
 Shape letters: T packed tokens, G = 2F fused gate and up projections, F feed-forward width.
 """
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.swiglu import swiglu_reference
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
+
+BACKENDS = Backends(("reference", "triton", "extension"), cpu_only=("extension",))
 
 Swiglu = Callable[[Tensor], Tensor]
 """gate_up_TG -> gated [T, F]."""
 
 
 def implementation(backend: str) -> Swiglu:
-    """The function behind `swiglu` on that backend. It trusts its arguments."""
+    """The function that runs `swiglu` on a backend. It trusts its arguments."""
     if backend == "reference":
         return swiglu_reference
     if backend == "extension":
@@ -43,14 +45,15 @@ def _swiglu_extension(gate_up_TG: Tensor) -> Tensor:
 
 @torch.library.custom_op("gram_fast::swiglu", mutates_args=())
 def swiglu(gate_up_TG: Tensor, *, backend: str) -> Tensor:
-    """SiLU of the first half times the second half (SwiGLU, arXiv 2002.05202) -> [T, F], contiguous, dtype as given.
+    """Computes SwiGLU (arXiv 2002.05202), silu(gate) * up -> [T, F], contiguous, dtype as gate_up_TG.
 
-    In float32, rounded once. With the backends "extension" (CPU) and "triton" an element's bits depend on its gate and
-    up projections alone; torch's CPU silu, in "reference", has two exponentials and takes them by an element's place.
+    Computed in float32 and rounded once. With the backends "extension" (CPU) and "triton" the bits of an element depend
+    on its gate and up values alone; torch's CPU silu, in "reference", uses one of two exponentials by the element's
+    place.
 
     Args:
-        gate_up_TG: gate projection, then up projection [T, G], float32, float16 or bfloat16, any row stride with a
-            contiguous G.
+        gate_up_TG: gate projection, then up projection, [T, G] with an even G, float32, float16 or bfloat16, any row
+            stride with a contiguous G.
         backend: one of BACKENDS["swiglu"].
 
     Raises ValueError on a wrong shape, dtype or stride, BackendError on a backend that cannot run.

@@ -1,4 +1,4 @@
-"""Integers that attention reads: a type for each kind of attention, made and checked once a pass, trusted by layers.
+"""Tables of integers that attention reads: made and checked once per pass, then trusted in every layer.
 
 Shape letters: T packed tokens, S key/value slots, N spans, R key ranges, L leaves, X tiles, P slots of all paths.
 """
@@ -12,53 +12,55 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram_fast.extension import _C
-from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up
+from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up, uploaded
 from gram_fast.kernels.tree_attention_cascade import CpuCascade, CudaCascade, cascade_tables
-from gram_fast.ops.checks import Sizes, expect, uploaded
+from gram_fast.ops.checks import Sizes, expect
 
 Integers = NDArray[np.int64]
 CPU = torch.device("cpu")
 MAX_SLOTS = 2**31 - 1
-"""The most that the tables' 32-bit integers can number."""
+"""Most key/value slots that the 32-bit integers of the tables can count."""
 
 
 class Spans(NamedTuple):
-    """Which slots the packed tokens of a pass read: int64 tensors on the CPU, as the planner writes them.
+    """Slots that the packed tokens of a pass read, as int64 tensors on the CPU.
 
     The tokens of a span read each other causally, and the slots of the span's ranges without a mask.
     """
 
     spans_N2: Tensor
-    """[N, 2]: start, end. They cover [0, T) in order."""
+    """[N, 2]: start, end; they cover [0, T) in order."""
     range_offsets: Tensor
     """[N + 1]: rows of `ranges_R2` that each span reads."""
     ranges_R2: Tensor
-    """[R, 2]: slots [start, end). The ranges of one span are disjoint, and stand in the order of its path."""
+    """[R, 2]: slots [start, end). The ranges of one span are disjoint, from the root of its path down."""
 
     @property
     def num_tokens(self) -> int:
-        """T, where the last span ends."""
+        """T, the end of the last span."""
         return int(self.spans_N2[-1, 1]) if len(self.spans_N2) else 0
 
     @property
     def arrays(self) -> tuple[Integers, Integers, Integers]:
-        """The three tables as NumPy arrays over the same memory."""
+        """The three tables as NumPy arrays that share their memory."""
         return self.spans_N2.numpy(), self.range_offsets.numpy(), self.ranges_R2.numpy()
 
     def check(self, num_slots: int, num_tokens: int | None = None) -> "Spans":
-        """Itself. Raises ValueError unless the spans cover [0, T) in order and their ranges lie in the slots.
+        """Raises ValueError unless the spans cover [0, T) in order and their ranges lie in the slots; returns itself.
 
-        `num_tokens`: T where the caller knows it.
+        `num_tokens`: T, where the caller knows it; otherwise the end of the last span.
         """
         sizes = Sizes(CPU)
         sizes.check((torch.int64,), spans_N2=self.spans_N2, ranges_R2=self.ranges_R2)
         num_spans, num_ranges, offsets = sizes["N"], sizes["R"], self.range_offsets
         expect(offsets.dtype == torch.int64, "range_offsets", str(torch.int64), offsets.dtype)
         expect(offsets.device == CPU, "range_offsets", f"device {CPU}", offsets.device)
-        expect(tuple(offsets.shape) == (num_spans + 1,), "range_offsets", f"shape {(num_spans + 1,)}", offsets.shape)
+        shape = (num_spans + 1,)
+        expect(offsets.shape == shape, "range_offsets", f"shape {shape}", tuple(offsets.shape))
+        expect(offsets.is_contiguous(), "range_offsets", "a contiguous tensor", f"stride {offsets.stride()}")
         num_tokens = self.num_tokens if num_tokens is None else num_tokens
-        # NumPy on these few integers takes a tenth of the time of the same tensor operations. A message is made of
-        # them only where it is needed: with a hundred spans it costs more than the check.
+        # NumPy takes a tenth of the time of the same tensor operations on so few integers. Messages are made on failure
+        # only: for a hundred spans the text costs more than the check.
         spans, offset, ranges = self.arrays
         starts, ends, begins, stops = spans[:, 0], spans[:, 1], ranges[:, 0], ranges[:, 1]
         covers = num_tokens == (ends[-1] if num_spans else 0) and (not num_spans or starts[0] == 0)
@@ -73,27 +75,27 @@ class Spans(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeTables:
-    """What `tree_attention` reads; of the last two, the one that its backend walks."""
+    """Tables of `tree_attention`: the spans, and what the backend reads in place of them."""
 
     spans: Spans
     tiles: Tensor | None = None
-    """int32 [X, columns] on the device, for "triton": a row for every tile (gram_fast::attention_tiles)."""
+    """For "triton": int32 [X, columns] on the device, a row for each tile (gram_fast::attention_tiles)."""
     cascade: CpuCascade | CudaCascade | None = None
-    """For "cascade"."""
+    """For "cascade": the library calls."""
 
     @classmethod
     def of(
         cls, spans: Spans, backend: str, group: int, device: torch.device, at_least: tuple[int, int] = (0, 0)
     ) -> "TreeTables":
-        """The tables for that backend of `tree_attention`.
+        """Makes the tables of a pass for one backend of `tree_attention`.
 
         Args:
-            spans: of the pass, checked.
+            spans: spans of the pass, checked.
             backend: one of BACKENDS["tree_attention"].
-            group: query heads of a key/value head.
-            device: where the layers run. Copies to it do not wait for it.
-            at_least: rows and columns of `tiles`. Where the pass needs fewer, empty tiles and zeros fill them up, so
-                that passes of one size can have tables of one size.
+            group: query heads per key/value head; 1 to 128 for "triton", or ValueError is raised.
+            device: device of the layers. The host does not wait for copies to it.
+            at_least: fewest rows and columns of `tiles`, filled up with empty tiles and zeros: passes of one bucket
+                have tables of one shape.
         """
         if backend == "triton":
             expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
@@ -104,20 +106,19 @@ class TreeTables:
         return cls(spans)
 
     def on(self, device: torch.device) -> "TreeTables":
-        """The same with copies of the tiles on `device`, which nobody waits for."""
+        """The tables with their tiles copied to `device`; the host does not wait."""
         return self if self.tiles is None else replace(self, tiles=uploaded(self.tiles, device))
 
 
 @dataclass(frozen=True)
 class LeafTables:
-    """What `leaf_attention` reads."""
+    """Tables of `leaf_attention`."""
 
     spans: Spans
     leaf_rows_L: Tensor
-    """int64 [L] on the CPU: the packed row of each leaf's last token."""
+    """int64 [L] on the CPU: packed row of each leaf's last token."""
     items: Tensor | None = None
-    """int32 [X, columns] on the device, for all backends but "reference": a row for every item
-    (gram_fast::leaf_items)."""
+    """int32 [X, columns] on the device, a row for each item (gram_fast::leaf_items); None for "reference"."""
 
     @classmethod
     def of(
@@ -128,31 +129,31 @@ class LeafTables:
         device: torch.device,
         at_least: tuple[int, int] = (0, 0),
     ) -> "LeafTables":
-        """The tables for that backend of `leaf_attention`; spans and rows are checked. Arguments as `TreeTables.of`."""
-        if backend == "reference" or not len(leaf_rows_L):
+        """Makes the tables of a pass for one backend; arguments as `TreeTables.of`, the leaf rows are checked too."""
+        if backend == "reference":
             return cls(spans, leaf_rows_L)
         table = _C.leaf_items(*spans.arrays, leaf_rows_L.numpy(), at_least[0])
         return cls(spans, leaf_rows_L, _filled_up(table, at_least[1], device))
 
     def on(self, device: torch.device) -> "LeafTables":
-        """The same with copies of the items on `device`, which nobody waits for."""
+        """The tables with their items copied to `device`; the host does not wait."""
         return self if self.items is None else replace(self, items=uploaded(self.items, device))
 
 
 @dataclass(frozen=True)
 class PathTables:
-    """What `path_attention` reads."""
+    """Tables of `path_attention`."""
 
     tiles_X4: Tensor
-    """int32: first packed row, number of tokens, position of the first, where in `slots_P` its path begins."""
+    """int32, on the device: first packed row, number of tokens, first position, start of the path in `slots_P`."""
     slots_P: Tensor
-    """int32: the slots of every path, from the root down."""
+    """int32, on the device: the slots of every path, from the root down."""
     tile_tokens: int
-    """Tokens of a tile at most."""
+    """Most tokens of a tile."""
 
     @classmethod
     def of(cls, spans: Spans, group: int, device: torch.device) -> "PathTables":
-        """The tables of a pass with `group` query heads a key/value head; `spans` are checked."""
+        """Makes the tables of a pass for `group` query heads per key/value head, 1 to 128; `spans` are checked."""
         size = path_tile_tokens(group)
         tiles: list[tuple[int, int, int, int]] = []
         paths = []
@@ -185,11 +186,11 @@ def check_leaf_rows(leaf_rows_L: Tensor, num_tokens: int) -> None:
 
 
 def _filled_up(table: NDArray[np.int32], columns: int, device: torch.device) -> Tensor:
-    """The table on `device`, with zeros at its end so that it has so many columns at least."""
+    """Copies the table to `device`, with zeros at its end up to the number of columns."""
     return uploaded(torch.from_numpy(filled_up(table, columns)), device)
 
 
 def path_tile_tokens(group: int) -> int:
-    """Tokens of a tile of `path_attention`, a power of two: times the `group` query heads, at most 128 rows."""
+    """Most tokens of a tile of `path_attention`: a power of two that makes at most 128 rows with `group` heads."""
     expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
     return 1 << (TILE_ROWS // group).bit_length() - 1

@@ -1,4 +1,4 @@
-"""`tree_attention`: attention of packed tokens over a forest.
+"""`tree_attention`: attention of packed tokens, each over its path in a forest of shared prefixes.
 
 Shape letters: T packed tokens of the pass, S key/value slots, H query heads, K key/value heads, E head width, N spans,
 R key ranges, X tiles.
@@ -12,17 +12,19 @@ from torch import Tensor
 from gram_fast.kernels.tables import tile_table_size
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.kernels.tree_attention_cascade import cascade_attention
-from gram_fast.ops.backends import check_backend
+from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import check_states, expect, on_device_of
 from gram_fast.ops.merge_states import implementation as merge_states_on
 from gram_fast.ops.tables import MAX_SLOTS, Spans, TreeTables
+
+BACKENDS = Backends(("reference", "cascade", "triton"))
 
 TreeAttention = Callable[[Tensor, Tensor, Tensor, TreeTables, float], Tensor]
 """(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
 
 
 def implementation(backend: str) -> TreeAttention:
-    """The function behind `tree_attention` on that backend. It trusts its arguments and reads tables made for it."""
+    """The function that runs `tree_attention` on a backend. It trusts its arguments and tables made for it."""
     return {"reference": _reference, "cascade": _cascade, "triton": _triton}[backend]
 
 
@@ -57,7 +59,7 @@ def tree_attention(
     backend: str,
     tiles: Tensor | None = None,
 ) -> Tensor:
-    """Attention of T packed tokens over a forest -> [T, H, E], contiguous, dtype as q_THE.
+    """Computes attention of T packed tokens over their paths -> [T, H, E], contiguous, dtype as q_THE.
 
     The tokens of a span read each other causally (slots [start, end)) and the slots of the span's ranges without a
     mask; softmax over both together.
@@ -70,8 +72,8 @@ def tree_attention(
         ranges_R2: int64 [R, 2] on the CPU: slots [start, end), 0 <= start < end <= S. Ranges of one span are disjoint.
         scale: factor on the scores, above 0, usually E ** -0.5.
         backend: one of BACKENDS["tree_attention"] (see resolve_backend for "auto").
-        tiles: `attention_tiles` of these tables and H // K, for backend "triton", or None: made here. It depends on
-            the pass alone: make it once for all layers. Its content is trusted.
+        tiles: for backend "triton", the result of `attention_tiles` for these tables and H // K, the same for all
+            layers of a pass, whose content is trusted; None to make it here.
 
     Raises ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that
     cannot run.
@@ -108,17 +110,15 @@ def attention_tiles(
     device: torch.device,
     at_least: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """What the Triton kernel walks, int32 [X, columns] on `device`: a flat table of as many rows as it has tiles.
+    """Makes the table of `tree_attention`'s Triton kernel: int32 [X, columns] on `device`, one row for each of X tiles.
 
-    For callers of `tree_attention` that attend with the same tables more than once. See gram_fast::attention_tiles in
-    csrc/tables.
+    For callers that use it more than once. gram_fast::attention_tiles (csrc/tables/attention_tables.h) describes it.
 
     Args:
         spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them.
-        group: query heads of a key/value head, 1 to 128.
-        device: where the kernel runs. The copy does not wait for it.
-        at_least: rows and columns. Where the pass needs fewer, empty tiles and zeros fill them up, so that passes of
-            one size can have tables of one size.
+        group: query heads per key/value head, 1 to 128.
+        device: device of the kernel. The host does not wait for the copy.
+        at_least: fewest rows and columns, filled up with empty tiles and zeros.
 
     Raises ValueError on a wrong table or group.
     """
@@ -129,7 +129,7 @@ def attention_tiles(
 
 
 def _check_tiles(tiles: Tensor, q_THE: Tensor, num_ranges: int) -> None:
-    """Raises ValueError unless the table is as large as the pass needs."""
+    """Raises ValueError unless the table is large enough for the pass."""
     expect(tiles.dim() == 2, "tiles", "2 dimensions", tiles.dim())
     expect(tiles.dtype == torch.int32, "tiles", str(torch.int32), tiles.dtype)
     expect(tiles.device == q_THE.device, "tiles", f"device {q_THE.device}", tiles.device)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.attention import (
+    FOREST,
     FOREST_SLOTS,
     FOREST_TOKENS,
     Inputs,
@@ -72,6 +73,25 @@ def test_levels_of_the_cuda_cascade_on_random_trees(made: Rounds) -> None:
         for tree_pass, num_slots in passes_of(made):
             inputs, tables = random_inputs(tree_pass.num_tokens, num_slots), span_tables(tree_pass)
             assert_as_exact_as_plain(attend_like_cuda(inputs, tables, 0.25), inputs, tables, 0.25)
+
+
+def test_tables_for_cuda_are_copied_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From pageable memory a copy waits for all that the stream still has to do: every one goes by `uploaded`."""
+    copied: list[Tensor] = []
+
+    def on_cuda(tensor: Tensor, device: torch.device) -> Tensor:
+        assert device.type == "cuda"
+        copied.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(cascade, "uploaded", on_cuda)
+    tables = cascade.cascade_tables(*FOREST, torch.device("cuda"))
+    assert isinstance(tables, cascade.CudaCascade)
+    made = [tables.own.query_offsets, tables.own.key_offsets]
+    for rows, slots, problems in tables.ranks:
+        made += [rows, slots, problems.query_offsets, problems.key_offsets]
+    assert [id(tensor) for tensor in made] == [id(tensor) for tensor in copied]
+    assert {tensor.dtype for tensor in made[:2]} == {torch.int32}
 
 
 @pytest.mark.gpu

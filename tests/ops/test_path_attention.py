@@ -142,6 +142,7 @@ def test_wrong_arguments_are_named():
     refused("v_SKE: expected", 2, v_SKE.half())
     refused("q_THE: expected a contiguous last dimension", 0, strided_last(q_THE)[..., :16])
     refused("tiles_X4: expected", 3, tables[0].long())
+    refused("tiles_X4: expected a contiguous tensor", 3, tables[0].repeat(2, 2)[:, :4])
     refused("slots_P: expected", 4, tables[1][:, None])
     refused("scale: expected a positive number", 5, 0.0)
     with pytest.raises(BackendError, match="no path_attention backend 'cascade'"):

@@ -119,6 +119,15 @@ def test_parts_of_a_leaf_table(made: Spans, data: st.DataObject, at_least: tuple
     assert entries.storage_offset() % tables.OFFSET_MULTIPLE == 0
 
 
+def test_a_table_without_leaves_has_the_size_asked_for() -> None:
+    arguments = (torch.tensor([[0, 3]]), torch.tensor([0, 0]), torch.empty((0, 2), dtype=torch.int64))
+    no_leaves = torch.empty(0, dtype=torch.int64)
+    assert not len(ops.leaf_items(*arguments, no_leaves, CPU))
+    table = ops.leaf_items(*arguments, no_leaves, CPU, (9, 99))
+    assert table.shape == (9, 99)
+    assert not table.any()
+
+
 @pytest.mark.parametrize(("rows", "size"), [(1, 0), (1, 1), (3, 7), (64, 64), (64, 2324)])
 def test_a_shape_holds_its_size_and_less_than_a_row_more(rows: int, size: int) -> None:
     shape = tables.table_shape(rows, size)

@@ -1,1 +1,1 @@
-"""Llama, Qwen2, Qwen3 and Mistral by our own model: safetensors come in, a runner of packed passes goes out."""
+"""Dense runner: runs packed passes of Llama, Qwen2, Qwen3 and Mistral with a model of this package."""

@@ -1,4 +1,4 @@
-"""The dense runner's two kinds of attention, each bound to backends at load, and the tables that each reads of a pass.
+"""The two kinds of attention of the dense runner, bound to backends when a model is loaded, and their tables.
 
 Shape letters: T packed tokens, L leaves, H query heads, E head width.
 """
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from gram_fast import ops
+from gram_fast.kernels.tables import uploaded
 from gram_fast.models.dense.model import Attend
 from gram_fast.ops import LeafTables, PathTables, TreeTables
-from gram_fast.ops.checks import uploaded
 from gram_fast.scoring.tree import TreePass
 
 
 @dataclass(frozen=True)
 class TableSizes:
-    """Rows and columns, at least, of the tables of tree attention and of leaf attention."""
+    """Fewest rows and columns of the tables of tree attention and of leaf attention."""
 
     tiles: tuple[int, int] = (0, 0)
     items: tuple[int, int] = (0, 0)
@@ -27,18 +27,18 @@ class TableSizes:
 
 @dataclass(frozen=True)
 class TreeAndLeafTables:
-    """What TreeAttention reads of one pass."""
+    """Tables of one pass for TreeAttention."""
 
     tree: TreeTables
     leaves: LeafTables
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Those that kernels read on the device."""
+        """Tables that kernels read on the device."""
         return tuple(table for table in (self.tree.tiles, self.leaves.items) if table is not None)
 
     def on(self, device: torch.device) -> "TreeAndLeafTables":
-        """The same on `device`, by copies that nobody waits for."""
+        """The tables copied to `device`; the host does not wait."""
         return TreeAndLeafTables(self.tree.on(device), self.leaves.on(device))
 
 
@@ -47,29 +47,29 @@ Tables = TypeVar("Tables", TreeAndLeafTables, PathTables)
 
 @dataclass(frozen=True)
 class PassTables(Generic[Tables]):
-    """The integers of one pass, made once for all layers."""
+    """Token ids, positions, leaf rows and attention tables of one pass, made once for all layers."""
 
     input_ids_T: Tensor
     """int64 [T]"""
     position_ids_T: Tensor
     """int64 [T]"""
     leaf_rows_L: Tensor
-    """int64 [L]: the packed row of each leaf's last token."""
+    """int64 [L]: packed row of each leaf's last token."""
     attention: Tables
 
     @classmethod
     def of(cls, tree_pass: TreePass, attention: Tables, device: torch.device) -> "PassTables[Tables]":
-        """Those of a pass on `device`, beside what its attention reads there."""
+        """Copies the integers of a pass to `device`, where its attention tables are."""
         ids = (tree_pass.input_ids, tree_pass.position_ids, tree_pass.leaf_rows)
         input_ids_T, position_ids_T, leaf_rows_L = (uploaded(tensor, device) for tensor in ids)
         return cls(input_ids_T, position_ids_T, leaf_rows_L, attention)
 
 
 class TreeAttention:
-    """`tree_attention` in all layers but the last, `leaf_attention` there."""
+    """Attention of the fast mode: `tree_attention` in all layers but the last, `leaf_attention` in the last."""
 
     def __init__(self, tree_backend: str, leaf_backend: str, group: int, scale: float) -> None:
-        """`group`: query heads of a key/value head; `scale`: factor on the scores."""
+        """`group`: query heads per key/value head; `scale`: factor on the scores."""
         self._backends, self._group, self._scale = (tree_backend, leaf_backend), group, scale
         self._attend = ops.bind("tree_attention", tree_backend)
         self._attend_leaves = ops.bind("leaf_attention", leaf_backend)
@@ -77,14 +77,14 @@ class TreeAttention:
     def tables(
         self, tree_pass: TreePass, device: torch.device, at_least: TableSizes = TableSizes()
     ) -> PassTables[TreeAndLeafTables]:
-        """The tables of a pass on `device`."""
+        """Makes the tables of a pass on `device`."""
         tree_backend, leaf_backend = self._backends
         tree = TreeTables.of(tree_pass.spans, tree_backend, self._group, device, at_least.tiles)
         leaves = LeafTables.of(tree_pass.spans, tree_pass.leaf_rows, leaf_backend, device, at_least.items)
         return PassTables.of(tree_pass, TreeAndLeafTables(tree, leaves), device)
 
     def over(self, tables: PassTables[TreeAndLeafTables]) -> tuple[Attend, Attend]:
-        """Attention of all tokens, and of the last tokens of leaves, over those tables."""
+        """Two functions over the tables: attention of all tokens, and of the last token of each leaf."""
         tree, leaves = tables.attention.tree, tables.attention.leaves
         return (
             lambda q_THE, k_SKE, v_SKE: self._attend(q_THE, k_SKE, v_SKE, tree, self._scale),
@@ -93,19 +93,22 @@ class TreeAttention:
 
 
 class PathAttention:
-    """`path_attention` in every layer: what a token gets does not depend on what else is in the pass."""
+    """Attention of the deterministic mode: `path_attention` in every layer.
+
+    The bits of a token do not depend on what else is in the pass.
+    """
 
     def __init__(self, backend: str, group: int, scale: float) -> None:
-        """Arguments as for TreeAttention."""
+        """Arguments as TreeAttention."""
         self._group, self._scale = group, scale
         self._attend = ops.bind("path_attention", backend)
 
     def tables(self, tree_pass: TreePass, device: torch.device) -> PassTables[PathTables]:
-        """The tables of a pass on `device`."""
+        """Makes the tables of a pass on `device`."""
         return PassTables.of(tree_pass, PathTables.of(tree_pass.spans, self._group, device), device)
 
     def over(self, tables: PassTables[PathTables]) -> tuple[Attend, Attend]:
-        """Attention of all tokens, and of the last tokens of leaves, over those tables."""
+        """Two functions over the tables: attention of all tokens, and of the last token of each leaf."""
 
         def attend(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Tensor:
             attended_THE: Tensor = self._attend(q_THE, k_SKE, v_SKE, tables.attention, self._scale)
@@ -117,7 +120,7 @@ class PathAttention:
 def _attend_leaves(
     attend: Attend, tables: PassTables[PathTables], q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor
 ) -> Tensor:
-    """Attends with queries of all tokens, zero but for the ends: in one layer the waste is small."""
+    """Attention of the leaves' last tokens, with zeros as queries of all others: in one layer the waste is small."""
     q_THE = q_LHE.new_zeros(len(tables.input_ids_T), *q_LHE.shape[1:])
     q_THE[tables.leaf_rows_L] = q_LHE
     return attend(q_THE, k_SKE, v_SKE)[tables.leaf_rows_L]

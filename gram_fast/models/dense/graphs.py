@@ -1,8 +1,8 @@
-"""Small passes without launches: one CUDA graph for each of a few token counts, replayed for every pass that fits.
+"""CUDA graphs of small passes: one for each bucket of token counts, captured once and replayed for every later pass.
 
 A pass of a thousand tokens through a small model takes the GPU less time than the host needs to launch its kernels one
-by one. So a small pass is filled up to a bucket, always, and its kernels are captured when its bucket comes for the
-second time. Filled up, every pass of a bucket has the same shapes: what is replayed has the bits of what was launched.
+by one. So a small pass is always filled up to a bucket, and its kernels are captured the second time the bucket is
+used. All passes of a bucket have the same shapes, so a replayed pass has the bits of a launched one.
 
 Shape letters: T packed tokens, L leaves.
 """
@@ -15,26 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size
+from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size, uploaded
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAndLeafTables
 from gram_fast.ops import Spans
-from gram_fast.ops.checks import uploaded
 from gram_fast.scoring.tree import TreePass
 
 BUCKETS = (*range(128, 1024, 128), *range(1024, 2049, 256))
-"""Token counts. Beyond, the host launches faster than the GPU computes."""
-_LEAVES = 16
-# Held during a capture: of one process, torch allows one at a time.
+"""Token counts of the buckets. For longer passes the host launches faster than the GPU computes."""
+# Sizes of a bucket's other inputs. A pass with more is launched without a graph.
+_LEAVES, _RANGES, _ITEMS, _ENTRIES = 16, 128, 64, 512
+# Held during a capture: torch allows one at a time in a process.
 _CAPTURE = threading.Lock()
-_RANGES, _ITEMS, _ENTRIES = 128, 64, 512
-
 
 Tables = PassTables[TreeAndLeafTables]
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Sizes of everything that a captured pass reads."""
+    """Sizes of all inputs of a captured pass."""
 
     num_tokens: int
     num_leaves: int
@@ -42,9 +40,9 @@ class Bucket:
 
     @classmethod
     def of(cls, tree_pass: TreePass, tile_tokens: int) -> "Bucket | None":
-        """The smallest that the pass fits into; None where there is none, or no slots for what fills it up.
+        """The smallest bucket that the pass fits into, or None: without one, or without free slots to fill it up.
 
-        `tile_tokens`: tokens of a tile of tree attention.
+        `tile_tokens`: most tokens of a tile of tree attention.
         """
         for size in BUCKETS:
             if tree_pass.num_tokens <= size <= tree_pass.budget:
@@ -58,7 +56,7 @@ class Bucket:
         return None
 
     def fill(self, tree_pass: TreePass) -> TreePass:
-        """The pass with one more span, of as many tokens as are missing, and its last row for each missing leaf."""
+        """The pass filled up with one more span of the missing tokens, whose last token is also every missing leaf."""
         num_tokens = tree_pass.num_tokens
         missing, missing_leaves = self.num_tokens - num_tokens, self.num_leaves - len(tree_pass.leaf_rows)
         filled = replace(
@@ -79,13 +77,13 @@ class Bucket:
         )
 
     def holds(self, tables: Tables) -> bool:
-        """Whether tables that were made for at least these sizes have these sizes."""
+        """Whether tables of a filled pass have the bucket's sizes: they are larger where the pass needs more."""
         return tuple(table.shape for table in tables.attention.tensors) == (self.tables.tiles, self.tables.items)
 
 
 @dataclass(frozen=True)
 class _Captured:
-    """A graph, what it reads and what it writes."""
+    """A graph with its inputs and its output."""
 
     graph: Any
     inputs: Tables
@@ -95,19 +93,19 @@ class _Captured:
         for place, tensor in zip(_tensors(self.inputs), _tensors(tables), strict=True):
             place.copy_(tensor.pin_memory(), non_blocking=True)
         self.graph.replay()
-        # The next replay writes over it.
+        # The next replay overwrites it.
         return self.logits_L2.clone()
 
 
 class PassGraphs:
-    """The graphs of one model on one CUDA device, in one pool of memory: no two of them run at a time."""
+    """CUDA graphs of one model on one device. They share a pool of memory, as no two of them run at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._graphs: dict[Bucket, _Captured | None] = {}
         self._addresses: Hashable = None
         self._pool: Any = None
-        # torch's own stream for captures is one for the whole process, on whichever GPU captured first.
+        # torch's own stream for captures is shared by the process, on the GPU that captured first.
         self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, bucket: Bucket, tables: Tables, addresses: Hashable, launch: Callable[[Tables], Tensor]) -> Tensor:
@@ -116,12 +114,13 @@ class PassGraphs:
         Args:
             bucket: of the pass.
             tables: of the pass, on the CPU.
-            addresses: changes whenever something moves that `launch` reads besides its tables and the weights.
-            launch: runs the pass from tables on the device.
+            addresses: differs from that of the last call if anything moved that `launch` reads, besides its tables and
+                the weights.
+            launch: runs the pass from tables on the device -> logits.
         """
         if addresses != self._addresses:
             self._graphs.clear()
-            # Memory of a pool goes with the last of its graphs.
+            # A pool is freed with the last of its graphs.
             self._pool, self._addresses = None, addresses
         if bucket not in self._graphs:
             # The first pass compiles kernels and allocates the buffers of keys and values: neither can be captured.
@@ -140,7 +139,7 @@ class PassGraphs:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 launch(inputs)
-            # Other threads may launch meanwhile, for other judges.
+            # Threads of other judges may launch meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 logits_L2 = launch(inputs)
         self._pool = graph.pool()
@@ -148,12 +147,12 @@ class PassGraphs:
 
 
 def _tensors(tables: Tables) -> tuple[Tensor, ...]:
-    """All that a captured pass reads of its tables."""
+    """All tables that a captured pass reads."""
     return (tables.input_ids_T, tables.position_ids_T, tables.leaf_rows_L, *tables.attention.tensors)
 
 
 def _on(tables: Tables, device: torch.device) -> Tables:
-    """Copies on `device`, which nobody waits for."""
+    """The tables copied to `device`; the host does not wait."""
     return PassTables(
         uploaded(tables.input_ids_T, device),
         uploaded(tables.position_ids_T, device),

@@ -1,7 +1,8 @@
-"""The forward of Llama, Qwen2, Qwen3 and Mistral over one packed pass: nothing but the model.
+"""The forward pass of Llama, Qwen2, Qwen3 and Mistral over packed tokens.
 
-A layer is RMSNorm, fused projection, rotary embedding, attention, RMSNorm, gated feed-forward, on one residual stream.
-The last layer computes keys and values of all tokens, and everything else for the ends of leaves alone.
+A layer is RMSNorm, fused projection, rotary embedding, attention, RMSNorm and gated feed-forward, on one residual
+stream. The last layer computes keys and values of all tokens, and everything else for the last token of each leaf
+alone.
 
 Shape letters: T packed tokens, L leaves, D model width, H query heads, K key/value heads, E head width, C = H + 2K,
 G = 2F fused gate and up projections, F feed-forward width, V vocabulary, S key/value slots.
@@ -23,7 +24,7 @@ from gram_fast.scoring.processes import ALONE, Processes
 
 @dataclass(frozen=True)
 class DenseShape:
-    """Sizes of a model; of heads and feed-forward width, what one process has of them."""
+    """Sizes of a model; heads and feed-forward width are those of one process."""
 
     hidden_size: int
     """D"""
@@ -43,7 +44,7 @@ class DenseShape:
 
 @dataclass
 class DenseLayer:
-    """Weights of one layer; what an architecture does not have is None."""
+    """Weights of one layer; None for those that the architecture does not have."""
 
     input_norm_D: Tensor
     qkv_weight: Tensor
@@ -71,7 +72,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Operations:
-    """What a layer is made of, bound to backends when the model is loaded. They trust their arguments."""
+    """Ops of a layer, bound to backends when the model is loaded. They trust their arguments."""
 
     norm: AddRmsNorm
     project: Linear
@@ -82,16 +83,16 @@ class Operations:
 
 @dataclass(frozen=True)
 class DensePass:
-    """What every layer of one pass is given, on the model's device."""
+    """Inputs of the layers for one pass, on the model's device."""
 
     input_ids_T: Tensor
     """int64 [T]"""
     rotation: tuple[Tensor, Tensor]
     """Cosines and sines of each token's position, float32 [T, E / 2]."""
     leaf_rows_L: Tensor
-    """int64 [L]: the last token of each leaf."""
+    """int64 [L]: packed row of each leaf's last token."""
     buffers: Sequence[Buffers]
-    """By layer."""
+    """Key/value buffers of every layer."""
     attend: Attend
     """Attention of all packed tokens."""
     attend_leaves: Attend
@@ -100,19 +101,19 @@ class DensePass:
 
 @dataclass
 class DenseModel:
-    """Weights, and the one forward that uses them."""
+    """Weights of a model and its forward."""
 
     shape: DenseShape
     embedding_VD: Tensor
     layers: list[DenseLayer]
     final_norm_D: Tensor
     label_weight_2D: Tensor
-    """Rows of the output embedding for the two labels."""
+    """Rows of the output embedding for the two label tokens."""
     processes: Processes = ALONE
-    """Among which heads and feed-forward width are divided."""
+    """Processes among which heads and feed-forward width are divided."""
 
     def forward(self, ops: Operations, given: DensePass) -> Tensor:
-        """Label logits float32 [L, 2] of one pass, whose keys and values are in its buffers afterwards."""
+        """Runs one pass and writes its keys and values into its buffers -> label logits float32 [L, 2]."""
         residual_TD = self.embedding_VD[given.input_ids_T]
         update_TD: Tensor | None = None
         for layer, buffers in zip(self.layers[:-1], given.buffers, strict=False):
@@ -125,7 +126,7 @@ class DenseModel:
         return self._last_layer(ops, given, residual_TD, update_TD)
 
     def _last_layer(self, ops: Operations, given: DensePass, residual_TD: Tensor, update_TD: Tensor | None) -> Tensor:
-        """Keys and values of all tokens; everything else, up to the logits, for the ends of leaves alone."""
+        """Runs the last layer and the label logits; after keys and values, for the last tokens of leaves alone."""
         layer, buffers = self.layers[-1], given.buffers[-1]
         normed_TD = ops.norm(residual_TD, update_TD, layer.input_norm_D, self.shape.norm_eps)
         num_queries = self.shape.num_heads * self.shape.head_dim
@@ -155,13 +156,13 @@ class DenseModel:
         return self.processes.sum(ops.project(gated_TF, layer.down_weight, layer.down_bias))
 
     def _heads(self, projected: Tensor) -> Tensor:
-        """[T, C * E] as [T, C, E]."""
+        """Views [T, C * E] as [T, C, E]."""
         return projected.view(len(projected), projected.shape[1] // self.shape.head_dim, self.shape.head_dim)
 
     def _rotate(
         self, ops: Operations, layer: DenseLayer, qkv_TCE: Tensor, rotation: tuple[Tensor, Tensor], buffers: Buffers
     ) -> None:
-        """Finishes queries in place, keys and values into the buffers: whichever of them `qkv_TCE` holds."""
+        """Runs `rotary_into_cache` on the queries, on the keys and values, or on all, as `qkv_TCE` holds them."""
         num_heads = qkv_TCE.shape[1] - 2 * buffers[0].shape[1]
         norms = layer.q_norm_E, layer.k_norm_E
         ops.rotate(qkv_TCE, *rotation, *buffers, *norms, self.shape.norm_eps, num_heads)

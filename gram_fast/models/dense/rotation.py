@@ -1,4 +1,4 @@
-"""Cosines and sines of rotary embeddings by position, computed once for all passes.
+"""Table of the cosines and sines of rotary embeddings by position, computed once for all passes.
 
 Shape letters: T packed tokens, P positions known so far, F half of the head width.
 """
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-# Positions are computed in blocks of this size: torch's cosine on a CPU gives the last elements of a tensor other bits
-# than its vectors do, so a position must always stand in the same place of the same shape.
+# Positions are computed in blocks of this size. torch's CPU cosine gives the last elements of a tensor other bits than
+# the vectorised ones, so a position must always have the same place in the same shape.
 _BLOCK = 1024
 
 
 class RotationTable:
-    """Grows with the longest path seen. Values are those of transformers' own embedding, whichever variant it is."""
+    """Cosines and sines of the positions seen so far, computed by transformers' own rotary embedding of any variant."""
 
     def __init__(self, config: Any, max_length: int, device: torch.device) -> None:
-        """`config`: the checkpoint's; `max_length`: positions from there on are never asked for."""
+        """`config`: configuration of the checkpoint; `max_length`: all positions are below."""
         self._rotary = LlamaRotaryEmbedding(config).to(device)
         self._last = max_length - 1
         self._cos_PF = self._sin_PF = torch.empty(0, 0, device=device)
 
     def grow(self, num_positions: int) -> None:
-        """Makes positions [0, num_positions) known."""
+        """Extends the table to positions [0, num_positions) at least."""
         known = len(self._cos_PF)
         if num_positions <= known:
             return
@@ -36,16 +36,16 @@ class RotationTable:
 
     @property
     def num_positions(self) -> int:
-        """Positions known so far. When it changes, what `of` read lies elsewhere."""
+        """Positions in the table. When it changes, the table has moved in memory."""
         return len(self._cos_PF)
 
     def of(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, float32 [T, F], of known positions, int64 [T]."""
+        """Cosines and sines, float32 [T, F], of positions in the table, int64 [T]."""
         return self._cos_PF[position_ids_T], self._sin_PF[position_ids_T]
 
     def _block(self, start: int) -> tuple[Tensor, Tensor]:
         device = self._cos_PF.device
-        # Embeddings that change with the length must not see a position beyond the limit, though nobody asks for it.
+        # Embeddings that change with the length must not see a position beyond the limit, even an unused one.
         positions_1P = torch.arange(start, start + _BLOCK, device=device).clamp(max=self._last)[None]
         cos_1PE, sin_1PE = self._rotary(torch.empty(0, device=device, dtype=torch.float32), positions_1P)
         half = cos_1PE.shape[-1] // 2

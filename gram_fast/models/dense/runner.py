@@ -1,8 +1,9 @@
-"""Runs packed passes through a dense model: binds its operations at load, and gives every layer of a pass its tables.
+"""Runs packed passes through a dense model: binds its ops once and makes the tables of each pass.
 
 Shape letters: T packed tokens, L leaves, D inputs and O outputs of a product.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gram_fast import ops
+from gram_fast.devices import on_device
 from gram_fast.errors import BackendError
 from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
@@ -18,6 +20,7 @@ from gram_fast.models.dense.graphs import Bucket, PassGraphs
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.rotation import RotationTable
 from gram_fast.models.supported import attention_span
+from gram_fast.ops.invariant_linear import Linear
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
 from gram_fast.scoring.tree import TreePass
@@ -26,16 +29,20 @@ _CPU = torch.device("cpu")
 
 
 class DenseRunner:
-    """Label logits of packed passes, through the project's own model."""
+    """Computes label logits of packed passes with this package's own model."""
 
     def __init__(self, model: DenseModel, config: Any, attention: str, *, deterministic: bool = False) -> None:
-        """`config`: the checkpoint's configuration; `attention`: a name for ops.resolve_backend.
+        """Chooses and binds the backends of all ops.
 
-        `deterministic`: a leaf's logits have the same bits whatever else is in its pass and in the passes before; it
-        has attention of its own in place of `attention`.
+        Args:
+            model: the model, on its device.
+            config: configuration of the checkpoint.
+            attention: backend of `tree_attention`, or "auto".
+            deterministic: the bits of a leaf's logits do not depend on what else is in its pass or in earlier passes.
+                Uses `path_attention` instead of `attention`.
 
         Raises UnsupportedModelError for attention that is not plain and causal, BackendError for a backend that cannot
-        run, and for a machine whose products cannot be made deterministic.
+        run and for a machine whose matrix products cannot be made deterministic.
         """
         self.model = model
         self.device, self.dtype = model.embedding_VD.device, model.embedding_VD.dtype
@@ -52,7 +59,7 @@ class DenseRunner:
             self.attention = self._resolve("tree_attention", attention)
             leaf_attention = self._resolve("leaf_attention")
             self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale)
-            self._operations = self._plain_operations()
+            self._operations = self._operations_on(linear, {})
             # Other backends make tables between their launches, which no graph can hold.
             can_capture = model.processes.count == 1 and self.device.type == "cuda"
             if can_capture and self.attention == leaf_attention == "triton":
@@ -60,16 +67,17 @@ class DenseRunner:
 
     @property
     def bytes_per_slot(self) -> int:
-        """Memory of one token's keys and values in all layers."""
+        """Memory of one token's keys and values in all layers, in bytes."""
         shape = self.model.shape
         return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * self.dtype.itemsize
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token's activations at the most.
+        """Peak memory of one token's activations, in bytes.
 
-        Residual, what is added to it, both normed, and the output; beside them gate and up projections with their
-        product, or queries, keys and values with what was attended; and the float32 cosines and sines.
+        It counts four vectors of the model width (residual, its update, a norm, an output), the larger of the gate and
+        up projections with their product and of queries, keys and values with the result of attention, and the float32
+        cosines and sines.
         """
         shape = self.model.shape
         in_attention = 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
@@ -78,14 +86,14 @@ class DenseRunner:
 
     @property
     def processes(self) -> Processes:
-        """Among which the model is divided."""
+        """Processes among which the model is divided."""
         return self.model.processes
 
     @torch.inference_mode()
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device.
 
-        On a GPU it returns when everything is launched: the caller prepares the next pass while this one runs.
+        On a GPU it returns once everything is launched, so that the caller can prepare the next pass meanwhile.
         """
         self._rotation.grow(int(tree_pass.position_ids.max()) + 1)
         if self._graphs is not None and (bucket := Bucket.of(tree_pass, TILE_ROWS // self._group)):
@@ -99,30 +107,27 @@ class DenseRunner:
         return self.run(self._attention.tables(tree_pass, self.device), store)
 
     def run(self, tables: PassTables[Any], store: KeyValueStore) -> Tensor:
-        """Label logits of the pass with these tables, made by the runner's attention, on the model's device.
+        """Label logits of a pass from its tables, made by the runner's attention, on the model's device.
 
-        The rotation table knows the pass's positions.
+        The rotation table must hold the positions of the pass.
         """
         return self._run(self._operations, self._attention, tables, store)
 
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
-        """Label logits [2], float32, of one sequence [T] by every op's plain reference: the yardstick of `forward`."""
+        """Label logits, float32 [2], of one sequence [T] by the references of all ops, to compare `forward` with."""
         store = KeyValueStore()
         store.reserve(len(input_ids))
         self._rotation.grow(len(input_ids))
-        plain = {
-            op: ops.bind(op, "reference") for op in ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits")
-        }
-        norm, rotate, activate, read_labels = plain.values()
-        operations = Operations(norm, linear, rotate, activate, read_labels)
+        names = ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits")
+        operations = self._operations_on(linear, dict.fromkeys(names, "reference"))
         attention = TreeAttention("reference", "reference", self._group, self._scale)
         tables = attention.tables(TreePass.of_sequence(input_ids), self.device)
         return self._run(operations, attention, tables, store)[0]
 
     @property
     def _group(self) -> int:
-        """Query heads of a key/value head."""
+        """Query heads per key/value head."""
         return self.model.shape.num_heads // self.model.shape.num_kv_heads
 
     @property
@@ -133,27 +138,25 @@ class DenseRunner:
     def _resolve(self, op: str, name: str = "auto") -> str:
         return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)
 
-    def _bind(self, op: str, name: str = "auto") -> Any:
-        return ops.bind(op, self._resolve(op, name))
+    def _operations_on(self, project: Linear, backends: Mapping[str, str]) -> Operations:
+        """Binds each op to its backend in `backends`, or to the one that "auto" stands for."""
 
-    def _plain_operations(self) -> Operations:
+        def bind(op: str) -> Any:
+            return ops.bind(op, self._resolve(op, backends.get(op, "auto")))
+
         return Operations(
-            norm=self._bind("add_rms_norm"),
-            project=linear,
-            rotate=self._bind("rotary_into_cache"),
-            activate=self._bind("swiglu"),
-            read_labels=self._bind("label_logits"),
+            norm=bind("add_rms_norm"),
+            project=project,
+            rotate=bind("rotary_into_cache"),
+            activate=bind("swiglu"),
+            read_labels=bind("label_logits"),
         )
 
     def _deterministic_operations(self) -> Operations:
-        """Those that give a row the same bits at any place among any number of rows."""
-        return Operations(
-            norm=self._bind("add_rms_norm"),
-            project=self._bind("invariant_linear"),
-            rotate=self._bind("rotary_into_cache"),
-            activate=self._bind("swiglu", "extension" if self.device.type == "cpu" else "auto"),
-            read_labels=self._bind("label_logits", "extension"),
-        )
+        """Binds ops that give a row the same bits at any place among any number of rows."""
+        project = ops.bind("invariant_linear", self._resolve("invariant_linear"))
+        backends = {"label_logits": "extension"} | ({"swiglu": "extension"} if self.device.type == "cpu" else {})
+        return self._operations_on(project, backends)
 
     def _run(
         self,
@@ -165,18 +168,20 @@ class DenseRunner:
         shape = self.model.shape
         slot = (shape.num_kv_heads, shape.head_dim)
         attend, attend_leaves = attention.over(tables)
-        given = DensePass(
-            input_ids_T=tables.input_ids_T,
-            rotation=self._rotation.of(tables.position_ids_T),
-            leaf_rows_L=tables.leaf_rows_L,
-            buffers=[store.buffers(layer, slot, self.model.embedding_VD) for layer in range(shape.num_layers)],
-            attend=attend,
-            attend_leaves=attend_leaves,
-        )
-        return self.model.processes.agreed(self.model.forward(operations, given))
+        # Bound ops launch on the current device, whichever GPU their tensors are on.
+        with on_device(self.device):
+            given = DensePass(
+                input_ids_T=tables.input_ids_T,
+                rotation=self._rotation.of(tables.position_ids_T),
+                leaf_rows_L=tables.leaf_rows_L,
+                buffers=[store.buffers(layer, slot, self.model.embedding_VD) for layer in range(shape.num_layers)],
+                attend=attend,
+                attend_leaves=attend_leaves,
+            )
+            return self.model.processes.agreed(self.model.forward(operations, given))
 
     def _check_products(self) -> None:
-        """Raises BackendError where a row of a product has bits that its place or other rows change."""
+        """Raises BackendError when the bits of a row of a matrix product depend on its place or on other rows."""
         layer = self.model.layers[0]
         queries = self.model.shape.num_heads * self.model.shape.head_dim
         of_last_layer = (layer.qkv_weight[:queries], layer.qkv_weight[queries:])

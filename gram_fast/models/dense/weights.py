@@ -1,6 +1,7 @@
-"""Reads a Llama, Qwen2, Qwen3 or Mistral checkpoint from its safetensors straight into the dense runner's weights.
+"""Reads the safetensors of a Llama, Qwen2, Qwen3 or Mistral checkpoint into the weights of the dense runner.
 
-Every tensor goes from its shard to its place in the fused weight on the device; the host holds one tensor at a time.
+Every tensor is copied from its file to its place in the fused weight on the device; the host holds one tensor at a
+time.
 """
 
 import os
@@ -19,16 +20,18 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from gram_fast.errors import BackendError, InputError, first_line
 from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape
 from gram_fast.models.supported import head_dim
+from gram_fast.ops.backends import MAX_HEAD_DIM
 from gram_fast.scoring.processes import ALONE, Processes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types that the dense runner knows."""
+"""Model types that the dense runner supports."""
 
 
 def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
-    """Why the dense runner cannot run a checkpoint, or None when it can: from its configuration and its files' lists.
+    """The reason why the dense runner cannot run a checkpoint, or None when it can.
 
-    `hub`: revision, token and trust_remote_code as in transformers. Raises InputError for a file that is broken.
+    Looks at the configuration and at the names of the stored tensors. `hub`: revision, token and trust_remote_code as
+    in transformers. Raises InputError for a broken file.
     """
     remote_code = hub.pop("trust_remote_code", False)
     if config.model_type not in FAMILIES:
@@ -41,8 +44,8 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         return "its weights are quantized"
     if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
         return "it rotates a part of a head only"
-    if head_dim(config) > 256:
-        return f"its heads are {head_dim(config)} wide, expected at most 256"
+    if head_dim(config) > MAX_HEAD_DIM:
+        return f"its heads are {head_dim(config)} wide, expected at most {MAX_HEAD_DIM}"
     if _find(name, "adapter_config.json", **hub):
         return "it has an adapter beside its weights"
     with _opened(find_files(name, **hub)) as tensors:
@@ -57,9 +60,9 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
 
 
 def find_files(name: str, **hub: Any) -> list[Path]:
-    """The safetensors files of a folder or of a name on the hub: one, or those of an index; none where it has others.
+    """The safetensors files of a checkpoint: one, those of its index, or none where it has other files.
 
-    `hub`: revision and token as in transformers.
+    `name`: a folder, or a name on the hub; `hub`: revision and token as in transformers.
     """
     if single := _find(name, "model.safetensors", **hub):
         return [single]
@@ -91,18 +94,18 @@ def read_dense_model(
     processes: Processes = ALONE,
     **hub: Any,
 ) -> DenseModel:
-    """The model of a checkpoint on its device, or this process's part of it.
+    """Reads the model of a checkpoint, or this process's part of it, onto its device.
 
     Args:
         name: a folder with safetensors, or a name on the hub.
         config: its configuration.
-        label_ids: the label tokens, whose rows of the output embedding are read.
-        device, dtype: of the weights; None is the checkpoint's own dtype.
-        processes: among which heads and feed-forward width are divided. Each reads its own rows and columns.
+        label_ids: token ids of the two labels; of the output embedding only their rows are read.
+        device, dtype: of the weights; None for the checkpoint's own dtype.
+        processes: those among which heads and feed-forward width are divided. Each reads its own rows and columns.
         hub: revision and token as in transformers.
 
-    Raises InputError for a file that is broken and a weight of the wrong shape, BackendError for heads or a width that
-    the number of processes does not divide. `dense_problem` is None for the checkpoint.
+    `dense_problem` must be None for the checkpoint. Raises InputError for a broken file and a weight of the wrong
+    shape, BackendError when the number of processes does not divide the heads or the width.
     """
     sizes = {"key/value heads": config.num_key_value_heads, "feed-forward columns": config.intermediate_size}
     for what, size in sizes.items():
@@ -117,7 +120,7 @@ def read_dense_model(
                 expected = place.whole_shape(processes)
                 raise InputError(f"checkpoint {name!r}: {key}: expected shape {expected}, got {shape}")
             place.tensor.copy_(tensors[key][place.part_of(shape, processes)])
-        # Where both are stored and differ, transformers leaves a configuration's tying aside.
+        # transformers ignores tied embeddings in the configuration when both are stored and differ.
         output = tensors[_OUTPUT if _OUTPUT in tensors else _EMBEDDING]
         for row, label in enumerate(label_ids):
             model.label_weight_2D[row].copy_(output[label : label + 1][0])
@@ -129,11 +132,11 @@ _OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a checkpoint's tensor, or this process's part of it, belongs."""
+    """The place of a checkpoint's tensor, or of this process's part of it, in the model."""
 
     tensor: Tensor
     divided: int | None = None
-    """The dimension that is divided among processes."""
+    """The dimension that is divided among processes, if any."""
 
     def whole_shape(self, processes: Processes) -> list[int]:
         return [
@@ -153,13 +156,13 @@ def _needed(config: Any, places: Collection[str]) -> set[str]:
 
 
 def _is_passed_over(key: str) -> bool:
-    """The output embedding is read by two rows; old checkpoints keep what is computed."""
+    """Whether a tensor has no place in the model: two rows of the output embedding are read; inv_freq is computed."""
     return key == _OUTPUT or key.endswith("rotary_emb.inv_freq")
 
 
 @contextmanager
 def _opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Slices of the files by name of tensor: nothing is read before they are indexed."""
+    """The tensors of the files by name, as slices, which read nothing until they are indexed."""
     tensors = {}
     with ExitStack() as stack:
         for file in files:
@@ -187,7 +190,7 @@ def _shape(config: Any, processes: Processes) -> DenseShape:
 def _empty_model(
     config: Any, device: torch.device, dtype: torch.dtype, processes: Processes
 ) -> tuple[DenseModel, dict[str, _Place]]:
-    """A model without values, and where each tensor of a checkpoint belongs in it."""
+    """A model with uninitialised weights, and the place of each tensor of a checkpoint in it."""
     shape = _shape(config, processes)
 
     def empty(*size: int) -> Tensor:
@@ -201,7 +204,7 @@ def _empty_model(
         layer = _empty_layer(config, shape, empty)
         of_layer = _places_in(layer, shape)
         if processes.rank > 0:
-            # A sum over processes has its bias from the first one.
+            # The first process alone adds the bias of a sum over processes.
             layer.out_bias = layer.down_bias = None
             of_layer = {key: place for key, place in of_layer.items() if key not in _BIASES_OF_SUMS}
         layers.append(layer)
@@ -237,7 +240,10 @@ def _empty_layer(config: Any, shape: DenseShape, empty: Callable[..., Tensor]) -
 
 
 def _places_in(layer: DenseLayer, shape: DenseShape) -> dict[str, _Place]:
-    """By name in a checkpoint's layer. Rows are divided before a head or a gate, columns behind them."""
+    """Places by name in a layer of a checkpoint.
+
+    Projections to heads and to the feed-forward width are divided by rows, those back to the model width by columns.
+    """
     whole: dict[str, tuple[Tensor | None, int | None]] = {
         "input_layernorm.weight": (layer.input_norm_D, None),
         "post_attention_layernorm.weight": (layer.post_norm_D, None),
