@@ -92,7 +92,7 @@ def without_products(runner: DenseRunner, run: Callable[[], Any]) -> Iterator[No
     operations = runner._operations
     project, flash = Replay(operations.project), Replay(getattr(torch.ops.aten, FLASH))
     with (
-        mock.patch.object(runner, "_operations", replace(operations, project=project)),
+        mock.patch.object(runner, "_operations", replace(operations, project=project, project_sum=project)),
         mock.patch.object(torch.ops.aten, FLASH, flash),
     ):
         run()

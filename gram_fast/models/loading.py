@@ -11,15 +11,12 @@ from gram_fast.errors import BackendError, UnsupportedModelError
 from gram_fast.models.checkpoint import load_model
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.dense.weights import dense_problem, read_dense_model
-from gram_fast.models.options import JudgeOptions
+from gram_fast.models.options import RUNNERS, JudgeOptions
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.processes import ALONE, join_processes
 from gram_fast.scoring.runner import Runner
 
 logger = logging.getLogger(__name__)
-
-RUNNERS = ("auto", "transformers", "dense")
-"""Names of the kinds of runners; "auto" is "dense" where the checkpoint allows it."""
 
 
 def load_runners(
@@ -41,15 +38,18 @@ def load_runners(
         devices = [device]
     for device in devices:
         dtype = find_dtype(options.dtype, device)
+        runner: Runner
         with on_device(device):
             if kind == "dense":
                 exact = dtype if isinstance(dtype, torch.dtype) else None
                 files = {"revision": options.revision, "token": options.token}
                 dense = read_dense_model(name, config, label_ids, device, exact, processes, **files)
-                yield DenseRunner(dense, config, options.attention, deterministic=options.deterministic)
+                runner = DenseRunner(dense, config, options.attention, deterministic=options.deterministic)
             else:
                 model = load_model(name, dtype, **options.hub).to(device).eval().requires_grad_(False)
-                yield TransformersRunner(model, label_ids, options.attention)
+                runner = TransformersRunner(model, label_ids, options.attention)
+        # Behind the context: until the next runner is asked for, the current device is the caller's.
+        yield runner
 
 
 def find_runner(runner: str, name: str, config: Any, *, needed_for: Sequence[str] = (), **hub: Any) -> str:

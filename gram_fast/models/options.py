@@ -6,10 +6,16 @@ from typing import Annotated, Any, Literal
 
 import torch
 
+from gram_fast.devices import find_dtype
 from gram_fast.errors import BackendError, InputError
+from gram_fast.ops import BACKENDS, backend_problem
 from gram_fast.text.prompts import PairTemplate
 
 _LARGEST = 2**24
+_CPU = torch.device("cpu")
+
+RUNNERS = ("auto", "transformers", "dense")
+"""Names of the kinds of runners; "auto" is "dense" where the checkpoint allows it."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,8 @@ class Flag:
 class JudgeOptions:
     """Options of PairwiseJudge.from_pretrained, whose docstring explains each.
 
-    Wrong limits, presets and combinations raise InputError or BackendError here, before minutes of
-    loading. Fields without a Flag are not on the command line.
+    Unknown names, wrong limits and combinations raise InputError or BackendError here, before minutes of loading.
+    Fields without a Flag are not on the command line.
     """
 
     preset: Annotated[
@@ -55,6 +61,11 @@ class JudgeOptions:
                 raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
         if self.preset != "auto":
             PairTemplate.load(self.preset)
+        find_dtype(self.dtype, _CPU)
+        if self.runner not in RUNNERS:
+            raise BackendError(f"there is no runner {self.runner!r}: expected one of {', '.join(RUNNERS)}")
+        if self.attention not in ("auto", *BACKENDS["tree_attention"]):
+            raise BackendError(backend_problem("tree_attention", self.attention, _CPU, torch.float32))
         if self.deterministic and self.tensor_parallel:
             raise BackendError("deterministic=True: sums over processes change with a pass; leave out tensor_parallel")
         if self.deterministic and self.attention != "auto":

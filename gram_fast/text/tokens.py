@@ -54,6 +54,7 @@ class PairTokenizer:
         self.template = template
         self.text = ChatText.render(template, tokenizer)
         self._secret_names = {token: f"\ue002{secrets.token_hex(12)}\ue003" for token in _template_only(tokenizer)}
+        self._markers = (*template.markers, *self._secret_names)
         self._tokenizer = _private_copy(tokenizer, self._secret_names)
         self._literals = tuple(self._to_secret(literal) for literal in self.text.literals)
         self._check_private_copy(tokenizer)
@@ -88,7 +89,7 @@ class PairTokenizer:
 
     def flags(self, text: str) -> tuple[str, ...]:
         """Finds the lines of the template and the special tokens that `text` contains."""
-        return tuple(marker for marker in (*self.template.markers, *self._secret_names) if marker in text)
+        return tuple(marker for marker in self._markers if marker in text)
 
     def pieces(self, frame: "Frame", texts: Iterable[str]) -> dict[str, Ids] | None:
         """Encodes the piece of one slot for each distinct text -> ids [T] by text.

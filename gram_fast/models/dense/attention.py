@@ -85,10 +85,9 @@ class TreeAttention:
 
     def over(self, tables: PassTables[TreeAndLeafTables]) -> tuple[Attend, Attend]:
         """Two functions over the tables: attention of all tokens, and of the last token of each leaf."""
-        tree, leaves = tables.attention.tree, tables.attention.leaves
         return (
-            lambda q_THE, k_SKE, v_SKE: self._attend(q_THE, k_SKE, v_SKE, tree, self._scale),
-            lambda q_LHE, k_SKE, v_SKE: self._attend_leaves(q_LHE, k_SKE, v_SKE, leaves, self._scale),
+            partial(self._attend, tables=tables.attention.tree, scale=self._scale),
+            partial(self._attend_leaves, tables=tables.attention.leaves, scale=self._scale),
         )
 
 
@@ -109,11 +108,7 @@ class PathAttention:
 
     def over(self, tables: PassTables[PathTables]) -> tuple[Attend, Attend]:
         """Two functions over the tables: attention of all tokens, and of the last token of each leaf."""
-
-        def attend(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Tensor:
-            attended_THE: Tensor = self._attend(q_THE, k_SKE, v_SKE, tables.attention, self._scale)
-            return attended_THE
-
+        attend = partial(self._attend, tables=tables.attention, scale=self._scale)
         return attend, partial(_attend_leaves, attend, tables)
 
 

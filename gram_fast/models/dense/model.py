@@ -76,6 +76,8 @@ class Operations:
 
     norm: AddRmsNorm
     project: Linear
+    project_sum: Linear
+    """Product with a part of a weight's columns, summed over the processes that hold the other parts."""
     rotate: RotaryIntoCache
     activate: Swiglu
     read_labels: LabelLogits
@@ -121,7 +123,7 @@ class DenseModel:
             qkv_TCE = self._heads(ops.project(normed_TD, layer.qkv_weight, layer.qkv_bias))
             self._rotate(ops, layer, qkv_TCE, given.rotation, buffers)
             attended_THE = given.attend(qkv_TCE[:, : self.shape.num_heads], *buffers)
-            update_TD = self._output(ops, layer, attended_THE)
+            update_TD = ops.project_sum(attended_THE.flatten(1), layer.out_weight, layer.out_bias)
             update_TD = self._feed_forward(ops, layer, residual_TD, update_TD)
         return self._last_layer(ops, given, residual_TD, update_TD)
 
@@ -140,20 +142,18 @@ class DenseModel:
         no_heads = (buffers[0][:, :0], buffers[1][:, :0])
         self._rotate(ops, layer, q_LHE, (cos_TF[rows_L], sin_TF[rows_L]), no_heads)
         residual_LD = residual_TD[rows_L]
-        update_LD = self._output(ops, layer, given.attend_leaves(q_LHE, *buffers))
+        attended_LHE = given.attend_leaves(q_LHE, *buffers)
+        update_LD = ops.project_sum(attended_LHE.flatten(1), layer.out_weight, layer.out_bias)
         update_LD = self._feed_forward(ops, layer, residual_LD, update_LD)
         every_L = torch.arange(len(residual_LD), device=residual_LD.device)
         return ops.read_labels(
             residual_LD + update_LD, every_L, self.label_weight_2D, self.final_norm_D, self.shape.norm_eps
         )
 
-    def _output(self, ops: Operations, layer: DenseLayer, attended_THE: Tensor) -> Tensor:
-        return self.processes.sum(ops.project(attended_THE.flatten(1), layer.out_weight, layer.out_bias))
-
     def _feed_forward(self, ops: Operations, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor) -> Tensor:
         normed_TD = ops.norm(residual_TD, update_TD, layer.post_norm_D, self.shape.norm_eps)
         gated_TF = ops.activate(ops.project(normed_TD, layer.gate_up_weight, layer.gate_up_bias))
-        return self.processes.sum(ops.project(gated_TF, layer.down_weight, layer.down_bias))
+        return ops.project_sum(gated_TF, layer.down_weight, layer.down_bias)
 
     def _heads(self, projected: Tensor) -> Tensor:
         """Views [T, C * E] as [T, C, E]."""

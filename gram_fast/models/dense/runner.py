@@ -144,9 +144,15 @@ class DenseRunner:
         def bind(op: str) -> Any:
             return ops.bind(op, self._resolve(op, backends.get(op, "auto")))
 
+        processes = self.model.processes
+
+        def project_sum(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
+            return processes.sum(project(x_TD, weight_OD, bias_O))
+
         return Operations(
             norm=bind("add_rms_norm"),
             project=project,
+            project_sum=project if processes.count == 1 else project_sum,
             rotate=bind("rotary_into_cache"),
             activate=bind("swiglu"),
             read_labels=bind("label_logits"),
@@ -178,7 +184,8 @@ class DenseRunner:
                 attend=attend,
                 attend_leaves=attend_leaves,
             )
-            return self.model.processes.agreed(self.model.forward(operations, given))
+            logits_L2 = self.model.forward(operations, given)
+            return logits_L2 if self.processes.count == 1 else self.processes.agreed(logits_L2)
 
     def _check_products(self) -> None:
         """Raises BackendError when the bits of a row of a matrix product depend on its place or on other rows."""

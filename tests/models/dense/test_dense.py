@@ -1,7 +1,6 @@
 """The dense runner against the transformers runner and plain forwards, and its loading."""
 
 import json
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,9 @@ from helpers.small_models import CONFIGS, LABELS, VOCAB, plain, score, tiny_mode
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import linear
 
-from gram_fast import ops
 from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.dense.attention import TreeAttention
-from gram_fast.models.dense.model import Operations
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.dense.weights import FAMILIES
 from gram_fast.models.loading import find_runner
@@ -76,10 +73,9 @@ def test_float32_logits_equal_the_plain_forward(variant, tmp_path):
 def test_triton_kernels_in_the_runner(tmp_path):
     model = save_in_shards(tmp_path, "qwen3")
     ours = dense_runner(tmp_path, model.config, attention="triton")
-    triton = partial(ops.bind, backend="triton")
     ours._attention = TreeAttention("triton", "triton", ours._group, ours._scale)
-    ours._operations = Operations(
-        triton("add_rms_norm"), linear, triton("rotary_into_cache"), triton("swiglu"), triton("label_logits")
+    ours._operations = ours._operations_on(
+        linear, dict.fromkeys(("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits"), "triton")
     )
     rounds = [[[[1, 2, 3], [4, 5], [6]], [[1, 2, 3], [4, 9], [6, 8]], [[1, 2], [3], [6]]]]
     (logits,) = score(Engine(ours, max_batch_tokens=6), [9, 9], rounds)
