@@ -41,7 +41,7 @@ BATCH_SIZES = (1, 4, 8)
 def presentations_of(prompt: str, responses: list[str], strategy: str) -> TextPresentations:
     """Lists what a strategy of one round shows the model, every pair in both orders."""
     group = Group.of(prompt, responses)
-    rounds = find_strategy(strategy).play(len(group.texts), None)  # type: ignore[arg-type]
+    rounds = find_strategy(strategy).start(len(group.texts), None)  # type: ignore[arg-type]
     return in_orders([(prompt, group.texts[i], group.texts[j]) for i, j in next(rounds)], "both")
 
 

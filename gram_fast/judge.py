@@ -15,7 +15,7 @@ from gram_fast.errors import InputError
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.play import play
 from gram_fast.ranking.scores import find_scores, win_rate
-from gram_fast.ranking.tournament import Strategy, Tournament, find_strategy, one_round
+from gram_fast.ranking.tournament import Strategy, Tournament, find_strategy, fixed_pairs
 from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
 from gram_fast.text.arguments import check_list, read_group, read_pair
 from gram_fast.text.group import Group
@@ -180,7 +180,7 @@ class PairwiseJudge:
         group = Group.of(prompt, responses)
         count = len(group.texts)
         pairs = [(i, j) for i in range(count) for j in range(count) if (i < j if orders == "both" else i != j)]
-        outcome = play([group], one_round(pairs), self.comparer, orders)
+        outcome = play([group], fixed_pairs(pairs), self.comparer, orders)
         p = np.full((count, count), 0.5)
         for c in outcome.comparisons[0]:
             p[c.i, c.j] = c.p

@@ -161,7 +161,7 @@ def test_nan_logits_name_the_pair():
         (lambda j: j.rank(PROMPT, ["a", 3]), r"responses\[1\]: expected a string or a list of chat messages, got int"),
         (lambda j: j.rank(None, ["a", "b"]), "prompt: expected a string or a list of chat messages, got NoneType"),
         (lambda j: j.rank(PROMPT, ["a", "\ud800b"]), r"responses\[1\]: .* lone surrogate U\+D800 at character 0"),
-        (lambda j: j.rank(PROMPT, ["a", "b"], "swiss"), "no strategy 'swiss'"),
+        (lambda j: j.rank(PROMPT, ["a", "b"], "nope"), "no strategy 'nope'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], orders="aa"), "no orders 'aa'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], scores="elo"), "no scores 'elo'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], "knockout", seed=-1), "seed: expected an integer of at least 0, got -1"),

@@ -55,7 +55,7 @@ class Comparer(Protocol):
         """Finds what `text` contains that may pass for part of the judge's prompt; it is compared unchanged."""
 
     def open(
-        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], one_round: bool
+        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> AbstractContextManager[Session]:
         """Opens a call that compares candidates of these groups.
 
@@ -63,5 +63,5 @@ class Comparer(Protocol):
             groups: prompts with their candidates.
             orders: which of a pair stands in slot A.
             num_pairs: number of pairs that each group will have, at least roughly, for spreading the work.
-            one_round: whether each group has one round at most, so that nothing need be kept for the next.
+            has_one_round: whether each group has one round at most, so that nothing need be kept for the next.
         """

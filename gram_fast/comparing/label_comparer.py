@@ -66,13 +66,13 @@ class LabelComparer:
 
     @contextmanager
     def open(
-        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], one_round: bool
+        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> "Iterator[LabelSession]":
         """Tokenizes the groups, then waits for the engine and holds it until the end of the context."""
         started = time.perf_counter()
         encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
         with self.engine.request(encoded.head_ids) as request:
-            yield LabelSession(self, groups, orders, not one_round, encoded, request, started)
+            yield LabelSession(self, groups, orders, not has_one_round, encoded, request, started)
 
 
 @dataclass(frozen=True)

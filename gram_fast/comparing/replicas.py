@@ -48,7 +48,7 @@ class Replicas(Generic[AnyComparer]):
 
     @contextmanager
     def open(
-        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], one_round: bool
+        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> Iterator[Session]:
         """Opens a call on each replica that gets a share of the groups; shares do not wait for each other's rounds.
 
@@ -63,13 +63,13 @@ class Replicas(Generic[AnyComparer]):
             if len(shares) < 2:
                 # In the caller's thread: no thread to start, and an interruption ends the call at once.
                 comparer = self.comparers[next(iter(shares), 0)]
-                with comparer.open(groups, orders, num_pairs=num_pairs, one_round=one_round) as session:
+                with comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=has_one_round) as session:
                     yield session
                 return
 
             def open_share(comparer: Comparer, numbers: Sequence[int]) -> AbstractContextManager[Session]:
                 share, pairs = [groups[g] for g in numbers], [num_pairs[g] for g in numbers]
-                return comparer.open(share, orders, num_pairs=pairs, one_round=one_round)
+                return comparer.open(share, orders, num_pairs=pairs, has_one_round=has_one_round)
 
             session = _SpreadSession(
                 [_Share(numbers, partial(open_share, self.comparers[r], numbers)) for r, numbers in shares.items()]

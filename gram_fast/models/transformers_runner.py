@@ -20,7 +20,7 @@ from gram_fast.models.supported import attention_span, check_plain_attention, he
 from gram_fast.ops import TreeTables
 from gram_fast.ops.backends import check_backend
 from gram_fast.ops.checks import check_states, expect, on_device_of
-from gram_fast.ops.tree_attention import TreeAttention
+from gram_fast.ops.tree_attention import AttendTree
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import ALONE, Processes
 from gram_fast.scoring.tree import TreePass
@@ -35,7 +35,7 @@ class _PassContext:
     tree_pass: TreePass
     store: KeyValueStore
     backend: str
-    attention: TreeAttention
+    attention: AttendTree
     """`tree_attention` on that backend; trusts its arguments."""
     layers_seen: set[int] = field(default_factory=set)
     tables: dict[tuple[int, int, torch.device], TreeTables] = field(default_factory=dict)

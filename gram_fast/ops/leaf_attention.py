@@ -18,11 +18,11 @@ from gram_fast.ops.tables import MAX_SLOTS, LeafTables, Spans, check_leaf_rows
 
 BACKENDS = Backends(("reference", "extension", "triton"), narrow=("extension", "triton"))
 
-LeafAttention = Callable[[Tensor, Tensor, Tensor, LeafTables, float], Tensor]
+AttendLeaves = Callable[[Tensor, Tensor, Tensor, LeafTables, float], Tensor]
 """(q_LHE, k_SKE, v_SKE, tables, scale) -> attention [L, H, E], contiguous."""
 
 
-def implementation(backend: str) -> LeafAttention:
+def implementation(backend: str) -> AttendLeaves:
     """The function that runs `leaf_attention` on a backend. It trusts its arguments and tables made for it."""
     return {"reference": _reference, "extension": _extension, "triton": _triton}[backend]
 

@@ -16,11 +16,11 @@ from gram_fast.ops.tables import MAX_SLOTS, PathTables, Spans, path_tile_tokens
 
 BACKENDS = Backends(("reference", "triton"))
 
-PathAttention = Callable[[Tensor, Tensor, Tensor, PathTables, float], Tensor]
+AttendPath = Callable[[Tensor, Tensor, Tensor, PathTables, float], Tensor]
 """(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
 
 
-def implementation(backend: str) -> PathAttention:
+def implementation(backend: str) -> AttendPath:
     """The function that runs `path_attention` on a backend. It trusts its arguments."""
     if backend == "reference":
         attend = path_attention_reference

@@ -19,11 +19,11 @@ from gram_fast.ops.tables import MAX_SLOTS, Spans, TreeTables
 
 BACKENDS = Backends(("reference", "cascade", "triton"))
 
-TreeAttention = Callable[[Tensor, Tensor, Tensor, TreeTables, float], Tensor]
+AttendTree = Callable[[Tensor, Tensor, Tensor, TreeTables, float], Tensor]
 """(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
 
 
-def implementation(backend: str) -> TreeAttention:
+def implementation(backend: str) -> AttendTree:
     """The function that runs `tree_attention` on a backend. It trusts its arguments and tables made for it."""
     return {"reference": _reference, "cascade": _cascade, "triton": _triton}[backend]
 

@@ -34,9 +34,9 @@ def play(
     check_orders(orders)
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed: expected an integer of at least 0, got {seed!r}")
-    matches = [_Match(strategy.play(len(group.texts), np.random.default_rng(seed))) for group in groups]
+    matches = [_Match(strategy.start(len(group.texts), np.random.default_rng(seed))) for group in groups]
     num_pairs = [strategy.num_pairs(len(group.texts)) for group in groups]
-    with comparer.open(groups, orders, num_pairs=num_pairs, one_round=strategy.has_one_round) as session:
+    with comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=strategy.has_one_round) as session:
         rounds = {g: match.round for g, match in enumerate(matches) if match.round}
         num_waiting = len(rounds)
         while num_waiting:

@@ -22,14 +22,14 @@ Tournament = Generator[Round, NDArray[np.float64], int | None]
 class Strategy:
     """Strategy for ranking n candidates."""
 
-    play: Callable[[int, np.random.Generator], Tournament]
+    start: Callable[[int, np.random.Generator], Tournament]
     """Starts a tournament: (n >= 1, random generator) -> generator, whose rounds may be empty."""
     has_one_round: bool
     """Whether all pairs are known at the start."""
 
     def num_pairs(self, count: int) -> int:
-        """Number of pairs for n candidates; with several rounds n - 1, as in an elimination all but one lose once."""
-        return len(next(self.play(count, np.random.default_rng(0)))) if self.has_one_round else count - 1
+        """Number of pairs for n candidates; with several rounds an estimate, the n - 1 of an elimination."""
+        return len(next(self.start(count, np.random.default_rng(0)))) if self.has_one_round else count - 1
 
 
 def linear(count: int, rng: np.random.Generator) -> Tournament:
@@ -86,14 +86,14 @@ STRATEGIES = {
 }
 
 
-def one_round(pairs: Round) -> Strategy:
-    """Makes the strategy with one round of these pairs."""
+def fixed_pairs(pairs: Round) -> Strategy:
+    """Makes the strategy whose one round is these pairs."""
 
-    def play(count: int, rng: np.random.Generator) -> Tournament:
+    def start(count: int, rng: np.random.Generator) -> Tournament:
         yield pairs
         return None
 
-    return Strategy(play, has_one_round=True)
+    return Strategy(start, has_one_round=True)
 
 
 def find_strategy(name: str) -> Strategy:

@@ -95,7 +95,7 @@ class Engine:
             with tqdm(total=plan.num_tokens, unit="tok", unit_scale=True, delay=2, leave=False, disable=None) as bar:
                 for tree_pass in plan.passes:
                     done.append((tree_pass.leaf_index, self._runner.forward(tree_pass, self._store)))
-                    self._store.keep(tree_pass.keep)
+                    self._store.copy(tree_pass.copies)
                     num_tokens += tree_pass.num_tokens
                     bar.update(tree_pass.num_tokens)
         except (RuntimeError, MemoryError) as error:

@@ -43,7 +43,7 @@ class KeyValueStore:
             self._layers[layer] = (like.new_empty(size), like.new_empty(size))
         return self._layers[layer]
 
-    def keep(self, copies: list[tuple[int, int, int]]) -> None:
+    def copy(self, copies: list[tuple[int, int, int]]) -> None:
         """Copies (start, slot, length): slots [start, start + length) of the last pass to [slot, slot + length)."""
         for buffers in self._layers.values():
             for buffer in buffers:

@@ -39,7 +39,7 @@ class TreePass:
     """Packed index of the last token of each leaf, int64 [L]."""
     leaf_index: NDArray[np.int64]
     """Position of each leaf in the list of leaves that was planned, int64 [L]."""
-    keep: list[tuple[int, int, int]]
+    copies: list[tuple[int, int, int]]
     """Keys and values to copy after the pass: (packed start, slot, length)."""
 
     @classmethod
@@ -54,7 +54,7 @@ class TreePass:
             spans=spans,
             leaf_rows=torch.tensor([length - 1]),
             leaf_index=np.array([0]),
-            keep=[],
+            copies=[],
         )
 
     @property
@@ -108,5 +108,5 @@ def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int, num_slots: in
         spans=spans.check(num_slots, num_tokens),
         leaf_rows=leaf_rows,
         leaf_index=table["leaf_index"],
-        keep=[(int(start), int(slot), int(length)) for start, slot, length in table["keep"]],
+        copies=[(int(start), int(slot), int(length)) for start, slot, length in table["keep"]],
     )

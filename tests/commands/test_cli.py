@@ -67,7 +67,7 @@ def test_doctor_reports_the_installation_and_a_known_answer(folder):
 @pytest.mark.parametrize(
     ("arguments", "rows", "message"),
     [
-        (["rank", "--strategy", "swiss"], ROWS, "there is no strategy 'swiss'"),
+        (["rank", "--strategy", "nope"], ROWS, "there is no strategy 'nope'"),
         (["rank", "--preset", "nope"], ROWS, "there is no preset or template file 'nope'"),
         (["rank", "--attention", "nope"], ROWS, "there is no tree_attention backend 'nope'"),
         (["rank", "--device", "cuda:9"], ROWS, "device 'cuda:9' is not there"),

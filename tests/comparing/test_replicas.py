@@ -421,7 +421,7 @@ def test_an_error_behind_the_last_answer_is_not_lost(read_stats):
     pairs = {g: [(0, 1)] for g in range(len(TEXTS))}
 
     def call():
-        with replicas.open(TEXTS, "ab", num_pairs=[1] * len(TEXTS), one_round=True) as session:
+        with replicas.open(TEXTS, "ab", num_pairs=[1] * len(TEXTS), has_one_round=True) as session:
             answered = set(session.compare(pairs))
             while len(answered) < len(TEXTS):
                 answered |= set(session.compare({}))
@@ -459,7 +459,7 @@ def test_an_interruption_of_the_caller_ends_the_call():
     replicas = Replicas(comparers)
 
     def call():
-        with replicas.open(TEXTS, "ab", num_pairs=[1] * len(TEXTS), one_round=True) as session:
+        with replicas.open(TEXTS, "ab", num_pairs=[1] * len(TEXTS), has_one_round=True) as session:
             session.compare({g: [(0, 1)] for g in range(len(TEXTS))})
             raise KeyboardInterrupt
 
@@ -473,7 +473,7 @@ def test_an_interruption_of_the_caller_ends_the_call():
 def test_an_error_in_the_callers_own_code_comes_before_one_of_a_replica():
     with (
         pytest.raises(KeyError, match="own"),
-        Replicas([Failing(), Failing()]).open(TEXTS, "ab", num_pairs=[1] * len(TEXTS), one_round=True),
+        Replicas([Failing(), Failing()]).open(TEXTS, "ab", num_pairs=[1] * len(TEXTS), has_one_round=True),
     ):
         raise KeyError("own")
 
@@ -482,7 +482,7 @@ def test_a_replica_is_free_when_its_share_is_answered():
     # A group of eight goes to the first replica, one of two to the second, which then waits for no other.
     groups = [Group.of("p", ["x" * k for k in range(1, 9)]), Group.of("q", ["x", "xx"])]
     first, second = LengthComparer(), LengthComparer()
-    with Replicas([first, second]).open(groups, "ab", num_pairs=[7, 1], one_round=False) as session:
+    with Replicas([first, second]).open(groups, "ab", num_pairs=[7, 1], has_one_round=False) as session:
         rounds, answered = {0: [(0, 1)], 1: [(0, 1)]}, set()
         while 1 not in answered:
             answers = session.compare(rounds)

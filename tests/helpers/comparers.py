@@ -36,9 +36,9 @@ class LengthComparer:
 
     @contextmanager
     def open(
-        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], one_round: bool
+        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> "Iterator[LengthSession]":
-        self.opened.append({"groups": list(groups), "num_pairs": list(num_pairs), "one_round": one_round})
+        self.opened.append({"groups": list(groups), "num_pairs": list(num_pairs), "has_one_round": has_one_round})
         self.is_open = True
         try:
             yield LengthSession(self, groups, orders)

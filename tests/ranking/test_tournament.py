@@ -9,7 +9,7 @@ from gram_fast.ranking.tournament import STRATEGIES, find_strategy
 
 def play(strategy: str, strength: list[float], seed: int = 0):
     """Plays with P(i better) = 1, 0.5 or 0 by strength -> winner, rounds."""
-    tournament = STRATEGIES[strategy].play(len(strength), np.random.default_rng(seed))
+    tournament = STRATEGIES[strategy].start(len(strength), np.random.default_rng(seed))
     rounds, p = [], None
     while True:
         try:
@@ -67,6 +67,6 @@ def test_the_seed_draws_the_bracket():
 
 def test_unknown_strategies_are_named():
     with pytest.raises(
-        InputError, match="no strategy 'swiss': expected one of linear, knockout, reference, round_robin"
+        InputError, match="no strategy 'nope': expected one of linear, knockout, reference, round_robin"
     ):
-        find_strategy("swiss")
+        find_strategy("nope")

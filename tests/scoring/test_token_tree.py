@@ -110,7 +110,7 @@ class Executor:
             done = end
         assert done == num_tokens
         packed = [self.slots[row] for row in range(num_tokens)]
-        for start, slot, length in tree_pass.keep:
+        for start, slot, length in tree_pass.copies:
             assert 0 <= start < start + length <= num_tokens
             assert self.budget <= slot < slot + length <= plan.num_slots
             self.slots.update({slot + n: packed[start + n] for n in range(length)})
