@@ -55,7 +55,8 @@ class Preference:
     p: float
     """P(i better than j) in [0, 1], mean over the orders that were run."""
     margin: float
-    """Label logit for i minus label logit for j, mean over the orders that were run."""
+    """Label logit for i minus label logit for j, mean over the orders that were run; the log odds of p where
+    a judge has no logits."""
     p_ab: float | None
     """P(i better than j) with i in slot A; None when order "ab" was not run."""
     p_ba: float | None
