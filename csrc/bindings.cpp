@@ -15,6 +15,7 @@
 #include "tables/attention_tables.h"
 #include "tables/layout.h"
 #include "tables/leaf_items.h"
+#include "tables/span_tables.h"
 #include "tree/token_tree.h"
 #include "tree/tree_plan.h"
 
@@ -46,12 +47,14 @@ py::array_t<int32_t> to_array(FlatTable table) {
   return to_array<int32_t>(std::move(table.values), {rows, columns});
 }
 
-// A view of the arrays, which must outlive it.
+// Views of arrays, which must outlive them.
+std::span<const int64_t> integers(const Table& table) { return {table.data(), static_cast<size_t>(table.size())}; }
+
 SpanTables span_tables(const Table& spans, const Table& range_offsets, const Table& ranges) {
-  const auto extents = [](const Table& table) { return reinterpret_cast<const Extent*>(table.data()); };
-  return {.spans = {extents(spans), static_cast<size_t>(spans.size() / kExtentColumns)},
-          .range_offsets = range_offsets.data(),
-          .ranges = extents(ranges)};
+  const auto extents = [](const Table& table) {
+    return std::span{reinterpret_cast<const Extent*>(table.data()), static_cast<size_t>(table.size() / kExtentColumns)};
+  };
+  return {.spans = extents(spans), .range_offsets = integers(range_offsets), .ranges = extents(ranges)};
 }
 
 py::dict table_layout() {
@@ -153,11 +156,20 @@ void bind_tables(py::module_& m) {
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("tile_tokens"), py::arg("min_tiles") = 0);
   m.def(
+      "check_leaf_rows",
+      [](const Table& leaf_rows, int64_t num_tokens) { check_leaf_rows(integers(leaf_rows), num_tokens); },
+      py::arg("leaf_rows"), py::arg("num_tokens"));
+  m.def(
+      "check_spans",
+      [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t num_slots, int64_t num_tokens) {
+        check_spans(span_tables(spans, range_offsets, ranges), num_slots, num_tokens);
+      },
+      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("num_slots"), py::arg("num_tokens"));
+  m.def(
       "leaf_items",
       [](const Table& spans, const Table& range_offsets, const Table& ranges, const Table& leaf_rows,
          int64_t min_items) {
-        const std::span rows{leaf_rows.data(), static_cast<size_t>(leaf_rows.size())};
-        return to_array(leaf_items(span_tables(spans, range_offsets, ranges), rows, min_items));
+        return to_array(leaf_items(span_tables(spans, range_offsets, ranges), integers(leaf_rows), min_items));
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"), py::arg("min_items") = 0);
 }

@@ -63,14 +63,14 @@ FlatTable attention_tiles(const SpanTables& tables, int64_t tile_tokens, int64_t
   std::ranges::stable_sort(tiles, std::greater(), &Tile::num_keys);
   FlatTable table{.num_rows = std::max(static_cast<int64_t>(tiles.size()), min_tiles), .values = {}};
   for (const Tile& tile : tiles) {
-    const int64_t* ranges = tables.range_offsets + tile.span;
+    const int64_t* ranges = tables.range_offsets.data() + tile.span;
     table.put({tile.first, tile.end, tile.own_start, ranges[0], ranges[1]});
   }
   table.fill_to(kTileColumns * table.num_rows);
   for (const Extent& span : tables.spans) {
     for (int64_t t = span.start; t < span.end; ++t) table.put({span.start});
   }
-  for (const Extent& range : tables.all_ranges()) table.put({range.start, range.end});
+  for (const Extent& range : tables.ranges) table.put({range.start, range.end});
   table.fill_rows();
   return table;
 }

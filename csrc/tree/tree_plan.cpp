@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "tables/span_tables.h"
+
 namespace gram_fast {
 namespace {
 
@@ -29,6 +31,7 @@ class Planner {
       keep_after(static_cast<int32_t>(pass));
     }
     place_leaves(leaves, count);
+    check_tables();
     slots_.revision = tree_.revision();
     plan_.kept = std::move(slots_);
     return std::move(plan_);
@@ -184,6 +187,16 @@ class Planner {
       TreePass& pass = plan_.passes[pass_of_[n]];
       pass.leaf_rows.push_back(start_[n] + tree_.node(n).length() - 1);
       pass.leaf_index.push_back(i);
+    }
+  }
+
+  // What a layer reads is trusted from here on: a wrong slot would be a wrong score, or memory of somebody else.
+  void check_tables() const {
+    for (const TreePass& pass : plan_.passes) {
+      const auto num_tokens = static_cast<int64_t>(pass.input_ids.size());
+      check_spans({.spans = pass.spans, .range_offsets = pass.range_offsets, .ranges = pass.ranges}, plan_.num_slots,
+                  num_tokens);
+      check_leaf_rows(pass.leaf_rows, num_tokens);
     }
   }
 

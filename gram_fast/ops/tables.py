@@ -52,24 +52,12 @@ class Spans(NamedTuple):
         """
         sizes = Sizes(CPU)
         sizes.check((torch.int64,), spans_N2=self.spans_N2, ranges_R2=self.ranges_R2)
-        num_spans, num_ranges, offsets = sizes["N"], sizes["R"], self.range_offsets
+        offsets, shape = self.range_offsets, (sizes["N"] + 1,)
         expect(offsets.dtype == torch.int64, "range_offsets", str(torch.int64), offsets.dtype)
         expect(offsets.device == CPU, "range_offsets", f"device {CPU}", offsets.device)
-        shape = (num_spans + 1,)
         expect(offsets.shape == shape, "range_offsets", f"shape {shape}", tuple(offsets.shape))
         expect(offsets.is_contiguous(), "range_offsets", "a contiguous tensor", f"stride {offsets.stride()}")
-        num_tokens = self.num_tokens if num_tokens is None else num_tokens
-        # NumPy takes a tenth of the time of the same tensor operations on so few integers. Messages are made on failure
-        # only: for a hundred spans the text costs more than the check.
-        spans, offset, ranges = self.arrays
-        starts, ends, begins, stops = spans[:, 0], spans[:, 1], ranges[:, 0], ranges[:, 1]
-        covers = num_tokens == (ends[-1] if num_spans else 0) and (not num_spans or starts[0] == 0)
-        if not (covers and (starts < ends).all() and (starts[1:] == ends[:-1]).all()):
-            raise ValueError(f"spans_N2: expected spans that cover 0 to {num_tokens} in order, got {spans.tolist()}")
-        if not (offset[0] == 0 and offset[-1] == num_ranges and (offset[1:] >= offset[:-1]).all()):
-            raise ValueError(f"range_offsets: expected a rise from 0 to {num_ranges}, got {offset.tolist()}")
-        if not ((begins >= 0).all() and (begins < stops).all() and (stops <= num_slots).all()):
-            raise ValueError(f"ranges_R2: expected 0 <= start < end <= {num_slots}, got {ranges.tolist()}")
+        _C.check_spans(*self.arrays, num_slots, self.num_tokens if num_tokens is None else num_tokens)
         return self
 
 
@@ -179,10 +167,7 @@ class PathTables:
 def check_leaf_rows(leaf_rows_L: Tensor, num_tokens: int) -> None:
     """Raises ValueError unless the rows are int64 on the CPU and lie in [0, num_tokens)."""
     Sizes(CPU).check((torch.int64,), leaf_rows_L=leaf_rows_L)
-    if len(leaf_rows_L):
-        rows = leaf_rows_L.numpy()
-        low, high = int(rows.min()), int(rows.max())
-        expect(low >= 0 and high < num_tokens, "leaf_rows_L", f"rows from 0 to {num_tokens - 1}", f"{low} to {high}")
+    _C.check_leaf_rows(leaf_rows_L.numpy(), num_tokens)
 
 
 def _filled_up(table: NDArray[np.int32], columns: int, device: torch.device) -> Tensor:

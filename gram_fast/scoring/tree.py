@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram_fast.extension import _C
-from gram_fast.ops.tables import Spans, check_leaf_rows
+from gram_fast.ops.tables import Spans
 
 TokenTree = _C.TokenTree
 """Radix tree of a request's sequences; a node is a run of tokens that the same sequences share."""
@@ -89,24 +89,21 @@ def plan_round(
     were run.
     """
     tables, num_slots, kept = tree.plan(leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
-    return TreePlan([tree_pass_of(table, budget, num_slots) for table in tables], num_slots, kept)
+    return TreePlan([tree_pass_of(table, budget) for table in tables], num_slots, kept)
 
 
-def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int, num_slots: int) -> TreePass:
-    """Makes a TreePass from the planner's arrays (csrc/tree/tree_plan.h); checks its spans and leaf rows, once."""
+def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int) -> TreePass:
+    """Makes a TreePass from the planner's arrays (csrc/tree/tree_plan.h). It checked the spans and leaf rows."""
 
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(table[name])
 
-    spans, leaf_rows = Spans(tensor("spans"), tensor("range_offsets"), tensor("ranges")), tensor("leaf_rows")
-    num_tokens = len(table["input_ids"])
-    check_leaf_rows(leaf_rows, num_tokens)
     return TreePass(
         budget=budget,
         input_ids=tensor("input_ids"),
         position_ids=tensor("position_ids"),
-        spans=spans.check(num_slots, num_tokens),
-        leaf_rows=leaf_rows,
+        spans=Spans(tensor("spans"), tensor("range_offsets"), tensor("ranges")),
+        leaf_rows=tensor("leaf_rows"),
         leaf_index=table["leaf_index"],
         copies=[(int(start), int(slot), int(length)) for start, slot, length in table["keep"]],
     )

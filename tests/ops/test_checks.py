@@ -1,13 +1,13 @@
 """Checks of arguments by the letters of their names: each wrong tensor is named, and what is right passes."""
 
-import contextlib
-import time
+import re
 
+import numpy as np
 import pytest
 import torch
 from helpers.ops import CPU
 
-from gram_fast.ops import Spans
+from gram_fast.extension import _C
 from gram_fast.ops.checks import DTYPES, Sizes, check_states
 
 FLOAT = (torch.float32,)
@@ -70,20 +70,59 @@ def test_states_without_key_value_heads_are_refused() -> None:
         check_states("q_LHE", torch.zeros(1, 4, 8), *[torch.zeros(3, 0, 8)] * 2)
 
 
-def test_messages_about_tables_are_made_on_failure_only() -> None:
-    """100,000 spans: as text they take a hundred times as long as their check."""
-    ends = torch.arange(1, 100_001)
-    spans = Spans(
-        torch.stack([ends - 1, ends], dim=1), torch.zeros(100_001, dtype=torch.int64), torch.empty((0, 2)).long()
-    )
+# Spans of 0 to 5, their offsets and ranges in 9 slots; rows of leaves.
+SPANS, OFFSETS, RANGES = [[0, 3], [3, 5]], [0, 1, 3], [[7, 9], [0, 2], [6, 7]]
+WRONG_TABLES = {
+    "a gap": (
+        ([[0, 2], [3, 5]], OFFSETS, RANGES),
+        "spans_N2: expected spans that cover 0 to 5 in order, got [3, 5] in row 1",
+    ),
+    "a start": (
+        ([[1, 3], [3, 5]], OFFSETS, RANGES),
+        "spans_N2: expected spans that cover 0 to 5 in order, got [1, 3] in row 0",
+    ),
+    "an end": (
+        ([[0, 3], [3, 4]], OFFSETS, RANGES),
+        "spans_N2: expected spans that cover 0 to 5 in order, got 2 that end at 4",
+    ),
+    "no spans": (
+        (np.empty((0, 2)), [0], np.empty((0, 2))),
+        "spans_N2: expected spans that cover 0 to 5 in order, got 0 that end at 0",
+    ),
+    "a fall": ((SPANS, [0, 3, 2], RANGES), "range_offsets: expected a rise from 0 to 3, got 2 in row 2"),
+    "a late first": ((SPANS, [1, 1, 3], RANGES), "range_offsets: expected a rise from 0 to 3, got 1 in row 0"),
+    "an early last": ((SPANS, [0, 1, 2], RANGES), "range_offsets: expected a rise from 0 to 3, got 2 in row 2"),
+    "beyond the last": ((SPANS, [0, 4, 3], RANGES), "range_offsets: expected a rise from 0 to 3, got 3 in row 2"),
+    "a slot too many": (
+        (SPANS, OFFSETS, [[7, 10], [0, 2], [6, 7]]),
+        "ranges_R2: expected 0 <= start < end <= 9, got [7, 10] in row 0",
+    ),
+    "no slot": (
+        (SPANS, OFFSETS, [[7, 9], [0, 2], [6, 6]]),
+        "ranges_R2: expected 0 <= start < end <= 9, got [6, 6] in row 2",
+    ),
+    "before the first": (
+        (SPANS, OFFSETS, [[7, 9], [-1, 2], [6, 7]]),
+        "ranges_R2: expected 0 <= start < end <= 9, got [-1, 2] in row 1",
+    ),
+}
 
-    def seconds(num_tokens: int) -> float:
-        started = time.perf_counter()
-        with contextlib.suppress(ValueError):
-            spans.check(100_000, num_tokens)
-        return time.perf_counter() - started
 
-    with pytest.raises(ValueError, match=r"^spans_N2: expected spans that cover 0 to 99999 in order, got \[\[0, 1\], "):
-        spans.check(100_000, 99_999)
-    right, wrong = (min(seconds(number) for _ in range(3)) for number in (100_000, 99_999))
-    assert right < wrong / 5
+@pytest.mark.parametrize("wrong", WRONG_TABLES)
+def test_tables_that_would_read_the_wrong_slots(wrong: str) -> None:
+    tables, message = WRONG_TABLES[wrong]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        _C.check_spans(*tables, 9, 5)
+
+
+def test_tables_that_read_what_is_there() -> None:
+    _C.check_spans(SPANS, OFFSETS, RANGES, 9, 5)
+    _C.check_spans(np.empty((0, 2)), [0], np.empty((0, 2)), 0, 0)
+    _C.check_leaf_rows([0, 4, 4], 5)
+    _C.check_leaf_rows([], 0)
+
+
+@pytest.mark.parametrize("row", [-1, 5])
+def test_leaf_rows_outside_the_pass(row: int) -> None:
+    with pytest.raises(ValueError, match=rf"^leaf_rows_L: expected rows from 0 to 4, got {row} in row 1$"):
+        _C.check_leaf_rows([4, row], 5)
