@@ -28,8 +28,8 @@ def play(
 ) -> Outcome:
     """Plays one tournament per group, all at the same time, so that the comparer can batch their rounds.
 
-    `seed`: of each tournament's random generator. Raises InputError on unknown orders and on a seed below 0, and errors
-    of the comparer.
+    `seed`: of each tournament's random generator. Raises InputError on unknown orders and on a seed below 0, errors of
+    the comparer, and ValueError on answers that are not to what it was asked.
     """
     check_orders(orders)
     if not isinstance(seed, int) or seed < 0:
@@ -38,13 +38,15 @@ def play(
     num_pairs = [strategy.num_pairs(len(group.texts)) for group in groups]
     with comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=strategy.has_one_round) as session:
         rounds = {g: match.round for g, match in enumerate(matches) if match.round}
-        num_waiting = len(rounds)
-        while num_waiting:
+        waiting = set(rounds)
+        while waiting:
             answers = session.compare(rounds)
+            if not answers or not answers.keys() <= waiting:
+                raise ValueError(f"answers: expected some of groups {sorted(waiting)}, got {sorted(answers)}")
             for g, preferences in answers.items():
                 matches[g].send(preferences)
             rounds = {g: matches[g].round for g in answers if matches[g].round}
-            num_waiting += len(rounds) - len(answers)
+            waiting = waiting - answers.keys() | rounds.keys()
         return Outcome([match.winner for match in matches], [match.comparisons for match in matches], session.stats)
 
 
@@ -61,6 +63,9 @@ class _Match:
 
     def send(self, preferences: Sequence[Preference]) -> None:
         """Takes the preferences of the current round and advances to the next."""
+        pairs = [(preference.i, preference.j) for preference in preferences]
+        if pairs != self.round:
+            raise ValueError(f"preferences: expected one for each of {self.round}, in order, got {pairs}")
         self.comparisons += preferences
         self._advance(np.array([preference.p for preference in preferences]))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.comparers import LengthComparer, p_longer
+from helpers.comparers import LengthComparer, LengthSession, p_longer
 
 from gram_fast.errors import InputError
 from gram_fast.ranking.play import play
@@ -59,3 +59,31 @@ def test_bad_arguments_are_named_before_the_comparer_is_opened():
     with pytest.raises(InputError, match=r"seed: expected an integer of at least 0, got 0\.5"):
         play(GROUPS, STRATEGIES["linear"], comparer, "ab", 0.5)
     assert not comparer.opened
+
+
+BROKEN = {
+    "no answer": (lambda answers: {}, r"^answers: expected some of groups \[0, 2, 3, 4\], got \[\]$"),
+    "a finished group": (
+        lambda answers: answers | {1: answers[0]},
+        r"^answers: expected some of groups \[0, 2, 3, 4\], got \[0, 1, 2, 3, 4\]$",
+    ),
+    "one too few": (
+        lambda answers: answers | {0: answers[0][:-1]},
+        r"^preferences: expected one for each of \[\(0, 1\), .*\(0, 4\)\], in order, got \[.*\(0, 3\)\]$",
+    ),
+    "another order": (
+        lambda answers: answers | {0: answers[0][::-1]},
+        r"^preferences: expected one for each of \[\(0, 1\), .*\], in order, got \[\(0, 4\), .*\]$",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_answers_to_something_else_are_refused(broken, monkeypatch):
+    change, message = BROKEN[broken]
+    compare = LengthSession.compare
+    monkeypatch.setattr(LengthSession, "compare", lambda self, rounds: change(compare(self, rounds)))
+    comparer = LengthComparer()
+    with pytest.raises(ValueError, match=message):
+        play(GROUPS, STRATEGIES["reference"], comparer)
+    assert not comparer.is_open
