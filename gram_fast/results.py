@@ -55,8 +55,8 @@ class Preference:
     p: float
     """P(i better than j) in [0, 1], mean over the orders that were run."""
     margin: float
-    """Label logit for i minus label logit for j, mean over the orders that were run; the log odds of p where
-    a judge has no logits."""
+    """Label logit for i minus label logit for j, mean over the orders that were run. A judge without
+    logits has the log odds of p here, and keeps p off 0 and 1: (votes + 1/2) / (verdicts + 1), say."""
     p_ab: float | None
     """P(i better than j) with i in slot A; None when order "ab" was not run."""
     p_ba: float | None

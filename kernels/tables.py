@@ -1,6 +1,7 @@
 """Layout of the integer tables that plans hand to kernels: columns, sizes and parts.
 
-csrc/tables/layout.h has the same numbers in C++ (`_C.table_layout`). No other Python file has column numbers.
+csrc/tables/layout.h has the same numbers in C++ (`_C.table_layout`). No other file counts columns; who reads or
+writes a row takes them in the order that stands here.
 
 Shape letters: T packed tokens, R key ranges, L leaves, X tiles or items, P partial results.
 """

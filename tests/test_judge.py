@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer
+from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer, write_judge
 from scipy.special import expit
 
 import gram_fast
@@ -247,11 +247,7 @@ def test_a_model_that_disagrees_with_its_plain_forward_is_refused():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tokenizer = tiny_tokenizer()
-    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_judge(tmp_path_factory.mktemp("checkpoint"))
 
 
 def test_from_pretrained_equals_the_judge_that_was_saved(checkpoint, judge):

@@ -60,7 +60,7 @@ struct LeafEntry {
 constexpr int64_t kItemColumns = kColumns<LeafItem, int32_t>;
 constexpr int64_t kEntryColumns = kColumns<LeafEntry, int32_t>;
 constexpr int64_t kTileColumns = 5;      // first query, end, own start, first range, end of ranges
-constexpr int64_t kPathTileColumns = 4;  // first query, count, its position, start of its path; made in Python
+constexpr int64_t kPathTileColumns = 4;  // first query, count, first position, start of its path; made in Python
 // The offsets of leaves are filled up to a multiple of this, so that entries start at multiples of 16 bytes.
 constexpr int64_t kOffsetMultiple = 4;
 

@@ -31,8 +31,8 @@ class Session(Protocol):
         """Takes new rounds and returns the answers of one or more groups, from these rounds or earlier ones.
 
         `rounds` may be empty while earlier ones are unanswered. The caller repeats the call until all are answered.
-        Raises InputError, which names the candidates, on a pair that is too long, and NumericalError on a preference
-        that is not finite.
+        Raises InputError, which names the candidates, on a pair that is too long, and NumericalError on logits that are
+        not finite.
         """
 
     @property
@@ -49,7 +49,10 @@ class Comparer(Protocol):
 
     @property
     def tokens_at_once(self) -> int:
-        """Tokens of presentations that fill the device once; much larger work can be cut into calls without loss."""
+        """Tokens of presentations that fill the device once; much larger work can be cut into calls without loss.
+
+        Evaluation cuts its batches by it; where a judge does not know, an estimate will do.
+        """
 
     def flags(self, text: str) -> tuple[str, ...]:
         """Finds what `text` contains that may pass for part of the judge's prompt; it is compared unchanged."""

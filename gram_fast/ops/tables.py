@@ -1,4 +1,4 @@
-"""Tables of integers that attention reads: made and checked once per pass, then trusted in every layer.
+"""Tables of integers that attention reads: made once per pass of checked spans, then trusted in every layer.
 
 Shape letters: T packed tokens, S key/value slots, N spans, R key ranges, L leaves, X tiles, P slots of all paths.
 """
@@ -117,7 +117,7 @@ class LeafTables:
         device: torch.device,
         at_least: tuple[int, int] = (0, 0),
     ) -> "LeafTables":
-        """Makes the tables of a pass for one backend; arguments as `TreeTables.of`, the leaf rows are checked too."""
+        """Makes the tables of a pass for one backend; arguments as `TreeTables.of`; leaf rows checked, too."""
         if backend == "reference":
             return cls(spans, leaf_rows_L)
         table = _C.leaf_items(*spans.arrays, leaf_rows_L.numpy(), at_least[0])
@@ -133,7 +133,7 @@ class PathTables:
     """Tables of `path_attention`."""
 
     tiles_X4: Tensor
-    """int32, on the device: first packed row, number of tokens, first position, start of the path in `slots_P`."""
+    """int32, on the device: first query, number of queries, first position, start of the path in `slots_P`."""
     slots_P: Tensor
     """int32, on the device: the slots of every path, from the root down."""
     tile_tokens: int

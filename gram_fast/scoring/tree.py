@@ -84,7 +84,7 @@ def plan_round(
 ) -> TreePlan:
     """Plans the passes that give the logits of `leaves`, none over `budget` tokens.
 
-    With `more_rounds`, nodes above a reusable segment border keep their slots for the next round while fewer than
+    With `more_rounds`, nodes above a reusable segment border keep their slots for the next round while at most
     `keep_limit` slots are in use. The tree records these slots when `tree.keep(plan.kept)` is called, after the passes
     were run.
     """

@@ -12,7 +12,7 @@ import termios
 import time
 
 import pytest
-from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer
+from helpers.small_models import tiny_judge, write_judge
 
 PROMPT = "Name a colour."
 ROWS = [{"id": k, "prompt": PROMPT, "responses": ["Blue.", f"Red {k}.", "Green!"]} for k in range(4)]
@@ -20,11 +20,7 @@ ROWS = [{"id": k, "prompt": PROMPT, "responses": ["Blue.", f"Red {k}.", "Green!"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("judge")
-    tokenizer = tiny_tokenizer()
-    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_judge(tmp_path_factory.mktemp("judge"))
 
 
 def command(*arguments):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.comparers import LengthComparer
-from helpers.small_models import tiny_model, tiny_tokenizer
+from helpers.small_models import write_judge
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,8 +18,7 @@ import gram_fast.comparing.label_comparer
 from gram_fast.commands.options import ModelOptions
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas, costs, spread, together
-from gram_fast.devices import find_devices
-from gram_fast.errors import BackendError, InputError, UnsupportedModelError
+from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.known_answers import KnownAnswer
 from gram_fast.ranking.play import play
@@ -42,11 +41,7 @@ GROUPS = [
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tokenizer = tiny_tokenizer()
-    tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_judge(tmp_path_factory.mktemp("checkpoint"))
 
 
 def load(checkpoint, device, **options) -> PairwiseJudge:
@@ -276,59 +271,6 @@ def test_every_replica_is_checked_on_the_known_answer(monkeypatch, checkpoint):
 def test_the_command_line_takes_several_with_commas(checkpoint):
     judge = ModelOptions(model=str(checkpoint), device="cpu, cpu").load()
     assert [runner.device.type for runner in runners(judge)] == TWO
-
-
-@pytest.fixture
-def three_gpus(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-
-
-@pytest.mark.parametrize(
-    ("device", "expected"),
-    [
-        ("auto", ["cuda"]),
-        ("cuda", ["cuda"]),
-        (torch.device("cuda:2"), ["cuda:2"]),
-        ("cuda:all", ["cuda:0", "cuda:1", "cuda:2"]),
-        (["cuda:all"], ["cuda:0", "cuda:1", "cuda:2"]),
-        (("cuda:0", torch.device("cuda:2")), ["cuda:0", "cuda:2"]),
-        ("cuda:2,cuda:0", ["cuda:2", "cuda:0"]),
-        (["cuda:0", "cuda"], ["cuda:0", "cuda:1"]),
-        (["cpu"], ["cpu"]),
-        (["cpu", "cpu"], ["cpu", "cpu"]),
-    ],
-)
-def test_devices_by_name(three_gpus, device, expected):
-    assert list(map(str, find_devices(device))) == expected
-
-
-@pytest.mark.parametrize(
-    ("device", "error", "message"),
-    [
-        ([], InputError, r"device: expected at least one, got \[\]"),
-        (["cuda:0", "cuda:3"], BackendError, "device 'cuda:3' is not there: torch sees 3 CUDA GPUs"),
-        (["cuda:1", "cuda:0", "cuda:1"], InputError, "device: expected every GPU once, got 'cuda:1' 2 times"),
-        ("cuda:all,cuda:2", InputError, "device: expected every GPU once, got 'cuda:2' 2 times"),
-        (["cuda:0", "cuda:1"] * 2, InputError, "got 'cuda:0' 2 times"),
-        (["cuda", "cuda:1"], InputError, "device: expected every GPU once, got 'cuda:1' 2 times"),
-        (["cpu", "cuda:0"], InputError, "device: expected replicas on devices of one kind, got cpu and cuda"),
-        ("cuda:0,", BackendError, "there is no device '': expected auto, cpu, cuda, cuda:N or cuda:all"),
-        (["cpu", None], BackendError, "there is no device None"),
-        (["cpu", "meta"], BackendError, "device 'meta' is not supported"),
-    ],
-)
-def test_devices_that_cannot_be_had_are_named(three_gpus, device, error, message):
-    with pytest.raises(error, match=message) as caught:
-        find_devices(device)
-    assert "\n" not in str(caught.value)
-
-
-def test_all_gpus_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackendError, match="device 'cuda:all' is not there: torch sees 0 CUDA GPUs"):
-        find_devices("cuda:all")
 
 
 Costs = st.lists(st.integers(1, 1000), max_size=60)
