@@ -40,7 +40,13 @@ class PairwiseJudge:
     """
 
     def __init__(self, comparer: Comparer) -> None:
-        """Makes a judge from a comparer; `from_pretrained` and `from_model` make one from a model."""
+        """Makes a judge from a comparer; `from_pretrained` and `from_model` make one from a model.
+
+        Raises InputError on something else, such as a model.
+        """
+        if not hasattr(comparer, "open"):
+            kind = type(comparer).__name__
+            raise InputError(f"comparer: expected a Comparer (of a model: PairwiseJudge.from_model), got {kind}")
         self.comparer = comparer
 
     @property

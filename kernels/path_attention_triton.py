@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
-from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS
+from gram_fast.kernels.tables import PATH_TILE_COLUMNS, path_tile_tokens
 from gram_fast.kernels.tree_attention_triton import PRECISION
 
 # Maximum before the first key. Finite, since a row whose first block is masked entirely would compute inf - inf.
@@ -140,7 +140,7 @@ def _compilation(dtype: str, width: int, group: int) -> Compilation:
         "scale_log2": "fp32",
     }
     constants = {
-        "GROUP": group, "TILE_TOKENS": 1 << (TILE_ROWS // group).bit_length() - 1, "WIDTH": width,
+        "GROUP": group, "TILE_TOKENS": path_tile_tokens(group), "WIDTH": width,
         "BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_E": triton.next_power_of_2(width),
         "PRECISION": PRECISION,
     }  # fmt: skip

@@ -66,6 +66,11 @@ def leaf_table_parts(table: Tensor, num_leaves: int) -> tuple[Tensor, Tensor, Te
     return flat[:offsets_at].view(-1, ITEM_COLUMNS), flat[offsets_at : offsets_at + num_leaves + 1], entries
 
 
+def path_tile_tokens(group: int) -> int:
+    """Most tokens of a tile of path attention: a power of two that makes at most TILE_ROWS rows with `group` heads."""
+    return 1 << (TILE_ROWS // group).bit_length() - 1
+
+
 def table_shape(num_rows: int, size: int) -> tuple[int, int]:
     """Rows and columns of the smallest flat table with `num_rows` rows that holds `size` integers."""
     return num_rows, -(-size // num_rows)

@@ -228,6 +228,12 @@ def test_architectures_that_cannot_be_run_are_refused_with_the_reason():
             PairwiseJudge.from_model(model, tokenizer)
 
 
+def test_a_model_is_no_comparer():
+    said = r"^comparer: expected a Comparer \(of a model: PairwiseJudge\.from_model\), got Qwen3ForCausalLM$"
+    with pytest.raises(gram_fast.InputError, match=said):
+        PairwiseJudge(tiny_model("qwen3"))
+
+
 def test_a_model_too_short_for_the_prompt_says_so():
     tokenizer = tiny_tokenizer()
     model = tiny_model("mistral", vocab_size=len(tokenizer), sliding_window=128)

@@ -36,6 +36,7 @@ from benchmarks.kernel_speed.rivals import RIVALS, Problem, random_problem, tree
 from benchmarks.kernel_speed.shapes import QWEN3_1_7B, QWEN3_8B, Forest, Heads, attention_flops, forests, leaf_bytes
 from gram_fast import ops
 from gram_fast.errors import first_line
+from gram_fast.ops.backends import op_module
 
 Row = dict[str, Any]
 OURS = "ours, triton"
@@ -228,7 +229,13 @@ def measure_op(case: OpCase, device: torch.device, clock: Clock) -> list[Row]:
     def measure(backend: str) -> Row:
         return bytes_row(case.op, backend, case.num_bytes, clock.seconds(partial(run, backend)))
 
-    return [guarded(case.op, name, partial(measure, name), FAILED) for name in reversed(ops.BACKENDS[case.op])]
+    return [guarded(case.op, name, partial(measure, name), FAILED) for name in backends_on(case.op, device)]
+
+
+def backends_on(op: str, device: torch.device) -> list[str]:
+    """Backends that an op has for a device, first the one that "auto" takes; one that cannot run there is a failure."""
+    backends = op_module(op).BACKENDS
+    return [name for name in reversed(backends.names) if device.type == "cpu" or name not in backends.cpu_only]
 
 
 def best_rival(rows: Sequence[Row]) -> float | None:

@@ -281,6 +281,14 @@ def test_ops_are_measured() -> None:
         assert rows[-1]["gbytes"] == case.num_bytes / 1e9
 
 
+def test_backends_for_the_cpu_alone_are_not_measured_on_a_gpu() -> None:
+    assert speed.backends_on("swiglu", CPU) == ["extension", "triton", "reference"]
+    assert speed.backends_on("swiglu", torch.device("cuda")) == ["triton", "reference"]
+    for op in ops.BACKENDS:
+        for name in speed.backends_on(op, torch.device("cuda")):
+            assert "on the CPU alone" not in (ops.backend_problem(op, name, torch.device("cuda"), torch.bfloat16) or "")
+
+
 def test_no_rival_no_ratio() -> None:
     assert speed.best_rival(ROWS[:1]) is None
     assert speed.best_rival(ROWS[1:]) is None

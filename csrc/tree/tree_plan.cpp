@@ -75,6 +75,7 @@ class Planner {
     pass_of_.assign(known, kNone);
     start_.assign(known, kNone);
     last_read_.assign(known, kNone);
+    row_of_.assign(known, kNone);
     std::vector<int32_t> order;
     std::vector<int32_t> stack{0};
     int64_t tokens = 0;
@@ -111,18 +112,17 @@ class Planner {
   TreePass fill_pass(int32_t pass) {
     TreePass out;
     const std::vector<int32_t>& members = pass_nodes_[pass];
-    std::vector<int64_t> row_of(tree_.num_nodes(), kNone);
     out.range_offsets.push_back(0);
     for (size_t row = 0; row < members.size(); ++row) {
       const int32_t n = members[row];
       const TokenTree::Node& node = tree_.node(n);
-      row_of[n] = static_cast<int64_t>(row);
+      row_of_[n] = static_cast<int64_t>(row);
       const Extent own{start_[n], start_[n] + node.length()};
       out.input_ids.insert(out.input_ids.end(), tree_.ids(node), tree_.ids(node) + node.length());
       for (int64_t t = 0; t < node.length(); ++t) out.position_ids.push_back(node.depth + t);
       int32_t ancestor = node.parent;
-      while (ancestor > 0 && row_of[ancestor] < 0) ancestor = tree_.node(ancestor).parent;
-      const int64_t parent = row_of[ancestor];
+      while (ancestor > 0 && row_of_[ancestor] < 0) ancestor = tree_.node(ancestor).parent;
+      const int64_t parent = row_of_[ancestor];
       out.nodes.push_back({.own = own, .subtree_end = own.end, .parent = parent, .depth = node.depth});
       // A first child directly behind its parent continues the parent's causal span.
       if (row > 0 && members[row - 1] == node.parent) {
@@ -137,6 +137,7 @@ class Planner {
       int64_t& subtree_end = out.nodes[static_cast<size_t>(row->parent)].subtree_end;
       subtree_end = std::max(subtree_end, row->subtree_end);
     }
+    for (int32_t n : members) row_of_[n] = kNone;
     return out;
   }
 
@@ -213,6 +214,7 @@ class Planner {
   std::vector<int32_t> pass_of_;                  // pass that computes the node, or kNone when it is kept
   std::vector<int64_t> start_;                    // packed start within that pass
   std::vector<int32_t> last_read_;                // last pass that reads the node's keys
+  std::vector<int64_t> row_of_;                   // row of the node in the pass that is filled, or kNone
   std::vector<int32_t> kept_;                     // needed nodes that hold slots
   std::vector<std::vector<int32_t>> pass_nodes_;  // in packed order
   std::vector<int32_t> path_;

@@ -63,7 +63,10 @@ def command(
     """Registers a command whose first parameter is an `options`; its flags are their fields and its own parameters."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        shared = [found for p in inspect.signature(options).parameters.values() if (found := _on_command_line(p))]
+        # The model and what the command adds come first: a judge's own options are many and have defaults.
+        inherited = inspect.signature(JudgeOptions).parameters
+        fields = sorted(inspect.signature(options).parameters.values(), key=lambda p: p.name in inherited)
+        shared = [found for p in fields if (found := _on_command_line(p))]
         names = [parameter.name for parameter in shared]
 
         def run(**given: Any) -> None:

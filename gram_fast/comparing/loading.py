@@ -7,6 +7,7 @@ from torch import nn
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.devices import find_devices
+from gram_fast.errors import BackendError
 from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer
 from gram_fast.models.loading import load_runners
 from gram_fast.models.options import JudgeOptions
@@ -21,6 +22,8 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
     Raises errors like PairwiseJudge.from_pretrained.
     """
     devices = find_devices(options.device)
+    if options.tensor_parallel and len(devices) > 1:
+        raise BackendError(f"tensor_parallel=True: expected one device a process, got {len(devices)}")
     config = load_config(name, **options.hub)
     tokenizer = PairTokenizer(load_tokenizer(name, **options.hub), find_template(options.preset, config))
     # load_runners is lazy: each runner is checked before the next is loaded.

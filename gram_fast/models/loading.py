@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from gram_fast.devices import find_dtype, on_device
-from gram_fast.errors import BackendError, UnsupportedModelError
+from gram_fast.errors import UnsupportedModelError
 from gram_fast.models.checkpoint import load_model
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.dense.weights import dense_problem, read_dense_model
-from gram_fast.models.options import RUNNERS, JudgeOptions
+from gram_fast.models.options import JudgeOptions
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.processes import ALONE, join_processes
 from gram_fast.scoring.runner import Runner
@@ -25,15 +25,11 @@ def load_runners(
     """Yields one runner for each device, loaded when the iterator reaches it.
 
     `name` and `config` are those of the checkpoint; `label_ids`: token ids of the two labels. Raises the errors of
-    PairwiseJudge.from_pretrained; options that cannot be combined fail before anything is loaded.
+    PairwiseJudge.from_pretrained.
     """
-    needs_dense = {"deterministic=True": options.deterministic, "tensor_parallel=True": options.tensor_parallel}
-    needed_for = [option for option, is_set in needs_dense.items() if is_set]
-    kind = find_runner(options.runner, name, config, needed_for=needed_for, **options.hub)
+    kind = find_runner(name, config, options)
     processes = ALONE
     if options.tensor_parallel:
-        if len(devices) > 1:
-            raise BackendError(f"tensor_parallel=True: expected one device a process, got {len(devices)}")
         processes, device = join_processes(devices[0])
         devices = [device]
     for device in devices:
@@ -52,27 +48,17 @@ def load_runners(
         yield runner
 
 
-def find_runner(runner: str, name: str, config: Any, *, needed_for: Sequence[str] = (), **hub: Any) -> str:
-    """The kind of runner that `runner` stands for; the choice of "auto" is logged.
+def find_runner(name: str, config: Any, options: JudgeOptions) -> str:
+    """The kind of runner that `options.runner` stands for; the choice of "auto" is logged.
 
-    Args:
-        runner: one of RUNNERS.
-        name, config: those of the checkpoint.
-        needed_for: options in use that only "dense" has.
-        hub: revision, token and trust_remote_code as in transformers.
-
-    Raises BackendError for an unknown runner and for an option that the runner lacks, UnsupportedModelError where the
-    dense runner is required and cannot run the checkpoint.
+    `name` and `config` are those of the checkpoint. Raises UnsupportedModelError where the dense runner is required and
+    cannot run the checkpoint.
     """
-    if runner not in RUNNERS:
-        raise BackendError(f"there is no runner {runner!r}: expected one of {', '.join(RUNNERS)}")
-    if needed_for and runner == "transformers":
-        raise BackendError(f"{needed_for[0]} needs runner 'dense', got 'transformers'")
-    if runner == "transformers":
-        return runner
-    problem = dense_problem(name, config, **hub)
-    if problem and (runner == "dense" or needed_for):
+    if options.runner == "transformers":
+        return "transformers"
+    problem = dense_problem(name, config, **options.hub)
+    if problem and (options.runner == "dense" or options.dense_only):
         raise UnsupportedModelError(f"runner 'dense' cannot run {name!r}: {problem}")
-    if runner == "auto":
+    if options.runner == "auto":
         logger.info("runner: %s", f"transformers ({problem})" if problem else "dense")
     return "transformers" if problem else "dense"

@@ -66,12 +66,20 @@ class JudgeOptions:
             raise BackendError(f"there is no runner {self.runner!r}: expected one of {', '.join(RUNNERS)}")
         if self.attention not in ("auto", *BACKENDS["tree_attention"]):
             raise BackendError(backend_problem("tree_attention", self.attention, _CPU, torch.float32))
+        for name in self.dense_only:
+            if self.runner == "transformers":
+                raise BackendError(f"{name} needs runner 'dense', got 'transformers'")
         if self.deterministic and self.tensor_parallel:
             raise BackendError("deterministic=True: sums over processes change with a pass; leave out tensor_parallel")
         if self.deterministic and self.attention != "auto":
             raise BackendError(
                 f"deterministic=True has attention of its own: expected attention 'auto', got {self.attention!r}"
             )
+
+    @property
+    def dense_only(self) -> list[str]:
+        """Options in use that only the dense runner has."""
+        return [f"{name}=True" for name in ("deterministic", "tensor_parallel") if getattr(self, name)]
 
     @property
     def hub(self) -> dict[str, Any]:

@@ -2,12 +2,20 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gram_fast.errors import UnsupportedModelError
+from gram_fast.ops.checks import DTYPES
 
 # Arguments of transformers' attention functions that change the result, and that tree_attention does not have.
 _FOREIGN_ARGUMENTS = ("softcap", "s_aux", "sinks", "position_bias", "head_mask", "alibi")
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raises UnsupportedModelError unless the ops take the dtype."""
+    if dtype not in DTYPES:
+        raise UnsupportedModelError(f"expected a model in float32, float16 or bfloat16, got {dtype}")
 
 
 def head_dim(config: Any) -> int:

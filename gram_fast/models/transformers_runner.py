@@ -16,7 +16,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from gram_fast import ops
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.kernels.tables import uploaded
-from gram_fast.models.supported import attention_span, check_plain_attention, head_dim, plain_output_embedding
+from gram_fast.models.supported import (
+    attention_span,
+    check_dtype,
+    check_plain_attention,
+    head_dim,
+    plain_output_embedding,
+)
 from gram_fast.ops import TreeTables
 from gram_fast.ops.backends import check_backend
 from gram_fast.ops.checks import check_states, expect, on_device_of
@@ -81,8 +87,7 @@ class TransformersRunner:
         self.attention = ops.resolve_backend(
             "tree_attention", attention, self.device, self.dtype, head_dim(self.config)
         )
-        if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise UnsupportedModelError(f"expected a model in float32, float16 or bfloat16, got {self.dtype}")
+        check_dtype(self.dtype)
         head: Any = plain_output_embedding(model)
         self._attend = ops.bind("tree_attention", self.attention)
         self._label_backend = ops.resolve_backend("label_logits", "auto", self.device, self.dtype)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from gram_fast.kernels.path_attention import path_attention_reference
+from gram_fast.kernels.tables import path_tile_tokens
 from gram_fast.ops.backends import MAX_HEAD_DIM, Backends, check_backend
 from gram_fast.ops.checks import Sizes, check_states, expect, on_device_of
-from gram_fast.ops.tables import MAX_SLOTS, PathTables, Spans, path_tile_tokens
+from gram_fast.ops.tables import MAX_SLOTS, PathTables, Spans, check_group
 
 BACKENDS = Backends(("reference", "triton"))
 
@@ -69,7 +70,9 @@ def path_attention(
     check_backend("path_attention", backend, q_THE.device, q_THE.dtype, width)
     if q_THE.numel() == 0:
         return q_THE.new_empty(q_THE.shape)
-    tables = PathTables(tiles_X4, slots_P, path_tile_tokens(sizes["H"] // sizes["K"]))
+    group = sizes["H"] // sizes["K"]
+    check_group(group)
+    tables = PathTables(tiles_X4, slots_P, path_tile_tokens(group))
     with on_device_of(q_THE):
         return implementation(backend)(q_THE, k_SKE, v_SKE, tables, scale)
 

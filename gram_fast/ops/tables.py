@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram_fast.extension import _C
-from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up, uploaded
+from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up, path_tile_tokens, uploaded
 from gram_fast.kernels.tree_attention_cascade import CpuCascade, CudaCascade, cascade_tables
 from gram_fast.ops.checks import Sizes, expect
 
@@ -86,7 +86,7 @@ class TreeTables:
                 have tables of one shape.
         """
         if backend == "triton":
-            expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
+            check_group(group)
             table = _C.attention_tiles(*spans.arrays, TILE_ROWS // group, at_least[0])
             return cls(spans, tiles=_filled_up(table, at_least[1], device))
         if backend == "cascade":
@@ -142,6 +142,7 @@ class PathTables:
     @classmethod
     def of(cls, spans: Spans, group: int, device: torch.device) -> "PathTables":
         """Makes the tables of a pass for `group` query heads per key/value head, 1 to 128; `spans` are checked."""
+        check_group(group)
         size = path_tile_tokens(group)
         tiles: list[tuple[int, int, int, int]] = []
         paths = []
@@ -175,7 +176,6 @@ def _filled_up(table: NDArray[np.int32], columns: int, device: torch.device) -> 
     return uploaded(torch.from_numpy(filled_up(table, columns)), device)
 
 
-def path_tile_tokens(group: int) -> int:
-    """Most tokens of a tile of `path_attention`: a power of two that makes at most 128 rows with `group` heads."""
+def check_group(group: int) -> None:
+    """Raises ValueError unless so many query heads per key/value head fit a tile."""
     expect(1 <= group <= TILE_ROWS, "group", f"1 to {TILE_ROWS} query heads a key/value head", group)
-    return 1 << (TILE_ROWS // group).bit_length() - 1

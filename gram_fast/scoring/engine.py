@@ -104,9 +104,12 @@ class Engine:
             if not (is_alone and _is_out_of_memory(error)) or self.budget // 2 < _SMALLEST_BUDGET:
                 raise
             is_complete = False
-        # Read back once per plan, so that a GPU need not wait for the host between passes.
         leaf_index = np.concatenate([np.empty(0, np.int64), *(index for index, _ in done)])
-        logits = torch.cat([logits_L2 for _, logits_L2 in done]).cpu().numpy() if len(leaf_index) else _NO_LOGITS
+        parts = [logits_L2 for _, logits_L2 in done]
+        # Read back once per plan, so that a GPU need not wait for the host between passes; one that is full has no room
+        # to join them.
+        parts = parts if is_complete else [part.cpu() for part in parts]
+        logits = torch.cat(parts).cpu().numpy() if parts else _NO_LOGITS
         return Run(leaf_index, logits, num_tokens, len(done), is_complete)
 
     def halve_budget(self) -> None:

@@ -19,7 +19,7 @@ from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAtte
 from gram_fast.models.dense.graphs import Bucket, PassGraphs
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.rotation import RotationTable
-from gram_fast.models.supported import attention_span
+from gram_fast.models.supported import attention_span, check_dtype
 from gram_fast.ops.invariant_linear import Linear
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
@@ -41,11 +41,13 @@ class DenseRunner:
             deterministic: the bits of a leaf's logits do not depend on what else is in its pass or in earlier passes.
                 Uses `path_attention` instead of `attention`.
 
-        Raises UnsupportedModelError for attention that is not plain and causal, BackendError for a backend that cannot
+        Raises UnsupportedModelError for attention that is not plain and causal and for a dtype that ops do not take,
+        BackendError for a backend that cannot
         run and for a machine whose matrix products cannot be made deterministic.
         """
         self.model = model
         self.device, self.dtype = model.embedding_VD.device, model.embedding_VD.dtype
+        check_dtype(self.dtype)
         self.max_length, self.max_length_reason = attention_span(config)
         self._rotation = RotationTable(config, self.max_length, self.device)
         self._graphs: PassGraphs | None = None

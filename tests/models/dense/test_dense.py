@@ -18,6 +18,7 @@ from gram_fast.models.dense.attention import TreeAttention
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.dense.weights import FAMILIES
 from gram_fast.models.loading import find_runner
+from gram_fast.models.options import JudgeOptions
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.key_values import KeyValueStore
@@ -69,6 +70,12 @@ def test_float32_logits_equal_the_plain_forward(variant, tmp_path):
     assert (ours.max_length, ours.max_length_reason) == (theirs.max_length, theirs.max_length_reason)
 
 
+def test_a_dtype_that_no_op_takes_is_refused(tmp_path):
+    model = save_in_shards(tmp_path, "qwen3")
+    with pytest.raises(UnsupportedModelError, match=r"^expected a model in .* or bfloat16, got torch\.float64$"):
+        dense_runner(tmp_path, model.config, torch.float64)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")
 def test_triton_kernels_in_the_runner(tmp_path):
     model = save_in_shards(tmp_path, "qwen3")
@@ -107,16 +114,16 @@ def test_a_missing_and_an_unexpected_tensor_are_named(tmp_path):
     name = "model.layers.1.self_attn.k_norm.weight"
     save_file({key: value for key, value in weights.items() if key != name}, file)
     with pytest.raises(UnsupportedModelError, match=rf"it lacks 1 weights of qwen3, first '{name}'"):
-        find_runner("dense", str(tmp_path), model.config)
+        find_runner(str(tmp_path), model.config, JudgeOptions(runner="dense"))
     save_file({**weights, "model.layers.0.self_attn.sinks": torch.zeros(4)}, file)
     with pytest.raises(UnsupportedModelError, match=r"qwen3 does not know: 'model\.layers\.0\.self_attn\.sinks'"):
-        find_runner("dense", str(tmp_path), model.config)
+        find_runner(str(tmp_path), model.config, JudgeOptions(runner="dense"))
     save_file({**weights, "model.norm.weight": torch.zeros(3)}, file)
     with pytest.raises(InputError, match=r"model\.norm\.weight: expected shape \[32\], got \[3\]"):
         dense_runner(tmp_path, model.config)
     file.write_bytes(b"not safetensors")
     with pytest.raises(InputError, match=r"cannot load weights from .*model\.safetensors"):
-        find_runner("dense", str(tmp_path), model.config)
+        find_runner(str(tmp_path), model.config, JudgeOptions(runner="dense"))
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -125,7 +132,7 @@ def test_a_missing_shard_is_named(tmp_path):
     last = max(index["weight_map"].values())
     (tmp_path / last).unlink()
     with pytest.raises(InputError, match=last):
-        find_runner("dense", str(tmp_path), model.config)
+        find_runner(str(tmp_path), model.config, JudgeOptions(runner="dense"))
 
 
 def test_an_output_embedding_of_its_own_counts_though_the_configuration_ties_it(tmp_path):
@@ -146,11 +153,11 @@ def test_auto_takes_what_dense_cannot_run_to_transformers_and_says_why(tmp_path,
     model = save_in_shards(tmp_path, "qwen3")
     where, config = str(tmp_path), model.config
     with caplog.at_level("INFO", logger="gram_fast"):
-        assert find_runner("auto", where, CONFIGS["gpt_neox"]()) == "transformers"
-        assert find_runner("auto", where, config) == "dense"
+        assert find_runner(where, CONFIGS["gpt_neox"](), JudgeOptions()) == "transformers"
+        assert find_runner(where, config, JudgeOptions()) == "dense"
         (tmp_path / "adapter_config.json").write_text("{}")
-        assert find_runner("auto", where, config) == "transformers"
-        assert find_runner("auto", str(tmp_path.parent), config) == "transformers"
+        assert find_runner(where, config, JudgeOptions()) == "transformers"
+        assert find_runner(str(tmp_path.parent), config, JudgeOptions()) == "transformers"
     assert [r.message for r in caplog.records] == [
         "runner: transformers (model type 'gpt_neox' is none of llama, mistral, qwen2, qwen3)",
         "runner: dense",
@@ -162,16 +169,16 @@ def test_auto_takes_what_dense_cannot_run_to_transformers_and_says_why(tmp_path,
 def test_dense_by_name_is_refused_with_the_reason(tmp_path):
     where = str(tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"runner 'dense' cannot run '.*': model type 'gpt_neox'"):
-        find_runner("dense", where, CONFIGS["gpt_neox"]())
+        find_runner(where, CONFIGS["gpt_neox"](), JudgeOptions(runner="dense"))
     with pytest.raises(UnsupportedModelError, match="its activation is 'gelu'"):
-        find_runner("dense", where, CONFIGS["llama"](hidden_act="gelu"))
+        find_runner(where, CONFIGS["llama"](hidden_act="gelu"), JudgeOptions(runner="dense"))
     of_its_own = CONFIGS["llama"](auto_map={"AutoModelForCausalLM": "modeling.Mine"})
     with pytest.raises(UnsupportedModelError, match="it brings code of its own"):
-        find_runner("dense", where, of_its_own, trust_remote_code=True)
+        find_runner(where, of_its_own, JudgeOptions(runner="dense", trust_remote_code=True))
     with pytest.raises(UnsupportedModelError, match="its heads are 512 wide"):
-        find_runner("dense", where, CONFIGS["qwen3"](head_dim=512))
+        find_runner(where, CONFIGS["qwen3"](head_dim=512), JudgeOptions(runner="dense"))
     with pytest.raises(BackendError, match="no runner 'vllm': expected one of auto, transformers, dense"):
-        find_runner("vllm", where, CONFIGS["llama"]())
+        JudgeOptions(runner="vllm")
 
 
 def test_a_judge_on_either_runner_says_the_same(tmp_path):

@@ -118,7 +118,7 @@ def test_a_judge_gives_a_pair_the_same_bits_in_any_company(tmp_path, one_thread)
 def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
     write_judge(tmp_path)
     with pytest.raises(BackendError, match="deterministic=True needs runner 'dense'"):
-        PairwiseJudge.from_pretrained(tmp_path, deterministic=True, runner="transformers")
+        PairwiseJudge.from_pretrained("nowhere", deterministic=True, runner="transformers")
     with pytest.raises(BackendError, match="deterministic=True has attention of its own: expected attention 'auto'"):
         PairwiseJudge.from_pretrained(tmp_path, deterministic=True, attention="cascade")
     other = write_judge(tmp_path / "other", "gpt_neox")

@@ -79,9 +79,9 @@ def test_what_cannot_be_divided_is_refused(checkpoints, monkeypatch):
     with pytest.raises(BackendError, match="tensor_parallel=True: expected processes that torchrun started"):
         PairwiseJudge.from_pretrained(folder, tensor_parallel=True)
     with pytest.raises(BackendError, match="tensor_parallel=True: expected one device a process, got 2"):
-        PairwiseJudge.from_pretrained(folder, tensor_parallel=True, device=["cpu", "cpu"])
+        PairwiseJudge.from_pretrained("nowhere", tensor_parallel=True, device=["cpu", "cpu"])
     with pytest.raises(BackendError, match="tensor_parallel=True needs runner 'dense'"):
-        PairwiseJudge.from_pretrained(folder, tensor_parallel=True, runner="transformers")
+        PairwiseJudge.from_pretrained("nowhere", tensor_parallel=True, runner="transformers")
     config = load_config(str(folder))
     with pytest.raises(BackendError, match="2 key/value heads: they cannot be divided among 3 processes"):
         read_dense_model(str(folder), config, (1, 2), torch.device("cpu"), None, Processes(0, 3))
