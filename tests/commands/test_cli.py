@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from functools import partial
 
 import pytest
 from helpers.small_models import tiny_judge, write_judge
@@ -123,7 +124,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ("rank", "-m", folder, "-i", source, "-o", target)
-    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as process:
+    # A shell starts what runs in its background with interrupts ignored, and a process hands that on.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         while not (target.exists() and target.read_bytes().count(b"\n") >= 2):
             assert process.poll() is None
             time.sleep(0.02)
