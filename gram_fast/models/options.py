@@ -30,8 +30,8 @@ class Flag:
 class JudgeOptions:
     """Options of PairwiseJudge.from_pretrained, whose docstring explains each.
 
-    Unknown names, wrong limits and combinations raise InputError or BackendError here, before minutes of loading.
-    Fields without a Flag are not on the command line.
+    Unknown names, wrong limits and combinations raise InputError or BackendError here, before minutes of loading;
+    devices are looked up, and counted, in `load_comparer`. Fields without a Flag are not on the command line.
     """
 
     preset: Annotated[
