@@ -18,7 +18,7 @@ class BackendError(GramFastError, RuntimeError):
 
 
 class NumericalError(GramFastError, ArithmeticError):
-    """Logits that are not finite."""
+    """Numbers that are not finite, or others than they should be."""
 
 
 def first_line(error: BaseException) -> str:

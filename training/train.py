@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from gram_fast.models.checkpoint import find_template, load_config, load_model, 
 from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
-from gram_fast.training import objectives
+from gram_fast.training import lora, objectives
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.curve import draw_curve
 from gram_fast.training.data import sequences
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 _RUN_FILE = "run.json"
 # Pairs in the shuffle buffer of a stream.
 _SHUFFLE_BUFFER = 4096
+# Pairs whose loss a merged model is compared on, on the CPU.
+_PAIRS_OF_CHECK = 2
 
 
 def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path:
@@ -66,11 +69,10 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     dtype = getattr(torch, config.dtype)
     model = _load(stage, config, dtype, hub)
     record_template(model.config, template)
-    model.set_attn_implementation(PACKED_ATTENTION)
-    objectives.set_objective(model, _objective(stage, model, pair_tokenizer, config))
+    _set_objective(model, stage, pair_tokenizer, config)
     try:
         trainer = Trainer(
-            _with_lora(model, stage, config),
+            lora.add_adapters(model, config.lora, ["score"] if stage == "scalar" else None) if config.lora else model,
             arguments,
             data_collator=_collate,
             train_dataset=train_data,
@@ -85,7 +87,12 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     reader.report("train_data")
     if trainer.state.global_step == 0:
         raise InputError(f"train_data: no pair of {', '.join(config.train_data)} is left to train on")
-    _save(trainer, stage, config, template, dtype, hub)
+    if config.lora is None:
+        trainer.save_model(config.output_dir)
+    else:
+        _save_merged(trainer, stage, config, pair_tokenizer, dtype, hub)
+    if trainer.is_world_process_zero():
+        draw_curve(trainer.state.log_history, Path(config.output_dir) / "loss.png")
     return Path(config.output_dir)
 
 
@@ -184,26 +191,15 @@ def _load(stage: Stage, config: RunConfig, dtype: torch.dtype, hub: dict[str, An
     return model
 
 
-def _objective(stage: Stage, model: Any, pair_tokenizer: PairTokenizer, config: RunConfig) -> objectives.Loss:
+def _set_objective(model: Any, stage: Stage, pair_tokenizer: PairTokenizer, config: RunConfig) -> None:
     if stage == "pretrain":
-        return objectives.language_modelling(model)
-    if stage == "finetune":
-        return objectives.label_preference(model, pair_tokenizer.label_ids, config.label_smoothing)
-    return objectives.bradley_terry_loss(model)
-
-
-def _with_lora(model: Any, stage: Stage, config: RunConfig) -> Any:
-    if config.lora is None:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    # No task type: peft's task wrappers pass arguments to the forward that the objective does not take.
-    options = LoraConfig(**asdict(config.lora), modules_to_save=["score"] if stage == "scalar" else None)
-    head = model.get_output_embeddings()
-    adapted = get_peft_model(model, options)
-    if stage != "scalar" and model.get_output_embeddings() is not head:
-        raise ValueError("lora.target_modules names the output embedding, which the objectives read without adapters")
-    return adapted
+        loss = objectives.language_modelling(model)
+    elif stage == "finetune":
+        loss = objectives.label_preference(model, pair_tokenizer.label_ids, config.label_smoothing)
+    else:
+        loss = objectives.bradley_terry_loss(model)
+    model.set_attn_implementation(PACKED_ATTENTION)
+    objectives.set_objective(model, loss)
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:
@@ -211,26 +207,29 @@ def _accuracy(prediction: Any) -> dict[str, float]:
     return {"accuracy": float(right[right >= 0].mean())}
 
 
-def _save(
-    trainer: Trainer, stage: Stage, config: RunConfig, template: PairTemplate, dtype: torch.dtype, hub: dict[str, Any]
+def _save_merged(
+    trainer: Trainer,
+    stage: Stage,
+    config: RunConfig,
+    pair_tokenizer: PairTokenizer,
+    dtype: torch.dtype,
+    hub: dict[str, Any],
 ) -> None:
-    """Writes the trained model and the loss curve; adapters are merged into a newly loaded copy of the base model."""
+    """Writes the adapters, then what they make of a newly loaded copy of the base model, if that has the same loss."""
     folder = Path(config.output_dir)
-    if config.lora is None:
-        trainer.save_model(str(folder))
-    else:
-        trainer.save_model(str(folder / "adapter"))
-        if trainer.is_world_process_zero():
-            from peft import PeftModel
-
-            # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
-            unset_hf_deepspeed_config()
-            base = _load(stage, config, dtype, hub)
-            record_template(base.config, template)
-            PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload().save_pretrained(folder)
-            trainer.processing_class.save_pretrained(folder)
+    batch = _collate(list(islice(trainer.train_dataset, _PAIRS_OF_CHECK)))
+    loss = lora.trained_loss(trainer, batch)
+    trainer.save_model(str(folder / "adapter"))
     if trainer.is_world_process_zero():
-        draw_curve(trainer.state.log_history, folder / "loss.png")
+        # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
+        unset_hf_deepspeed_config()
+        base = _load(stage, config, dtype, hub)
+        record_template(base.config, pair_tokenizer.template)
+        merged = lora.merge_adapters(base, folder / "adapter")
+        _set_objective(merged, stage, pair_tokenizer, config)
+        lora.check_merged(merged, batch, loss, lora.rounding(trainer, dtype), folder / "adapter")
+        merged.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
 
 
 def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> str | None:

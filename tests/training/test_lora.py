@@ -1,0 +1,79 @@
+"""Merged adapters: the model that was trained, or an error that says where the training is."""
+
+import json
+
+import pytest
+import torch
+from helpers.small_training import run, write_checkpoint, write_obvious_pairs
+from safetensors.torch import load_file
+
+from gram_fast import PairwiseJudge
+from gram_fast.errors import NumericalError
+from gram_fast.training import lora
+
+EMBEDDING = {"r": 4, "target_modules": ["q_proj", "embed_tokens"]}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_obvious_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl", 24)
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("tied"), tie_word_embeddings=True)
+
+
+def trained(base, pairs, folder, **more):
+    """A run with adapters that are evaluated at its end, and the evaluation's loss."""
+    out = run(
+        "finetune", base, pairs, folder, num_train_epochs=4, eval_data=str(pairs), eval_strategy="epoch",
+        save_strategy="epoch", label_smoothing=0.0, **more,
+    )  # fmt: skip
+    state = json.loads((out / "checkpoint-24" / "trainer_state.json").read_text())
+    return out, [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+
+
+def judged_loss(folder, pairs):
+    """The loss of stage 2 without smoothing, by the judge's own probabilities in both orders."""
+    judge = PairwiseJudge.from_pretrained(folder, dtype="float32")
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    comparisons = [judge.compare(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
+    return -torch.tensor([p for c in comparisons for p in (c.p_ab, c.p_ba)], dtype=torch.float64).log().mean().item()
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_an_adapted_embedding_is_merged_to_the_model_that_was_trained(is_tied, tied, pairs, tmp_path, caplog):
+    base = tied if is_tied else write_checkpoint(tmp_path / "base")
+    out, losses = trained(base, pairs, tmp_path / "out", lora=EMBEDDING)
+    assert losses[-1] < losses[0] - 0.05
+    assert judged_loss(out, pairs) == pytest.approx(losses[-1], abs=1e-5)
+    before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
+    head = before["model.embed_tokens.weight" if is_tied else "lm_head.weight"]
+    assert torch.equal(after["lm_head.weight"], head)
+    assert not torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+    assert ("to which the output embedding is tied" in caplog.text) == is_tied
+
+
+def test_a_tied_embedding_without_adapters_stays_tied(tied, pairs, tmp_path, caplog):
+    out, losses = trained(tied, pairs, tmp_path / "out", lora={"r": 4})
+    assert judged_loss(out, pairs) == pytest.approx(losses[-1], abs=1e-5)
+    assert "lm_head.weight" not in load_file(out / "model.safetensors")
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"]
+    assert "lora.target_modules" not in caplog.text
+
+
+def test_a_merge_to_another_model_is_an_error_that_keeps_the_adapters(tied, pairs, tmp_path, monkeypatch):
+    """peft's merge by itself gives the adapted embedding to the tied output embedding, too."""
+    monkeypatch.setattr(lora, "_head_of_adapted_embedding", lambda model: None)
+    with pytest.raises(NumericalError, match=r"the merged model has the loss .* is in the adapter '.*adapter'"):
+        run("pretrain", tied, pairs, tmp_path / "out", max_steps=6, lora=EMBEDDING)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "scalar"])
+@pytest.mark.parametrize("precision", [{"dtype": "bfloat16"}, {"bf16": True}], ids=str)
+def test_rounding_is_no_other_model(stage, precision, tied, pairs, tmp_path):
+    out = run(stage, tied, pairs, tmp_path / "out", max_steps=4, lora=EMBEDDING, **precision)
+    assert (out / "model.safetensors").is_file()
