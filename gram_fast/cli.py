@@ -18,7 +18,7 @@ from gram_fast.commands.jobs import JobRow, open_output, read_job_rows, run_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.comparing.loading import load_comparer
 from gram_fast.comparing.orders import check_orders
-from gram_fast.errors import GramFastError, InputError
+from gram_fast.errors import GramFastError
 from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import JudgeOptions
@@ -48,13 +48,14 @@ class JobOptions(RowOptions):
     input: Annotated[str, typer.Option("--input", "-i", help="JSON lines, or - for standard input.")] = "-"
     output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
 
-    def run(self, score: Score, **settings: Any) -> None:
+    def run(self, score: Score, num_responses: int | None = None, **settings: Any) -> None:
         """Scores the rows, writes the results and prints a summary on standard error.
 
-        `settings`: the command's own; recorded in every row with the judge's, and checked by --resume.
+        `num_responses`: number of responses that every row must have, where it is fixed. `settings`: the command's own;
+        recorded in every row with the judge's, and checked by --resume.
         """
         bad = BadRows(self.skip_bad)
-        rows = read_job_rows(self.input, bad)
+        rows = read_job_rows(self.input, bad, num_responses)
         run = {**settings, **self.recorded}
         with open_output(self.output, self.input, self.resume, run) as output:
             judge = self.load()
@@ -68,12 +69,10 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
     check_orders(orders)
 
     def score(judge: PairwiseJudge, row: JobRow) -> dict[str, Any]:
-        if len(row.responses) != 2:
-            raise InputError(f"responses: expected 2, got {len(row.responses)}")
         a, b = row.responses
         return asdict(judge.compare(row.prompt, a, b, orders))  # type: ignore[arg-type]
 
-    options.run(score, command="compare", orders=orders)
+    options.run(score, num_responses=2, command="compare", orders=orders)
 
 
 Strategy = Annotated[str, typer.Option(help=", ".join(STRATEGIES) + ".")]

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from gram_fast.errors import BackendError, InputError
+from gram_fast.errors import BackendError, InputError, shown_value
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,15 @@ def find_devices(device: Device | Sequence[Device]) -> list[torch.device]:
             torch sees), or several of these: a list, or names with commas between them. The CPU may be named more than
             once: such replicas share its cores and gain nothing, but show on any machine what several devices do.
 
-    Raises InputError for no device, one GPU twice and CPU together with GPU; BackendError for a device that is not
-    available.
+    Raises InputError for no device, anything else than a device, one GPU twice and CPU together with GPU; BackendError
+    for a device that is not available.
     """
     if isinstance(device, str):
         device = [name.strip() for name in device.split(",")]
-    found = [one for name in (device if isinstance(device, Sequence) else [device]) for one in _named(name)]
+    named = [device] if isinstance(device, torch.device) else device
+    if not isinstance(named, Sequence) or not all(isinstance(name, Device) for name in named):
+        raise InputError(f"device: expected a torch device, its name or a list of these, got {shown_value(device)}")
+    found = [one for name in named for one in _named(name)]
     if not found:
         raise InputError(f"device: expected at least one, got {device!r}")
     if len(found) > 1:
@@ -63,8 +66,8 @@ def _named(device: Device) -> list[torch.device]:
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise BackendError(f"there is no device {device!r}: expected {_DEVICES}") from None
+    except RuntimeError:
+        raise BackendError(f"there is no device {shown_value(device)}: expected {_DEVICES}") from None
     if found.type not in ("cpu", "cuda"):
         raise BackendError(f"device {str(found)!r} is not supported: expected {_DEVICES}")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
@@ -77,12 +80,12 @@ def find_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dt
 
     Raises InputError on a dtype other than float32, float16 and bfloat16.
     """
-    if dtype == "auto":
+    if isinstance(dtype, str) and dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in (torch.float32, torch.float16, torch.bfloat16):
-        raise InputError(f"dtype: expected auto, float32, float16 or bfloat16, got {dtype!r}")
-    return found  # type: ignore[no-any-return]
+    if not isinstance(found, torch.dtype) or found not in (torch.float32, torch.float16, torch.bfloat16):
+        raise InputError(f"dtype: expected auto, float32, float16 or bfloat16, got {shown_value(dtype)}")
+    return found
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

@@ -21,7 +21,21 @@ class NumericalError(GramFastError, ArithmeticError):
     """Numbers that are not finite, or others than they should be."""
 
 
-def first_line(error: BaseException) -> str:
-    """First line of another library's error message, with the error's type where the message is a single word."""
-    text = str(error).strip().partition("\n")[0]
+# Characters that are kept of another library's message: at its beginning, and at its end, where remedies stand. It may
+# list hundreds of tensors between them.
+_BEGIN, _END = 400, 300
+_LONGEST_VALUE = 80
+
+
+def one_line(error: BaseException) -> str:
+    """Another library's error message on one line, with the error's type where the message is a single word."""
+    text = " ".join(str(error).split())
+    if len(text) > _BEGIN + _END:
+        text = f"{text[:_BEGIN].rstrip()} ... {text[-_END:].lstrip()}"
     return text if " " in text else f"{type(error).__name__} {text}".strip()
+
+
+def shown_value(value: object) -> str:
+    """A value in a message: as Python writes it, or its type alone where that would be long or of several lines."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE and "\n" not in text else type(value).__name__

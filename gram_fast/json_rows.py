@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gram_fast.errors import InputError, first_line
+from gram_fast.errors import InputError, one_line
 
 OnBad = Callable[[InputError], None]
 """Callback that receives the error of a bad row: it raises to stop, or returns to skip the row."""
@@ -54,7 +54,7 @@ def _line_rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
             try:
                 row = json.loads(line.decode())
             except (ValueError, RecursionError) as error:
-                on_bad(_not_json(path, number, error))
+                on_bad(not_json(f"{path} line {number}", error))
             else:
                 yield f"{path} line {number}", row
 
@@ -65,7 +65,8 @@ def _array_rows(path: str) -> Iterator[tuple[str, Any]]:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise _not_json(path, data.count(b"\n", 0, error.start) + 1, error) from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise not_json(f"{path} line {line}", error) from None
     decode = json.JSONDecoder().raw_decode
     line, counted, separator = 1, 0, ""
     position = _skip_white_space(text, _skip_white_space(text, 0) + 1)
@@ -77,7 +78,8 @@ def _array_rows(path: str) -> Iterator[tuple[str, Any]]:
         try:
             row, position = decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise _not_json(path, getattr(error, "lineno", line), error) from None
+            line = getattr(error, "lineno", line)
+            raise not_json(f"{path} line {line}", error) from None
         yield f"{path} line {line}", row
         position = _skip_white_space(text, position)
     if _skip_white_space(text, position + 1) < len(text):
@@ -94,8 +96,11 @@ def _skip_white_space(text: str, position: int) -> int:
     return match.end()
 
 
-def _not_json(path: str, line: int, error: Exception) -> InputError:
+def not_json(where: str, error: Exception) -> InputError:
+    """Makes the error of text that is not JSON; `where` names its file and line, which the message does not repeat."""
     if isinstance(error, UnicodeDecodeError):
-        return InputError(f"{path} line {line}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}")
-    said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else first_line(error)
-    return InputError(f"{path} line {line}: expected JSON, {said}")
+        return InputError(f"{where}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}")
+    if isinstance(error, json.JSONDecodeError):
+        # Some messages of the json module end in "at", with the place behind it.
+        return InputError(f"{where}: expected JSON, {error.msg.removesuffix(' at')} at column {error.colno}")
+    return InputError(f"{where}: expected JSON, {one_line(error)}")

@@ -1,6 +1,7 @@
 """The public API: a pairwise judge that compares, ranks and rewards responses."""
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,8 @@ from torch import nn
 
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.loading import comparer_of_model, load_comparer
-from gram_fast.comparing.orders import Orders
-from gram_fast.errors import InputError
+from gram_fast.comparing.orders import Orders, check_orders
+from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.play import play
 from gram_fast.ranking.scores import find_scores, win_rate
@@ -121,6 +122,8 @@ class PairwiseJudge:
             token=token,
             trust_remote_code=trust_remote_code,
         )
+        if not isinstance(name_or_path, str | PathLike):
+            raise InputError(f"name_or_path: expected a folder or a name on the hub, got {shown_value(name_or_path)}")
         return cls(load_comparer(str(name_or_path), options))
 
     @classmethod
@@ -183,6 +186,7 @@ class PairwiseJudge:
         With one order the row's response stands in slot A ("ab") or B ("ba"), so that (i, j) and (j, i) need not sum to
         1; the difference is the judge's position bias. Equal responses have 0.5. Raises errors like `rank`.
         """
+        check_orders(orders)
         group = Group.of(prompt, responses)
         count = len(group.texts)
         pairs = [(i, j) for i in range(count) for j in range(count) if (i < j if orders == "both" else i != j)]
@@ -220,8 +224,9 @@ class PairwiseJudge:
         `max_length` tokens and on an unknown option, NumericalError when the model returns NaN or infinity.
         """
         group = Group.of(prompt, responses)
+        found = find_strategy(strategy)
         score = find_scores(scores, strategy)
-        outcome = play([group], find_strategy(strategy), self.comparer, orders, seed)
+        outcome = play([group], found, self.comparer, orders, seed)
         values = score(len(group.texts), outcome.comparisons[0])[group.text_of]
         order = _order(values, group, outcome.winners[0])
         return Ranking(
@@ -279,14 +284,15 @@ class PairwiseJudge:
         """
         check_list("groups", groups)
         check_list("prompts", prompts, len(groups))
-        if references is not None:
-            if strategy not in (None, "reference") or scores != "auto":
-                raise InputError("references: expected neither strategy nor scores beside them")
-            return self._rewards_against(references, prompts, groups, orders)
-        read = [read_group(g, prompts[g], group) for g, group in enumerate(groups)]
-        strategy = strategy or "round_robin"
+        strategy = ("round_robin" if references is None else "reference") if strategy is None else strategy
+        found = find_strategy(strategy)
         score = find_scores(scores, strategy)
-        outcome = play(read, find_strategy(strategy), self.comparer, orders, seed)
+        if references is not None:
+            if strategy != "reference" or scores != "auto":
+                raise InputError("references: expected neither strategy nor scores beside them")
+            return self._rewards_against(references, prompts, groups, orders, seed)
+        read = [read_group(g, prompts[g], group) for g, group in enumerate(groups)]
+        outcome = play(read, found, self.comparer, orders, seed)
         values = [
             score(len(group.texts), comparisons)[group.text_of].tolist()
             for group, comparisons in zip(read, outcome.comparisons, strict=True)
@@ -299,10 +305,11 @@ class PairwiseJudge:
         prompts: Sequence[Prompt],
         groups: Sequence[Sequence[Prompt]],
         orders: Orders,
+        seed: int,
     ) -> Rewards:
         check_list("references", references, len(groups))
         read = [read_group(g, prompts[g], group, [references[g]]) for g, group in enumerate(groups)]
-        outcome = play(read, find_strategy("reference"), self.comparer, orders)
+        outcome = play(read, find_strategy("reference"), self.comparer, orders, seed)
         values = []
         for group, comparisons in zip(read, outcome.comparisons, strict=True):
             p = win_rate(len(group.texts), comparisons)

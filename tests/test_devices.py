@@ -1,5 +1,6 @@
 """Devices by name: which a name stands for, and those that cannot be had."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,7 +45,14 @@ def test_devices_by_name(three_gpus, device, expected):
         (["cuda", "cuda:1"], InputError, "device: expected every GPU once, got 'cuda:1' 2 times"),
         (["cpu", "cuda:0"], InputError, "device: expected replicas on devices of one kind, got cpu and cuda"),
         ("cuda:0,", BackendError, "there is no device '': expected auto, cpu, cuda, cuda:N or cuda:all"),
-        (["cpu", None], BackendError, "there is no device None"),
+        (
+            ["cpu", None],
+            InputError,
+            r"device: expected a torch device, .* or a list of these, got \['cpu', None\]",
+        ),
+        (np.array(["cpu", "cpu"]), InputError, "or a list of these, got array"),
+        (b"cpu", InputError, "or a list of these, got b'cpu'"),
+        (10**30, InputError, "or a list of these, got 1000"),
         (["cpu", "meta"], BackendError, "device 'meta' is not supported"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import yaml
 from transformers import TrainingArguments
 
-from gram_fast.errors import InputError, first_line
+from gram_fast.errors import InputError, one_line
 
 _HERE = Path(__file__).parent
 
@@ -68,7 +68,7 @@ class RunConfig:
         try:
             values = yaml.safe_load(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read the configuration {path}: {first_line(error)}") from None
+            raise InputError(f"cannot read the configuration {path}: {one_line(error)}") from None
         except yaml.YAMLError as error:
             raise InputError(f"{path}: expected YAML, {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
@@ -225,7 +225,7 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
         )
     except (ValueError, TypeError, ImportError, KeyError, AssertionError, OSError) as error:
         keys = [f"{key}: " for key, value in values.items() if str(error).startswith(f"{value} is not a valid")]
-        raise InputError(f"{source}: {''.join(keys[:1])}{first_line(error)}") from error
+        raise InputError(f"{source}: {''.join(keys[:1])}{one_line(error)}") from error
 
 
 # Arguments that must be above zero; TrainingArguments itself accepts any number.

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from gram_fast.errors import GramFastError, InputError, first_line
+from gram_fast.errors import GramFastError, InputError, one_line
 from gram_fast.models.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
 from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.text.prompts import PairTemplate
@@ -81,7 +81,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
             compute_metrics=None if stage == "pretrain" else _accuracy,
         )
     except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"cannot set the training up: {first_line(error)}") from error
+        raise InputError(f"cannot set the training up: {one_line(error)}") from error
     _write_run_file(stage, config, arguments)
     trainer.train(resume_from_checkpoint=checkpoint)
     reader.report("train_data")
@@ -298,5 +298,5 @@ def _write_run_file(stage: Stage, config: RunConfig, arguments: TrainingArgument
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot make output_dir {config.output_dir!r}: {first_line(error)}") from None
+            raise InputError(f"cannot make output_dir {config.output_dir!r}: {one_line(error)}") from None
         (folder / _RUN_FILE).write_text(json.dumps(_run_record(stage, config, arguments), indent=2) + "\n", "utf-8")

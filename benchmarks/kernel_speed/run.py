@@ -35,7 +35,7 @@ from benchmarks.kernel_speed.ops import OpCase, op_cases
 from benchmarks.kernel_speed.rivals import RIVALS, Problem, random_problem, tree_attention
 from benchmarks.kernel_speed.shapes import QWEN3_1_7B, QWEN3_8B, Forest, Heads, attention_flops, forests, leaf_bytes
 from gram_fast import ops
-from gram_fast.errors import first_line
+from gram_fast.errors import one_line
 from gram_fast.ops.backends import op_module
 
 Row = dict[str, Any]
@@ -162,7 +162,7 @@ def guarded(op: str, name: str, measure: Callable[[], Row], prefix: str = "") ->
     try:
         return measure()
     except Exception as error:
-        return problem_row(op, name, prefix + first_line(error))
+        return problem_row(op, name, prefix + one_line(error))
     finally:
         torch.cuda.empty_cache()
 

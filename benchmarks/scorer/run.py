@@ -84,7 +84,7 @@ from benchmarks.scorer.shapes import (
 from gram_fast import PairwiseJudge
 from gram_fast.comparing.orders import shown
 from gram_fast.comparing.preference import preference
-from gram_fast.errors import first_line
+from gram_fast.errors import one_line
 from gram_fast.models.dense.model import DenseShape
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.text.tokens import PairTokenizer
@@ -216,7 +216,7 @@ class BenchmarkRun:
         try:
             rival = VllmRival(folder, tokenizer, self._dtype)
         except Exception as error:
-            return self._leave_out(VLLM, None, first_line(error))
+            return self._leave_out(VLLM, None, one_line(error))
         contender = Contender(VLLM, partial(answer_of, rival.score), lambda workload: [0], is_elsewhere=True)
         self._run_all([contender])
 
@@ -283,7 +283,7 @@ class BenchmarkRun:
         except TimeoutError as error:
             self._leave_out(name, workload, str(error))
         except Exception as error:
-            self._leave_out(name, workload, first_line(error))
+            self._leave_out(name, workload, one_line(error))
             self._ours_failed |= name in OURS
         self._keep()
 

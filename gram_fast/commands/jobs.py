@@ -16,8 +16,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from gram_fast.errors import GramFastError, InputError, first_line
-from gram_fast.json_rows import OnBad
+from gram_fast.errors import GramFastError, InputError
+from gram_fast.json_rows import OnBad, not_json
 from gram_fast.text.group import Group
 from gram_fast.text.prompts import to_text
 
@@ -33,16 +33,19 @@ class JobRow:
     """File and line in messages, such as "candidates.jsonl line 7"."""
 
 
-def read_job_rows(path: str, on_bad: OnBad) -> list[JobRow]:
+def read_job_rows(path: str, on_bad: OnBad, num_responses: int | None = None) -> list[JobRow]:
     """Reads all rows of a JSON Lines file, or of standard input for "-"; blank lines are skipped.
 
-    `on_bad` receives the error of a bad line, which names the line. Raises InputError when the file cannot be read.
+    `on_bad` receives the error of a bad line, which names the line. `num_responses`: number of responses that every row
+    must have; None for two or more. Raises InputError when the file cannot be read.
     """
     rows: list[JobRow] = []
     line_of: dict[str, str] = {}
     for where, line in _lines(path):
         try:
             row = _parse_job_row(where, line)
+            if num_responses not in (None, len(row.responses)):
+                raise InputError(f"{where}: responses: expected {num_responses}, got {len(row.responses)}")
             key = id_key(row.id)
             if key in line_of:
                 raise InputError(f"{where}: expected an id of its own, {row.id!r} is also that of {line_of[key]}")
@@ -70,7 +73,7 @@ def _parse_job_row(where: str, line: bytes) -> JobRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
-        raise InputError(f"{where}: expected JSON, {first_line(error)}") from None
+        raise not_json(where, error) from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, got {type(row).__name__}")
     for key in ("prompt", "responses"):

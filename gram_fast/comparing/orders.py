@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from gram_fast.errors import InputError
+from gram_fast.errors import InputError, shown_value
 
 Orders = Literal["ab", "ba", "both"]
 """Order of a pair (i, j): i in slot A ("ab"), j in slot A ("ba"), or both presentations ("both")."""
@@ -10,8 +10,8 @@ Orders = Literal["ab", "ba", "both"]
 
 def check_orders(orders: str) -> None:
     """Raises InputError when `orders` is not one of Orders."""
-    if orders not in get_args(Orders):
-        raise InputError(f"there are no orders {orders!r}: expected one of {', '.join(get_args(Orders))}")
+    if not isinstance(orders, str) or orders not in get_args(Orders):
+        raise InputError(f"there are no orders {shown_value(orders)}: expected one of {', '.join(get_args(Orders))}")
 
 
 def shown(i: int, j: int, orders: str) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from gram_fast.errors import InputError, UnsupportedModelError, first_line
+from gram_fast.errors import InputError, UnsupportedModelError, one_line
 from gram_fast.text.prompts import LABELS, PairTemplate, preset_names
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def load_model(
     try:
         model, info = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **hub)
     except Exception as error:  # transformers and safetensors raise anything for a broken file
-        raise InputError(f"cannot load a causal language model from {name!r}: {first_line(error)}") from error
+        raise InputError(f"cannot load a causal language model from {name!r}: {one_line(error)}") from error
     if missing := sorted(set(info["missing_keys"]) - set(new_weights)):
         raise InputError(
             f"checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]!r}"
@@ -54,7 +54,7 @@ def load_config(name: str, **hub: Any) -> Any:
     try:
         return AutoConfig.from_pretrained(name, **hub)
     except Exception as error:  # transformers raises anything for a broken file
-        raise InputError(f"cannot load a model configuration from {name!r}: {first_line(error)}") from error
+        raise InputError(f"cannot load a model configuration from {name!r}: {one_line(error)}") from error
 
 
 def load_tokenizer(name: str, **hub: Any) -> Any:
@@ -63,7 +63,7 @@ def load_tokenizer(name: str, **hub: Any) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, **hub)
     except Exception as error:
-        raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
+        raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {one_line(error)}") from error
 
 
 def _locate(name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gram_fast.errors import GramFastError, UnsupportedModelError, first_line
+from gram_fast.errors import GramFastError, UnsupportedModelError, one_line
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.runner import Runner
 from gram_fast.text.encoded import EncodedTexts
@@ -66,7 +66,7 @@ def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]
         raise
     except (TypeError, AttributeError, LookupError, RuntimeError, ValueError) as error:
         # Models that take other arguments, or give other results, than transformers' decoders do.
-        raise UnsupportedModelError(f"{name} cannot be run as a judge: {first_line(error)}") from error
+        raise UnsupportedModelError(f"{name} cannot be run as a judge: {one_line(error)}") from error
     answers = []
     for logits, plain in zip(ours.tolist(), plain_logits, strict=True):
         size = max(1.0, *map(abs, plain))

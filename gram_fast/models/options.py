@@ -2,17 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
+from types import NoneType
 from typing import Annotated, Any, Literal
 
 import torch
 
 from gram_fast.devices import find_dtype
-from gram_fast.errors import BackendError, InputError
+from gram_fast.errors import BackendError, InputError, shown_value
 from gram_fast.ops import BACKENDS, backend_problem
 from gram_fast.text.prompts import PairTemplate
 
 _LARGEST = 2**24
 _CPU = torch.device("cpu")
+# Of names and switches. A switch that is text would count as on, "false" too.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "preset": (str, PathLike),
+    "runner": (str,),
+    "attention": (str,),
+    "deterministic": (bool,),
+    "tensor_parallel": (bool,),
+    "revision": (str, NoneType),
+    "token": (str, bool, NoneType),
+    "trust_remote_code": (bool,),
+}
 
 RUNNERS = ("auto", "transformers", "dense")
 """Names of the kinds of runners; "auto" is "dense" where the checkpoint allows it."""
@@ -55,15 +68,22 @@ class JudgeOptions:
     trust_remote_code: Annotated[bool, Flag(bool, "Run code that comes with the checkpoint.")] = False
 
     def __post_init__(self) -> None:
-        limits = (("max_batch_tokens", self.max_batch_tokens, "auto"), ("max_length", self.max_length, None))
-        for name, value, default in limits:
-            if value != default and (type(value) is not int or not 1 <= value <= _LARGEST):
-                raise InputError(f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {value!r}")
+        for name, types in _TYPES.items():
+            if not isinstance(value := getattr(self, name), types):
+                expected = " or ".join("None" if one is NoneType else one.__name__ for one in types)
+                raise InputError(f"{name}: expected {expected}, got {shown_value(value)}")
+        for name, default in (("max_batch_tokens", "auto"), ("max_length", None)):
+            value = getattr(self, name)
+            is_default = isinstance(value, type(default)) and value == default
+            if not is_default and (type(value) is not int or not 1 <= value <= _LARGEST):
+                raise InputError(
+                    f"{name}: expected {default!r} or an integer from 1 to {_LARGEST}, got {shown_value(value)}"
+                )
         if self.preset != "auto":
             PairTemplate.load(self.preset)
         find_dtype(self.dtype, _CPU)
         if self.runner not in RUNNERS:
-            raise BackendError(f"there is no runner {self.runner!r}: expected one of {', '.join(RUNNERS)}")
+            raise BackendError(f"there is no runner {shown_value(self.runner)}: expected one of {', '.join(RUNNERS)}")
         if self.attention not in ("auto", *BACKENDS["tree_attention"]):
             raise BackendError(backend_problem("tree_attention", self.attention, _CPU, torch.float32))
         for name in self.dense_only:

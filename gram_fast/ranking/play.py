@@ -7,7 +7,7 @@ import numpy as np
 
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import Orders, check_orders
-from gram_fast.errors import InputError
+from gram_fast.errors import InputError, shown_value
 from gram_fast.ranking.tournament import Round, Strategy, Tournament
 from gram_fast.results import Preference, Stats
 from gram_fast.text.group import Group
@@ -32,8 +32,8 @@ def play(
     the comparer, and ValueError on answers that are not to what it was asked.
     """
     check_orders(orders)
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed: expected an integer of at least 0, got {seed!r}")
+    if type(seed) is not int or seed < 0:
+        raise InputError(f"seed: expected an integer of at least 0, got {shown_value(seed)}")
     matches = [_Match(strategy.start(len(group.texts), np.random.default_rng(seed))) for group in groups]
     num_pairs = [strategy.num_pairs(len(group.texts)) for group in groups]
     with comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=strategy.has_one_round) as session:

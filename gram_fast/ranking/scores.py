@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from gram_fast.errors import InputError
+from gram_fast.errors import InputError, shown_value
 from gram_fast.results import Preference
 
 # Probabilities are clipped to [this, 1 - this], +-13.8 in log odds: certainty would have infinite log odds.
@@ -77,8 +77,8 @@ def find_scores(name: str, strategy: str) -> Callable[[int, Sequence[Preference]
     "auto" is the win rate for round_robin and Bradley-Terry elsewhere: win rates over different opponents cannot be
     compared.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         name = "win_rate" if strategy == "round_robin" else "bradley_terry"
-    if name not in SCORES:
-        raise InputError(f"there are no scores {name!r}: expected auto or one of {', '.join(SCORES)}")
+    if not isinstance(name, str) or name not in SCORES:
+        raise InputError(f"there are no scores {shown_value(name)}: expected auto or one of {', '.join(SCORES)}")
     return SCORES[name]

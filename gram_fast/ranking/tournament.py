@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram_fast.comparing.comparer import Pair
-from gram_fast.errors import InputError
+from gram_fast.errors import InputError, shown_value
 
 Round = list[Pair]
 Tournament = Generator[Round, NDArray[np.float64], int | None]
@@ -98,6 +98,6 @@ def fixed_pairs(pairs: Round) -> Strategy:
 
 def find_strategy(name: str) -> Strategy:
     """Finds the strategy of that name; raises InputError that lists the names."""
-    if name not in STRATEGIES:
-        raise InputError(f"there is no strategy {name!r}: expected one of {', '.join(STRATEGIES)}")
+    if not isinstance(name, str) or name not in STRATEGIES:
+        raise InputError(f"there is no strategy {shown_value(name)}: expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[name]

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from gram_fast.errors import InputError, UnsupportedModelError, first_line
+from gram_fast.errors import InputError, UnsupportedModelError, one_line
 
 SLOTS = ("input", "response_a", "response_b")
 LABELS = ("A", "B")
@@ -62,7 +62,7 @@ class PairTemplate:
         except UnicodeDecodeError as error:
             raise InputError(f"template {preset}: expected UTF-8, found byte {error.start} that is not") from None
         except (OSError, ValueError):  # ValueError: a name that no file can have
-            name = preset if len(preset) <= 80 else f"{preset[:80]}..."
+            name = str(preset) if len(str(preset)) <= 80 else f"{str(preset)[:80]}..."
             presets = ", ".join(preset_names())
             raise InputError(f"there is no preset or template file {name!r}: presets are {presets}") from None
         return cls.parse(text, preset)
@@ -143,7 +143,7 @@ def render_chat(tokenizer: ChatTokenizer, messages: list[Message], add_generatio
             messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
         )
     except Exception as error:  # jinja2 raises what the template's author wrote
-        raise UnsupportedModelError(f"the checkpoint's chat template failed: {first_line(error)}") from error
+        raise UnsupportedModelError(f"the checkpoint's chat template failed: {one_line(error)}") from error
 
 
 def _join(literals: tuple[str, ...], slots: tuple[str, ...], prompt: str, response_a: str, response_b: str) -> str:

@@ -93,6 +93,12 @@ def test_mistakes_end_with_one_sentence_and_code_2(folder, arguments, rows, mess
     assert run.stdout == ""
 
 
+def test_compare_counts_responses_before_it_loads():
+    run = gram_fast("compare", "-m", "./nothing", rows=[{**ROWS[0], "responses": ["a", "b"]}, ROWS[1]])
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "gram-fast: standard input line 2: responses: expected 2, got 3\n"
+
+
 def test_a_missing_checkpoint_is_named():
     run = gram_fast("rank", "-m", "./nothing", rows=ROWS)
     assert (run.returncode, run.stdout) == (2, "")

@@ -23,8 +23,9 @@ ROW = {"id": "x", "prompt": "p", "responses": ["a", "b"]}
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{bad\n", "line 2: expected JSON"),
-        (b"\xff\n", "line 2: expected JSON"),
+        (b"{bad\n", "line 2: expected JSON, Expecting property name enclosed in double quotes at column 2$"),
+        (b'{"id": "y\n', "line 2: expected JSON, Unterminated string starting at column 8$"),
+        (b"\xff\n", "line 2: expected UTF-8, found the byte 0xff"),
         (b"[" * 100_000 + b"\n", "line 2: expected JSON"),
         ({**ROW, "id": "\ud800"}, "line 2: id: expected text, found the lone surrogate"),
         ({**ROW, "id": True}, "line 2: expected 'id' to be a string or an integer, got bool"),
@@ -44,6 +45,12 @@ def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, line, message):
     errors = []
     assert [row.id for row in read_job_rows(path, errors.append)] == ["x", 3]
     assert len(errors) == 1
+
+
+def test_the_number_of_responses_is_checked_in_every_row(tmp_path):
+    path = write(tmp_path / "in.jsonl", ROW, {**ROW, "id": "y", "responses": ["a", "b", "c"]})
+    with pytest.raises(InputError, match=r"in.jsonl line 2: responses: expected 2, got 3"):
+        read_job_rows(path, refuse, num_responses=2)
 
 
 def test_rows_without_id_are_known_by_their_line(tmp_path):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from gram_fast.errors import BackendError, InputError, first_line
+from gram_fast.errors import BackendError, InputError, one_line
 from gram_fast.json_rows import OnBad, read_json_rows
 from gram_fast.training.data.sources import DataSource
 
@@ -38,7 +38,7 @@ def _parquet_rows(path: str) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
             yield f"{path} row {number}", row
     except (OSError, ValueError, ArrowException) as error:
-        raise InputError(f"cannot read {path} as parquet, after {number} rows: {first_line(error)}") from error
+        raise InputError(f"cannot read {path} as parquet, after {number} rows: {one_line(error)}") from error
 
 
 def _datasets_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
@@ -55,4 +55,4 @@ def _datasets_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(rows, start=1):
             yield f"{name} row {number}", row
     except Exception as error:  # errors of the library, its readers and the network share no base class
-        raise InputError(f"cannot read {name} as {what}, after {number} rows: {first_line(error)}") from error
+        raise InputError(f"cannot read {name} as {what}, after {number} rows: {one_line(error)}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gram_fast.errors import InputError, first_line
+from gram_fast.errors import InputError, one_line
 from gram_fast.training.data.formats import Format, Layout
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -77,7 +77,7 @@ def _read_entries(path: str) -> Mapping[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, {first_line(error)}") from None
+        raise InputError(f"{path}: expected JSON, {one_line(error)}") from None
     if not isinstance(entries, dict):
         raise InputError(f"{path}: expected an object of data sets by name, got {type(entries).__name__}")
     return entries

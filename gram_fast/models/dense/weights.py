@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.utils import cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from gram_fast.errors import BackendError, InputError, first_line
+from gram_fast.errors import BackendError, InputError, one_line
 from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape
 from gram_fast.models.supported import head_dim
 from gram_fast.ops.backends import MAX_HEAD_DIM
@@ -169,7 +169,7 @@ def _opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
             try:
                 shard = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
             except (SafetensorError, OSError) as error:
-                raise InputError(f"cannot load weights from {str(file)!r}: {first_line(error)}") from error
+                raise InputError(f"cannot load weights from {str(file)!r}: {one_line(error)}") from error
             tensors.update({key: shard.get_slice(key) for key in shard.keys()})  # noqa: SIM118 - no mapping
         yield tensors
 

@@ -363,6 +363,7 @@ def test_a_bad_row_is_named_and_can_be_passed_over(tmp_path, row, message):
     ("line", "message"),
     [
         (b'{"prompt": "p"', "expected JSON, Expecting ',' delimiter at column 15"),
+        (b'{"prompt": "p', "expected JSON, Unterminated string starting at column 12"),
         (b'{"prompt": "caf\xe9"}', "expected UTF-8, found the byte 0xe9"),
         (b"[" * 100_000, "expected JSON, "),
         (b"1" * 5000, "expected JSON, "),
@@ -382,7 +383,7 @@ def test_a_line_that_is_not_json_is_a_bad_row(tmp_path, line, message):
         (b"[\n{} {}]", "line 2: expected ',' or ']' after an element"),
         (b"[\n{}\n", "line 3: expected ',' or ']' after an element"),
         (b"[{},\n]", "line 2: expected JSON, Expecting value at column 1"),
-        (b'[{},\n{"x": "\n"}]', "line 2: expected JSON, Invalid control character at at column 8"),
+        (b'[{},\n{"x": "\n"}]', "line 2: expected JSON, Invalid control character at column 8"),
         (b"[{}]\n{}", "line 1: expected nothing after the end of the array"),
         (b'[{},\n{"x": "\xff"}]', "line 2: expected UTF-8, found the byte 0xff"),
         (b"[{},\n" + b"[" * 100_000, "line 2: expected JSON, "),
