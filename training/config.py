@@ -45,7 +45,7 @@ class RunConfig:
     max_samples: int | None = None
     """Most pairs to read; None for all."""
     streaming: bool = False
-    """Read and tokenize during training, for data larger than memory; requires max_steps."""
+    """Read and tokenize during training, pass after pass, for data larger than memory; requires max_steps."""
     skip_bad: bool = False
     """Skip bad rows; each is logged, and their number is reported."""
     label_smoothing: float = 0.1
@@ -194,8 +194,12 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
     for key in ("save_strategy", "eval_strategy", "logging_strategy"):
         if values.get(key) is False:  # YAML parses no as false
             values[key] = "no"
+    if config.streaming:
+        for key in ("save_strategy", "eval_strategy", "logging_strategy"):
+            if values.get(key) == "epoch":
+                raise InputError(f"{source}: {key}: expected steps, as a stream has no end, got 'epoch'")
     if config.eval_data:
-        values.setdefault("eval_strategy", "epoch")
+        values.setdefault("eval_strategy", "steps" if config.streaming else "epoch")
     elif values.get("eval_strategy", "no") != "no":
         raise InputError(f"{source}: eval_strategy: expected eval_data as well")
     for f in fields(TrainingArguments):

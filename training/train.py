@@ -20,6 +20,7 @@ from transformers import (
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gram_fast.errors import GramFastError, InputError, one_line
+from gram_fast.json_rows import OnBad
 from gram_fast.models.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
 from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.text.prompts import PairTemplate
@@ -30,13 +31,12 @@ from gram_fast.training.curve import draw_curve
 from gram_fast.training.data import sequences
 from gram_fast.training.data.records import PairRecord, read_pair_records
 from gram_fast.training.data.sequences import PairEncoder, TokenizedPair
+from gram_fast.training.data.stream import PairStream
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 
 log = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
-# Pairs in the shuffle buffer of a stream.
-_SHUFFLE_BUFFER = 4096
 # Pairs whose loss a merged model is compared on, on the CPU.
 _PAIRS_OF_CHECK = 2
 
@@ -107,12 +107,9 @@ class _Reader:
         self._bad = self._long = 0
 
     def dataset(self, names: Sequence[str], key: str, stream: bool = False, seed: int = 0) -> Any:
-        """Reads data sets into one dataset for the Trainer: a list in memory or, with `stream`, an iterable."""
+        """Reads data sets into one dataset for the Trainer: a list in memory or, with `stream`, one without end."""
         if stream:
-            import datasets
-
-            rows = datasets.IterableDataset.from_generator(lambda: map(vars, self._tokenized(names)))
-            return rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER).with_format("numpy")
+            return PairStream(lambda number: map(vars, self._tokenized(names, counts=number == 0)), seed)
         with tqdm(self._tokenized(names), unit=" pairs", desc=key, disable=None if self._logs else True) as bar:
             pairs = [vars(pair) for pair in bar]
         self.report(key)
@@ -121,24 +118,26 @@ class _Reader:
         return pairs
 
     def report(self, key: str) -> None:
-        """Logs how many pairs were left out since the last report; for a stream, by this process."""
+        """Logs how many pairs were left out since the last report; for a stream, by this process in the first pass."""
         if self._long and self._logs:
             log.warning("%s: %d pairs longer than cutoff_len=%d left out", key, self._long, self._config.cutoff_len)
         if self._bad and self._logs:
             log.warning("%s: %d bad rows left out", key, self._bad)
         self._bad = self._long = 0
 
-    def _tokenized(self, names: Sequence[str]) -> Iterator[TokenizedPair]:
-        return sequences.tokenize_pairs(self._records(names), self._encode, self._config.cutoff_len, self._on_long)
+    def _tokenized(self, names: Sequence[str], counts: bool = True) -> Iterator[TokenizedPair]:
+        on_bad, on_long = (self._on_bad, self._on_long) if counts else (_ignore, _ignore)
+        records = self._records(names, on_bad if self._config.skip_bad else None)
+        return sequences.tokenize_pairs(records, self._encode, self._config.cutoff_len, on_long)
 
-    def _records(self, names: Sequence[str]) -> Iterator[PairRecord]:
+    def _records(self, names: Sequence[str], skip_bad: OnBad | None) -> Iterator[PairRecord]:
         count = 0
         for name in names:
             pairs = read_pair_records(
                 name,
                 template=self._template,
                 dataset_info=self._config.dataset_info,
-                skip_bad=self._on_bad if self._config.skip_bad else None,
+                skip_bad=skip_bad,
             )
             for record in pairs:
                 if count == self._config.max_samples:
@@ -155,6 +154,10 @@ class _Reader:
 
     def _on_long(self, record: PairRecord, length: int) -> None:
         self._long += 1
+
+
+def _ignore(*left_out: object) -> None:
+    """Counts nothing: in later passes, what is left out was counted in the first."""
 
 
 def _alternated(record: PairRecord, number: int) -> PairRecord:
