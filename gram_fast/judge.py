@@ -1,6 +1,6 @@
 """The public API: a pairwise judge that compares, ranks and rewards responses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,7 @@ class PairwiseJudge:
         device: str | torch.device | Sequence[str | torch.device] = "auto",
         dtype: str | torch.dtype = "auto",
         preset: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         runner: str = "auto",
         attention: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
@@ -82,8 +83,10 @@ class PairwiseJudge:
                 call's groups, none of which is divided. The CPU may be named twice, to try it.
             dtype: "auto" (float32 on the CPU, the checkpoint's own on CUDA), a torch dtype or its name.
             preset: the judge's prompt: "auto" (what the checkpoint records, else `gram`), a name from
-                `gram_fast.preset_names()` or the path of a template file. It must be the prompt that the checkpoint was
-                trained with.
+                `gram_fast.preset_names()` or the path of a preset file (docs/prompts.md). It must be the prompt that
+                the checkpoint was trained with.
+            chat_template_kwargs: variables of the checkpoint's chat template, such as {"date_string": "26 Jul 2024"};
+                beside those that the checkpoint records, and before them.
             runner: "dense" (Llama, Qwen2, Qwen3 and Mistral, by this package's own model), "transformers" (any decoder
                 with plain attention, by transformers' code) or "auto": dense where possible; the choice is logged.
             attention: "auto" or one of `gram_fast.ops.BACKENDS["tree_attention"]`.
@@ -110,6 +113,7 @@ class PairwiseJudge:
         """
         options = JudgeOptions(
             preset=preset,
+            chat_template_kwargs=chat_template_kwargs,
             device=device,
             dtype=dtype,
             runner=runner,
@@ -133,6 +137,7 @@ class PairwiseJudge:
         tokenizer: Any,
         *,
         preset: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         attention: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
@@ -142,7 +147,11 @@ class PairwiseJudge:
         Arguments and errors as for `from_pretrained`.
         """
         options = JudgeOptions(
-            preset=preset, attention=attention, max_batch_tokens=max_batch_tokens, max_length=max_length
+            preset=preset,
+            chat_template_kwargs=chat_template_kwargs,
+            attention=attention,
+            max_batch_tokens=max_batch_tokens,
+            max_length=max_length,
         )
         return cls(comparer_of_model(model, tokenizer, options))
 

@@ -9,6 +9,7 @@ import yaml
 from transformers import TrainingArguments
 
 from gram_fast.errors import InputError, one_line
+from gram_fast.text.settings import check_kwargs
 
 _HERE = Path(__file__).parent
 
@@ -39,7 +40,9 @@ class RunConfig:
     dataset_info: str | None = None
     """Path of a LLaMA-Factory dataset_info.json."""
     preset: str = "auto"
-    """The judge's prompt: a preset, a template file, or "auto", the prompt that the checkpoint records, else gram."""
+    """The judge's prompt: a preset, a preset file, or "auto", the prompt that the checkpoint records, else gram."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template; a date that it would write is fixed in any case, and recorded."""
     cutoff_len: int = 2048
     """Most tokens of one sequence; longer pairs are left out and counted, never truncated."""
     max_samples: int | None = None
@@ -121,6 +124,7 @@ class RunConfig:
             expect(getattr(self, key) is None or isinstance(getattr(self, key), str), key, "text")
         for key in ("streaming", "skip_bad", "trust_remote_code"):
             expect(isinstance(getattr(self, key), bool), key, "true or false")
+        check_kwargs(self.chat_template_kwargs, source)
         expect(type(self.cutoff_len) is int and self.cutoff_len > 0, "cutoff_len", "a positive integer")
         expect(
             self.max_samples is None or (type(self.max_samples) is int and self.max_samples > 0),

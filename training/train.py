@@ -21,8 +21,16 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gram_fast.errors import GramFastError, InputError, one_line
 from gram_fast.json_rows import OnBad
-from gram_fast.models.checkpoint import find_template, load_config, load_model, load_tokenizer, record_template
+from gram_fast.models.checkpoint import (
+    find_template,
+    load_config,
+    load_model,
+    load_tokenizer,
+    record_prompt,
+    warn_of_another_prompt,
+)
 from gram_fast.models.supported import attention_span, plain_output_embedding
+from gram_fast.text.dates import fix_date
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training import lora, objectives
@@ -37,6 +45,8 @@ from gram_fast.training.packed_attention import PACKED_ATTENTION
 log = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
+# Key in it of the variables that the chat template was given, with the date that was fixed.
+_DATED = "dated_chat_template_kwargs"
 # Pairs whose loss a merged model is compared on, on the CPU.
 _PAIRS_OF_CHECK = 2
 
@@ -55,11 +65,13 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(config.model_name_or_path, **hub)
     model_config = load_config(config.model_name_or_path, **hub)
-    template = find_template(config.preset, model_config)
+    kwargs = {**_dated_before(checkpoint), **config.chat_template_kwargs}
+    template = fix_date(find_template(config.preset, model_config, kwargs), tokenizer)
     limit, reason = attention_span(model_config.get_text_config(decoder=True))
     if config.cutoff_len > limit:
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)
+    warn_of_another_prompt(model_config, pair_tokenizer)
     encode = _encoder(stage, pair_tokenizer, tokenizer)
     reader = _Reader(stage, config, template, encode, logs=arguments.process_index == 0)
     train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
@@ -68,7 +80,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     set_seed(arguments.seed)
     dtype = getattr(torch, config.dtype)
     model = _load(stage, config, dtype, hub)
-    record_template(model.config, template)
+    record_prompt(model.config, pair_tokenizer)
     _set_objective(model, stage, pair_tokenizer, config)
     try:
         trainer = Trainer(
@@ -82,7 +94,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
         )
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"cannot set the training up: {one_line(error)}") from error
-    _write_run_file(stage, config, arguments)
+    _write_run_file(stage, config, arguments, template)
     trainer.train(resume_from_checkpoint=checkpoint)
     reader.report("train_data")
     if trainer.state.global_step == 0:
@@ -227,7 +239,7 @@ def _save_merged(
         # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
         unset_hf_deepspeed_config()
         base = _load(stage, config, dtype, hub)
-        record_template(base.config, pair_tokenizer.template)
+        record_prompt(base.config, pair_tokenizer)
         merged = lora.merge_adapters(base, folder / "adapter")
         _set_objective(merged, stage, pair_tokenizer, config)
         lora.check_merged(merged, batch, loss, lora.rounding(trainer, dtype), folder / "adapter")
@@ -295,11 +307,20 @@ def _run_record(stage: Stage, config: RunConfig, arguments: TrainingArguments) -
     return dict(json.loads(json.dumps(own, default=str)))
 
 
-def _write_run_file(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> None:
+def _dated_before(checkpoint: str | None) -> dict[str, Any]:
+    """Variables of the chat template in the run of a checkpoint: resumed, it goes on with the date of its beginning."""
+    run_file = Path(checkpoint or "").parent / _RUN_FILE
+    if checkpoint is None or not run_file.is_file():
+        return {}
+    return dict(json.loads(run_file.read_text("utf-8")).get(_DATED, {}))
+
+
+def _write_run_file(stage: Stage, config: RunConfig, arguments: TrainingArguments, template: PairTemplate) -> None:
     if arguments.process_index == 0:
+        record = {**_run_record(stage, config, arguments), _DATED: template.chat_template_kwargs}
         folder = Path(config.output_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make output_dir {config.output_dir!r}: {one_line(error)}") from None
-        (folder / _RUN_FILE).write_text(json.dumps(_run_record(stage, config, arguments), indent=2) + "\n", "utf-8")
+        (folder / _RUN_FILE).write_text(json.dumps(record, indent=2) + "\n", "utf-8")

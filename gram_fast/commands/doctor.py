@@ -55,7 +55,10 @@ def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tu
         if tokenizer.frames
         else ("tokenized whole for every pair: this tokenizer has no safe place to cut it"),
     )
-    yield "labels", f"A = {tokenizer.label_ids[0]}, B = {tokenizer.label_ids[1]}"
+    if tokenizer.date_remedy is not None:
+        yield "date", f"today's is in the prompt: fix it, as with chat_template_kwargs={dict(tokenizer.date_remedy)}"
+    labels = zip(tokenizer.template.labels, tokenizer.label_ids, strict=True)
+    yield "labels", ", ".join(f"{label} = {label_id}" for label, label_id in labels)
     for order, answer in zip(("ab", "ba"), first.known_answers, strict=True):
         # Always right: a judge with wrong logits is refused when it is made.
         yield (

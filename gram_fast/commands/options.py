@@ -1,6 +1,7 @@
 """Options that commands share, and their registration as command line flags."""
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_origin
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 
 from gram_fast.comparing.loading import load_comparer
-from gram_fast.errors import GramFastError
+from gram_fast.errors import GramFastError, InputError, one_line
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import Flag, JudgeOptions
 
@@ -31,7 +32,7 @@ class ModelOptions(JudgeOptions):
     @property
     def recorded(self) -> dict[str, Any]:
         """Options that every output row records and --resume checks."""
-        return {name: getattr(self, name) for name in ("model", "revision", "preset", "dtype")}
+        return {name: getattr(self, name) for name in ("model", "revision", "preset", "chat_template_kwargs", "dtype")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +69,13 @@ def command(
         fields = sorted(inspect.signature(options).parameters.values(), key=lambda p: p.name in inherited)
         shared = [found for p in fields if (found := _on_command_line(p))]
         names = [parameter.name for parameter in shared]
+        objects = [p.name for p in fields if isinstance(flag := _flag_of(p), Flag) and flag.type is dict]
 
         def run(**given: Any) -> None:
-            values = {name: given.pop(name) for name in names}
             # None: the flag was not given, so that the field's default holds.
-            function(options(**{name: value for name, value in values.items() if value is not None}), **given)
+            values = {name: value for name in names if (value := given.pop(name)) is not None}
+            values |= {name: _read_object(name, values[name]) for name in objects if name in values}
+            function(options(**values), **given)
 
         own = list(inspect.signature(function).parameters.values())[1:]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared, *own)]
@@ -85,16 +88,31 @@ def command(
     return register
 
 
+def _flag_of(parameter: inspect.Parameter) -> Any:
+    """What a field's annotation says of the command line: a Flag, typer's own option, or None."""
+    return get_args(parameter.annotation)[1] if get_origin(parameter.annotation) is Annotated else None
+
+
 def _on_command_line(parameter: inspect.Parameter) -> inspect.Parameter | None:
     """Converts a field's parameter to a typer option; None for a field without a flag."""
-    if get_origin(parameter.annotation) is not Annotated:
-        return None
-    flag = get_args(parameter.annotation)[1]
+    flag = _flag_of(parameter)
     if not isinstance(flag, Flag):
-        return parameter
+        return parameter if flag else None
     # Naming the flag keeps typer from adding a --no- form. A default of another type than the flag's becomes None.
     declared = [f"--{parameter.name.replace('_', '-')}"] if flag.type is bool else []
     option = typer.Option(*declared, help=flag.help)
     if isinstance(parameter.default, flag.type):
         return parameter.replace(annotation=Annotated[flag.type, option])
-    return parameter.replace(annotation=Annotated[flag.type | None, option], default=None)
+    kind = str if flag.type is dict else flag.type
+    return parameter.replace(annotation=Annotated[kind | None, option], default=None)
+
+
+def _read_object(name: str, text: str) -> dict[str, Any]:
+    """Reads the JSON object that was given as option `name`. Raises InputError on anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{name}: expected a JSON object, got {text!r}: {one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{name}: expected a JSON object, got {text!r}")
+    return value

@@ -90,7 +90,7 @@ class LabelSession:
     def compare(self, rounds: Rounds) -> Answers:
         """Compares all pairs of all groups at once, packed together."""
         pairs = [(g, i, j) for g, of_group in rounds.items() for i, j in of_group]
-        presentations = [(g, a, b) for g, i, j in pairs for a, b in shown(i, j, self.orders)]
+        presentations: list[Presentation] = [(g, *ab) for g, i, j in pairs for ab in shown(i, j, self.orders)]
         with on_device(self.comparer.runner.device):
             logits = self._logits(presentations)
         per_pair = logits.reshape(len(pairs), -1, 2)

@@ -8,7 +8,7 @@ from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.devices import find_devices
 from gram_fast.errors import BackendError
-from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer
+from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer, warn_of_another_prompt
 from gram_fast.models.loading import load_runners
 from gram_fast.models.options import JudgeOptions
 from gram_fast.models.transformers_runner import TransformersRunner
@@ -25,7 +25,7 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
     if options.tensor_parallel and len(devices) > 1:
         raise BackendError(f"tensor_parallel=True: expected one device a process, got {len(devices)}")
     config = load_config(name, **options.hub)
-    tokenizer = PairTokenizer(load_tokenizer(name, **options.hub), find_template(options.preset, config))
+    tokenizer = _pair_tokenizer(load_tokenizer(name, **options.hub), config, options)
     # load_runners is lazy: each runner is checked before the next is loaded.
     comparers = [
         _comparer_of(tokenizer, runner, options)
@@ -37,12 +37,19 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
 def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -> LabelComparer:
     """Makes the comparer of a transformers model, on its device and in eval mode, and its tokenizer.
 
-    Uses the options preset, attention, max_batch_tokens and max_length. Raises UnsupportedModelError and BackendError
-    like PairwiseJudge.from_pretrained.
+    Uses the options preset, chat_template_kwargs, attention, max_batch_tokens and max_length. Raises errors like
+    PairwiseJudge.from_pretrained.
     """
-    pair_tokenizer = PairTokenizer(tokenizer, find_template(options.preset, model.config))
+    pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options)
     runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention)
     return _comparer_of(pair_tokenizer, runner, options)
+
+
+def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions) -> PairTokenizer:
+    template = find_template(options.preset, config, options.chat_template_kwargs)
+    pair_tokenizer = PairTokenizer(tokenizer, template)
+    warn_of_another_prompt(config, pair_tokenizer)
+    return pair_tokenizer
 
 
 def _comparer_of(tokenizer: PairTokenizer, runner: Runner, options: JudgeOptions) -> LabelComparer:

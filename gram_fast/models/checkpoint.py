@@ -2,19 +2,25 @@
 
 import logging
 import os
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gram_fast.errors import InputError, UnsupportedModelError, one_line
-from gram_fast.text.prompts import LABELS, PairTemplate, preset_names
+from gram_fast.text.prompts import PairTemplate, preset_names
+from gram_fast.text.tokens import PairTokenizer
 
 log = logging.getLogger(__name__)
 
 # Key in a checkpoint's config.json under which it records the prompt that it was trained with.
 _RECORD = "gram_fast"
+# Characters of two prompts that a message quotes from where they differ.
+_EXCERPT = 24
 
 
 def load_model(
@@ -76,29 +82,84 @@ def _locate(name: str) -> str:
     return name
 
 
-def find_template(preset: str, config: Any) -> PairTemplate:
+def find_template(preset: str, config: Any, chat_template_kwargs: Mapping[str, Any] | None = None) -> PairTemplate:
     """The judge's prompt template.
 
-    `preset`: a preset's name, a template file, or "auto" for the template that the model's configuration records, and
-    `gram` where it records none. Raises UnsupportedModelError for a record without a template or with other labels.
+    `preset`: a preset's name, a preset file, or "auto" for the template that the model's configuration records, and
+    `gram` where it records none. `chat_template_kwargs` go before those of a preset file, and these before the recorded
+    ones. Raises UnsupportedModelError for a record without a template, and InputError for variables of a chat template
+    beside a preset with a frame.
     """
+    recorded, name = _recorded_template(config)
+    template = recorded if recorded and preset == "auto" else PairTemplate.load("gram" if preset == "auto" else preset)
+    if recorded and _without_kwargs(template) != _without_kwargs(recorded):
+        log.warning("preset %s is not the template that the checkpoint records (%s)", preset, name)
+    if template.frame is not None:
+        if chat_template_kwargs:
+            raise InputError(f"chat_template_kwargs: preset {preset} has a frame in place of the chat template")
+        return template
+    kwargs = {**(recorded.chat_template_kwargs if recorded else {}), **template.chat_template_kwargs}
+    return replace(template, chat_template_kwargs={**kwargs, **(chat_template_kwargs or {})})
+
+
+def record_prompt(config: Any, tokenizer: PairTokenizer) -> None:
+    """Records the judge's prompt in the model's configuration, where `find_template` finds it."""
+    template = tokenizer.template
+    presets = {name: PairTemplate.load(name) for name in preset_names()}
+    same = (name for name, preset in presets.items() if _without_kwargs(preset) == _without_kwargs(template))
+    record = {
+        "preset": next(same, "custom"),
+        "template": template.text,
+        "labels": list(template.labels),
+        "answer_prefix": template.answer_prefix,
+        "frame": template.frame,
+        "chat_template_kwargs": dict(template.chat_template_kwargs),
+        "literals": list(tokenizer.text.literals),
+    }
+    setattr(config, _RECORD, record)
+
+
+def warn_of_another_prompt(config: Any, tokenizer: PairTokenizer) -> None:
+    """Warns where the recorded template is rendered to another text than in training, and says where it differs first.
+
+    Another chat template, date or variable does that.
+    """
+    recorded, _ = _recorded_template(config)
+    if recorded is None or _without_kwargs(recorded) != _without_kwargs(tokenizer.template):
+        return  # nothing to compare with, or find_template has said so
+    record = getattr(config, _RECORD)
+    if not isinstance(record.get("literals"), list):  # checkpoints of earlier versions
+        return
+    slots = [f"{{{slot}}}" for slot in tokenizer.text.slots]
+    before, now = (
+        "".join(f"{literal}{slot}" for literal, slot in zip_longest(literals, slots, fillvalue=""))
+        for literals in (record["literals"], tokenizer.text.literals)
+    )
+    if before != now:
+        at = next((k for k, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
+        warnings.warn(
+            f"the judge's prompt is not the one that the checkpoint was trained with: at character {at} it has "
+            f"{now[at : at + _EXCERPT]!r}, in training it had {before[at : at + _EXCERPT]!r}; chat_template_kwargs in "
+            f"training were {record.get('chat_template_kwargs')}",
+            stacklevel=2,
+        )
+
+
+def _recorded_template(config: Any) -> tuple[PairTemplate | None, str | None]:
+    """The template that a model's configuration records and the name of its preset; None where it records none."""
     record = getattr(config, _RECORD, None)
     if record is None:
-        return PairTemplate.load("gram" if preset == "auto" else preset)
+        return None, None
     if not isinstance(record, dict) or not isinstance(record.get("template"), str):
         raise UnsupportedModelError(f"the checkpoint's {_RECORD} record has no 'template': name a preset")
-    if record.get("labels") != list(LABELS):
-        raise UnsupportedModelError(f"the checkpoint answers with {record.get('labels')}, expected {list(LABELS)}")
-    recorded = PairTemplate.parse(record["template"], "the template that the checkpoint records")
-    if preset == "auto":
-        return recorded
-    template = PairTemplate.load(preset)
-    if template != recorded:
-        log.warning("preset %s is not the template that the checkpoint records (%s)", preset, record.get("preset"))
-    return template
+    names = ("labels", "answer_prefix", "frame", "chat_template_kwargs")
+    settings = {name: record[name] for name in names if record.get(name) is not None}
+    try:
+        template = PairTemplate.parse(record["template"], f"the checkpoint's {_RECORD} record", **settings)
+    except InputError as error:
+        raise UnsupportedModelError(str(error)) from None
+    return template, record.get("preset")
 
 
-def record_template(config: Any, template: PairTemplate) -> None:
-    """Records the judge's template and labels in the model's configuration, where `find_template` finds them."""
-    preset = next((name for name in preset_names() if PairTemplate.load(name) == template), "custom")
-    setattr(config, _RECORD, {"preset": preset, "template": template.text, "labels": list(LABELS)})
+def _without_kwargs(template: PairTemplate) -> PairTemplate:
+    return replace(template, chat_template_kwargs={})

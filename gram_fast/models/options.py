@@ -1,6 +1,6 @@
 """Options of loading and running a judge, for `PairwiseJudge.from_pretrained` and the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from types import NoneType
@@ -12,6 +12,7 @@ from gram_fast.devices import find_dtype
 from gram_fast.errors import BackendError, InputError, shown_value
 from gram_fast.ops import BACKENDS, backend_problem
 from gram_fast.text.prompts import PairTemplate
+from gram_fast.text.settings import check_kwargs
 
 _LARGEST = 2**24
 _CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ RUNNERS = ("auto", "transformers", "dense")
 
 @dataclass(frozen=True)
 class Flag:
-    """Command-line form of an option: the type of its value, and one sentence of help."""
+    """Command-line form of an option: the type of its value, and one sentence of help; a dict is a JSON object."""
 
     type: type
     help: str
@@ -48,8 +49,12 @@ class JudgeOptions:
     """
 
     preset: Annotated[
-        str, Flag(str, "Judge prompt: auto (what the checkpoint records, else gram), a preset or a template file.")
+        str, Flag(str, "Judge prompt: auto (what the checkpoint records, else gram), a preset or a preset file.")
     ] = "auto"
+    chat_template_kwargs: Annotated[
+        Mapping[str, Any] | None,
+        Flag(dict, 'Variables of the checkpoint\'s chat template, as JSON: {"date_string": "26 Jul 2024"}.'),
+    ] = None
     device: Annotated[
         str | torch.device | Sequence[str | torch.device],
         Flag(str, "auto, cpu, cuda, cuda:N, cuda:all, or several with commas."),
@@ -81,6 +86,7 @@ class JudgeOptions:
                 )
         if self.preset != "auto":
             PairTemplate.load(self.preset)
+        check_kwargs(self.chat_template_kwargs or {})
         find_dtype(self.dtype, _CPU)
         if self.runner not in RUNNERS:
             raise BackendError(f"there is no runner {shown_value(self.runner)}: expected one of {', '.join(RUNNERS)}")

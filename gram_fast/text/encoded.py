@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gram_fast.text.prompts import SLOTS
+from gram_fast.text.prompts import slot_names
 from gram_fast.text.tokens import Frame, Ids, PairTokenizer
 
-Presentation = tuple[int, int, int]
-"""(group, i, j): text i of the group in slot A and text j in slot B, numbered as in Group.texts."""
+Presentation = tuple[int, ...]
+"""(group, i, j): text i of the group in slot A and text j in slot B, numbered as in Group.texts; or, for a verifier,
+(group, i)."""
 _NO_IDS = np.empty(0, np.int32)
 
 
@@ -31,7 +32,7 @@ class EncodedRound:
 class EncodedTexts:
     """Prompts and responses of one call, encoded in pieces that presentations share.
 
-    A presentation is `head_ids` and three pieces, one per slot. Where a text cannot be cut exactly, presentations are
+    A presentation is `head_ids` and one piece per slot. Where a text cannot be cut exactly, presentations are
     encoded whole instead: each is one segment without a head, encoded in its round.
     """
 
@@ -67,7 +68,7 @@ class EncodedTexts:
         """Makes the segments and sequences of a round; `known`: segments of the call's earlier rounds."""
         if self.numbers:
             sequences = np.array([self._pieces_of(presentation) for presentation in presentations], np.int32)
-            return EncodedRound(self.pieces[known:], sequences, reusable=2)
+            return EncodedRound(self.pieces[known:], sequences, reusable=sequences.shape[1] - 1)
         segments = self.tokenizer.whole_ids([self._texts(presentation) for presentation in presentations])
         numbers = np.arange(known, known + len(segments), dtype=np.int32)
         return EncodedRound(segments, numbers[:, None], reusable=0)
@@ -75,18 +76,19 @@ class EncodedTexts:
     def _is_exact_on_a_sample(self) -> bool:
         """Whether composed ids equal those of the whole text, for the first and last responses of two groups."""
         groups = range(len(self.groups))
-        sample = [(g, i, j) for g in {*groups[:1], *groups[-1:]} for i, j in ((0, -1), (-1, 0))]
+        shown = ((0,), (-1,)) if self.tokenizer.template.is_verifier else ((0, -1), (-1, 0))
+        sample = [(g, *responses) for g in {*groups[:1], *groups[-1:]} for responses in shown]
         whole = self.tokenizer.whole_ids([self._texts(presentation) for presentation in sample])
         composed = [[self.head_ids, *(self.pieces[k] for k in self._pieces_of(shown))] for shown in sample]
         return all(np.array_equal(np.concatenate(c), w) for c, w in zip(composed, whole, strict=True))
 
-    def _texts(self, presentation: Presentation) -> tuple[str, str, str]:
-        group, i, j = presentation
-        return self.prompts[group], self.groups[group][i], self.groups[group][j]
+    def _texts(self, presentation: Presentation) -> list[str]:
+        group, *shown = presentation
+        return [self.prompts[group], *(self.groups[group][k] for k in shown)]
 
     def _pieces_of(self, presentation: Presentation) -> list[int]:
-        values = dict(zip(SLOTS, self._texts(presentation), strict=True))
         slots = self.tokenizer.text.slots
+        values = dict(zip(slot_names(slots), self._texts(presentation), strict=True))
         return [numbers[values[slot]] for numbers, slot in zip(self.numbers, slots, strict=True)]
 
 

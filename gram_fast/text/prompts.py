@@ -7,21 +7,23 @@ A ChatText is that whole text with the slots cut out: four literals with three s
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
 from gram_fast.errors import InputError, UnsupportedModelError, one_line
+from gram_fast.text.settings import check_settings, split_front_matter
 
 SLOTS = ("input", "response_a", "response_b")
+VERIFIER_SLOTS = ("input", "response")
 LABELS = ("A", "B")
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
 """Prompt or response: text, or a list of chat messages ({"role", "content"})."""
 
-_SLOT = re.compile(r"\{(input|response_a|response_b)\}")
 # Shorter lines of a template ("A:") are too common in real text to say anything.
 _SHORTEST_MARKER = 4
 
@@ -34,29 +36,43 @@ def preset_names() -> list[str]:
 
 @dataclass(frozen=True)
 class PairTemplate:
-    """Template of the judge's user message: `literals[0] + {slots[0]} + literals[1] + ... + literals[3]`."""
+    """Template of the judge's user message, `literals[0] + {slots[0]} + literals[1] + ...`, and how it is answered.
+
+    It shows a pair, or one response: then it is a verifier's.
+    """
 
     literals: tuple[str, ...]
     slots: tuple[str, ...]
+    labels: tuple[str, str] = LABELS
+    """Answers whose logits are read: the first for response A, or for a right response. One token each."""
+    answer_prefix: str = ""
+    """What the answer begins with before its label, such as "[["."""
+    frame: str | None = None
+    """Chat around the user message, `{content}`, in place of the checkpoint's chat template."""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, beside `enable_thinking=False`; JSON values."""
 
     @classmethod
-    def parse(cls, text: str, source: str = "template") -> "PairTemplate":
+    def parse(cls, text: str, source: str = "template", **settings: Any) -> "PairTemplate":
         """Parses a template with `{input}`, `{response_a}` and `{response_b}`, each exactly once, in any order.
 
-        Other braces are text. Raises InputError that names `source` and the slot.
+        With `{response}` in place of the two it is a verifier's. Other braces are text. `settings`: the other fields,
+        as JSON or TOML values. Raises InputError that names `source` and the slot or setting.
         """
-        parts = _SLOT.split(text)
+        is_verifier = "{response}" in text and not re.search(r"\{response_[ab]\}", text)
+        names = VERIFIER_SLOTS if is_verifier else SLOTS
+        parts = re.split(r"\{(" + "|".join(names) + r")\}", text)
         slots = tuple(parts[1::2])
-        for slot in SLOTS:
+        for slot in names:
             if slots.count(slot) != 1:
                 raise InputError(f"{source}: expected {{{slot}}} exactly once, found it {slots.count(slot)} times")
-        return cls(tuple(parts[0::2]), slots)
+        return cls(tuple(parts[0::2]), slots, **check_settings(settings, source))
 
     @classmethod
     def load(cls, preset: str) -> "PairTemplate":
-        """Loads a preset by name, or a UTF-8 template file by path. Raises InputError where neither exists."""
+        """Loads a preset by name, or a UTF-8 preset file by path. Raises InputError where neither exists."""
         if preset in preset_names():
-            return cls.parse((resources.files("gram_fast") / "presets" / f"{preset}.txt").read_text("utf-8"), preset)
+            return cls._of_file((resources.files("gram_fast") / "presets" / f"{preset}.txt").read_text("utf-8"), preset)
         try:
             text = Path(preset).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -65,7 +81,12 @@ class PairTemplate:
             name = str(preset) if len(str(preset)) <= 80 else f"{str(preset)[:80]}..."
             presets = ", ".join(preset_names())
             raise InputError(f"there is no preset or template file {name!r}: presets are {presets}") from None
-        return cls.parse(text, preset)
+        return cls._of_file(text, preset)
+
+    @classmethod
+    def _of_file(cls, text: str, source: str) -> "PairTemplate":
+        settings, text = split_front_matter(text, source)
+        return cls.parse(text, source, **settings)
 
     @property
     def text(self) -> str:
@@ -73,9 +94,23 @@ class PairTemplate:
         slots = [f"{{{slot}}}" for slot in self.slots]
         return self.literals[0] + "".join(s + literal for s, literal in zip(slots, self.literals[1:], strict=True))
 
-    def fill(self, prompt: str, response_a: str, response_b: str) -> str:
-        """Fills the slots -> the user message of one presentation."""
-        return _join(self.literals, self.slots, prompt, response_a, response_b)
+    @property
+    def is_verifier(self) -> bool:
+        """Whether it shows one response rather than a pair."""
+        return "response" in self.slots
+
+    def fill(self, *values: str) -> str:
+        """Fills the slots with a prompt and each response shown -> the user message of one presentation."""
+        return _join(self.literals, self.slots, values)
+
+    def chat(self, tokenizer: "ChatTokenizer", content: str) -> str:
+        """Renders a user message with this content as a chat, up to the assistant's answer.
+
+        Raises UnsupportedModelError where there is neither a frame nor a chat template.
+        """
+        if self.frame is not None:
+            return self.frame.replace("{content}", content)
+        return str(render_chat(tokenizer, [{"role": "user", "content": content}], kwargs=self.chat_template_kwargs))
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -103,24 +138,24 @@ class ChatText:
 
     @classmethod
     def render(cls, template: PairTemplate, tokenizer: ChatTokenizer) -> "ChatText":
-        """Renders the template as one user message with the generation prompt, thinking off where it can be.
+        """Renders the template as one user message up to the answer's label, thinking off where it can be.
 
         Raises UnsupportedModelError when there is no chat template, or when it alters the text of a slot.
         """
-        if not tokenizer.chat_template:
+        if template.frame is None and not tokenizer.chat_template:
             raise UnsupportedModelError(
                 "the checkpoint's tokenizer has no chat template, so a judge cannot be prompted"
             )
 
         def whole_text(*values: str) -> str:
-            return str(render_chat(tokenizer, [{"role": "user", "content": template.fill(*values)}]))
+            return template.chat(tokenizer, template.fill(*values)) + template.answer_prefix
 
         # Private-use characters stand in for the slots; they occur in no template and are not white space.
-        stand_ins = {slot: f"\ue000{index}\ue001" for index, slot in enumerate(SLOTS)}
+        stand_ins = {slot: f"\ue000{index}\ue001" for index, slot in enumerate(slot_names(template.slots))}
         parts = re.split(f"({'|'.join(stand_ins.values())})", whole_text(*stand_ins.values()))
         by_stand_in = {stand_in: slot for slot, stand_in in stand_ins.items()}
         text = cls(tuple(parts[0::2]), tuple(by_stand_in[part] for part in parts[1::2]))
-        awkward = (" \n x {{ y }} \n\n", "\n <b> {response_a} \n", " \t z ' \" \\n \n ")
+        awkward = (" \n x {{ y }} \n\n", "\n <b> {response_a} \n", " \t z ' \" \\n \n ")[: len(template.slots)]
         if text.slots != template.slots or text.fill(*awkward) != whole_text(*awkward):
             raise UnsupportedModelError(
                 "the checkpoint's chat template alters the text of the slots (many strip white space at the ends of a "
@@ -128,26 +163,40 @@ class ChatText:
             )
         return text
 
-    def fill(self, prompt: str, response_a: str, response_b: str) -> str:
-        """Fills the slots -> the whole text of one presentation."""
-        return _join(self.literals, self.slots, prompt, response_a, response_b)
+    def fill(self, *values: str) -> str:
+        """Fills the slots with a prompt and each response shown -> the whole text of one presentation."""
+        return _join(self.literals, self.slots, values)
 
 
-def render_chat(tokenizer: ChatTokenizer, messages: list[Message], add_generation_prompt: bool = True) -> Any:
+def render_chat(
+    tokenizer: ChatTokenizer,
+    messages: list[Message],
+    add_generation_prompt: bool = True,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
     """Renders messages with the tokenizer's chat template -> text, thinking off where it can be.
 
-    Raises UnsupportedModelError when the template fails.
+    `kwargs`: variables of the template; `strftime_now` is the day that it is told, ISO 8601. Raises
+    UnsupportedModelError when the template fails.
     """
+    variables = {"enable_thinking": False, **(kwargs or {})}
+    if "strftime_now" in variables:
+        variables["strftime_now"] = datetime.fromisoformat(variables["strftime_now"]).strftime
     try:
         return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
         )
     except Exception as error:  # jinja2 raises what the template's author wrote
         raise UnsupportedModelError(f"the checkpoint's chat template failed: {one_line(error)}") from error
 
 
-def _join(literals: tuple[str, ...], slots: tuple[str, ...], prompt: str, response_a: str, response_b: str) -> str:
-    values = dict(zip(SLOTS, (prompt, response_a, response_b), strict=True))
+def slot_names(slots: Sequence[str]) -> tuple[str, ...]:
+    """The slots of a template in the order of a presentation's texts: the prompt, then each response shown."""
+    return VERIFIER_SLOTS if "response" in slots else SLOTS
+
+
+def _join(literals: tuple[str, ...], slots: tuple[str, ...], texts: Sequence[str]) -> str:
+    values = dict(zip(slot_names(slots), texts, strict=True))
     return literals[0] + "".join(values[slot] + literal for slot, literal in zip(slots, literals[1:], strict=True))
 
 

@@ -13,8 +13,8 @@ import json
 import re
 import secrets
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,8 @@ from tokenizers import Tokenizer
 
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.text.cuts import PROBES, CutProver
-from gram_fast.text.prompts import LABELS, SLOTS, ChatText, Message, PairTemplate, render_chat
+from gram_fast.text.dates import date_remedy
+from gram_fast.text.prompts import ChatText, Message, PairTemplate, render_chat, slot_names
 
 Ids = NDArray[np.int32]
 """Token ids, int32 [T]."""
@@ -53,14 +54,20 @@ class PairTokenizer:
             )
         self.template = template
         self.text = ChatText.render(template, tokenizer)
-        self._secret_names = {token: f"\ue002{secrets.token_hex(12)}\ue003" for token in _template_only(tokenizer)}
+        self.date_remedy = date_remedy(template, tokenizer)
+        """Variables of the chat template that would fix the date of today in the prompt; None where it has none."""
+        _warn_of_variables(template, tokenizer, self.date_remedy)
+        only = _template_only(tokenizer, template)
+        self._secret_names = {token: f"\ue002{secrets.token_hex(12)}\ue003" for token in only}
         self._markers = (*template.markers, *self._secret_names)
         self._tokenizer = _private_copy(tokenizer, self._secret_names)
         self._literals = tuple(self._to_secret(literal) for literal in self.text.literals)
         self._check_private_copy(tokenizer)
-        self.label_ids = (self._label_id(LABELS[0]), self._label_id(LABELS[1]))
+        self.label_ids = (self._label_id(template.labels[0]), self._label_id(template.labels[1]))
         if self.label_ids[0] == self.label_ids[1]:
-            raise UnsupportedModelError(f"labels {LABELS} are the same token {self.label_ids[0]} to this tokenizer")
+            raise UnsupportedModelError(
+                f"labels {template.labels} are the same token {self.label_ids[0]} to this tokenizer"
+            )
         self.frames = self._frames()
         if self.frames is None:
             warnings.warn(
@@ -72,10 +79,13 @@ class PairTokenizer:
         """Ids int32 [T] before the first piece, which all presentations share; empty when they are encoded whole."""
         return self.frames[0].before_ids if self.frames else np.empty(0, np.int32)
 
-    def whole_ids(self, pairs: Sequence[tuple[str, str, str]]) -> list[Ids]:
-        """Encodes the whole text of each (prompt, response in slot A, response in slot B) -> ids [T]."""
-        text = ChatText(self._literals, self.text.slots)
-        return self._encode([text.fill(*pair) for pair in pairs])
+    def whole_ids(self, rows: Sequence[Sequence[str]]) -> list[Ids]:
+        """Encodes the whole text of each (prompt, response in slot A, response in slot B) -> ids [T].
+
+        A verifier's rows are (prompt, response).
+        """
+        text = replace(self.text, literals=self._literals)
+        return self._encode([text.fill(*row) for row in rows])
 
     def ids_between(self, literals: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Ids]:
         """Encodes each row of n texts between n + 1 literals -> ids [T].
@@ -110,15 +120,15 @@ class PairTokenizer:
         return re.sub("|".join(map(re.escape, names)), lambda match: self._secret_names[match[0]], literal)
 
     def _check_private_copy(self, tokenizer: Any) -> None:
-        sample = ("What is 2 + 2?", "4.", "It is five!\n")
+        sample = ("What is 2 + 2?", "4.", "It is five!\n")[: len(self.text.slots)]
         expected = tokenizer(self.text.fill(*sample), add_special_tokens=False)["input_ids"]
         if self.whole_ids([sample])[0].tolist() != list(expected):
             raise UnsupportedModelError("the tokenizer cannot be copied with its special tokens set apart")
 
     def _label_id(self, label: str) -> int:
-        sample = ("question", "one", "two")
+        sample = ("question", "one", "two")[: len(self.text.slots)]
         plain = self.whole_ids([sample])[0]
-        with_label = self._encode([ChatText(self._literals, self.text.slots).fill(*sample) + label])[0]
+        with_label = self._encode([replace(self.text, literals=self._literals).fill(*sample) + label])[0]
         rest = with_label[len(plain) :]
         if len(rest) != 1 or not np.array_equal(with_label[: len(plain)], plain):
             raise UnsupportedModelError(
@@ -130,33 +140,37 @@ class PairTokenizer:
     def _frames(self) -> "tuple[Frame, ...] | None":
         """Finds the frame of each slot, in the template's order; None when a literal has no safe cut."""
         prover = CutProver(self._tokenizer)
+        num_slots = len(self.text.slots)
         first, last = [0], []  # by literal: where the previous slot's piece ends, where the next slot's piece begins
         for index, literal in enumerate(self._literals):
             secrets_in = [m.span() for m in re.finditer("\ue002[0-9a-f]+\ue003", literal)]
             if index > 0:
                 end = min(_WINDOW, secrets_in[0][0] if secrets_in else len(literal))
-                cuts = prover.safe_cuts(literal[:end], follows_slot=True, precedes_slot=index < 3 or end == _WINDOW)
+                cuts = prover.safe_cuts(
+                    literal[:end], follows_slot=True, precedes_slot=index < num_slots or end == _WINDOW
+                )
                 if not cuts and secrets_in and end == secrets_in[0][0]:
                     # An added token is taken out of the text first: nothing crosses its border.
                     cuts = [] if self._strips_left(literal[slice(*secrets_in[0])]) else [end]
                 if not cuts:
                     return None
                 first.append(cuts[0])
-            if index < 3:
+            if index < num_slots:
                 begin = max(len(literal) - _WINDOW, secrets_in[-1][1] if secrets_in else 0)
                 cuts = prover.safe_cuts(literal[begin:], follows_slot=index > 0 or begin > 0, precedes_slot=True)
                 if not cuts:
                     return None
                 last.append(begin + cuts[-1])
-        frames = tuple(self._frame(slot, first, last) for slot in range(3))
+        frames = tuple(self._frame(slot, first, last) for slot in range(num_slots))
         return frames if self._compose_probes(frames) else None
 
     def _compose_probes(self, frames: "tuple[Frame, ...]") -> bool:
         """Whether composed ids equal those of the whole text, with awkward texts in all slots."""
         pieces = [self.pieces(frame, PROBES) for frame in frames]
-        triples = list(zip(PROBES, PROBES[1:] + PROBES[:1], PROBES[2:] + PROBES[:2], strict=True))
-        for triple, whole in zip(triples, self.whole_ids(triples), strict=True):
-            values = dict(zip(SLOTS, triple, strict=True))
+        names = slot_names(self.text.slots)
+        rows = list(zip(*(PROBES[k:] + PROBES[:k] for k in range(len(names))), strict=True))
+        for row, whole in zip(rows, self.whole_ids(rows), strict=True):
+            values = dict(zip(names, row, strict=True))
             composed = [frames[0].before_ids]
             for frame, of_slot, slot in zip(frames, pieces, self.text.slots, strict=True):
                 if of_slot is None:
@@ -173,7 +187,7 @@ class PairTokenizer:
         before, after = self._literals[slot], self._literals[slot + 1]
         begin, end = last[slot], first[slot + 1]
         # The text up to the next slot's piece follows; after the last slot, all that is left.
-        stop = last[slot + 1] if slot < 2 else len(after)
+        stop = last[slot + 1] if slot + 1 < len(last) else len(after)
         left_context = before[max(0, begin - _CONTEXT) : begin].rpartition("\ue003")[2]
         right_context = after[end : end + _CONTEXT].partition("\ue002")[0]
         left_ids, right_ids = self._encode([left_context])[0], self._behind(after[:end], right_context)
@@ -218,17 +232,36 @@ class Frame:
         return (self.left, self.right)
 
 
-def _template_only(tokenizer: Any) -> list[str]:
+def _template_only(tokenizer: Any, template: PairTemplate) -> list[str]:
     """Finds the added tokens that only the template may place: special ones, and those that frame chat turns."""
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
     user: Message = {"role": "user", "content": "x"}
-    try:
-        turns = render_chat(tokenizer, [user, {"role": "assistant", "content": "y"}, user], add_generation_prompt=False)
-    except UnsupportedModelError:  # some templates take one turn only, all that a judge needs
-        turns = render_chat(tokenizer, [user])
+    turns = (template.frame or "").partition("{content}")[0]
+    if tokenizer.chat_template:
+        chat, kwargs = [user, {"role": "assistant", "content": "y"}, user], template.chat_template_kwargs
+        try:
+            turns += render_chat(tokenizer, chat, add_generation_prompt=False, kwargs=kwargs)
+        except UnsupportedModelError:  # some templates take one turn only, all that a judge needs
+            turns += template.chat(tokenizer, "x")
     # Words and white space that happen to be added tokens frame nothing.
     framing = [t.content for t in added if t.content in turns and re.search(r"[^\w\s]", t.content)]
     return [token.content for token in added if token.special or token.content in framing]
+
+
+def _warn_of_variables(template: PairTemplate, tokenizer: Any, date_remedy: Mapping[str, str] | None) -> None:
+    """Warns of a date that the chat template writes, and of variables that it does not read."""
+    if date_remedy is not None:
+        warnings.warn(
+            "the chat template writes today's date into the judge's prompt, so that scores change from day to day: fix "
+            f"it, as with chat_template_kwargs={dict(date_remedy)}",
+            stacklevel=3,
+        )
+    for name in template.chat_template_kwargs:
+        if name not in str(tokenizer.chat_template):
+            warnings.warn(
+                f"chat_template_kwargs: the checkpoint's chat template has no {name!r}, which changes nothing",
+                stacklevel=3,
+            )
 
 
 def _private_copy(tokenizer: Any, names: dict[str, str]) -> Tokenizer:

@@ -16,6 +16,10 @@ from gram_fast.models.options import Flag, JudgeOptions
 # By field: what stands on the command line, and what the field is then.
 GIVEN = {
     "preset": (["--preset", "short"], "short"),
+    "chat_template_kwargs": (
+        ["--chat-template-kwargs", '{"date_string": "26 Jul 2024"}'],
+        {"date_string": "26 Jul 2024"},
+    ),
     "device": (["--device", "cpu,cpu"], "cpu,cpu"),
     "dtype": (["--dtype", "bfloat16"], "bfloat16"),
     "runner": (["--runner", "dense"], "dense"),
@@ -85,6 +89,9 @@ def test_what_is_no_flag_is_a_usage_error(run, arguments):
     ("arguments", "error", "message"),
     [
         (["--max-length", "0"], InputError, "max_length: expected None or an integer from 1 to 16777216, got 0"),
+        (["--chat-template-kwargs", "[1]"], InputError, r"^chat_template_kwargs: expected a JSON object, got '\[1\]'$"),
+        (["--chat-template-kwargs", "{x"], InputError, r"^chat_template_kwargs: expected a JSON object, got '{x': Exp"),
+        (["--chat-template-kwargs", '{"tokenize": 1}'], InputError, "variables of the chat template, found 'tokenize'"),
         (["--preset", "nope"], InputError, "there is no preset or template file 'nope'"),
         (["--deterministic", "--attention", "cascade"], BackendError, "expected attention 'auto', got 'cascade'"),
     ],

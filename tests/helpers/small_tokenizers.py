@@ -39,6 +39,15 @@ LLAMA3 = """\
 <|start_header_id|>assistant<|end_header_id|>
 
 {% endif -%}"""
+# As Llama 3.2: the date of today in a system turn.
+DATED = (
+    '{%- if date_string is not defined %}{% set date_string = strftime_now("%d %b %Y") %}{% endif -%}'
+    + LLAMA3.replace(
+        "{%- for message",
+        "<|start_header_id|>system<|end_header_id|>\n\nToday Date: {{ date_string }}\n\n<|eot_id|>{%- for message",
+        1,
+    )
+)
 INST = """\
 {{- bos_token -}}
 {%- for message in messages -%}

@@ -185,7 +185,7 @@ def test_tokenizer_without_a_chat_template_is_refused(chat_template):
 @pytest.mark.parametrize(
     ("chat_template", "said"),
     [
-        ("{{ raise_exception('only tools\\nwork here') }}", "only tools$"),
+        ("{{ raise_exception('only tools\\nwork here') }}", "only tools work here$"),
         ("{{ messages[1].content }}", "messages|list"),
         ("{% if %}", "Expected an expression"),
     ],

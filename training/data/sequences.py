@@ -74,7 +74,8 @@ def scalar_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     """
     prompt, response = "\ue000", "\ue001"
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    text = render_chat(chat, turns, add_generation_prompt=False)  # type: ignore[arg-type]
+    kwargs = tokenizer.template.chat_template_kwargs
+    text = render_chat(chat, turns, add_generation_prompt=False, kwargs=kwargs)  # type: ignore[arg-type]
     before, _, rest = text.partition(prompt)
     between, _, after = rest.partition(response)
 
@@ -98,9 +99,11 @@ def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     question, answers = pretraining_literals(tokenizer.template)
     prompt, output = "\ue000", "\ue001"
     user = {"role": "user", "content": question[0] + prompt + question[1]}
-    opening = render_chat(chat, [user]).partition(prompt)
+    opening = tokenizer.template.chat(chat, user["content"]).partition(prompt)
     both = [user, {"role": "assistant", "content": output}]
-    closing = render_chat(chat, both, add_generation_prompt=False).rpartition(output)[2]  # type: ignore[arg-type]
+    kwargs = tokenizer.template.chat_template_kwargs
+    text = render_chat(chat, both, add_generation_prompt=False, kwargs=kwargs)  # type: ignore[arg-type]
+    closing = text.rpartition(output)[2]
     swapped = tokenizer.template.slots.index("response_a") > tokenizer.template.slots.index("response_b")
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
