@@ -25,11 +25,11 @@ from gram_fast.models.checkpoint import (
     find_template,
     load_config,
     load_model,
-    load_tokenizer,
     record_prompt,
     warn_of_another_prompt,
 )
 from gram_fast.models.supported import attention_span, plain_output_embedding
+from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.text.dates import fix_date
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer

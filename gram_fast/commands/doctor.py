@@ -49,6 +49,7 @@ def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tu
     runner, tokenizer = first.runner, first.tokenizer
     yield "model", f"{type(runner).__name__} on {runner.device}, {runner.dtype}, attention {runner.attention}"
     yield "longest pair", f"{first.max_length} tokens"
+    yield "tokenizer", tokenizer.changes or "samples of text come back from their token ids"
     yield (
         "template",
         f"composed of pieces behind {len(tokenizer.head_ids)} shared tokens"

@@ -8,9 +8,10 @@ from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.devices import find_devices
 from gram_fast.errors import BackendError
-from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer, warn_of_another_prompt
+from gram_fast.models.checkpoint import find_template, load_config, warn_of_another_prompt
 from gram_fast.models.loading import load_runners
 from gram_fast.models.options import JudgeOptions
+from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.runner import Runner
 from gram_fast.text.tokens import PairTokenizer

@@ -1,4 +1,4 @@
-"""Loads the model, configuration and tokenizer of a checkpoint with transformers, and finds its prompt template."""
+"""Loads the model and configuration of a checkpoint with transformers, and finds its prompt template."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from gram_fast.errors import InputError, UnsupportedModelError, one_line
 from gram_fast.text.prompts import PairTemplate, preset_names
@@ -42,7 +42,7 @@ def load_model(
 
     Raises InputError when there is no such checkpoint or weights are missing.
     """
-    name = _locate(name)
+    name = locate(name)
     try:
         model, info = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **hub)
     except Exception as error:  # transformers and safetensors raise anything for a broken file
@@ -56,23 +56,14 @@ def load_model(
 
 def load_config(name: str, **hub: Any) -> Any:
     """Loads the configuration of a checkpoint; `hub` as `load_model`. Raises InputError when there is none."""
-    name = _locate(name)
+    name = locate(name)
     try:
         return AutoConfig.from_pretrained(name, **hub)
     except Exception as error:  # transformers raises anything for a broken file
         raise InputError(f"cannot load a model configuration from {name!r}: {one_line(error)}") from error
 
 
-def load_tokenizer(name: str, **hub: Any) -> Any:
-    """Loads the tokenizer of a checkpoint; `hub` as `load_model`. Raises UnsupportedModelError when there is none."""
-    name = _locate(name)
-    try:
-        return AutoTokenizer.from_pretrained(name, **hub)
-    except Exception as error:
-        raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {one_line(error)}") from error
-
-
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
     """The path of an existing folder, or a name that may be on the hub. Raises InputError for a path to neither."""
     name = os.path.expanduser(name)
     if os.path.isfile(name):

@@ -26,6 +26,7 @@ from gram_fast.errors import UnsupportedModelError
 from gram_fast.text.cuts import PROBES, CutProver
 from gram_fast.text.dates import date_remedy
 from gram_fast.text.prompts import ChatText, Message, PairTemplate, render_chat, slot_names
+from gram_fast.text.tokenizer_check import check_round_trip, tokenizer_errors
 
 Ids = NDArray[np.int32]
 """Token ids, int32 [T]."""
@@ -46,7 +47,8 @@ class PairTokenizer:
     def __init__(self, tokenizer: Any, template: PairTemplate) -> None:
         """`tokenizer`: a fast tokenizer of transformers.
 
-        Raises UnsupportedModelError on another kind, and on labels that are not one token each.
+        Warns where samples of text do not come back from their ids. Raises UnsupportedModelError on another kind of
+        tokenizer, on one that loses plain text, and on labels that are not one token each.
         """
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise UnsupportedModelError(
@@ -62,13 +64,17 @@ class PairTokenizer:
         self._markers = (*template.markers, *self._secret_names)
         self._tokenizer = _private_copy(tokenizer, self._secret_names)
         self._literals = tuple(self._to_secret(literal) for literal in self.text.literals)
-        self._check_private_copy(tokenizer)
-        self.label_ids = (self._label_id(template.labels[0]), self._label_id(template.labels[1]))
-        if self.label_ids[0] == self.label_ids[1]:
-            raise UnsupportedModelError(
-                f"labels {template.labels} are the same token {self.label_ids[0]} to this tokenizer"
-            )
-        self.frames = self._frames()
+        with tokenizer_errors("read text"):
+            self._check_private_copy(tokenizer)
+            self.label_ids = (self._label_id(template.labels[0]), self._label_id(template.labels[1]))
+            if self.label_ids[0] == self.label_ids[1]:
+                raise UnsupportedModelError(
+                    f"labels {template.labels} are the same token {self.label_ids[0]} to this tokenizer"
+                )
+            self.changes = check_round_trip(self._tokenizer, tokenizer.backend_tokenizer)
+            self.frames = self._frames()
+        if self.changes:
+            warnings.warn(self.changes, stacklevel=2)
         if self.frames is None:
             warnings.warn(
                 "this tokenizer has no safe place to cut the template: every pair is tokenized whole", stacklevel=2
@@ -111,7 +117,9 @@ class PairTokenizer:
         return None if any(ids is None for ids in cut) else dict(zip(distinct, cut, strict=True))  # type: ignore[arg-type]
 
     def _encode(self, texts: list[str]) -> list[Ids]:
-        return [np.array(e.ids, np.int32) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        with tokenizer_errors("read text"):
+            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(e.ids, np.int32) for e in encoded]
 
     def _to_secret(self, literal: str) -> str:
         if not self._secret_names:
@@ -278,12 +286,8 @@ def _private_copy(tokenizer: Any, names: dict[str, str]) -> Tokenizer:
         spec["model"]["vocab"] = [[names.get(token, token), score] for token, score in vocab]
     if spec["model"].get("unk_token") in names:
         spec["model"]["unk_token"] = names[spec["model"]["unk_token"]]
-    try:
+    with tokenizer_errors("be copied with its special tokens set apart, one of which it also merges"):
         copy = Tokenizer.from_str(json.dumps(spec))
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise UnsupportedModelError(
-            f"the tokenizer cannot be copied with its special tokens set apart, one of which it also merges: {error}"
-        ) from error
     for token, name in names.items():
         if copy.token_to_id(name) != tokenizer.backend_tokenizer.token_to_id(token):
             raise UnsupportedModelError(f"the tokenizer does not keep the id of its added token {token!r} when copied")

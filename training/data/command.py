@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from gram_fast.errors import InputError
-from gram_fast.models.checkpoint import find_template, load_config, load_tokenizer
+from gram_fast.models.checkpoint import find_template, load_config
+from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.data.check import DataReport, Finding, LengthSummary, check_data
 

@@ -1,0 +1,63 @@
+"""Loads the tokenizer of a checkpoint: what its tokenizer.json says, whatever class the checkpoint names."""
+
+import logging
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from gram_fast.errors import UnsupportedModelError, one_line
+from gram_fast.models.checkpoint import locate
+from gram_fast.text.tokenizer_check import is_panic, read_alike
+
+log = logging.getLogger(__name__)
+
+
+def load_tokenizer(name: str, **hub: Any) -> Any:
+    """Loads the tokenizer of a checkpoint, a folder or a name on the hub.
+
+    `hub`: revision, token and trust_remote_code as in transformers. Some of transformers' classes take vocabulary and
+    merges from tokenizer.json and make the rest themselves; where that reads text differently, the file itself is
+    loaded, with a warning. Raises UnsupportedModelError when there is no tokenizer.
+    """
+    name = locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+        if not _is_rebuilt(tokenizer) or not _has_file(name, hub):
+            return tokenizer
+        # This class alone reads the file as the tokenizers library does.
+        own = PreTrainedTokenizerFast.from_pretrained(name, **hub)
+    except BaseException as error:
+        # transformers raises anything for a broken file.
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {one_line(error)}") from error
+    if read_alike(tokenizer, own):
+        return tokenizer
+    log.warning(
+        "the tokenizer.json of %s is read as it is: transformers' %s, which the checkpoint asks for, reads text "
+        "differently",
+        name,
+        type(tokenizer).__name__,
+    )
+    return own
+
+
+def _is_rebuilt(tokenizer: Any) -> bool:
+    """Whether a class of transformers may have made something else of tokenizer.json; a checkpoint's own may do so."""
+    kind = type(tokenizer)
+    is_fast = hasattr(tokenizer, "backend_tokenizer")
+    return is_fast and kind is not PreTrainedTokenizerFast and kind.__module__.startswith("transformers.")
+
+
+def _has_file(name: str, hub: dict[str, Any]) -> bool:
+    found = cached_file(
+        name,
+        "tokenizer.json",
+        revision=hub.get("revision"),
+        token=hub.get("token"),
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found is not None
