@@ -104,25 +104,24 @@ def _layout_of(row: RawRow) -> Layout:
 
 def _gram(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     instruction, output = _text(row, layout.prompt), _text(row, layout.response)
-    query = _optional_text(row, layout.query)
+    instruction = _append_input(instruction, _optional_text(row, layout.query))
     label = output.strip()
     if label in LABELS:
-        slots = extract_slots(template, _append_input(instruction, query), layout.prompt)
+        slots = extract_slots(template, instruction, layout.prompt)
         prompt, response_a, response_b = (slots[slot] for slot in SLOTS)
         return prompt, response_a, response_b, "A" if label == "A" else "B"
     if not any(marker in output for marker in ANSWER_MARKERS):
         raise InputError(
             f"{layout.response}: expected 'A', 'B', or two answers between lines such as {ANSWER_MARKERS[0]!r}"
         )
-    prompt = _append_input(stage_1_prompt(instruction, layout.prompt), query)
-    return prompt, *stage_1_answers(output, layout.response), None
+    return stage_1_prompt(instruction, layout.prompt), *stage_1_answers(output, layout.response), None
 
 
 def _preference(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     chosen, rejected = get_field(row, layout.chosen), get_field(row, layout.rejected)
     prompt = row.get(layout.prompt)
     if query := _optional_text(row, layout.query):
-        prompt = _append_input(_text(row, layout.prompt), query)
+        prompt = _append_input(_optional_text(row, layout.prompt), query)
     if _is_conversation(chosen) or _is_conversation(rejected):
         prompt, chosen, rejected = _split_conversations(layout, prompt, chosen, rejected)
     elif prompt is None:
@@ -257,5 +256,5 @@ def _optional_text(row: RawRow, name: str | None) -> str:
 
 
 def _append_input(text: str, query: str) -> str:
-    """Joins an instruction and its input as LLaMA-Factory does: with a newline, if there is an input."""
-    return f"{text}\n{query}" if query else text
+    """Joins an instruction and its input as LLaMA-Factory does: with a newline, where neither is empty."""
+    return "\n".join(part for part in (text, query) if part)

@@ -94,7 +94,8 @@ def scalar_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
 def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     """Encoder of stage 1: both responses after the prompt, in GRAM's format.
 
-    `chat` is the transformers tokenizer whose chat template is used.
+    `chat` is the transformers tokenizer whose chat template is used. All that it writes behind the assistant's text is
+    predicted too, as in LLaMA-Factory, with which GRAM trains: for Qwen, the newline behind <|im_end|>.
     """
     question, answers = pretraining_literals(tokenizer.template)
     prompt, output = "\ue000", "\ue001"
@@ -109,7 +110,7 @@ def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         prompts = tokenizer.ids_between((opening[0], opening[2]), [(r.prompt,) for r in records])
         responses = [(r.response_b, r.response_a) if swapped else (r.response_a, r.response_b) for r in records]
-        outputs = tokenizer.ids_between((*answers[:2], answers[2] + closing.rstrip("\n")), responses)
+        outputs = tokenizer.ids_between((*answers[:2], answers[2] + closing), responses)
         encoded = []
         for before, after in zip(prompts, outputs, strict=True):
             # labels[t] is the token after position t. The last token predicts nothing and is left out.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import SLOTS, PairTemplate
-from gram_fast.training.data.formats import parse_row
+from gram_fast.training.data.formats import Layout, parse_row
 from gram_fast.training.data.gram_rows import extract_slots, stage_1_answers, stage_1_prompt
 from gram_fast.training.data.records import PairRecord, read_pair_records
 
@@ -32,7 +32,7 @@ EXPECTED = {
     "unlabeled.jsonl": [("Name a prime.", "7", "9", None), (*FRENCH[:3], None), ("2 + 2?", "4", "5", None)],
     "gram_stage1.json": [
         ("Can dogs get covid?", "Yes, they can.", "Some have.", None),
-        ("Translate into French.\nGood morning.", "Bonjour.", "Bon matin.", None),
+        ("Translate into French.\n\n\nGood morning.", "Bonjour.", "Bon matin.", None),
         ("Name a prime.", "7", "9", None),
     ],
     "gram_stage2.jsonl": [
@@ -179,6 +179,25 @@ def test_stage_1_texts_are_got_back_from_their_frames(prompt, a, b):
 def test_stage_1_as_its_readme_and_its_cleaning_script_write_it(tmp_path, instruction, output):
     path = write(tmp_path / "x.jsonl", {"instruction": instruction, "input": "", "output": output})
     assert texts(read(path)) == [("p", "a", "b", None)]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "input", "prompt"), [("i", "q", "i\nq"), ("i\n\n", "q", "i\n\n\nq"), ("", "q", "q"), ("i", "", "i")]
+)
+def test_an_input_is_joined_as_in_llama_factory(instruction, input, prompt):
+    """`"\\n".join` of those that are not empty: AlpacaDatasetConverter of hiyouga/LLaMA-Factory, data/converter.py."""
+    row = {"instruction": instruction, "input": input, "chosen": "a", "rejected": "b"}
+    assert parse_row(row, Layout("preference"), GRAM) == (prompt, "a", "b", "A")
+    if not instruction:
+        del row["instruction"]
+        assert parse_row(row, Layout("preference"), GRAM) == (prompt, "a", "b", "A")
+
+
+def test_stage_1_with_an_input_is_read_as_one_text(tmp_path):
+    output = f"{START_A}\na\n{END_A}\n\n{START_B}\nb\n{END_B}"
+    row = {"instruction": "[User Question]\nDo:\n\n", "input": "it", "output": output}
+    moved = {"instruction": "", "input": "[User Question]\nDo:\n\n\nit", "output": output}
+    assert texts(read(write(tmp_path / "x.jsonl", row, moved))) == 2 * [("Do:\n\n\nit", "a", "b", None)]
 
 
 def test_stage_2_with_an_input_is_read_as_one_text(tmp_path):

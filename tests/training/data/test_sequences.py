@@ -67,10 +67,33 @@ def test_pretrain_asks_for_the_assistants_turn_and_nothing_else():
     asked = item.labels[item.labels != -100]
     assert TOKENIZER.decode(asked) == (
         output + "[The End of Assistant A's Answer]\n\n[The Start of Assistant B's Answer]\nNo.\n"
-        "[The End of Assistant B's Answer]<|im_end|>"
+        "[The End of Assistant B's Answer]<|im_end|>\n"
     )
     # labels[t] is the token behind row t.
     np.testing.assert_array_equal(item.labels[:-1][item.labels[:-1] != -100], item.input_ids[-len(asked) + 1 :])
+
+
+PLAIN = st.text("ab \n\té.", min_size=1, max_size=20)
+
+
+@given(PLAIN, PLAIN, PLAIN)
+@settings(max_examples=60, deadline=None)
+def test_pretrain_has_the_ids_and_labels_of_llama_factory(prompt, a, b):
+    """Its template `qwen3` without thinking, for a row as GRAM's README has it (src/llamafactory/data/template.py of
+    hiyouga/LLaMA-Factory): turns and the empty thinking are encoded one by one, all from the answer on is predicted.
+    """
+    instruction = f"[User Question]\n{prompt}\n\n"
+    output = (
+        f"[The Start of Assistant A's Answer]\n{a}\n[The End of Assistant A's Answer]\n\n"
+        f"[The Start of Assistant B's Answer]\n{b}\n[The End of Assistant B's Answer]"
+    )
+    before = [f"<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", "<think>\n\n</think>\n\n"]
+    source = [token for turn in before for token in TOKENIZER.encode(turn, add_special_tokens=False)]
+    target = TOKENIZER.encode(f"{output}<|im_end|>\n", add_special_tokens=False)
+    [item] = pretrain_encoder(PAIRS["gram"], TOKENIZER)([record(prompt, a, b, None)])
+    # The Trainer of transformers shifts LLaMA-Factory's labels, which stand at the tokens themselves.
+    assert item.input_ids.tolist() == (source + target)[:-1]
+    assert item.labels.tolist() == [-100] * (len(source) - 1) + target
 
 
 def test_special_tokens_in_a_response_stay_text():
