@@ -20,7 +20,7 @@ from gram_fast.ranking.tournament import Strategy, Tournament, find_strategy, fi
 from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
 from gram_fast.text.arguments import check_list, read_group, read_pair
 from gram_fast.text.group import Group
-from gram_fast.text.prompts import Prompt
+from gram_fast.text.messages import Prompt
 
 
 def _duel(count: int, rng: np.random.Generator) -> Tournament:
@@ -40,15 +40,17 @@ class PairwiseJudge:
     run the model while a call does.
     """
 
-    def __init__(self, comparer: Comparer) -> None:
+    def __init__(self, comparer: Comparer, *, include_reasoning: bool = False) -> None:
         """Makes a judge from a comparer; `from_pretrained` and `from_model` make one from a model.
 
-        Raises InputError on something else, such as a model.
+        `include_reasoning`: the judge reads the reasoning in chat messages too. Raises InputError on something
+        that is no comparer, such as a model.
         """
         if not hasattr(comparer, "open"):
             kind = type(comparer).__name__
             raise InputError(f"comparer: expected a Comparer (of a model: PairwiseJudge.from_model), got {kind}")
         self.comparer = comparer
+        self.include_reasoning = include_reasoning
 
     @property
     def max_length(self) -> int:
@@ -70,6 +72,7 @@ class PairwiseJudge:
         max_length: int | None = None,
         deterministic: bool = False,
         tensor_parallel: bool = False,
+        include_reasoning: bool = False,
         revision: str | None = None,
         token: str | bool | None = None,
         trust_remote_code: bool = False,
@@ -99,6 +102,8 @@ class PairwiseJudge:
             tensor_parallel: divides one model among the processes that torchrun started, for a checkpoint that does
                 not fit one GPU; each takes the GPU of its local rank. All processes must make the same calls and get
                 the same results. Needs runner "dense".
+            include_reasoning: the judge reads the reasoning in chat messages (`reasoning_content`, `reasoning`,
+                `thinking`) too; else it is left out, which `flagged` says (docs/prompts.md).
             revision: as in transformers.
             token: as in transformers.
             trust_remote_code: as in transformers.
@@ -122,13 +127,14 @@ class PairwiseJudge:
             max_length=max_length,
             deterministic=deterministic,
             tensor_parallel=tensor_parallel,
+            include_reasoning=include_reasoning,
             revision=revision,
             token=token,
             trust_remote_code=trust_remote_code,
         )
         if not isinstance(name_or_path, str | PathLike):
             raise InputError(f"name_or_path: expected a folder or a name on the hub, got {shown_value(name_or_path)}")
-        return cls(load_comparer(str(name_or_path), options))
+        return cls(load_comparer(str(name_or_path), options), include_reasoning=include_reasoning)
 
     @classmethod
     def from_model(
@@ -141,6 +147,7 @@ class PairwiseJudge:
         attention: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
+        include_reasoning: bool = False,
     ) -> "PairwiseJudge":
         """Makes a judge from a transformers model, on its device and in eval mode, and its tokenizer.
 
@@ -152,8 +159,9 @@ class PairwiseJudge:
             attention=attention,
             max_batch_tokens=max_batch_tokens,
             max_length=max_length,
+            include_reasoning=include_reasoning,
         )
-        return cls(comparer_of_model(model, tokenizer, options))
+        return cls(comparer_of_model(model, tokenizer, options), include_reasoning=include_reasoning)
 
     def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:
         """Compares two responses; `p` of the result is P(a better than b).
@@ -161,7 +169,7 @@ class PairwiseJudge:
         `orders`: a in slot A ("ab"), b in slot A ("ba"), or the mean of both ("both"). Raises InputError on an argument
         that is not text and on a pair over `max_length` tokens, NumericalError when the model returns NaN or infinity.
         """
-        group = Group.of(prompt, [a, b], name=lambda index: "ab"[index])
+        group = Group.of(prompt, [a, b], name=lambda index: "ab"[index], include_reasoning=self.include_reasoning)
         return self._compare([group], orders)[0]
 
     def compare_many(
@@ -179,7 +187,8 @@ class PairwiseJudge:
         """
         check_list("pairs", pairs)
         check_list("prompts", prompts, len(pairs), "pairs")
-        return self._compare([read_pair(k, prompts[k], pair) for k, pair in enumerate(pairs)], orders)
+        read = [read_pair(k, prompts[k], pair, self.include_reasoning) for k, pair in enumerate(pairs)]
+        return self._compare(read, orders)
 
     def _compare(self, groups: Sequence[Group], orders: Orders) -> list[Comparison]:
         """Compares the two candidates of each group."""
@@ -196,7 +205,7 @@ class PairwiseJudge:
         1; the difference is the judge's position bias. Equal responses have 0.5. Raises errors like `rank`.
         """
         check_orders(orders)
-        group = Group.of(prompt, responses)
+        group = Group.of(prompt, responses, include_reasoning=self.include_reasoning)
         count = len(group.texts)
         pairs = [(i, j) for i in range(count) for j in range(count) if (i < j if orders == "both" else i != j)]
         outcome = play([group], fixed_pairs(pairs), self.comparer, orders)
@@ -232,7 +241,7 @@ class PairwiseJudge:
         by number. Raises InputError on fewer than two responses, on an argument that is not text, on a pair over
         `max_length` tokens and on an unknown option, NumericalError when the model returns NaN or infinity.
         """
-        group = Group.of(prompt, responses)
+        group = Group.of(prompt, responses, include_reasoning=self.include_reasoning)
         found = find_strategy(strategy)
         score = find_scores(scores, strategy)
         outcome = play([group], found, self.comparer, orders, seed)
@@ -300,7 +309,8 @@ class PairwiseJudge:
             if strategy != "reference" or scores != "auto":
                 raise InputError("references: expected neither strategy nor scores beside them")
             return self._rewards_against(references, prompts, groups, orders, seed)
-        read = [read_group(g, prompts[g], group) for g, group in enumerate(groups)]
+        reasoning = self.include_reasoning
+        read = [read_group(g, prompts[g], group, include_reasoning=reasoning) for g, group in enumerate(groups)]
         outcome = play(read, found, self.comparer, orders, seed)
         values = [
             score(len(group.texts), comparisons)[group.text_of].tolist()
@@ -317,7 +327,9 @@ class PairwiseJudge:
         seed: int,
     ) -> Rewards:
         check_list("references", references, len(groups))
-        read = [read_group(g, prompts[g], group, [references[g]]) for g, group in enumerate(groups)]
+        read = [
+            read_group(g, prompts[g], group, [references[g]], self.include_reasoning) for g, group in enumerate(groups)
+        ]
         outcome = play(read, find_strategy("reference"), self.comparer, orders, seed)
         values = []
         for group, comparisons in zip(read, outcome.comparisons, strict=True):

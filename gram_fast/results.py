@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 Flagged = Mapping[str, tuple[str, ...]]
 """Suspicious texts: by place ("responses[2]", "a", "groups[0][1]"), the lines of the judge's template and the special
-tokens that the text contains. It is scored unchanged, but may try to pass for part of the judge's prompt."""
+tokens that the text contains. It is scored unchanged, but may try to pass for part of the judge's prompt. Of chat
+messages also the keys whose words the judge does not read, such as "reasoning_content left out"."""
 
 
 @dataclass(frozen=True, kw_only=True)

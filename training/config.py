@@ -51,6 +51,8 @@ class RunConfig:
     """Read and tokenize during training, pass after pass, for data larger than memory; requires max_steps."""
     skip_bad: bool = False
     """Skip bad rows; each is logged, and their number is reported."""
+    include_reasoning: bool = False
+    """Train on the reasoning in chat messages too; the judge is then asked with include_reasoning."""
     label_smoothing: float = 0.1
     """Stage 2: label smoothing as in torch, over two classes, in [0, 1); GRAM recommends 0.05 to 0.15."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -122,7 +124,7 @@ class RunConfig:
         expect(bool(self.train_data), "train_data", "at least one name")
         for key in ("dataset_info", "revision"):
             expect(getattr(self, key) is None or isinstance(getattr(self, key), str), key, "text")
-        for key in ("streaming", "skip_bad", "trust_remote_code"):
+        for key in ("streaming", "skip_bad", "include_reasoning", "trust_remote_code"):
             expect(isinstance(getattr(self, key), bool), key, "true or false")
         check_kwargs(self.chat_template_kwargs, source)
         expect(type(self.cutoff_len) is int and self.cutoff_len > 0, "cutoff_len", "a positive integer")

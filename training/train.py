@@ -150,6 +150,7 @@ class _Reader:
                 template=self._template,
                 dataset_info=self._config.dataset_info,
                 skip_bad=skip_bad,
+                include_reasoning=self._config.include_reasoning,
             )
             for record in pairs:
                 if count == self._config.max_samples:

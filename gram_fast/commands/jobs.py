@@ -19,7 +19,7 @@ from tqdm import tqdm
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.json_rows import OnBad, not_json
 from gram_fast.text.group import Group
-from gram_fast.text.prompts import to_text
+from gram_fast.text.messages import to_text
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ class ModelOptions(JudgeOptions):
 
     def load(self) -> PairwiseJudge:
         """Loads the judge. Raises errors like PairwiseJudge.from_pretrained."""
-        return PairwiseJudge(load_comparer(self.model, self))
+        return PairwiseJudge(load_comparer(self.model, self), include_reasoning=self.include_reasoning)
 
     @property
     def recorded(self) -> dict[str, Any]:
         """Options that every output row records and --resume checks."""
-        return {name: getattr(self, name) for name in ("model", "revision", "preset", "chat_template_kwargs", "dtype")}
+        names = ("model", "revision", "preset", "chat_template_kwargs", "dtype", "include_reasoning")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gram_fast.evaluation.rows import Benchmark, Result, accuracy, mean
-from gram_fast.text.prompts import to_text
+from gram_fast.text.messages import read_text
 
 _BINS = 10
 _EDGES = [(_BINS + k) / (2 * _BINS) for k in range(_BINS + 1)]  # bin edges of confidence, from 0.5 to 1
@@ -107,7 +107,7 @@ def length(benchmark: Benchmark, results: Sequence[Result]) -> LengthBias:
     shorter: list[Result] = []
     for result in results:
         if (responses := benchmark.responses(result.fields)) is not None:
-            chosen, rejected = (len(to_text(response, result.where)) for response in responses)
+            chosen, rejected = (len(read_text(response, result.where)[0]) for response in responses)
             if chosen != rejected:
                 (longer if chosen > rejected else shorter).append(result)
     unequal = len(longer) + len(shorter)

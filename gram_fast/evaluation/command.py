@@ -33,7 +33,7 @@ class EvalOptions(RowOptions):
     def evaluate(self, benchmark: Benchmark) -> None:
         """Scores the data, prints the summary, and writes result file, summary and leaderboard files."""
         bad = BadRows(self.skip_bad)
-        pairs = read_benchmark_pairs(benchmark, self.data, bad)
+        pairs = read_benchmark_pairs(benchmark, self.data, bad, self.include_reasoning)
         folder = _folder(self.out or benchmark.NAME)
         results_path = str(folder / _RESULTS)
         run = {"command": f"eval {benchmark.NAME}", **self.recorded, "data": digest(pairs)}

@@ -23,7 +23,7 @@ from gram_fast.evaluation.rows import (
     get_texts,
     mean,
 )
-from gram_fast.text.prompts import Message, Prompt
+from gram_fast.text.messages import Message, Prompt
 
 NAME = "rewardbench"
 TITLE = "RewardBench"

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from gram_fast.errors import InputError
 from gram_fast.json_rows import OnBad, get_field, raise_bad_row, read_json_rows
-from gram_fast.text.prompts import Prompt, to_text
+from gram_fast.text.messages import Prompt, to_text
 
 Fields = dict[str, Any]
 
@@ -142,8 +142,10 @@ class Benchmark(Protocol):
         """Renders the files that the benchmark's own scripts write: name -> text. `results` holds complete items."""
 
 
-def read_benchmark_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list[BenchmarkPair]:
-    """Reads all pairs of a data file.
+def read_benchmark_pairs(
+    benchmark: Benchmark, path: str, on_bad: OnBad, include_reasoning: bool = False
+) -> list[BenchmarkPair]:
+    """Reads all pairs of a data file; warns of what a judge with `include_reasoning` will not read of their messages.
 
     `on_bad` receives the error of a bad row or of an incomplete item, which names it. Raises InputError when the file
     cannot be read or has no pair.
@@ -151,7 +153,7 @@ def read_benchmark_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list
     pairs: list[BenchmarkPair] = []
     for where, fields in _rows(path, on_bad):
         try:
-            pairs += [_pair(benchmark, texts, where) for texts in benchmark.texts(fields)]
+            pairs += [_pair(benchmark, texts, where, include_reasoning) for texts in benchmark.texts(fields)]
         except InputError as error:
             on_bad(InputError(f"{where}: {error}"))
     whole, parts = split_items(benchmark, pairs)
@@ -167,9 +169,9 @@ def read_benchmark_pairs(benchmark: Benchmark, path: str, on_bad: OnBad) -> list
     return whole
 
 
-def _pair(benchmark: Benchmark, texts: PairTexts, where: str) -> BenchmarkPair:
+def _pair(benchmark: Benchmark, texts: PairTexts, where: str, include_reasoning: bool) -> BenchmarkPair:
     for name in ("prompt", "chosen", "rejected"):
-        to_text(getattr(texts, name), name)
+        to_text(getattr(texts, name), name, include_reasoning)
     place = benchmark.place(texts.fields)
     return BenchmarkPair(texts, place, f"{where}, pair {place.cell}" if place.cell else where)
 

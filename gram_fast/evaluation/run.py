@@ -13,7 +13,7 @@ from gram_fast.errors import GramFastError
 from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Preference
-from gram_fast.text.prompts import to_text
+from gram_fast.text.messages import read_text
 
 # Characters of text in a batch for each token of one forward. With two orders and about four characters in a token, a
 # batch takes four forwards or more: enough to pack well, and little is lost in an interruption.
@@ -63,7 +63,7 @@ def batches(pairs: Iterable[NumberedPair], characters: int) -> Iterator[list[Num
         for numbered in of_item:
             batch.append(numbered)
             texts = numbered[1].texts
-            size += sum(len(to_text(text, "text")) for text in (texts.prompt, texts.chosen, texts.rejected))
+            size += sum(len(read_text(text, "text")[0]) for text in (texts.prompt, texts.chosen, texts.rejected))
         if size >= characters:
             yield batch
             batch, size = [], 0

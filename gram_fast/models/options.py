@@ -23,6 +23,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "attention": (str,),
     "deterministic": (bool,),
     "tensor_parallel": (bool,),
+    "include_reasoning": (bool,),
     "revision": (str, NoneType),
     "token": (str, bool, NoneType),
     "trust_remote_code": (bool,),
@@ -68,6 +69,7 @@ class JudgeOptions:
     max_length: Annotated[int | None, Flag(int, "Most tokens of one pair; default: what the checkpoint allows.")] = None
     deterministic: Annotated[bool, Flag(bool, "The same bits for a pair whatever else is asked with it.")] = False
     tensor_parallel: bool = False
+    include_reasoning: Annotated[bool, Flag(bool, "Let the judge read the reasoning in chat messages.")] = False
     revision: Annotated[str | None, Flag(str, "Branch, tag or commit on the hub.")] = None
     token: str | bool | None = None
     trust_remote_code: Annotated[bool, Flag(bool, "Run code that comes with the checkpoint.")] = False

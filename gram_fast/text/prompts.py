@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gram_fast.errors import InputError, UnsupportedModelError, one_line
+from gram_fast.text.messages import Message
 from gram_fast.text.settings import check_settings, split_front_matter
 
 SLOTS = ("input", "response_a", "response_b")
 VERIFIER_SLOTS = ("input", "response")
 LABELS = ("A", "B")
-
-Message = Mapping[str, Any]
-Prompt = str | Sequence[Message]
-"""Prompt or response: text, or a list of chat messages ({"role", "content"})."""
 
 # Shorter lines of a template ("A:") are too common in real text to say anything.
 _SHORTEST_MARKER = 4
@@ -198,42 +195,3 @@ def slot_names(slots: Sequence[str]) -> tuple[str, ...]:
 def _join(literals: tuple[str, ...], slots: tuple[str, ...], texts: Sequence[str]) -> str:
     values = dict(zip(slot_names(slots), texts, strict=True))
     return literals[0] + "".join(values[slot] + literal for slot, literal in zip(slots, literals[1:], strict=True))
-
-
-def to_text(value: Any, name: str) -> str:
-    """Converts a prompt or response to text; `name` is its place in messages ("responses[3]").
-
-    A string is itself; a single message is its content; several messages become "Role: content" paragraphs.
-    Raises InputError on anything else and on a lone surrogate, which UTF-8 cannot encode.
-    """
-    text = value if isinstance(value, str) else _messages_text(value, name)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        code = f"U+{ord(text[error.start]):04X}"
-        raise InputError(f"{name}: expected text, found the lone surrogate {code} at character {error.start}") from None
-    return text
-
-
-def _messages_text(value: Any, name: str) -> str:
-    if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:
-        raise InputError(f"{name}: expected a string or a list of chat messages, got {type(value).__name__}")
-    contents = [(str(m.get("role", "")), _content(m, name)) for m in value if isinstance(m, Mapping)]
-    if len(contents) != len(value):
-        raise InputError(f"{name}: expected every chat message to be a dict with 'role' and 'content'")
-    if len(contents) == 1:
-        return contents[0][1]
-    return "\n\n".join(f"{role.capitalize()}: {content}" for role, content in contents)
-
-
-def _content(message: Message, name: str) -> str:
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if (
-        isinstance(content, list)
-        and content
-        and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content)
-    ):
-        return "".join(part["text"] for part in content)
-    raise InputError(f"{name}: expected the 'content' of every chat message to be text")

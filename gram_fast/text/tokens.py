@@ -25,7 +25,8 @@ from tokenizers import Tokenizer
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.text.cuts import PROBES, CutProver
 from gram_fast.text.dates import date_remedy
-from gram_fast.text.prompts import ChatText, Message, PairTemplate, render_chat, slot_names
+from gram_fast.text.messages import Message
+from gram_fast.text.prompts import ChatText, PairTemplate, render_chat, slot_names
 from gram_fast.text.tokenizer_check import check_round_trip, tokenizer_errors
 
 Ids = NDArray[np.int32]

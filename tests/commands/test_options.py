@@ -27,6 +27,7 @@ GIVEN = {
     "max_batch_tokens": (["--max-batch-tokens", "128"], 128),
     "max_length": (["--max-length", "700"], 700),
     "deterministic": (["--deterministic"], True),
+    "include_reasoning": (["--include-reasoning"], True),
     "revision": (["--revision", "v2"], "v2"),
     "trust_remote_code": (["--trust-remote-code"], True),
 }

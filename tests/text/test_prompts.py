@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram_fast.errors import InputError, UnsupportedModelError
-from gram_fast.text.prompts import SLOTS, ChatText, PairTemplate, preset_names, render_chat, to_text
+from gram_fast.text.prompts import SLOTS, ChatText, PairTemplate, preset_names, render_chat
 
 AWKWARD = (" \n{input} {{ x }}\n ", "\t<b>{response_a}</b> '\" \\n", "\ue000 1\ue001 {response_b}\r\n")
 CUSTOM = "Question: {input}\n\nFirst: {response_a}\n\nSecond: {response_b}\n\nBetter:"
@@ -203,75 +203,6 @@ def test_render_chat_without_generation_prompt():
     expected = tokenizer("llama3").apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
     assert render_chat(tokenizer("llama3"), turns, add_generation_prompt=False) == expected
     assert expected.endswith("y<|eot_id|>")
-
-
-@pytest.mark.parametrize(
-    "text", ["", " \n", "plain", "{input}", "\x00\x01\x07\x1b[0m\x7f\x85", "\ufffe\U0010ffff", "é"]
-)
-def test_string_is_itself(text):
-    assert to_text(text, "prompt") == text
-
-
-@given(st.text())
-@settings(deadline=None)
-def test_any_unicode_string_is_itself_and_the_content_of_its_message(text):
-    assert to_text(text, "prompt") == text == to_text([{"role": "user", "content": text}], "prompt")
-
-
-def test_several_messages_become_paragraphs():
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "2 + 2?\n"},
-        {"role": "assistant", "content": " 4"},
-    ]
-    assert to_text(messages, "prompt") == "System: Be brief.\n\nUser: 2 + 2?\n\n\nAssistant:  4"
-    assert to_text(tuple(messages), "prompt") == to_text(messages, "prompt")
-
-
-def test_content_parts_are_joined():
-    message = {"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]}
-    assert to_text([message], "prompt") == "a b"
-    assert to_text([message, message], "prompt") == "User: a b\n\nUser: a b"
-
-
-@pytest.mark.parametrize("value", [None, 3, 1.5, b"bytes", {"role": "user", "content": "x"}, {"a"}, [], (), object()])
-def test_what_is_no_prompt_is_named_with_its_type(value):
-    with pytest.raises(InputError, match=rf"^responses\[3\]: expected .* got {type(value).__name__}$"):
-        to_text(value, "responses[3]")
-
-
-@pytest.mark.parametrize("value", [["text"], [None], [{"role": "user", "content": "x"}, "y"], [["user", "x"]]])
-def test_list_of_anything_but_messages_is_refused(value):
-    with pytest.raises(InputError, match=r"^prompt: expected every chat message to be a dict"):
-        to_text(value, "prompt")
-
-
-@pytest.mark.parametrize(
-    "content", [None, 3, {"text": "x"}, ["x"], [{"type": "image", "url": "x"}], [{"text": None}], b"x", b"", []]
-)
-def test_content_that_is_not_text_is_refused(content):
-    for messages in ([{"role": "user", "content": content}], [{"role": "user", "content": "x"}, {"content": content}]):
-        with pytest.raises(InputError, match=r"^prompt: expected the 'content' of every chat message to be text$"):
-            to_text(messages, "prompt")
-
-
-def test_message_without_content_is_refused():
-    with pytest.raises(InputError, match="'content'"):
-        to_text([{"role": "user"}], "prompt")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("ab\ud800", "U\\+D800 at character 2"),
-        ("\udfffé", "U\\+DFFF at character 0"),
-        ("😀\udc0a\ud800", "U\\+DC0A at character 1"),
-    ],
-)
-def test_lone_surrogate_is_named_with_its_place(text, said):
-    for value in (text, [{"role": "user", "content": text}]):
-        with pytest.raises(InputError, match=rf"^responses\[7\]: expected text, found the lone surrogate {said}$"):
-            to_text(value, "responses[7]")
 
 
 def test_template_text_in_place_of_a_name_is_an_error_that_is_short():

@@ -110,6 +110,7 @@ def check_data(
     max_length: int | None = None,
     against: str | None = None,
     dataset_info: str | None = None,
+    include_reasoning: bool = False,
 ) -> DataReport:
     """Reads a data set and reports its statistics; bad rows are counted in the report.
 
@@ -120,12 +121,14 @@ def check_data(
         max_length: longest pair in tokens that training would take; pairs over it are reported.
         against: name of an evaluation set that is checked for overlap.
         dataset_info: path of a LLaMA-Factory dataset_info.json.
+        include_reasoning: as for `read_pair_records`.
 
     Raises InputError for a source that cannot be read or has no rows, and for `max_length` without a tokenizer.
     """
     if max_length is not None and tokenizer is None:
         raise InputError("max_length: expected a tokenizer as well, in whose tokens to count")
-    pairs = _PairTable.read(source, template, dataset_info, tokenizer)
+    how = {"template": template, "dataset_info": dataset_info, "include_reasoning": include_reasoning}
+    pairs = _PairTable.read(source, tokenizer, **how)
     facts = pairs.facts
     prefers = facts["prefers"]
     longer = prefers * np.sign(facts["a_characters"] - facts["b_characters"])
@@ -149,7 +152,7 @@ def check_data(
         repeated_pairs=pairs.repeats("pair"),
         contradictions=pairs.contradictions(),
         repeated_prompts=pairs.repeats("prompt"),
-        against=None if against is None else _overlap(pairs, _PairTable.read(against, template, dataset_info, None)),
+        against=None if against is None else _overlap(pairs, _PairTable.read(against, None, **how)),
     )
 
 
@@ -165,10 +168,11 @@ class _PairTable:
     bad: Finding
 
     @classmethod
-    def read(
-        cls, source: str, template: PairTemplate, dataset_info: str | None, tokenizer: PairTokenizer | None
-    ) -> "_PairTable":
-        """Reads a data source; `tokens` are 0 without a tokenizer. Raises InputError for one without rows."""
+    def read(cls, source: str, tokenizer: PairTokenizer | None, **how: Any) -> "_PairTable":
+        """Reads a data source; `tokens` are 0 without a tokenizer. Raises InputError for one without rows.
+
+        `how`: arguments of `read_pair_records`.
+        """
         bad, examples = 0, []
 
         def on_bad(error: InputError) -> None:
@@ -178,7 +182,7 @@ class _PairTable:
                 examples.append(str(error))
 
         unit, batches = "", [np.empty(0, _FACTS)]
-        read = read_pair_records(source, template=template, dataset_info=dataset_info, skip_bad=on_bad)
+        read = read_pair_records(source, skip_bad=on_bad, **how)
         records = iter(tqdm(read, desc=source, unit=" pairs", delay=_PROGRESS_DELAY, disable=None))
         while batch := list(islice(records, _BATCH)):
             batches.append(_facts(batch, tokenizer))

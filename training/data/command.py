@@ -37,6 +37,9 @@ def check(
         str | None, typer.Option(metavar="EVALFILE", help="Evaluation set to check for overlap with the data.")
     ] = None,
     dataset_info: Annotated[str | None, typer.Option(help="A LLaMA-Factory dataset_info.json that names sets.")] = None,
+    include_reasoning: Annotated[
+        bool, typer.Option("--include-reasoning", help="Count the reasoning in chat messages as text.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count rows, lengths, labels and duplicates of a set of pairs; exit code 1 when there are bad rows."""
@@ -51,6 +54,7 @@ def check(
         max_length=max_length,
         against=against,
         dataset_info=dataset_info,
+        include_reasoning=include_reasoning,
     )
     if as_json:
         print(json.dumps(asdict(report)))

@@ -5,12 +5,13 @@ A raw row is a mapping as JSON, Parquet and the datasets library return it; fiel
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gram_fast.errors import InputError
 from gram_fast.json_rows import get_field
-from gram_fast.text.prompts import LABELS, SLOTS, Message, PairTemplate, Prompt, to_text
+from gram_fast.text.messages import Message, Prompt, to_text
+from gram_fast.text.prompts import LABELS, SLOTS, PairTemplate
 from gram_fast.training.data.gram_rows import ANSWER_MARKERS, extract_slots, stage_1_answers, stage_1_prompt
 
 RawRow = Mapping[str, Any]
@@ -44,6 +45,8 @@ class Layout:
     observation_tag: str = "observation"
     function_tag: str = "function_call"
     system_tag: str = "system"
+    include_reasoning: bool = False
+    """Whether the texts of chat messages include their reasoning."""
 
     @property
     def roles(self) -> dict[str, str]:
@@ -68,7 +71,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
-def parse_row(row: Any, layout: Layout | None, template: PairTemplate) -> ParsedRow:
+def parse_row(row: Any, layout: Layout | None, template: PairTemplate, include_reasoning: bool = False) -> ParsedRow:
     """Parses a raw row into prompt, two responses and label; without a `layout`, the row's fields determine it.
 
     `template` is the judge's prompt in which GRAM's stage 2 rows are written. An empty response is valid. Raises
@@ -79,6 +82,8 @@ def parse_row(row: Any, layout: Layout | None, template: PairTemplate) -> Parsed
         raise InputError(f"expected a JSON object, got {type(row).__name__}")
     row = {name: value for name, value in row.items() if value is not None}
     layout = layout or _layout_of(row)
+    if include_reasoning:
+        layout = replace(layout, include_reasoning=True)
     prompt, response_a, response_b, preferred = _PARSERS[layout.format](row, layout, template)
     if not prompt.strip():
         raise InputError("prompt: expected text, found none but white space")
@@ -127,7 +132,7 @@ def _preference(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRo
     elif prompt is None:
         prompt, chosen, rejected = _split_dialogues(layout, chosen, rejected)
     text = _in_context(row, layout, prompt, layout.prompt)
-    return text, to_text(chosen, layout.chosen), to_text(rejected, layout.rejected), "A"
+    return text, _said(chosen, layout.chosen, layout), _said(rejected, layout.rejected, layout), "A"
 
 
 def _sharegpt(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
@@ -142,7 +147,7 @@ def _sharegpt(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
         if answer["role"] != "assistant":
             raise InputError(f"{name}: expected the assistant's message, found the {answer['role']}'s")
     prompt = _in_context(row, layout, messages, layout.messages)
-    return prompt, to_text([chosen], layout.chosen), to_text([rejected], layout.rejected), "A"
+    return prompt, _said([chosen], layout.chosen, layout), _said([rejected], layout.rejected, layout), "A"
 
 
 def _unlabeled(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
@@ -150,7 +155,7 @@ def _unlabeled(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow
     if not isinstance(responses, list) or len(responses) != 2:
         got = len(responses) if isinstance(responses, list) else type(responses).__name__
         raise InputError(f"responses: expected a list of 2, got {got}")
-    response_a, response_b = (to_text(response, f"responses[{k}]") for k, response in enumerate(responses))
+    response_a, response_b = (_said(response, f"responses[{k}]", layout) for k, response in enumerate(responses))
     return _in_context(row, layout, get_field(row, layout.prompt), layout.prompt), response_a, response_b, None
 
 
@@ -187,8 +192,8 @@ def _split_conversations(layout: Layout, prompt: Any, chosen: Any, rejected: Any
         if begin[: len(prompt)] != prompt:
             raise InputError(f"{layout.prompt}: expected the messages with which {layout.chosen} begins")
         shared = len(prompt)
-    elif prompt and to_text(prompt, layout.prompt).strip() not in [
-        to_text([message], layout.chosen).strip() for message in begin
+    elif prompt and _said(prompt, layout.prompt, layout).strip() not in [
+        _said([message], layout.chosen, layout).strip() for message in begin
     ]:
         raise InputError(f"{layout.prompt}: expected one of the messages with which {layout.chosen} begins")
     return chosen[:shared], chosen[shared:], rejected[shared:]
@@ -215,13 +220,13 @@ def _split_dialogues(layout: Layout, chosen: Any, rejected: Any) -> tuple[Prompt
 
 def _in_context(row: RawRow, layout: Layout, prompt: Any, name: str) -> str:
     """Renders a prompt as text, preceded by the system message and the earlier turns of its row."""
-    text = to_text(prompt, name)
+    text = _said(prompt, name, layout)
     messages = [{"role": "user", "content": text}] if isinstance(prompt, str) else list(prompt)
     messages = [*_history(row, layout.history), *messages]
     system = _optional_text(row, layout.system)
     if system and messages[0].get("role") != "system":
         messages = [{"role": "system", "content": system}, *messages]
-    return to_text(messages, name)
+    return _said(messages, name, layout)
 
 
 def _history(row: RawRow, name: str | None) -> list[Message]:
@@ -236,12 +241,18 @@ def _history(row: RawRow, name: str | None) -> list[Message]:
 
 def _message(value: Any, layout: Layout, name: str) -> Message:
     role_tag, content_tag = layout.role_tag, layout.content_tag
-    if not isinstance(value, Mapping) or role_tag not in value or content_tag not in value:
+    has_calls = isinstance(value, Mapping) and (value.get("tool_calls") or value.get("function_call"))
+    if not isinstance(value, Mapping) or role_tag not in value or not (content_tag in value or has_calls):
         raise InputError(f"{name}: expected a message with {role_tag!r} and {content_tag!r}")
     role = value[role_tag]
     if not isinstance(role, str) or role not in layout.roles:
         raise InputError(f"{name}: expected {role_tag!r} to be one of {', '.join(layout.roles)}, got {role!r}")
-    return {"role": layout.roles[role], "content": value[content_tag]}
+    rest = {key: item for key, item in value.items() if key not in (role_tag, content_tag)}
+    return {**rest, "role": layout.roles[role], "content": value.get(content_tag)}
+
+
+def _said(value: Any, name: str, layout: Layout) -> str:
+    return to_text(value, name, layout.include_reasoning)
 
 
 def _text(row: RawRow, name: str) -> str:

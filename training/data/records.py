@@ -29,7 +29,12 @@ class PairRecord:
 
 
 def read_pair_records(
-    source: str, *, template: PairTemplate, dataset_info: str | None = None, skip_bad: OnBad | None = None
+    source: str,
+    *,
+    template: PairTemplate,
+    dataset_info: str | None = None,
+    skip_bad: OnBad | None = None,
+    include_reasoning: bool = False,
 ) -> Iterator[PairRecord]:
     """Streams all pairs of a data source, in order.
 
@@ -41,6 +46,7 @@ def read_pair_records(
         template: the judge's prompt in which GRAM's stage 2 rows are written.
         dataset_info: path of a LLaMA-Factory dataset_info.json.
         skip_bad: receives the error of each bad row, which is then skipped.
+        include_reasoning: texts of chat messages include their reasoning; else a warning says that it is left out.
 
     Raises InputError, during iteration, for a bad row without `skip_bad`, naming its place and field, and in any case
     for a source that does not exist or breaks off.
@@ -49,15 +55,15 @@ def read_pair_records(
     on_bad = skip_bad or raise_bad_row
     for where, row in read_source_rows(found, on_bad):
         try:
-            record = _record(where, row, found.layout, template)
+            record = _record(where, row, found.layout, template, include_reasoning)
         except InputError as error:
             on_bad(error)
         else:
             yield record
 
 
-def _record(where: str, row: Any, layout: Layout | None, template: PairTemplate) -> PairRecord:
+def _record(where: str, row: Any, layout: Layout | None, template: PairTemplate, include_reasoning: bool) -> PairRecord:
     try:
-        return PairRecord(*parse_row(row, layout, template), where)
+        return PairRecord(*parse_row(row, layout, template, include_reasoning), where)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None

@@ -276,7 +276,7 @@ STAGE_1 = {"instruction": "[User Question]\np\n\n", "output": f"{START_A}\na\n{E
         ({**ROW, "prompt": " \n"}, "prompt: expected text, found none but white space"),
         ({**ROW, "prompt": 3}, "prompt: expected a string or a list of chat messages, got int"),
         ({**ROW, "chosen": "b"}, "responses: expected two that differ, as one is preferred, found two equal ones"),
-        ({**ROW, "chosen": ["a"]}, "chosen: expected every chat message to be a dict with 'role' and 'content'"),
+        ({**ROW, "chosen": ["a"]}, "chosen: message 0: expected a dict with 'role' and 'content', got str"),
         ({**ROW, "rejected": "b\ud800"}, "rejected: expected text, found the lone surrogate U+D800 at character 1"),
         ({**ROW, "system": ["s"]}, "system: expected text, got list"),
         ({"chosen": "a", "rejected": "b"}, "prompt: expected this field, or chosen to be a conv"),
@@ -415,6 +415,30 @@ def test_a_broken_file_is_an_error_whatever_may_be_passed_over(tmp_path, text, m
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         read(path, skip_bad=lambda error: None)
     assert str(path) in str(caught.value)
+
+
+def test_tool_calls_are_kept_and_reasoning_is_read_where_it_is_asked_for(tmp_path):
+    def answer(city):
+        calls = [{"function": {"name": "weather", "arguments": json.dumps({"city": city})}}]
+        return [{"role": "assistant", "content": None, "tool_calls": calls, "reasoning_content": "so"}]
+
+    row = {"prompt": "p", "chosen": answer("Oslo"), "rejected": answer("Bergen")}
+    registered = {
+        "messages": [{"role": "user", "content": "p"}],
+        "chosen": row["chosen"][0],
+        "rejected": row["rejected"][0],
+    }
+    columns = {name: name for name in registered}
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    entry = {"file_name": "own.jsonl", "formatting": "sharegpt", "ranking": True, "columns": columns, "tags": tags}
+    write(tmp_path / "own.jsonl", registered)
+    own = {"source": "own", "dataset_info": str(write(tmp_path / "info.json", {"own": entry}))}
+    for how in ({"source": write(tmp_path / "pairs.jsonl", row)}, own):
+        with pytest.warns(UserWarning, match="'reasoning_content' of chat messages is left out"):
+            (said,) = texts(read(**how))
+        assert said == ("p", *(f'Assistant (tool call 1): weather({{"city": "{c}"}})' for c in ("Oslo", "Bergen")), "A")
+        ((_, a, _, _),) = texts(read(**how, include_reasoning=True))
+        assert a.startswith("Assistant (reasoning): so\n\nAssistant (tool call 1)")
 
 
 def test_an_empty_file_and_an_empty_array_have_no_pairs(tmp_path):
