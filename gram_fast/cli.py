@@ -23,7 +23,7 @@ from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.scores import find_scores
-from gram_fast.ranking.tournament import STRATEGIES, find_strategy
+from gram_fast.ranking.tournament import STRATEGY_NAMES, find_strategy
 from gram_fast.training.command import app as training_app
 from gram_fast.training.data.command import app as data_app
 
@@ -75,9 +75,10 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
     options.run(score, num_responses=2, command="compare", orders=orders)
 
 
-Strategy = Annotated[str, typer.Option(help=", ".join(STRATEGIES) + ".")]
+Strategy = Annotated[str, typer.Option(help=", ".join(STRATEGY_NAMES) + ".")]
 Scores = Annotated[str, typer.Option(help="auto, win_rate or bradley_terry.")]
-Seed = Annotated[int, typer.Option(min=0, help="Draws the bracket of knockout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Draws the bracket of knockout and top_k.")]
+K = Annotated[int | None, typer.Option("-k", help="Places that top_k decides.")]
 
 
 @command(app, "rank", JobOptions)
@@ -87,9 +88,10 @@ def rank(
     orders: Orders = "both",
     scores: Scores = "auto",
     seed: Seed = 0,
+    k: K = None,
 ) -> None:
     """Rank the responses of every row."""
-    settings = _tournament(strategy, orders, scores, seed)
+    settings = _tournament(strategy, orders, scores, seed, k)
     options.run(
         lambda judge, row: asdict(judge.rank(row.prompt, row.responses, **settings)), command="rank", **settings
     )
@@ -112,12 +114,13 @@ def best_of_n(
     )
 
 
-def _tournament(strategy: str, orders: str, scores: str, seed: int) -> dict[str, Any]:
+def _tournament(strategy: str, orders: str, scores: str, seed: int, k: int | None = None) -> dict[str, Any]:
     """Checks the settings of a tournament before a model is loaded, and returns them by name."""
-    find_strategy(strategy)
+    find_strategy(strategy, k)
     find_scores(scores, strategy)
     check_orders(orders)
-    return {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
+    settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
+    return settings if k is None else {**settings, "k": k}
 
 
 @dataclass(frozen=True, kw_only=True)

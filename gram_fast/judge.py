@@ -26,7 +26,7 @@ from gram_fast.text.messages import Prompt
 def _duel(count: int, rng: np.random.Generator) -> Tournament:
     """Compares the two responses of a pair: two distinct texts, or one text with itself."""
     yield [(0, count - 1)]
-    return None
+    return []
 
 
 _DUEL = Strategy(_duel, has_one_round=True)
@@ -225,28 +225,32 @@ class PairwiseJudge:
         orders: Orders = "both",
         scores: str = "auto",
         seed: int = 0,
+        k: int | None = None,
     ) -> Ranking:
         """Ranks two or more responses.
 
         Args:
             prompt: the prompt that the responses answer.
             responses: the candidates; equal ones are scored once and share a score.
-            strategy: "round_robin" (all pairs), "reference" (all against the first), "knockout" or "linear" (the
-                running best against the next); see gram_fast/ranking/tournament.py.
+            strategy: "round_robin" (all pairs), "sort" (merge sort), "top_k" (the best `k` in order), "knockout",
+                "linear" (the running best against the next) or "reference" (all against the first); see
+                gram_fast/ranking/tournament.py.
             orders: "both", or one order at half the cost and with the judge's position bias.
             scores: "win_rate", "bradley_terry", or "auto": win rate for round_robin, Bradley-Terry elsewhere.
-            seed: seed of the bracket of "knockout", at least 0; the same seed gives the same ranking.
+            seed: seed of the bracket of "knockout" and "top_k", at least 0; the same seed gives the same ranking.
+            k: places that "top_k" decides, at least 1; all where there are fewer responses.
 
-        The winner of an elimination (knockout, linear) comes first whatever its score; the others follow by score, ties
-        by number. Raises InputError on fewer than two responses, on an argument that is not text, on a pair over
-        `max_length` tokens and on an unknown option, NumericalError when the model returns NaN or infinity.
+        What a strategy decided comes first whatever the scores: the winner of "knockout" and "linear", the best `k` of
+        "top_k", all of "sort". The others follow by score, ties by number. Raises InputError on fewer than two
+        responses, on an argument that is not text, on a pair over `max_length` tokens and on an unknown option,
+        NumericalError when the model returns NaN or infinity.
         """
         group = Group.of(prompt, responses, include_reasoning=self.include_reasoning)
-        found = find_strategy(strategy)
+        found = find_strategy(strategy, k)
         score = find_scores(scores, strategy)
         outcome = play([group], found, self.comparer, orders, seed)
         values = score(len(group.texts), outcome.comparisons[0])[group.text_of]
-        order = _order(values, group, outcome.winners[0])
+        order = _order(values, group, outcome.leaders[0])
         return Ranking(
             best=order[0],
             order=order,
@@ -342,10 +346,11 @@ class PairwiseJudge:
         return {name: flags for group in groups for name, flags in group.flags(self.comparer.flags).items()}
 
 
-def _order(values: np.ndarray, group: Group, winner: int | None) -> tuple[int, ...]:
-    """Sorts candidates from best to worst: those with the winner's text, then by score, ties by number."""
+def _order(values: np.ndarray, group: Group, leaders: Sequence[int]) -> tuple[int, ...]:
+    """Sorts candidates from best to worst: those with the leaders' texts, then by score, ties by number."""
+    place = {text: number for number, text in enumerate(leaders)}
     return tuple(
-        sorted(range(len(values)), key=lambda c: (group.text_of[c] != winner and winner is not None, -values[c], c))
+        sorted(range(len(values)), key=lambda c: (place.get(int(group.text_of[c]), len(leaders)), -values[c], c))
     )
 
 

@@ -9,12 +9,15 @@ from scipy.special import expit
 
 import gram_fast
 from gram_fast.judge import PairwiseJudge
+from gram_fast.ranking.play import play
+from gram_fast.ranking.tournament import find_strategy
+from gram_fast.text.group import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPT = "Name a colour of the sky."
 RESPONSES = ["Blue.", "It is blue, mostly.\n", "", "Green?", "Blue.", "Red, at dusk 🌇"]
-STRATEGIES = ["linear", "knockout", "reference", "round_robin"]
+STRATEGIES = ["linear", "knockout", "reference", "round_robin", "sort"]
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +75,25 @@ def test_rank_orders_by_plain_preferences(judge, strategy, orders):
             assert c.p_ab == pytest.approx(plain_p(judge, RESPONSES[c.i], RESPONSES[c.j]), abs=1e-4)
         if c.p_ba is not None:
             assert c.p_ba == pytest.approx(1 - plain_p(judge, RESPONSES[c.j], RESPONSES[c.i]), abs=1e-4)
-    # The winner lost to nobody it met, in an elimination; elsewhere it has the highest score.
-    if strategy in ("linear", "knockout"):
+    # The winner lost to nobody it met, in an elimination and a sort; elsewhere it has the highest score.
+    if strategy in ("linear", "knockout", "sort"):
         assert all(c.p >= 0.5 for c in ranking.comparisons if RESPONSES[c.i] == RESPONSES[ranking.best])
     else:
         assert ranking.scores[ranking.best] == max(ranking.scores)
+
+
+@pytest.mark.parametrize(("strategy", "k", "places"), [("sort", None, 5), ("top_k", 2, 2), ("top_k", 9, 5)])
+def test_what_a_strategy_decided_comes_first_whatever_the_scores(judge, strategy, k, places):
+    group = Group.of(PROMPT, RESPONSES)
+    (leaders,) = play([group], find_strategy(strategy, k), judge.comparer, "both", 3).leaders
+    ranking = judge.rank(PROMPT, RESPONSES, strategy, seed=3, k=k)
+    assert len(leaders) == places
+    assert list(dict.fromkeys(group.text_of[list(ranking.order)]))[:places] == leaders
+    assert ranking.order.index(4) == ranking.order.index(0) + 1  # equal responses
+    by_score = sorted(range(6), key=lambda c: -ranking.scores[c])
+    assert strategy == "top_k" or list(ranking.order) != by_score  # this judge's preferences run in circles
+    rest = [c for c in by_score if group.text_of[c] not in leaders]
+    assert list(ranking.order[6 - len(rest) :]) == rest
 
 
 def test_rank_is_reproducible_and_duplicates_cost_nothing(judge):
@@ -179,6 +196,9 @@ def test_nan_logits_name_the_pair():
         (lambda j: j.rank(None, ["a", "b"]), "prompt: expected a string or a list of chat messages, got NoneType"),
         (lambda j: j.rank(PROMPT, ["a", "\ud800b"]), r"responses\[1\]: .* lone surrogate U\+D800 at character 0"),
         (lambda j: j.rank(PROMPT, ["a", "b"], "nope"), "no strategy 'nope'"),
+        (lambda j: j.rank(PROMPT, ["a", "b"], "top_k"), "k: expected an integer of at least 1"),
+        (lambda j: j.rank(PROMPT, ["a", "b"], k=2), "k: expected it beside strategy 'top_k' alone"),
+        (lambda j: j.best_of_n(PROMPT, ["a", "b"], "top_k"), "k: expected an integer of at least 1"),
         (lambda j: j.rank(PROMPT, ["a", "b"], orders="aa"), "no orders 'aa'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], scores="elo"), "no scores 'elo'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], "knockout", seed=-1), "seed: expected an integer of at least 0, got -1"),

@@ -17,8 +17,9 @@ from gram_fast.text.group import Group
 class Outcome:
     """Results of tournaments, one per group; candidates are numbered as in Group.texts."""
 
-    winners: list[int | None]
-    """Winner of each group's elimination; None where the scores over all comparisons decide."""
+    leaders: list[list[int]]
+    """Candidates whose place each group's tournament decided, best first; the scores over all comparisons order the
+    others."""
     comparisons: list[list[Preference]]
     stats: Stats
 
@@ -35,7 +36,8 @@ def play(
     if type(seed) is not int or seed < 0:
         raise InputError(f"seed: expected an integer of at least 0, got {shown_value(seed)}")
     matches = [_Match(strategy.start(len(group.texts), np.random.default_rng(seed))) for group in groups]
-    num_pairs = [strategy.num_pairs(len(group.texts)) for group in groups]
+    pairs_of = {count: strategy.num_pairs(count) for count in {len(group.texts) for group in groups}}
+    num_pairs = [pairs_of[len(group.texts)] for group in groups]
     with comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=strategy.has_one_round) as session:
         rounds = {g: match.round for g, match in enumerate(matches) if match.round}
         waiting = set(rounds)
@@ -47,17 +49,17 @@ def play(
                 matches[g].send(preferences)
             rounds = {g: matches[g].round for g in answers if matches[g].round}
             waiting = waiting - answers.keys() | rounds.keys()
-        return Outcome([match.winner for match in matches], [match.comparisons for match in matches], session.stats)
+        return Outcome([match.leaders for match in matches], [match.comparisons for match in matches], session.stats)
 
 
 class _Match:
-    """State of one tournament: its current round, its comparisons so far, and its winner."""
+    """State of one tournament: its current round, its comparisons so far, and its leaders."""
 
     def __init__(self, tournament: Tournament) -> None:
         self._tournament = tournament
         self.round: Round = []
         """Pairs to compare next; empty when the tournament is over."""
-        self.winner: int | None = None
+        self.leaders: list[int] = []
         self.comparisons: list[Preference] = []
         self._advance(None)
 
@@ -76,4 +78,4 @@ class _Match:
             while not self.round:
                 self.round = self._tournament.send(np.empty(0))
         except StopIteration as stop:
-            self.round, self.winner = [], stop.value
+            self.round, self.leaders = [], stop.value

@@ -1,12 +1,13 @@
 """Tournament strategies: choose the pairs to compare, round by round.
 
 A tournament is a generator. It yields a round, a list of pairs (i, j), is sent P(i better than j) for each, and returns
-the winner, or None when the scores over all comparisons decide. A draw (p = 0.5) goes to i. Where preferences are
-cyclic, an elimination's winner depends on the bracket; a round robin has none.
+its leaders: the candidates whose place it decided, best first. The scores over all comparisons order the others. A draw
+(p = 0.5) goes to i. No pair is asked for twice. Where preferences are cyclic, leaders depend on who met whom.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from gram_fast.comparing.comparer import Pair
 from gram_fast.errors import InputError, shown_value
 
 Round = list[Pair]
-Tournament = Generator[Round, NDArray[np.float64], int | None]
+Tournament = Generator[Round, NDArray[np.float64], list[int]]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,16 @@ class Strategy:
     """Whether all pairs are known at the start."""
 
     def num_pairs(self, count: int) -> int:
-        """Number of pairs for n candidates; with several rounds an estimate, the n - 1 of an elimination."""
-        return len(next(self.start(count, np.random.default_rng(0)))) if self.has_one_round else count - 1
+        """Number of pairs for n candidates; where it depends on their order, that of one random order."""
+        rng = np.random.default_rng(0)
+        place, tournament, found = rng.permutation(count), self.start(count, rng), 0
+        try:
+            pairs = next(tournament)
+            while True:
+                found += len(pairs)
+                pairs = tournament.send(np.array([float(place[i] < place[j]) for i, j in pairs]))
+        except StopIteration:
+            return found
 
 
 def linear(count: int, rng: np.random.Generator) -> Tournament:
@@ -42,40 +51,102 @@ def linear(count: int, rng: np.random.Generator) -> Tournament:
         p = yield [(best, challenger)]
         if p[0] < 0.5:
             best = challenger
-    return best
+    return [best]
 
 
-def knockout(count: int, rng: np.random.Generator) -> Tournament:
+def knockout(count: int, rng: np.random.Generator, k: int = 1) -> Tournament:
     """Single elimination with a random bracket: n - 1 pairs in ceil(log2 n) rounds.
 
     GRAM's divide and conquer (arXiv 2506.14175). A candidate that was first of a pair (slot A) before is so again if
     its opponent was not: its tokens are computed already. With an odd number, the last candidate has a bye and heads
     the next round's bracket, so that none has two byes in a row.
+
+    With `k` above 1 there is another knockout for each further place, among those that the last winner has beaten: all
+    others lost to one of them. They are about log2 n, in the order of the rounds in which they lost.
     """
     alive = [int(index) for index in rng.permutation(count)]
+    beaten_by: dict[int, list[int]] = {index: [] for index in alive}
     stood_first: set[int] = set()
-    while len(alive) > 1:
-        pairs = [
-            (y, x) if y in stood_first and x not in stood_first else (x, y)
-            for x, y in zip(alive[0::2], alive[1::2], strict=False)
-        ]
-        stood_first.update(i for i, _ in pairs)
-        p = yield pairs
-        bye = alive[len(pairs) * 2 :]
-        alive = bye + [i if preferred >= 0.5 else j for (i, j), preferred in zip(pairs, p, strict=True)]
-    return alive[0]
+    leaders: list[int] = []
+    while alive and len(leaders) < k:
+        while len(alive) > 1:
+            pairs = [
+                (y, x) if y in stood_first and x not in stood_first else (x, y)
+                for x, y in zip(alive[0::2], alive[1::2], strict=False)
+            ]
+            stood_first.update(i for i, _ in pairs)
+            p = yield pairs
+            alive = alive[len(pairs) * 2 :]  # the bye
+            for (i, j), preferred in zip(pairs, p, strict=True):
+                winner, loser = (i, j) if preferred >= 0.5 else (j, i)
+                beaten_by[winner].append(loser)
+                alive.append(winner)
+        leaders += alive
+        alive = beaten_by[alive[0]]
+    return leaders
+
+
+def sort(count: int, rng: np.random.Generator) -> Tournament:
+    """Merge sort: at most n ceil(log2 n) pairs in about n rounds; all candidates are leaders.
+
+    All merges of a level run at the same time. Stable: draws stay in order.
+    """
+    return (yield from _sorted(range(count)))
+
+
+def _sorted(candidates: Sequence[int]) -> Tournament:
+    if len(candidates) < 2:
+        return list(candidates)
+    middle = len(candidates) // 2
+    better, worse = yield from _side_by_side([_sorted(candidates[:middle]), _sorted(candidates[middle:])])
+    return (yield from _merge(better, worse))
+
+
+def _merge(left: list[int], right: list[int]) -> Tournament:
+    """Merges two orders from both ends: a round decides the best and, where both have two or more left, the worst."""
+    first: list[int] = []
+    last: list[int] = []
+    while left and right:
+        has_two_ends = min(len(left), len(right)) > 1
+        p = yield [(left[0], right[0]), (left[-1], right[-1])][: 1 + has_two_ends]
+        first.append((left if p[0] >= 0.5 else right).pop(0))
+        if has_two_ends:
+            last.append((right if p[1] >= 0.5 else left).pop())
+    return [*first, *left, *right, *reversed(last)]
+
+
+def _side_by_side(tournaments: Sequence[Tournament]) -> Generator[Round, NDArray[np.float64], list[list[int]]]:
+    """Plays tournaments at the same time: a round has the pairs of all that are not over -> the leaders of each."""
+    leaders: list[list[int]] = [[] for _ in tournaments]
+    rounds: dict[int, Round] = {}
+
+    def advance(number: int, p: "NDArray[np.float64] | None") -> None:
+        try:
+            rounds[number] = next(tournaments[number]) if p is None else tournaments[number].send(p)
+        except StopIteration as stop:
+            rounds.pop(number, None)
+            leaders[number] = stop.value
+
+    for number in range(len(tournaments)):
+        advance(number, None)
+    while rounds:
+        p = yield [pair for pairs in rounds.values() for pair in pairs]
+        for number, pairs in list(rounds.items()):
+            advance(number, p[: len(pairs)])
+            p = p[len(pairs) :]
+    return leaders
 
 
 def reference(count: int, rng: np.random.Generator) -> Tournament:
     """Compares the first candidate (i) with all others: n - 1 pairs in one round."""
     yield [(0, other) for other in range(1, count)]
-    return None
+    return []
 
 
 def round_robin(count: int, rng: np.random.Generator) -> Tournament:
     """Compares all pairs: n (n - 1) / 2 in one round."""
     yield [(i, j) for i in range(count) for j in range(i + 1, count)]
-    return None
+    return []
 
 
 STRATEGIES = {
@@ -83,7 +154,15 @@ STRATEGIES = {
     "knockout": Strategy(knockout, has_one_round=False),
     "reference": Strategy(reference, has_one_round=True),
     "round_robin": Strategy(round_robin, has_one_round=True),
+    "sort": Strategy(sort, has_one_round=False),
 }
+STRATEGY_NAMES = (*STRATEGIES, "top_k")
+"""Names for `find_strategy`."""
+
+
+def top_k(k: int) -> Strategy:
+    """Makes the strategy that decides the best k in order: a knockout, and one among few for each further place."""
+    return Strategy(partial(knockout, k=k), has_one_round=False)
 
 
 def fixed_pairs(pairs: Round) -> Strategy:
@@ -91,13 +170,23 @@ def fixed_pairs(pairs: Round) -> Strategy:
 
     def start(count: int, rng: np.random.Generator) -> Tournament:
         yield pairs
-        return None
+        return []
 
     return Strategy(start, has_one_round=True)
 
 
-def find_strategy(name: str) -> Strategy:
-    """Finds the strategy of that name; raises InputError that lists the names."""
-    if not isinstance(name, str) or name not in STRATEGIES:
-        raise InputError(f"there is no strategy {shown_value(name)}: expected one of {', '.join(STRATEGIES)}")
-    return STRATEGIES[name]
+def find_strategy(name: str, k: int | None = None) -> Strategy:
+    """Finds the strategy of that name; `k` is the number of places that "top_k" decides.
+
+    Raises InputError that lists the names, and where `k` is missing, is beside another strategy or is not an integer of
+    at least 1.
+    """
+    if name not in STRATEGY_NAMES:
+        raise InputError(f"there is no strategy {shown_value(name)}: expected one of {', '.join(STRATEGY_NAMES)}")
+    if name != "top_k" and k is None:
+        return STRATEGIES[name]
+    if name != "top_k":
+        raise InputError(f"k: expected it beside strategy 'top_k' alone, got {shown_value(k)} with {name!r}")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise InputError(f"k: expected an integer of at least 1 for strategy 'top_k' of rank, got {shown_value(k)}")
+    return top_k(k)

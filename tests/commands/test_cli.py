@@ -54,6 +54,13 @@ def test_compare_and_best_of_n(folder):
     assert result["response"] == ROWS[0]["responses"][result["index"]]
 
 
+def test_top_k_records_its_places(folder):
+    run = gram_fast("rank", "-m", folder, "--strategy", "top_k", "-k", "1", rows=ROWS[:1])
+    result = json.loads(run.stdout)
+    assert (result["run"]["strategy"], result["run"]["k"]) == ("top_k", 1)
+    assert len(result["comparisons"]) == 2
+
+
 def test_doctor_reports_the_installation_and_a_known_answer(folder):
     run = gram_fast("doctor", "-m", folder)
     assert run.returncode == 0
@@ -65,6 +72,8 @@ def test_doctor_reports_the_installation_and_a_known_answer(folder):
     ("arguments", "rows", "message"),
     [
         (["rank", "--strategy", "nope"], ROWS, "there is no strategy 'nope'"),
+        (["rank", "--strategy", "top_k"], ROWS, "k: expected an integer of at least 1"),
+        (["rank", "-k", "2"], ROWS, "k: expected it beside strategy 'top_k' alone, got 2 with 'round_robin'"),
         (["rank", "--preset", "nope"], ROWS, "there is no preset or template file 'nope'"),
         (["rank", "--attention", "nope"], ROWS, "there is no tree_attention backend 'nope'"),
         (["rank", "--device", "cuda:9"], ROWS, "device 'cuda:9' is not there"),

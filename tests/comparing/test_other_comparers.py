@@ -35,7 +35,7 @@ def test_compare(judge):
     assert judge.max_length == 1000
 
 
-@pytest.mark.parametrize("strategy", ["linear", "knockout", "reference", "round_robin"])
+@pytest.mark.parametrize("strategy", ["linear", "knockout", "reference", "round_robin", "sort"])
 def test_rank_and_best_of_n(judge, strategy):
     ranking = judge.rank(PROMPT, RESPONSES, strategy)
     assert ranking.order == (1, 4, 0, 3, 2)
@@ -43,6 +43,12 @@ def test_rank_and_best_of_n(judge, strategy):
     assert ranking.flagged == {"responses[1]": ("long",)}
     selection = judge.best_of_n(PROMPT, RESPONSES, strategy)
     assert (selection.index, selection.response) == (1, "a longer one")
+
+
+def test_top_k(judge):
+    ranking = judge.rank(PROMPT, RESPONSES, "top_k", k=2)
+    assert ranking.order == (1, 4, 0, 3, 2)
+    assert ranking.stats.comparisons == 2 * (3 + 1)
 
 
 def test_rewards(judge):

@@ -130,7 +130,7 @@ def test_brackets_do_not_depend_on_the_spread(checkpoint, judge):
     one = load(checkpoint, "cpu")
     groups = [Group.of(prompt, group) for prompt, group in zip(PROMPTS, GROUPS, strict=True)]
     ours, theirs = (play(groups, STRATEGIES["knockout"], each.comparer, "both", 7) for each in (judge, one))
-    assert ours.winners == theirs.winners
+    assert ours.leaders == theirs.leaders
     for group, expected in zip(ours.comparisons, theirs.comparisons, strict=True):
         assert_same(group, expected)
 
@@ -318,7 +318,7 @@ def test_costs_grow_with_text_and_with_comparisons():
     small, long, many = (
         Group.of("p", responses) for responses in (["a", "b"], ["a" * 500, "b" * 500], list("abcdefgh"))
     )
-    for strategy, pairs in {"round_robin": 28, "reference": 7, "knockout": 7, "linear": 7}.items():
+    for strategy, pairs in {"round_robin": 28, "reference": 7, "knockout": 7, "linear": 7, "sort": 17}.items():
         found = costs([small, long, many], [STRATEGIES[strategy].num_pairs(n) for n in (2, 2, 8)])
         assert found == [1 + 2 + 101, 1 + 1000 + 600, 1 + 8 + pairs * 101]
 
@@ -348,7 +348,7 @@ def test_comparers_that_answer_in_parts_answer_as_one(strategy, at_once):
     comparers = [LengthComparer(at_once), LengthComparer(1), LengthComparer()]
     outcome = play(TEXTS, STRATEGIES[strategy], Replicas(comparers), "both", 3)
     expected = play(TEXTS, STRATEGIES[strategy], LengthComparer(), "both", 3)
-    assert (outcome.winners, outcome.comparisons) == (expected.winners, expected.comparisons)
+    assert (outcome.leaders, outcome.comparisons) == (expected.leaders, expected.comparisons)
     assert outcome.stats.comparisons == expected.stats.comparisons
     opened = [comparer.opened[0] for comparer in comparers]
     assert sorted(group.prompt for call in opened for group in call["groups"]) == sorted(g.prompt for g in TEXTS)
