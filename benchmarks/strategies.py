@@ -47,7 +47,15 @@ from gram_fast.training.small_judge.tasks import SEEN, distinct_tasks
 COUNTS = (4, 8, 16, 32)
 K = 3
 """Places that "top_k" decides, and that are compared with the round robin's."""
-STRATEGIES = ("round_robin", "sort", "top_k", "knockout", "linear", "reference")
+STRATEGIES = {
+    "round_robin": "-",
+    "sort": "-",
+    "top_k": "-.",
+    "knockout": "--",
+    "linear": ":",
+    "reference": "-",
+}
+"""Line of each strategy in the picture, where several lie on one another."""
 assert sorted(STRATEGIES) == sorted(STRATEGY_NAMES)
 KINDS = [maker for maker in SEEN if maker is not count_words]
 """Kinds of tasks with enough different responses: there are 36 answers to how many words a list has."""
@@ -149,16 +157,16 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Plots pairs, how often the first is right, and tau against n into an image file."""
     from matplotlib.figure import Figure  # comes with the extra "train", which nothing else here needs
 
-    figure = Figure(figsize=(14, 4), layout="constrained")
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
     panels = {
         "pairs": "pairs compared",
         "first_is_right": "share of prompts whose first is the right one",
         "tau": "Kendall's tau with the round robin",
     }
     for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for strategy in STRATEGIES:
+        for strategy, style in STRATEGIES.items():
             line = [(row["n"], row[name]) for row in rows if row["strategy"] == strategy]
-            axes.plot(*zip(*line, strict=True), label=strategy, marker="o", markersize=4)
+            axes.plot(*zip(*line, strict=True), style, label=strategy, marker="o", markersize=4)
         axes.set(xscale="log", xlabel="candidates n", ylabel=label)
         if name == "pairs":
             axes.set(yscale="log")
