@@ -41,6 +41,7 @@ from gram_fast.training.data.records import PairRecord, read_pair_records
 from gram_fast.training.data.sequences import PairEncoder, TokenizedPair
 from gram_fast.training.data.stream import PairStream
 from gram_fast.training.packed_attention import PACKED_ATTENTION
+from gram_fast.training.padding import set_pad_token
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,9 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     pair_tokenizer = PairTokenizer(tokenizer, template)
     warn_of_another_prompt(model_config, pair_tokenizer)
     encode = _encoder(stage, pair_tokenizer, tokenizer)
+    if stage == "scalar":
+        [pair] = encode([PairRecord("prompt", "chosen", "rejected", "A", "")])
+        set_pad_token(tokenizer, int(pair.input_ids[-1]), model_config.get_text_config(decoder=True).vocab_size)
     reader = _Reader(stage, config, template, encode, logs=arguments.process_index == 0)
     train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
     eval_data = reader.dataset(config.eval_data, "eval_data") if config.eval_data else None
@@ -241,6 +245,8 @@ def _save_merged(
         unset_hf_deepspeed_config()
         base = _load(stage, config, dtype, hub)
         record_prompt(base.config, pair_tokenizer)
+        # As the Trainer does for a model that it saves itself.
+        base.config.pad_token_id = trainer.processing_class.pad_token_id
         merged = lora.merge_adapters(base, folder / "adapter")
         _set_objective(merged, stage, pair_tokenizer, config)
         lora.check_merged(merged, batch, loss, lora.rounding(trainer, dtype), folder / "adapter")

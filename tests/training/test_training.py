@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DeepSpeedPlugin
 from helpers.small_training import run, write_checkpoint, write_obvious_pairs, write_pairs
 from safetensors.torch import load_file
 
@@ -334,12 +335,32 @@ def test_recipes_carry_grams_settings(name, tmp_path):
         assert arguments.bf16
 
 
+# Kind, ZeRO stage, and where optimizer and parameters are kept.
+ACCELERATE = {
+    "one_gpu": ("NO",),
+    "fsdp2": ("FSDP",),
+    "zero2": ("DEEPSPEED", 2, "none", "none"),
+    "zero2_offload": ("DEEPSPEED", 2, "cpu", "none"),
+    "zero3": ("DEEPSPEED", 3, "none", "none"),
+    "zero3_offload": ("DEEPSPEED", 3, "cpu", "cpu"),
+}
+
+
 @pytest.mark.parametrize("path", accelerate_configs(), ids=lambda path: path.stem)
 def test_accelerate_reads_the_shipped_configurations(path):
     config = load_config_from_file(str(path))
-    kinds = {"one_gpu": "NO", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
-    assert config.distributed_type == kinds[path.stem]
+    kind, *zero = ACCELERATE[path.stem]
+    assert config.distributed_type == kind
     assert config.mixed_precision == "bf16"
+    if zero:
+        section = DeepSpeedPlugin(**config.deepspeed_config).deepspeed_config["zero_optimization"]
+        places = [section[key]["device"] for key in ("offload_optimizer", "offload_param")]
+        assert [section["stage"], *places] == zero
+        assert section["stage3_gather_16bit_weights_on_model_save"] == (section["stage"] == 3)
+
+
+def test_every_accelerate_configuration_ships():
+    assert [path.stem for path in accelerate_configs()] == sorted(ACCELERATE)
 
 
 def test_an_output_folder_is_never_overwritten(base, labeled, tmp_path):
