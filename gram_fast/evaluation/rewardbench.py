@@ -3,11 +3,11 @@
 A data row has prompt, chosen, rejected and subset, as in the `filtered` split of allenai/reward-bench and in GRAM's
 filtered.json. A tie is not correct: RewardBench's script for classifiers and GRAM's both require chosen > rejected.
 (RewardBench's script for generative judges counts an answer that names neither response as half; a judge that reads
-label logits always answers.)
+label logits always answers.) GenRM's script counts the two orders of a pair apart.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gram_fast.errors import InputError
 from gram_fast.evaluation.rows import (
@@ -97,10 +97,14 @@ def gram_lines(results: Sequence[Result]) -> list[str]:
 
 
 def definitions(results: Sequence[Result]) -> list[Definition]:
-    """Computes the scores by GRAM's definition and by RewardBench's."""
+    """Computes the scores by the definitions of GRAM, RewardBench and GenRM."""
     by_section = _by_section(results)
     plain = {section: accuracy(of_section) for section, of_section in by_section.items()}
-    weighted = {section: _weighted_accuracy(of_section) for section, of_section in by_section.items()}
+    weighted = {section: _weighted_mean(_by_subset(of_section)) for section, of_section in by_section.items()}
+    verdicts = {
+        section: _weighted_mean(_by_subset(of_section, _won_games)) for section, of_section in by_section.items()
+    }
+    rounded = {section: _rounded(value) for section, value in verdicts.items()}
     return [
         Definition(
             "gram",
@@ -113,6 +117,13 @@ def definitions(results: Sequence[Result]) -> list[Definition]:
             "accuracies of a section's subsets weighted by the published number of prompts, math-prm by 984; overall: "
             "mean of the four sections, without the prior sets that the leaderboard adds at half weight",
             {**weighted, "overall": mean(weighted.values())},
+        ),
+        Definition(
+            "genrm",
+            "two games a pair, each 1 for the chosen response, 0 for the rejected one and 0.5 for a tie; a pair counts "
+            "their mean; subsets weighted as by RewardBench; sections in percent rounded to two digits; overall: mean "
+            "of the four, rounded too (Freder-chen/ReasonGenRM, GenRM/src/rewardbench_genrm.py)",
+            {**rounded, "overall": _rounded(mean(rounded.values()))},
         ),
     ]
 
@@ -141,20 +152,32 @@ def _by_section(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {section: [result for result in results if result.place.group == section] for section in SECTIONS}
 
 
-def _by_subset(results: Sequence[Result]) -> dict[str, float | None]:
+def _by_subset(
+    results: Sequence[Result], score: Callable[[Sequence[Result]], float | None] = accuracy
+) -> dict[str, float | None]:
     subsets = dict.fromkeys(result.fields["subset"] for result in results)
-    return {name: accuracy([result for result in results if result.fields["subset"] == name]) for name in subsets}
+    return {name: score([result for result in results if result.fields["subset"] == name]) for name in subsets}
 
 
-def _weighted_accuracy(results: Sequence[Result]) -> float | None:
-    """Weighted mean over the subsets present, as in RewardBench's calculate_scores_per_section."""
-    weighted = [
-        (_WEIGHTS.get(subset, SECTIONS[_SECTION_OF[subset]][subset]), value)
-        for subset, value in _by_subset(results).items()
-        if value is not None
-    ]
-    total = sum(weight for weight, _ in weighted)
-    return sum(weight * value for weight, value in weighted) / total if total else None
+def _won_games(results: Sequence[Result]) -> float | None:
+    """Share of games that the chosen response won, a tie as half; None where a result lacks the orders apart."""
+    return mean(None if result.games is None else (2 + sum(result.games)) / 4 for result in results)
+
+
+def _weighted_mean(by_subset: Mapping[str, float | None]) -> float | None:
+    """Weighted mean over a section's subsets that are present, as in RewardBench's calculate_scores_per_section."""
+    total, weights = 0.0, 0
+    for subset, value in by_subset.items():
+        if value is None:
+            return None
+        weight = _WEIGHTS.get(subset, SECTIONS[_SECTION_OF[subset]][subset])
+        total, weights = total + weight * value, weights + weight
+    return total / weights if weights else None
+
+
+def _rounded(value: float | None) -> float | None:
+    """Rounds a share to two digits of its percentage."""
+    return None if value is None else round(100 * value, 2) / 100
 
 
 def _conversation(prompt: Prompt, response: Prompt) -> list[Message]:

@@ -52,6 +52,20 @@ def test_rewardbench_counted_by_hand():
     assert counted["rewardbench_official"] == pytest.approx({**weighted, "overall": (chat + 1 + reasoning) / 4})
 
 
+def test_rewardbench_as_genrm_counts_games_and_rounds_sections():
+    slots = {  # chat: both won, none won, one won and one tied; a win and a loss; a tie; math-prm 0, hep-cpp 1
+        0: (0.9, 0.9), 1: (0.1, 0.1), 2: (0.7, 0.5), 3: (0.99, 0.4), 4: (0.5, 0.5), 5: (0.2, 0.2), 6: (0.7, 0.7),
+    }  # fmt: skip
+    rows = [result(sum(slots[k]) / 2, slots[k], subset=subset) for k, (subset, _) in enumerate(SUBSETS)]
+    counted = values(rewardbench, placed(rewardbench, rows))["genrm"]
+    # Weights 100, 40; 984, 164: chat is (100 * 1 / 2 + 40 * 3 / 4) / 140 = 57.1428... percent, reasoning 14.2857...
+    sections = {"chat": 0.5714, "chat-hard": 0.5, "safety": 0.5, "reasoning": 0.1429}
+    assert counted == pytest.approx({**sections, "overall": 0.4286}, abs=1e-9)
+    pair_without_orders = placed(rewardbench, [*rows, result(0.9, subset="hep-go")])
+    counted = values(rewardbench, pair_without_orders)["genrm"]
+    assert (counted["chat"], counted["reasoning"], counted["overall"]) == (0.5714, None, None)
+
+
 def test_a_section_without_rows_has_no_number_and_no_overall():
     results = placed(rewardbench, [result(0.9, subset="hep-go")])
     assert rewardbench.gram_lines(results) == [
@@ -61,7 +75,9 @@ def test_a_section_without_rows_has_no_number_and_no_overall():
         "reasoning: 1.0000",
         "Overall average accuracy: 1.0000",
     ]
-    for counted in values(rewardbench, results).values():
+    by_definition = values(rewardbench, results)
+    assert set(by_definition.pop("genrm").values()) == {None}  # the orders apart are not known
+    for counted in by_definition.values():
         assert (counted["reasoning"], counted["chat"], counted["overall"]) == (1, None, None)
 
 
@@ -258,7 +274,25 @@ def recount(name, rows):
             for of in sections
         ]
         plain = [share(lambda row, of=of: row["subset"] in of) for of in sections]
-        return {"gram": fmean(plain), "rewardbench_official": fmean(official)}
+
+        def verdicts(row):
+            slots = row["p_chosen_in_slot_a"], row["p_chosen_in_slot_b"]
+            return fmean(0.5 if p == 0.5 else float(p > 0.5) for p in slots)
+
+        genrm = [
+            round(
+                100
+                * sum(weight[s] * share(lambda row, s=s: row["subset"] == s, verdicts) for s in of)
+                / sum(weight[s] for s in of),
+                2,
+            )
+            for of in sections
+        ]
+        return {
+            "gram": fmean(plain),
+            "rewardbench_official": fmean(official),
+            "genrm": float(f"{fmean(genrm):.2f}") / 100,
+        }
     if name == "judgebench":
         groups = [share(lambda row, part=part: part in row["source"]) for part in judgebench.GROUPS.values()]
 
