@@ -18,7 +18,7 @@ from gram_fast.commands.jobs import JobRow, open_output, read_job_rows, run_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.comparing.loading import load_comparer
 from gram_fast.comparing.orders import check_orders
-from gram_fast.errors import GramFastError
+from gram_fast.errors import GramFastError, InterruptedRunError
 from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import JudgeOptions
@@ -158,7 +158,7 @@ def main() -> None:
         app()
     except GramFastError as error:
         stderr.print(f"gram-fast: {error}", markup=False)
-        sys.exit(2)
+        sys.exit(130 if isinstance(error, InterruptedRunError) else 2)
     except SystemExit as error:
         if error.code == 130:  # typer turns an interruption into this code without a message
             stderr.print("gram-fast: interrupted; rows written to a file so far are whole, --resume goes on")

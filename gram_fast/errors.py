@@ -21,6 +21,10 @@ class NumericalError(GramFastError, ArithmeticError):
     """Numbers that are not finite, or others than they should be."""
 
 
+class InterruptedRunError(GramFastError):
+    """A user's interruption of a command; the message says how to go on."""
+
+
 # Characters that are kept of another library's message: at its beginning, and at its end, where remedies stand. It may
 # list hundreds of tensors between them.
 _BEGIN, _END = 400, 300

@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 from torch import distributed
 
 from gram_fast.commands.options import stderr
-from gram_fast.errors import BackendError
+from gram_fast.errors import BackendError, InterruptedRunError
 from gram_fast.training.config import RunConfig, Stage, accelerate_configs, recipes
 
 app = typer.Typer(
@@ -55,16 +56,26 @@ def list_recipes() -> None:
 
 def _run(stage: Stage, name: str, overrides: list[str] | None) -> None:
     try:
+        from gram_fast.training.checkpoints import how_to_go_on
         from gram_fast.training.train import train
     except ModuleNotFoundError as error:
         raise BackendError(f"training wants the extra 'train', pip install 'gram_fast[train]': {error}") from None
     logging.getLogger("gram_fast").setLevel(logging.INFO)
     config, arguments = RunConfig.load(name, stage, overrides or ())
-    folder = train(stage, config, arguments)
+    try:
+        folder = train(stage, config, arguments)
+    except KeyboardInterrupt:
+        if arguments.process_index > 0:
+            _exit_at_once(130)
+        raise InterruptedRunError(f"interrupted: {how_to_go_on(Path(config.output_dir))}") from None
     if arguments.process_index == 0:
         stderr.print(f"gram-fast: the model and its loss curve are in {folder}", markup=False)
     elif distributed.is_initialized() and distributed.get_backend() == "gloo":
         # Exit without interpreter shutdown: gloo's threads may still release the last tensors, and one that does so
         # during shutdown aborts the process and with it the whole run (torch 2.13, on loaded machines).
-        sys.stderr.flush()
-        os._exit(0)
+        _exit_at_once(0)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    sys.stderr.flush()
+    os._exit(code)

@@ -223,6 +223,8 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
         "ddp_find_unused_parameters": False,
         # The objectives call Liger-Kernel themselves.
         "use_liger_kernel": False,
+        # It would hide losses that are not finite, at which JudgeTrainer stops.
+        "logging_nan_inf_filter": False,
     }
     for key in fixed.keys() & values.keys():
         raise InputError(f"{source}: {key} is set by gram_fast: leave it out")

@@ -34,14 +34,26 @@ from gram_fast.text.dates import fix_date
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training import lora, objectives
+from gram_fast.training.checkpoints import WEIGHTS, find_whole, problem
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.curve import draw_curve
 from gram_fast.training.data import sequences
 from gram_fast.training.data.records import PairRecord, read_pair_records
 from gram_fast.training.data.sequences import PairEncoder, TokenizedPair
 from gram_fast.training.data.stream import PairStream
+from gram_fast.training.output_folder import LOCK, locked, on_main_process
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 from gram_fast.training.padding import set_pad_token
+from gram_fast.training.saving import (
+    SAVING,
+    check_weights,
+    drop_invalid_generation_config,
+    rehearse,
+    staged_folder,
+    staged_model,
+    write_whole,
+)
+from gram_fast.training.trainer import JudgeTrainer
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +74,12 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
         raise InputError(
             f"{arguments.n_gpu} GPUs in one process: expected `accelerate launch`, or one GPU in CUDA_VISIBLE_DEVICES"
         )
-    checkpoint = _checkpoint_to_resume(stage, config, arguments)
+    with locked(Path(config.output_dir), arguments):
+        return _train(stage, config, arguments)
+
+
+def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path:
+    checkpoint = on_main_process(arguments, lambda: _checkpoint_to_resume(stage, config, arguments))
     hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(config.model_name_or_path, **hub)
     model_config = load_config(config.model_name_or_path, **hub)
@@ -87,7 +104,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     record_prompt(model.config, pair_tokenizer)
     _set_objective(model, stage, pair_tokenizer, config)
     try:
-        trainer = Trainer(
+        trainer = JudgeTrainer(
             lora.add_adapters(model, config.lora, ["score"] if stage == "scalar" else None) if config.lora else model,
             arguments,
             data_collator=_collate,
@@ -98,18 +115,25 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
         )
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"cannot set the training up: {one_line(error)}") from error
+    folder = Path(config.output_dir)
+    on_main_process(arguments, lambda: rehearse(trainer.model, tokenizer, arguments, folder))
     _write_run_file(stage, config, arguments, template)
     trainer.train(resume_from_checkpoint=checkpoint)
     reader.report("train_data")
     if trainer.state.global_step == 0:
         raise InputError(f"train_data: no pair of {', '.join(config.train_data)} is left to train on")
+    check_weights(trainer.model, "the trained model")
     if config.lora is None:
-        trainer.save_model(config.output_dir)
+        with staged_model(folder, arguments.should_save) as staged:
+            trainer.save_model(str(staged))
     else:
         _save_merged(trainer, stage, config, pair_tokenizer, dtype, hub)
     if trainer.is_world_process_zero():
-        draw_curve(trainer.state.log_history, Path(config.output_dir) / "loss.png")
-    return Path(config.output_dir)
+        try:
+            draw_curve(trainer.state.log_history, folder / "loss.png")
+        except OSError as error:
+            log.warning("the model is saved, its loss curve is not: %s", one_line(error))
+    return folder
 
 
 class _Reader:
@@ -207,6 +231,7 @@ def _load(stage: Stage, config: RunConfig, dtype: torch.dtype, hub: dict[str, An
             **hub,
         )
     model = load_model(config.model_name_or_path, dtype, kind=AutoModelForCausalLM, **hub)
+    drop_invalid_generation_config(model)
     plain_output_embedding(model)
     return model
 
@@ -239,7 +264,8 @@ def _save_merged(
     folder = Path(config.output_dir)
     batch = _collate(list(islice(trainer.train_dataset, _PAIRS_OF_CHECK)))
     loss = lora.trained_loss(trainer, batch)
-    trainer.save_model(str(folder / "adapter"))
+    with staged_folder(folder / "adapter", trainer.args.should_save) as staged:
+        trainer.save_model(str(staged))
     if trainer.is_world_process_zero():
         # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
         unset_hf_deepspeed_config()
@@ -250,23 +276,23 @@ def _save_merged(
         merged = lora.merge_adapters(base, folder / "adapter")
         _set_objective(merged, stage, pair_tokenizer, config)
         lora.check_merged(merged, batch, loss, lora.rounding(trainer, dtype), folder / "adapter")
-        merged.save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
+        check_weights(merged, "the merged model")
+        with staged_model(folder) as staged:
+            merged.save_pretrained(staged)
+            trainer.processing_class.save_pretrained(staged)
 
 
 def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> str | None:
-    """Finds the checkpoint to resume from: the one named, else the last complete one of an interrupted run, or None.
+    """Finds the checkpoint to resume from: the one named, else the last whole one of an interrupted run, or None.
 
     Raises InputError when the output folder is not empty and does not hold an unfinished run of the same configuration,
     or when resuming was not requested.
     """
     folder, asked = Path(config.output_dir), arguments.resume_from_checkpoint
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output_dir {config.output_dir!r} is no folder")
     named = isinstance(asked, str) and asked not in ("true", "auto")
-    if named and not (Path(asked) / "trainer_state.json").is_file():
-        raise InputError(f"resume_from_checkpoint: {asked!r} is no whole checkpoint of a run")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if named and (reason := problem(Path(asked), arguments)):
+        raise InputError(f"resume_from_checkpoint: {asked!r} is no whole checkpoint of a run: {reason}")
+    if all(path.name in (LOCK, SAVING) for path in folder.iterdir()):
         return asked if named else None
     if not asked:
         raise InputError(
@@ -274,19 +300,26 @@ def _checkpoint_to_resume(stage: Stage, config: RunConfig, arguments: TrainingAr
         )
     if not (folder / _RUN_FILE).is_file():
         raise InputError(f"output_dir {config.output_dir!r} holds no training run to go on with")
-    before, now = json.loads((folder / _RUN_FILE).read_text("utf-8")), _run_record(stage, config, arguments)
+    before, now = _read_run_file(folder / _RUN_FILE), _run_record(stage, config, arguments)
     if different := [key for key in now if before.get(key) != now[key]]:
         key = different[0]
         raise InputError(f"{key} was {before.get(key)!r}, now it is {now[key]!r}: expected the run that is resumed")
-    if (folder / "model.safetensors").exists() or (folder / "model.safetensors.index.json").exists():
+    if any((folder / name).exists() for name in WEIGHTS):
         raise InputError(f"output_dir {config.output_dir!r} holds a run that is finished")
-    # trainer_state.json is written last: a checkpoint without it is incomplete.
-    whole = {
-        int(path.parent.name.removeprefix("checkpoint-")): str(path.parent)
-        for path in folder.glob("checkpoint-*/trainer_state.json")
-        if path.parent.name.removeprefix("checkpoint-").isdigit()
-    }
-    return asked if named else whole[max(whole)] if whole else None
+    if named:
+        return str(asked)
+    checkpoint = find_whole(folder, arguments)
+    return None if checkpoint is None else str(checkpoint)
+
+
+def _read_run_file(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the settings of the run in {path}: {one_line(error)}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"cannot read the settings of the run in {path}: expected an object, got {record!r:.80}")
+    return record
 
 
 # Parts of the names of TrainingArguments that may differ when a run is resumed: output, logging, saving.
@@ -319,15 +352,10 @@ def _dated_before(checkpoint: str | None) -> dict[str, Any]:
     run_file = Path(checkpoint or "").parent / _RUN_FILE
     if checkpoint is None or not run_file.is_file():
         return {}
-    return dict(json.loads(run_file.read_text("utf-8")).get(_DATED, {}))
+    return dict(_read_run_file(run_file).get(_DATED, {}))
 
 
 def _write_run_file(stage: Stage, config: RunConfig, arguments: TrainingArguments, template: PairTemplate) -> None:
     if arguments.process_index == 0:
         record = {**_run_record(stage, config, arguments), _DATED: template.chat_template_kwargs}
-        folder = Path(config.output_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make output_dir {config.output_dir!r}: {one_line(error)}") from None
-        (folder / _RUN_FILE).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        write_whole(Path(config.output_dir) / _RUN_FILE, json.dumps(record, indent=2) + "\n")

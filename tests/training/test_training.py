@@ -130,14 +130,23 @@ def write_config(path, base, data, output, **more):
 
 
 def test_two_processes_are_one_with_twice_the_batch(base, unlabeled, tmp_path):
-    """All 24 pairs in every step, so that what is compared is the loss and not the order in which data is drawn."""
+    """All 24 pairs in every step, so that what is compared is the loss and not the order in which data is drawn.
+
+    The second step once more, in two new processes: as if the last checkpoint lacked a process' random state.
+    """
     options = {"max_steps": 2, **SGD}
     config = write_config(
-        tmp_path / "config.yaml", base, unlabeled, tmp_path / "two", **options, per_device_train_batch_size=12
-    )
+        tmp_path / "config.yaml", base, unlabeled, tmp_path / "two", **options, per_device_train_batch_size=12,
+        save_strategy="steps", save_steps=1,
+    )  # fmt: skip
     finish(launch("pretrain", config, processes=2))
     run("pretrain", base, unlabeled, tmp_path / "one", per_device_train_batch_size=24, **options)
     assert_same(tmp_path / "one", tmp_path / "two", tolerance=1e-5)
+    (tmp_path / "two" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    (tmp_path / "two" / "checkpoint-2" / "rng_state_1.pth").unlink()
+    output = finish(launch("pretrain", config, "resume_from_checkpoint=true", processes=2))
+    assert output.count("checkpoint-2 is not whole (it has no rng_state_1.pth)") == 1
+    assert_same(tmp_path, tmp_path / "two")
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(base, labeled, tmp_path):

@@ -1,0 +1,111 @@
+"""transformers' Trainer with losses and weights that are finite, and checkpoints that are whole or absent."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from gram_fast.errors import NumericalError
+from gram_fast.training.checkpoints import checkpoints
+from gram_fast.training.saving import SAVING, check_weights, cleared, replace, sync, weight_not_finite, writing
+
+
+class JudgeTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer that stops at a loss that is not finite and gives a checkpoint its name when it is on the disk.
+
+    Methods with an underscore are those of transformers 5.17; tests/training/test_saving.py holds what they rely on.
+    """
+
+    _step_loss: Tensor | float = 0.0
+    _stages_checkpoint = False
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One forward and backward.
+
+        Raises NumericalError before an optimizer step whose loss, the sum of this process' accumulated batches, is not
+        finite. That waits for the device once a step; transformers' logging_nan_inf_filter, which is off, waits in
+        every batch.
+        """
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss = loss + self._step_loss
+        if self.accelerator.sync_gradients:
+            step_loss, self._step_loss = float(self._step_loss), 0.0
+            if not math.isfinite(step_loss):
+                raise NumericalError(self._why_not_finite(step_loss))
+        return loss
+
+    def _why_not_finite(self, loss: float) -> str:
+        step = self.state.global_step + 1
+        found = checkpoints(Path(self.args.output_dir))
+        kept = f"{found[max(found)].name} has the last weights saved" if found else "no checkpoint was written yet"
+        if weight := weight_not_finite(self.model):
+            cause = f"the weight {weight!r} is not finite"
+            if self.state.global_step == 0:
+                return f"the loss of step 1 is {loss}: {cause} in the checkpoint that training starts from"
+            cause = f": {cause} since step {step - 1}"
+        else:
+            cause = ", though the weights are finite"
+        return (
+            f"the loss of step {step} is {loss}{cause}: try a lower learning_rate, a longer warmup or dtype float32 in "
+            f"another output_dir; {kept}"
+        )
+
+    def _init_training_state(self, *args: Any) -> tuple[int, int]:
+        """Skips all epochs where the checkpoint is the last one: transformers would train one step more."""
+        epochs, steps = super()._init_training_state(*args)
+        max_steps, _, num_train_epochs, *_ = args
+        return (num_train_epochs, 0) if self.state.global_step >= max_steps else (epochs, steps)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Loads onto "cpu", where several processes train on CPUs: torch.load does not know their device "cpu:0"."""
+        if self.args.device.type == "cpu":
+            self.args.__dict__["_setup_devices"] = torch.device("cpu")  # what args.device caches
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder: str = super()._get_output_dir(trial)
+        return str(Path(folder) / SAVING) if self._stages_checkpoint else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint into `SAVING` and renames it; none is left where that fails."""
+        folder = Path(self.args.output_dir)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staged, final = folder / SAVING / name, folder / name
+        check_weights(self.model, name)
+        with cleared(staged if self.args.should_save else None), writing(name, folder):
+            self._stages_checkpoint = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._stages_checkpoint = False
+            if self.state.best_model_checkpoint == str(staged):
+                self.state.best_model_checkpoint = str(final)
+                if self.args.should_save:
+                    self.state.save_to_json(str(staged / "trainer_state.json"))
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                _publish(staged, final)
+            self.accelerator.wait_for_everyone()
+            if self.is_local_process_zero() and staged.exists():  # a machine with a disk of its own
+                _publish(staged, final)
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(final))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: transformers calls it before the checkpoint has its name, `_save_checkpoint` afterwards."""
+
+
+def _publish(staged: Path, final: Path) -> None:
+    sync(staged)
+    replace(staged, final)
