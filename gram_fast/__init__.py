@@ -25,6 +25,7 @@ from gram_fast.results import (
     Rewards,
     Selection,
     Stats,
+    Verification,
 )
 from gram_fast.text.prompts import preset_names
 
@@ -49,5 +50,6 @@ __all__ = [
     "Selection",
     "Stats",
     "UnsupportedModelError",
+    "Verification",
     "preset_names",
 ]

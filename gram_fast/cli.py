@@ -1,4 +1,4 @@
-"""The command line: gram-fast compare | rank | best-of-n | eval | train | data | doctor."""
+"""The command line: gram-fast compare | rank | best-of-n | verify | eval | train | data | doctor."""
 
 import logging
 import sys
@@ -43,19 +43,19 @@ Orders = Annotated[str, typer.Option(help="Which of a pair stands in slot A: ab,
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(RowOptions):
-    """Options of the commands that score JSON Lines rows: compare, rank, best-of-n."""
+    """Options of the commands that score JSON Lines rows: compare, rank, best-of-n, verify."""
 
     input: Annotated[str, typer.Option("--input", "-i", help="JSON lines, or - for standard input.")] = "-"
     output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
 
-    def run(self, score: Score, num_responses: int | None = None, **settings: Any) -> None:
+    def run(self, score: Score, num_responses: int | None = None, at_least: int = 2, **settings: Any) -> None:
         """Scores the rows, writes the results and prints a summary on standard error.
 
-        `num_responses`: number of responses that every row must have, where it is fixed. `settings`: the command's own;
-        recorded in every row with the judge's, and checked by --resume.
+        `num_responses`: number of responses that every row must have, where it is fixed; else `at_least`. `settings`:
+        the command's own; recorded in every row with the judge's, and checked by --resume.
         """
         bad = BadRows(self.skip_bad)
-        rows = read_job_rows(self.input, bad, num_responses)
+        rows = read_job_rows(self.input, bad, num_responses, at_least)
         run = {**settings, **self.recorded}
         with open_output(self.output, self.input, self.resume, run) as output:
             judge = self.load()
@@ -112,6 +112,12 @@ def best_of_n(
         command="best-of-n",
         **settings,
     )
+
+
+@command(app, "verify", JobOptions)
+def verify(options: JobOptions) -> None:
+    """Verify the responses of every row one by one: P(right). Takes a verifier's --preset."""
+    options.run(lambda judge, row: asdict(judge.verify(row.prompt, row.responses)), at_least=1, command="verify")
 
 
 def _tournament(strategy: str, orders: str, scores: str, seed: int, k: int | None = None) -> dict[str, Any]:

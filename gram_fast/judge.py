@@ -16,8 +16,17 @@ from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.play import play
 from gram_fast.ranking.scores import find_scores, win_rate
-from gram_fast.ranking.tournament import Strategy, Tournament, find_strategy, fixed_pairs
-from gram_fast.results import Comparison, Flagged, Preference, PreferenceMatrix, Ranking, Rewards, Selection
+from gram_fast.ranking.tournament import EACH_ALONE, Strategy, Tournament, find_strategy, fixed_pairs
+from gram_fast.results import (
+    Comparison,
+    Flagged,
+    Preference,
+    PreferenceMatrix,
+    Ranking,
+    Rewards,
+    Selection,
+    Verification,
+)
 from gram_fast.text.arguments import check_list, read_group, read_pair
 from gram_fast.text.group import Group
 from gram_fast.text.messages import Prompt
@@ -259,6 +268,18 @@ class PairwiseJudge:
             flagged=group.flags(self.comparer.flags),
             stats=outcome.stats,
         )
+
+    def verify(self, prompt: Prompt, responses: Sequence[Prompt]) -> Verification:
+        """Verifies responses one by one -> P(the response is right) of each, of a template's first label: "Yes".
+
+        The judge's prompt must show one response (`preset="verifier"`, or a template with {response}). Raises
+        InputError where it shows a pair, on no response, on an argument that is not text and on a text over
+        `max_length` tokens; NumericalError when the model returns NaN or infinity.
+        """
+        group = Group.of(prompt, responses, at_least=1)
+        outcome = play([group], EACH_ALONE, self.comparer, "ab")
+        p = np.array([answer.p for answer in outcome.comparisons[0]])
+        return Verification(tuple(p[group.text_of].tolist()), group.flags(self.comparer.flags), outcome.stats)
 
     def best_of_n(
         self,

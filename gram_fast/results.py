@@ -18,7 +18,7 @@ class Stats:
     """Cost of a call, for any comparer."""
 
     comparisons: int
-    """Presentations that were judged: pairs times orders."""
+    """Presentations that were judged: pairs times orders, or responses that were verified."""
     seconds: float
     """Wall time of the call in seconds."""
 
@@ -99,6 +99,16 @@ class Selection:
     scores: tuple[float, ...]
     """Score of each candidate, as in Ranking."""
     comparisons: tuple[Preference, ...]
+    flagged: Flagged
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Verification of responses one by one, from `PairwiseJudge.verify`."""
+
+    p: tuple[float, ...]
+    """P(the response is right) of each response, in [0, 1]: of the template's first label, "Yes", over the second."""
     flagged: Flagged
     stats: Stats
 

@@ -220,7 +220,7 @@ def test_bad_input_is_one_sentence_that_names_the_thing(judge, call, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "nope"}, "no preset or template file 'nope': presets are gram, gram-demo, short"),
+        ({"preset": "nope"}, "no preset or template file 'nope': presets are genrm, gram, gram-demo, gram-llama3, "),
         ({"attention": "nope"}, "no tree_attention backend 'nope'"),
         ({"max_batch_tokens": 0}, "max_batch_tokens: expected 'auto' or an integer from 1 to 16777216, got 0"),
         ({"max_length": -1}, "max_length: expected None or an integer from 1 to 16777216, got -1"),

@@ -27,4 +27,13 @@ def test_the_extension_says_what_it_has():
 
 
 def test_presets_are_shipped():
-    assert gram_fast.preset_names() == ["gram", "gram-demo", "short"]
+    assert gram_fast.preset_names() == [
+        "genrm",
+        "gram",
+        "gram-demo",
+        "gram-llama3",
+        "gram-qwen3",
+        "short",
+        "skywork-critic",
+        "verifier",
+    ]

@@ -60,10 +60,11 @@ def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tu
         yield "date", f"today's is in the prompt: fix it, as with chat_template_kwargs={dict(tokenizer.date_remedy)}"
     labels = zip(tokenizer.template.labels, tokenizer.label_ids, strict=True)
     yield "labels", ", ".join(f"{label} = {label_id}" for label, label_id in labels)
-    for order, answer in zip(("ab", "ba"), first.known_answers, strict=True):
+    shown = ("response 1", "response 2") if first.verifies else ("order ab", "order ba")
+    for what, answer in zip(shown, first.known_answers, strict=True):
         # Always right: a judge with wrong logits is refused when it is made.
         yield (
-            f"known answer, order {order}",
+            f"known answer, {what}",
             f"right: logits {answer.logits[0]:.5f} {answer.logits[1]:.5f}, plain forward "
             f"{answer.plain_logits[0]:.5f} {answer.plain_logits[1]:.5f}, off by {answer.difference:.1e} of "
             f"{answer.tolerance:.0e} allowed",

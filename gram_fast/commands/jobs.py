@@ -33,17 +33,17 @@ class JobRow:
     """File and line in messages, such as "candidates.jsonl line 7"."""
 
 
-def read_job_rows(path: str, on_bad: OnBad, num_responses: int | None = None) -> list[JobRow]:
+def read_job_rows(path: str, on_bad: OnBad, num_responses: int | None = None, at_least: int = 2) -> list[JobRow]:
     """Reads all rows of a JSON Lines file, or of standard input for "-"; blank lines are skipped.
 
     `on_bad` receives the error of a bad line, which names the line. `num_responses`: number of responses that every row
-    must have; None for two or more. Raises InputError when the file cannot be read.
+    must have; None for `at_least` or more. Raises InputError when the file cannot be read.
     """
     rows: list[JobRow] = []
     line_of: dict[str, str] = {}
     for where, line in _lines(path):
         try:
-            row = _parse_job_row(where, line)
+            row = _parse_job_row(where, line, at_least)
             if num_responses not in (None, len(row.responses)):
                 raise InputError(f"{where}: responses: expected {num_responses}, got {len(row.responses)}")
             key = id_key(row.id)
@@ -69,7 +69,7 @@ def _lines(path: str) -> Iterator[tuple[str, bytes]]:
             yield f"{name} line {number}", line
 
 
-def _parse_job_row(where: str, line: bytes) -> JobRow:
+def _parse_job_row(where: str, line: bytes, at_least: int) -> JobRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
@@ -84,7 +84,7 @@ def _parse_job_row(where: str, line: bytes) -> JobRow:
         raise InputError(f"{where}: expected 'id' to be a string or an integer, got {type(row_id).__name__}")
     try:
         to_text(str(row_id), "id")
-        Group.of(row["prompt"], row["responses"])
+        Group.of(row["prompt"], row["responses"], at_least=at_least)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     return JobRow(row_id, row["prompt"], row["responses"], where)

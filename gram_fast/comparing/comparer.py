@@ -13,7 +13,7 @@ from gram_fast.results import Preference, Stats
 from gram_fast.text.group import Group
 
 Pair = tuple[int, int]
-"""Pair (i, j) of candidates of a group, numbered as in Group.texts."""
+"""Pair (i, j) of candidates of a group, numbered as in Group.texts; (i, i) asks a verifier for candidate i."""
 Rounds = Mapping[int, Sequence[Pair]]
 """Pairs to compare next, one or more, by number of the group."""
 Answers = Mapping[int, Sequence[Preference]]
@@ -41,7 +41,11 @@ class Session(Protocol):
 
 
 class Comparer(Protocol):
-    """Compares responses in pairs: P(first better than second)."""
+    """Compares responses in pairs: P(first better than second).
+
+    One with an attribute `verifies` that is true reads single responses: it is asked for pairs (i, i) in order "ab",
+    and p of its preference is P(response i is right).
+    """
 
     @property
     def max_length(self) -> int:

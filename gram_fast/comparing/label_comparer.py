@@ -32,7 +32,7 @@ class LabelComparer:
     max_length: int
     max_length_reason: str
     known_answers: list[KnownAnswer]
-    """Results of the check on a known pair, in orders ab and ba."""
+    """Results of the check on a known pair, in orders ab and ba; a verifier's on each of the two responses."""
 
     @classmethod
     def of(
@@ -59,6 +59,11 @@ class LabelComparer:
     def tokens_at_once(self) -> int:
         """Most tokens of one pass; halved whenever memory runs out."""
         return self.engine.budget
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the template shows one response rather than a pair."""
+        return self.tokenizer.template.is_verifier
 
     def flags(self, text: str) -> tuple[str, ...]:
         """Finds the lines of the judge's template and the special tokens that `text` contains."""
@@ -90,7 +95,11 @@ class LabelSession:
     def compare(self, rounds: Rounds) -> Answers:
         """Compares all pairs of all groups at once, packed together."""
         pairs = [(g, i, j) for g, of_group in rounds.items() for i, j in of_group]
-        presentations: list[Presentation] = [(g, *ab) for g, i, j in pairs for ab in shown(i, j, self.orders)]
+        presentations: list[Presentation] = (
+            [(g, i) for g, i, _ in pairs]
+            if self.comparer.verifies
+            else [(g, *ab) for g, i, j in pairs for ab in shown(i, j, self.orders)]
+        )
         with on_device(self.comparer.runner.device):
             logits = self._logits(presentations)
         per_pair = logits.reshape(len(pairs), -1, 2)
@@ -112,8 +121,8 @@ class LabelSession:
         longest = int(lengths.argmax())
         if lengths[longest] > limit:
             raise InputError(
-                f"{self._name(presentations[longest])}: the pair has {lengths[longest]} tokens, the limit is "
-                f"{limit} ({reason})"
+                f"{self._name(presentations[longest])}: the {'text' if self.comparer.verifies else 'pair'} has "
+                f"{lengths[longest]} tokens, the limit is {limit} ({reason})"
             )
         logits = self.request.score(leaves, self.has_more_rounds)
         bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
@@ -125,9 +134,10 @@ class LabelSession:
         return logits
 
     def _name(self, presentation: Presentation) -> str:
-        g, a, b = presentation
+        g, *responses = presentation
         group = self.groups[g]
-        return f"{group.names[group.first_of[a]]} in slot A with {group.names[group.first_of[b]]} in slot B"
+        names = [group.names[group.first_of[k]] for k in responses]
+        return names[0] if self.comparer.verifies else f"{names[0]} in slot A with {names[1]} in slot B"
 
 
 def _check(answers: Sequence[KnownAnswer], runner: Runner) -> None:

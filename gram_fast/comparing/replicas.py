@@ -42,6 +42,11 @@ class Replicas(Generic[AnyComparer]):
         """Tokens that fill all devices once: the sum over the comparers."""
         return sum(comparer.tokens_at_once for comparer in self.comparers)
 
+    @property
+    def verifies(self) -> bool:
+        """Whether single responses are read rather than pairs, the same for all comparers."""
+        return getattr(self.comparers[0], "verifies", False)
+
     def flags(self, text: str) -> tuple[str, ...]:
         """Finds what `text` contains that may pass for part of the judge's prompt, the same for all comparers."""
         return self.comparers[0].flags(text)

@@ -11,7 +11,7 @@ import torch
 from gram_fast.errors import GramFastError, UnsupportedModelError, one_line
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.runner import Runner
-from gram_fast.text.encoded import EncodedTexts
+from gram_fast.text.encoded import EncodedTexts, Presentation
 from gram_fast.text.tokens import PairTokenizer
 
 _PROMPT = "What is the capital of France?"
@@ -45,16 +45,17 @@ class KnownAnswer:
 def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]:
     """Scores one pair in both orders, with the engine and by the plain forward on the token ids of the whole text.
 
-    Raises UnsupportedModelError when the pair is longer than the model allows, or the model cannot be run.
+    With a verifier's template, each response by itself. Raises UnsupportedModelError when the text is longer than the
+    model allows, or the model cannot be run.
     """
-    presentations = [(0, 0, 1), (0, 1, 0)]
+    presentations: list[Presentation] = [(0, 0), (0, 1)] if tokenizer.template.is_verifier else [(0, 0, 1), (0, 1, 0)]
     name = type(runner.model).__name__
-    whole = tokenizer.whole_ids([(_PROMPT, _RESPONSES[i], _RESPONSES[j]) for _, i, j in presentations])
+    whole = tokenizer.whole_ids([(_PROMPT, *(_RESPONSES[k] for k in shown)) for _, *shown in presentations])
     longest = max(map(len, whole))
     if longest > runner.max_length:
         raise UnsupportedModelError(
-            f"{name} takes {runner.max_length} tokens ({runner.max_length_reason}), too few for this prompt: a pair of "
-            f"short sentences has {longest}"
+            f"{name} takes {runner.max_length} tokens ({runner.max_length_reason}), too few for this prompt: with "
+            f"short sentences it has {longest}"
         )
     encoded = EncodedTexts.of(tokenizer, [_PROMPT], [_RESPONSES])
     try:

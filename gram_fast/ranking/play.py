@@ -29,10 +29,17 @@ def play(
 ) -> Outcome:
     """Plays one tournament per group, all at the same time, so that the comparer can batch their rounds.
 
-    `seed`: of each tournament's random generator. Raises InputError on unknown orders and on a seed below 0, errors of
-    the comparer, and ValueError on answers that are not to what it was asked.
+    `seed`: of each tournament's random generator. Raises InputError on unknown orders, on a seed below 0 and where the
+    strategy asks for pairs and the comparer reads single responses, or the reverse; errors of the comparer; and
+    ValueError on answers that are not to what it was asked.
     """
     check_orders(orders)
+    if strategy.verifies != getattr(comparer, "verifies", False):
+        raise InputError(
+            "this judge's prompt shows a pair of responses: expected one with {response} alone to verify with"
+            if strategy.verifies
+            else "this judge's prompt shows one response: it can verify, expected one of pairs to compare or rank with"
+        )
     if type(seed) is not int or seed < 0:
         raise InputError(f"seed: expected an integer of at least 0, got {shown_value(seed)}")
     matches = [_Match(strategy.start(len(group.texts), np.random.default_rng(seed))) for group in groups]

@@ -27,6 +27,8 @@ class Strategy:
     """Starts a tournament: (n >= 1, random generator) -> generator, whose rounds may be empty."""
     has_one_round: bool
     """Whether all pairs are known at the start."""
+    verifies: bool = False
+    """Whether its pairs are (i, i): candidates by themselves, for a verifier."""
 
     def num_pairs(self, count: int) -> int:
         """Number of pairs for n candidates; where it depends on their order, that of one random order."""
@@ -173,6 +175,15 @@ def fixed_pairs(pairs: Round) -> Strategy:
         return []
 
     return Strategy(start, has_one_round=True)
+
+
+def _each_alone(count: int, rng: np.random.Generator) -> Tournament:
+    yield [(i, i) for i in range(count)]
+    return []
+
+
+EACH_ALONE = Strategy(_each_alone, has_one_round=True, verifies=True)
+"""Every candidate by itself, for a verifier."""
 
 
 def find_strategy(name: str, k: int | None = None) -> Strategy:

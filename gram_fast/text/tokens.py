@@ -56,6 +56,7 @@ class PairTokenizer:
                 f"expected a tokenizer of the tokenizers library (a 'fast' one), got {type(tokenizer).__name__}"
             )
         self.template = template
+        _check_frame(template, tokenizer)
         self.text = ChatText.render(template, tokenizer)
         self.date_remedy = date_remedy(template, tokenizer)
         """Variables of the chat template that would fix the date of today in the prompt; None where it has none."""
@@ -255,6 +256,16 @@ def _template_only(tokenizer: Any, template: PairTemplate) -> list[str]:
     # Words and white space that happen to be added tokens frame nothing.
     framing = [t.content for t in added if t.content in turns and re.search(r"[^\w\s]", t.content)]
     return [token.content for token in added if token.special or token.content in framing]
+
+
+def _check_frame(template: PairTemplate, tokenizer: Any) -> None:
+    """Raises UnsupportedModelError on a frame for another family of tokenizers, whose special tokens are text here."""
+    added = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
+    for name in re.findall(r"<\|[^<>|]*\|>", template.frame or ""):
+        if name not in added:
+            raise UnsupportedModelError(
+                f"the preset's frame has {name}, which is no token of this checkpoint: expected a preset for its family"
+            )
 
 
 def _warn_of_variables(template: PairTemplate, tokenizer: Any, date_remedy: Mapping[str, str] | None) -> None:

@@ -6,26 +6,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram_fast.errors import InputError, UnsupportedModelError
-from gram_fast.text.prompts import SLOTS, ChatText, PairTemplate, preset_names, render_chat
+from gram_fast.text.prompts import SLOTS, VERIFIER_SLOTS, ChatText, PairTemplate, preset_names, render_chat
 
 AWKWARD = (" \n{input} {{ x }}\n ", "\t<b>{response_a}</b> '\" \\n", "\ue000 1\ue001 {response_b}\r\n")
 CUSTOM = "Question: {input}\n\nFirst: {response_a}\n\nSecond: {response_b}\n\nBetter:"
 
 
 def test_presets_are_those_that_ship():
-    assert preset_names() == ["gram", "gram-demo", "short"]
+    assert preset_names() == [
+        "genrm",
+        "gram",
+        "gram-demo",
+        "gram-llama3",
+        "gram-qwen3",
+        "short",
+        "skywork-critic",
+        "verifier",
+    ]
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_preset_is_the_bytes_of_its_file(name):
     file = resources.files("gram_fast") / "presets" / f"{name}.txt"
-    filled = PairTemplate.load(name).fill("{input}", "{response_a}", "{response_b}")
-    assert filled.encode() == file.read_bytes()
+    text = PairTemplate.load(name).text.encode()
+    settings = file.read_bytes().removesuffix(text)
+    assert settings == b"" or (settings.startswith(b"+++\n") and settings.endswith(b"\n+++\n"))
+    assert settings + text == file.read_bytes()
+    assert (settings == b"") == (name in ("gram", "gram-demo", "short"))
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_preset_has_its_slots_in_order(name):
-    assert PairTemplate.load(name).slots == SLOTS
+    template = PairTemplate.load(name)
+    assert template.slots == (VERIFIER_SLOTS if name == "verifier" else SLOTS)
+    assert template.is_verifier == (name == "verifier")
 
 
 def test_gram_ends_as_its_checkpoints_were_trained():
@@ -57,7 +71,7 @@ def test_repeated_slot_is_named(slot):
 
 @pytest.mark.parametrize("name", ["grams", "", ".", "no/such/file.txt", "a\0b", "GRAM"])
 def test_unknown_preset_names_the_known_ones(name):
-    with pytest.raises(InputError, match="presets are gram, gram-demo, short") as error:
+    with pytest.raises(InputError, match="presets are genrm, gram, gram-demo, gram-llama3, ") as error:
         PairTemplate.load(name)
     assert repr(name) in str(error.value)
 
@@ -106,14 +120,15 @@ def whole(name_or_tokenizer, template, values, **options):
     return tok.apply_chat_template(message, tokenize=False, add_generation_prompt=True, **options)
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", [name for name in preset_names() if not PairTemplate.load(name).frame])
 @pytest.mark.parametrize("name", ALL)
 def test_chat_text_is_that_of_the_filled_message(name, preset):
     template = PairTemplate.load(preset)
     text = ChatText.render(template, tokenizer(name))
     assert text.slots == template.slots
-    for values in (AWKWARD, ("", "", ""), ("x", "x", "x"), AWKWARD[::-1]):
-        assert text.fill(*values) == whole(name, template, values, enable_thinking=False)
+    for row in (AWKWARD, ("", "", ""), ("x", "x", "x"), AWKWARD[::-1]):
+        values = row[: len(template.slots)]
+        assert text.fill(*values) == whole(name, template, values, enable_thinking=False) + template.answer_prefix
 
 
 @given(values=st.tuples(st.text(), st.text(), st.text()))
@@ -208,7 +223,7 @@ def test_render_chat_without_generation_prompt():
 def test_template_text_in_place_of_a_name_is_an_error_that_is_short():
     with pytest.raises(InputError, match="no preset or template file") as caught:
         PairTemplate.load("Which is better? " * 400)
-    assert len(str(caught.value)) < 200
+    assert str(caught.value).count("Which is better?") < 6
 
 
 def test_byte_order_mark_is_not_part_of_a_template(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from gram_fast.errors import InputError
 from gram_fast.json_rows import get_field
 from gram_fast.text.messages import Message, Prompt, to_text
-from gram_fast.text.prompts import LABELS, SLOTS, PairTemplate
+from gram_fast.text.prompts import SLOTS, PairTemplate
 from gram_fast.training.data.gram_rows import ANSWER_MARKERS, extract_slots, stage_1_answers, stage_1_prompt
 
 RawRow = Mapping[str, Any]
@@ -111,13 +111,15 @@ def _gram(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     instruction, output = _text(row, layout.prompt), _text(row, layout.response)
     instruction = _append_input(instruction, _optional_text(row, layout.query))
     label = output.strip()
-    if label in LABELS:
+    first, second = (text.strip() for text in template.labels)
+    if label in (first, second):
         slots = extract_slots(template, instruction, layout.prompt)
         prompt, response_a, response_b = (slots[slot] for slot in SLOTS)
-        return prompt, response_a, response_b, "A" if label == "A" else "B"
+        return prompt, response_a, response_b, "A" if label == first else "B"
     if not any(marker in output for marker in ANSWER_MARKERS):
         raise InputError(
-            f"{layout.response}: expected 'A', 'B', or two answers between lines such as {ANSWER_MARKERS[0]!r}"
+            f"{layout.response}: expected {first!r}, {second!r}, or two answers between lines such as "
+            f"{ANSWER_MARKERS[0]!r}"
         )
     return stage_1_prompt(instruction, layout.prompt), *stage_1_answers(output, layout.response), None
 

@@ -49,8 +49,12 @@ def read_pair_records(
         include_reasoning: texts of chat messages include their reasoning; else a warning says that it is left out.
 
     Raises InputError, during iteration, for a bad row without `skip_bad`, naming its place and field, and in any case
-    for a source that does not exist or breaks off.
+    for a verifier's template and for a source that does not exist or breaks off.
     """
+    if template.is_verifier:
+        raise InputError(
+            "preset: expected a prompt that shows a pair, got a verifier's, which training has no data for"
+        )
     found = find_source(source, dataset_info)
     on_bad = skip_bad or raise_bad_row
     for where, row in read_source_rows(found, on_bad):

@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gram_fast.judge import PairwiseJudge
-from gram_fast.text.prompts import PairTemplate, preset_names
+from gram_fast.text.prompts import PairTemplate
 from gram_fast.training.small_judge.task import Task
 from gram_fast.training.small_judge.tasks import (
     SEEN,
@@ -81,7 +81,7 @@ def tokenizer_texts(data: Path) -> list[str]:
     with open(data / "pretrain.jsonl", encoding="utf-8") as file:
         rows = [json.loads(line) for line in islice(file, 20_000)]
     texts = ["\n".join([row["prompt"], *row["responses"]]) for row in rows]
-    literals = ["".join(PairTemplate.load(preset).literals) for preset in preset_names()]
+    literals = ["".join(PairTemplate.load(preset).literals) for preset in ("gram", "gram-demo", "short")]
     return [*texts, *literals, *(topics[name] for name in sorted(topics)[:30])]
 
 
