@@ -1,11 +1,14 @@
 """The command line: gram-fast compare | rank | best-of-n | verify | eval | train | data | doctor."""
 
+import errno
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,8 +17,9 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from gram_fast.commands import doctor
-from gram_fast.commands.jobs import JobRow, open_output, read_job_rows, run_rows
+from gram_fast.commands.jobs import JobRow, read_job_rows, run_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
+from gram_fast.commands.output import id_key, open_output
 from gram_fast.comparing.loading import load_comparer
 from gram_fast.comparing.orders import check_orders
 from gram_fast.errors import GramFastError, InterruptedRunError
@@ -37,6 +41,9 @@ app.add_typer(evaluation_app, name="eval")
 app.add_typer(training_app, name="train")
 app.add_typer(data_app, name="data")
 
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 Score = Callable[[PairwiseJudge, JobRow], dict[str, Any]]
 Orders = Annotated[str, typer.Option(help="Which of a pair stands in slot A: ab, ba or both.")]
 
@@ -56,10 +63,13 @@ class JobOptions(RowOptions):
         """
         bad = BadRows(self.skip_bad)
         rows = read_job_rows(self.input, bad, num_responses, at_least)
-        run = {**settings, **self.recorded}
-        with open_output(self.output, self.input, self.resume, run) as output:
-            judge = self.load()
-            written = run_rows(rows, lambda row: {**score(judge, row), "run": run}, output, bad)
+        bad.check(len(rows))
+        with open_output(self.output, self.input, self.resume) as output:
+            output.check_inputs({id_key(row.id): row.digest for row in rows})
+            output.record(**settings, **self.recorded)
+            judge = self.load(output)
+            written = run_rows(rows, lambda row: score(judge, row), output, bad)
+            bad.check(written + len(output.done))
         stderr.print(f"gram-fast: {written} rows written, {len(output.done)} already there, {len(bad.skipped)} skipped")
 
 
@@ -154,21 +164,47 @@ def _print_table(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def main() -> None:
-    """Entry point: prints errors of the package as one sentence, with exit code 2."""
+    """Entry point: runs the command line and exits.
+
+    An error of the package or a full disk is one sentence, with exit code 2; a reader of the output that is gone is
+    silence and 141, as if SIGPIPE had ended the process.
+    """
     logging.basicConfig(format="gram-fast: %(message)s")
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, *_, **__: str(message)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what it raises is caught
     except GramFastError as error:
-        stderr.print(f"gram-fast: {error}", markup=False)
-        sys.exit(130 if isinstance(error, InterruptedRunError) else 2)
+        _exit(130 if isinstance(error, InterruptedRunError) else 2, str(error))
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # which click and rich turn into code 1
+            _exit(_BROKEN_PIPE)
         if error.code == 130:  # typer turns an interruption into this code without a message
-            stderr.print("gram-fast: interrupted; rows written to a file so far are whole, --resume goes on")
+            _exit(130, "interrupted; rows written to a file so far are whole, --resume goes on")
         raise
+    except BrokenPipeError:
+        _exit(_BROKEN_PIPE)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _exit(2, f"cannot write {error.filename or 'standard output'}: {error.strerror}")
+
+
+def _exit(code: int, message: str = "") -> NoReturn:
+    if message:
+        stderr.print(f"gram-fast: {message}", markup=False)
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:  # what is left cannot be written, and Python would try and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 if __name__ == "__main__":

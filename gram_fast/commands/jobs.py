@@ -1,25 +1,24 @@
-"""Reads JSON Lines input of the scoring commands and writes one output row per input row, resumably.
+"""Reads JSON Lines input of the scoring commands and scores it row by row.
 
 An input row is {"id", "prompt", "responses"}; prompt and responses are strings or lists of chat messages. A row without
-"id" is identified by its line number. The whole input is read and validated before scoring starts; each output row is
-written and flushed as soon as it is scored.
+"id" is identified by its line number. The whole input is read and validated before scoring starts; output.py writes.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
+from gram_fast.commands.output import INPUT_DIGEST, Output, id_key
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.json_rows import OnBad, not_json
+from gram_fast.text.digest import digest
 from gram_fast.text.group import Group
-from gram_fast.text.messages import to_text
+from gram_fast.text.messages import read_text, to_text
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,12 @@ class JobRow:
     responses: list[Any]
     where: str
     """File and line in messages, such as "candidates.jsonl line 7"."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the texts of prompt and responses, reasoning included."""
+        texts = (self.prompt, *self.responses)
+        return digest([read_text(text, "text", include_reasoning=True)[0] for text in texts])
 
 
 def read_job_rows(path: str, on_bad: OnBad, num_responses: int | None = None, at_least: int = 2) -> list[JobRow]:
@@ -90,94 +95,6 @@ def _parse_job_row(where: str, line: bytes, at_least: int) -> JobRow:
     return JobRow(row_id, row["prompt"], row["responses"], where)
 
 
-def id_key(row_id: Any) -> str:
-    """Key of an id for comparisons: its JSON text, so that 1 and "1" differ."""
-    return json.dumps(row_id, ensure_ascii=False)
-
-
-@dataclass
-class Output:
-    """Output file, or standard output for "-", opened and written only when the first row arrives."""
-
-    path: str
-    done: set[str]
-    """`id_key` of every row that the file already holds."""
-    size: int
-    """Bytes of complete lines in the file; an incomplete last line is cut off before the first write."""
-    _file: IO[bytes] | None = None
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Appends a row and flushes it."""
-        data = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        if self._file is None:
-            try:
-                self._file = sys.stdout.buffer if self.path == "-" else open(self.path, "ab")  # noqa: SIM115
-            except OSError as error:
-                raise InputError(f"cannot write {self.path}: {error.strerror}") from None
-            if self.path != "-" and self._file.seekable() and self._file.tell() > self.size:
-                self._file.truncate(self.size)
-        self._file.write(data)
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file, if it was opened."""
-        if self._file is not None and self.path != "-":
-            self._file.close()
-
-
-@contextmanager
-def open_output(path: str, source: str, resume: bool, run: dict[str, Any], key: str = "id") -> Iterator[Output]:
-    """Opens the output for the rows of `source` as a context; "-" is standard output.
-
-    With `resume`, the rows that the file already holds count as done; the settings that each of them records under
-    "run" must equal `run`. `key` is the first field of an output row, which identifies it. Raises InputError when the
-    file exists and `resume` is not set, when it holds anything but rows of this run, and when it is the input file.
-    """
-    if path == "-":
-        if resume:
-            raise InputError("--resume: expected --output FILE, what went to standard output cannot be read back")
-        if sys.stdout is None:
-            raise InputError("standard output is closed: expected --output FILE")
-        output = Output(path, set(), 0)
-    elif not os.path.isdir(os.path.dirname(path) or "."):
-        raise InputError(f"cannot write {path}: there is no folder {os.path.dirname(path)}")
-    elif not os.path.exists(path) or not (os.path.isfile(path) or os.path.isdir(path)):
-        output = Output(path, set(), 0)
-    elif os.path.isdir(path) or not os.access(path, os.W_OK):
-        raise InputError(f"cannot write {path}: expected a file that may be written")
-    elif source != "-" and os.path.samefile(path, source):
-        raise InputError(f"output {path} is the input: name another file")
-    elif not resume:
-        raise InputError(f"output {path} is there already: go on with --resume, or name another file")
-    else:
-        output = _read_output(path, run, key)
-    try:
-        yield output
-    finally:
-        output.close()
-
-
-def _read_output(path: str, run: dict[str, Any], key: str) -> Output:
-    data = Path(path).read_bytes()
-    size = data.rfind(b"\n") + 1
-    done = set()
-    for number, line in enumerate(data[:size].splitlines(), start=1):
-        where = f"{path} line {number}"
-        try:
-            row = json.loads(line)
-            done.add(id_key(row[key]))
-            before = row["run"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{where}: expected a row that this command wrote, with {key!r} and 'run'") from None
-        if different := [name for name in run if before.get(name) != run[name]]:
-            name = different[0]
-            raise InputError(f"{where}: {name} was {before.get(name)!r}, now it is {run[name]!r}: it is of another run")
-    start = f'{{"{key}": '.encode()
-    if not start.startswith(data[size : size + len(start)]):
-        raise InputError(f"{path}: expected its last line to be the start of a row that this command wrote")
-    return Output(path, done, size)
-
-
 def run_rows(
     rows: list[JobRow],
     score: Callable[[JobRow], dict[str, Any]],
@@ -187,10 +104,8 @@ def run_rows(
     """Scores every row that is not done, writes one output row for each, and returns the number written.
 
     Shows a progress bar. The error of a row that cannot be scored goes to `on_bad`, which raises to stop or returns to
-    skip the row. Raises InputError when the output holds ids that `rows` lacks, as it then belongs to another input.
+    skip the row.
     """
-    if foreign := output.done - {id_key(row.id) for row in rows}:
-        raise InputError(f"--resume: the output holds id {min(foreign)}, which the input lacks: it is of another run")
     written = 0
     with tqdm(total=len(rows), initial=len(output.done), unit="row", disable=None) as bar:
         for row in rows:
@@ -201,7 +116,7 @@ def run_rows(
             except GramFastError as error:
                 on_bad(type(error)(f"{row.where}: {error}"))
             else:
-                output.write({"id": row.id, **result})
+                output.write({"id": row.id, **result, INPUT_DIGEST: row.digest})
                 written += 1
             bar.update()
     return written

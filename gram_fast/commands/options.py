@@ -9,9 +9,13 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from rich.console import Console
 
+from gram_fast.commands.output import Output
 from gram_fast.comparing.loading import load_comparer
+from gram_fast.comparing.replicas import Replicas
 from gram_fast.errors import GramFastError, InputError, one_line
 from gram_fast.judge import PairwiseJudge
+from gram_fast.models.checkpoint import load_config
+from gram_fast.models.digest import config_digest, weights_digest
 from gram_fast.models.options import Flag, JudgeOptions
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -25,15 +29,32 @@ class ModelOptions(JudgeOptions):
         str, typer.Option("--model", "-m", help="Checkpoint: a folder, or a name on the Hugging Face hub.")
     ]
 
-    def load(self) -> PairwiseJudge:
-        """Loads the judge. Raises errors like PairwiseJudge.from_pretrained."""
-        return PairwiseJudge(load_comparer(self.model, self), include_reasoning=self.include_reasoning)
-
     @property
     def recorded(self) -> dict[str, Any]:
-        """Options that every output row records and --resume checks."""
-        names = ("model", "revision", "preset", "chat_template_kwargs", "dtype", "include_reasoning")
-        return {name: getattr(self, name) for name in names}
+        """Options that every output row records, and the digest of the checkpoint's configuration."""
+        of_prompt = ("preset", "chat_template_kwargs", "include_reasoning")
+        options = {
+            name: getattr(self, name) for name in ("model", "revision", *of_prompt, "deterministic", "max_length")
+        }
+        return {**options, "config_digest": config_digest(load_config(self.model, **self.hub))}
+
+    def load(self, output: Output) -> PairwiseJudge:
+        """Loads the judge, and records what its answers depend on, as found in place of each "auto".
+
+        Raises errors like PairwiseJudge.from_pretrained, and like `Output.record`.
+        """
+        comparer = load_comparer(self.model, self)
+        first = comparer.comparers[0] if isinstance(comparer, Replicas) else comparer
+        output.record(
+            prompt_digest=first.tokenizer.text.digest,
+            label_ids=list(first.tokenizer.label_ids),
+            device=first.runner.device.type,
+            dtype=str(first.runner.dtype).removeprefix("torch."),
+            runner=type(first.runner).__name__,
+            attention=first.runner.attention,
+            weights_digest=weights_digest(first.runner.model),
+        )
+        return PairwiseJudge(comparer, include_reasoning=self.include_reasoning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +78,11 @@ class BadRows:
             raise error
         self.skipped.append(str(error))
         stderr.print(f"gram-fast: skipped: {error}", markup=False)
+
+    def check(self, num_good: int) -> None:
+        """Raises InputError where rows were skipped and none is good: that is no success."""
+        if self.skipped and not num_good:
+            raise InputError(f"none of {len(self.skipped)} rows could be scored, the first: {self.skipped[0]}")
 
 
 def command(

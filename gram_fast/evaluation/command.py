@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from gram_fast.commands.jobs import open_output
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
+from gram_fast.commands.output import open_output
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS
 from gram_fast.evaluation.rows import Benchmark, read_benchmark_pairs, read_results, split_items
-from gram_fast.evaluation.run import digest, score_pairs
+from gram_fast.evaluation.run import score_pairs
 from gram_fast.evaluation.summary import Summary, render, summarize
+from gram_fast.text.digest import digest
 
 _RESULTS = "results.jsonl"
 
@@ -36,17 +37,18 @@ class EvalOptions(RowOptions):
         pairs = read_benchmark_pairs(benchmark, self.data, bad, self.include_reasoning)
         folder = _folder(self.out or benchmark.NAME)
         results_path = str(folder / _RESULTS)
-        run = {"command": f"eval {benchmark.NAME}", **self.recorded, "data": digest(pairs)}
-        with open_output(results_path, self.data, self.resume, run, key="pair_number") as output:
-            written = score_pairs(self.load(), pairs, output, run, bad)
-        if not written and not output.done:
-            raise InputError(f"{self.data}: none of its {len(pairs)} pairs could be scored")
-        results = read_results(benchmark, results_path)
-        summary = summarize(benchmark, results, bad.skipped)
-        whole, _ = split_items(benchmark, results)
-        files = {"summary.json": _dump(summary), **benchmark.leaderboard_files(whole, self.model)}
-        for name, text in files.items():
-            (folder / name).write_text(text, "utf-8", "backslashreplace")
+        with open_output(results_path, self.data, self.resume, key="pair_number") as output:
+            data = digest([pair.texts.fields for pair in pairs])
+            output.record(command=f"eval {benchmark.NAME}", **self.recorded, data=data)
+            written = score_pairs(self.load(output), pairs, output, bad)
+            if not written and not output.done:
+                raise InputError(f"{self.data}: none of its {len(pairs)} pairs could be scored")
+            results = read_results(benchmark, results_path)
+            summary = summarize(benchmark, results, bad.skipped)
+            whole, _ = split_items(benchmark, results)
+            files = {"summary.json": _dump(summary), **benchmark.leaderboard_files(whole, self.model)}
+            for name, text in files.items():
+                (folder / name).write_text(text, "utf-8", "backslashreplace")
         typer.echo(render(summary))
         stderr.print(
             f"gram-fast: {written} pairs written to {folder}, {len(output.done)} already there, "

@@ -1,14 +1,12 @@
 """Scores the pairs of a benchmark in batches with a judge and writes one result row for each pair, resumably."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from tqdm import tqdm
 
-from gram_fast.commands.jobs import Output, id_key
+from gram_fast.commands.output import Output, id_key
 from gram_fast.errors import GramFastError
 from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
@@ -23,30 +21,23 @@ NumberedPair = tuple[int, BenchmarkPair]
 """A pair with its number in the data file, from 1."""
 
 
-def digest(pairs: Sequence[BenchmarkPair]) -> str:
-    """Fingerprint of a data set: the first 16 hexadecimal digits of the SHA-256 of its fields."""
-    text = json.dumps([pair.texts.fields for pair in pairs], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def score_pairs(
     judge: PairwiseJudge,
     pairs: Sequence[BenchmarkPair],
     output: Output,
-    run: Fields,
     on_bad: Callable[[GramFastError], None],
 ) -> int:
     """Scores all pairs that are not done, in both orders, writes one row for each, and returns the number written.
 
-    A row has `pair_number` (from 1), the fields of the pair, its scores and `run`. The error of a pair that cannot be
-    scored goes to `on_bad`, which raises to stop or returns to skip the pair.
+    A row has `pair_number` (from 1), the fields of the pair, its scores and `run`, the settings that the output
+    records. The error of a pair that cannot be scored goes to `on_bad`, which raises to stop or returns to skip it.
     """
     pending = [(number, pair) for number, pair in enumerate(pairs, 1) if id_key(number) not in output.done]
     written = 0
     with tqdm(total=len(pairs), initial=len(pairs) - len(pending), unit="pair", disable=None) as bar:
         for batch in batches(pending, _CHARACTERS * judge.comparer.tokens_at_once):
             for (number, pair), preference in _compare(judge, batch, on_bad):
-                output.write({"pair_number": number, **_scored(pair.texts.fields, preference), "run": run})
+                output.write({"pair_number": number, **_scored(pair.texts.fields, preference)})
                 written += 1
             bar.update(len(batch))
     return written

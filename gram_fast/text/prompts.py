@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gram_fast.errors import InputError, UnsupportedModelError, one_line
+from gram_fast.text.digest import digest
 from gram_fast.text.messages import Message
 from gram_fast.text.settings import check_settings, split_front_matter
 
@@ -132,6 +133,11 @@ class ChatText:
 
     literals: tuple[str, ...]
     slots: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the text: of every literal and the order of the slots."""
+        return digest([self.literals, self.slots])
 
     @classmethod
     def render(cls, template: PairTemplate, tokenizer: ChatTokenizer) -> "ChatText":

@@ -15,7 +15,7 @@ from scipy.special import expit
 from typer.testing import CliRunner
 
 from gram_fast.cli import app
-from gram_fast.commands.jobs import Output
+from gram_fast.commands.output import open_output
 from gram_fast.comparing.preference import preference
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS, judgebench
@@ -106,7 +106,9 @@ def test_batches_keep_order_and_items_and_are_large_enough(drawn, characters):
 def scored(judge, rows, tmp_path, on_bad):
     pairs = read_benchmark_pairs(judgebench, write(tmp_path / "data.jsonl", rows), on_bad)
     out = tmp_path / "out.jsonl"
-    written = score_pairs(judge, pairs, Output(str(out), set(), 0), {"command": "test"}, on_bad)
+    with open_output(str(out), "-", resume=False, key="pair_number") as output:
+        output.record(command="test")
+        written = score_pairs(judge, pairs, output, on_bad)
     results = read(out)
     assert len(results) == written
     return results
@@ -218,8 +220,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
     assert "2 already there" in run.stderr
     assert [r["pair_id"] for r in read(out / "results.jsonl")] == list(range(6))
     assert (out / "results.jsonl").read_text()[: len(lines[0])] == lines[0]
-    # Other settings, other data.
-    assert "preset was 'auto', now it is 'gram'" in message(evaluate(*arguments, "--resume", "--preset", "gram"))
+    # Other settings, other data; the preset has another name, and is the same.
+    assert evaluate(*arguments, "--resume", "--preset", "gram").exit_code == 0
+    assert "line 1: prompt_digest was" in message(evaluate(*arguments, "--resume", "--preset", "short"))
     write(tmp_path / "data.jsonl", ROWS[:5])
     assert re.search("data was .*, now it is .*: it is of another run", message(evaluate(*arguments, "--resume")))
 
