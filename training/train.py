@@ -52,6 +52,7 @@ from gram_fast.training.saving import (
     staged_folder,
     staged_model,
     write_whole,
+    writing,
 )
 from gram_fast.training.trainer import JudgeTrainer
 
@@ -116,6 +117,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"cannot set the training up: {one_line(error)}") from error
     folder = Path(config.output_dir)
+    trainer.check_writes_whole_weights()
     on_main_process(arguments, lambda: rehearse(trainer.model, tokenizer, arguments, folder))
     _write_run_file(stage, config, arguments, template)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -358,4 +360,6 @@ def _dated_before(checkpoint: str | None) -> dict[str, Any]:
 def _write_run_file(stage: Stage, config: RunConfig, arguments: TrainingArguments, template: PairTemplate) -> None:
     if arguments.process_index == 0:
         record = {**_run_record(stage, config, arguments), _DATED: template.chat_template_kwargs}
-        write_whole(Path(config.output_dir) / _RUN_FILE, json.dumps(record, indent=2) + "\n")
+        folder = Path(config.output_dir)
+        with writing(_RUN_FILE, folder):
+            write_whole(folder / _RUN_FILE, json.dumps(record, indent=2) + "\n")

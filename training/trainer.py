@@ -1,6 +1,8 @@
 """transformers' Trainer with losses and weights that are finite, and checkpoints that are whole or absent."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from gram_fast.errors import NumericalError
+from gram_fast.errors import InputError, NumericalError, one_line
 from gram_fast.training.checkpoints import checkpoints
 from gram_fast.training.saving import SAVING, check_weights, cleared, replace, sync, weight_not_finite, writing
 
@@ -64,7 +66,38 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         """Loads onto "cpu", where several processes train on CPUs: torch.load does not know their device "cpu:0"."""
         if self.args.device.type == "cpu":
             self.args.__dict__["_setup_devices"] = torch.device("cpu")  # what args.device caches
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _resuming(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _resuming(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raises InputError for weights that a checkpoint lacks or has too many: transformers warns and trains on."""
+        weights = dict(self.model.named_parameters(remove_duplicate=False))
+        loaded = {id(weight) for name, weight in weights.items() if name not in load_result.missing_keys}
+        # A tied weight has two names, of which one is in the file.
+        never_saved = self.model._keys_to_ignore_on_save or ()
+        missing = [
+            name for name in load_result.missing_keys if name not in never_saved and id(weights.get(name)) not in loaded
+        ]
+        for names, what in ((missing, "lacks"), (load_result.unexpected_keys, "has other weights than the model:")):
+            if names:
+                raise InputError(f"the checkpoint {what} {names[0]!r} and {len(names) - 1} more")
+
+    def check_writes_whole_weights(self) -> None:
+        """Raises InputError where processes divide the weights and would not put them together for the result."""
+        state = self.accelerator.state
+        if (plugin := getattr(state, "fsdp_plugin", None)) and "FULL" not in str(plugin.state_dict_type):
+            raise InputError(
+                f"fsdp_state_dict_type: expected FULL_STATE_DICT, got {plugin.state_dict_type.name}, of which no whole "
+                "model would be written"
+            )
+        if plugin := getattr(state, "deepspeed_plugin", None):
+            zero = plugin.deepspeed_config.get("zero_optimization", {})
+            if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+                raise InputError("zero3_save_16bit_model: expected true, without which no whole model would be written")
 
     def _get_output_dir(self, trial: Any) -> str:
         folder: str = super()._get_output_dir(trial)
@@ -104,6 +137,15 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: transformers calls it before the checkpoint has its name, `_save_checkpoint` afterwards."""
+
+
+@contextmanager
+def _resuming(checkpoint: str | None) -> Iterator[None]:
+    """Raises what loading a checkpoint raises, of which transformers and torch have many types, as an InputError."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"cannot resume from {checkpoint}: {one_line(error)}") from error
 
 
 def _publish(staged: Path, final: Path) -> None:

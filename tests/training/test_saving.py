@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
+from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from helpers.small_training import TRAINING, run, write_checkpoint, write_pairs
 from safetensors.torch import load_file, save_file
 
@@ -215,6 +218,28 @@ def test_what_cannot_be_saved_is_said_before_the_first_step(base, labeled, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("plugin", "options", "message"),
+    [
+        ("fsdp_plugin", {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}, None),
+        (
+            "fsdp_plugin",
+            {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"},
+            "expected FULL_STATE_DICT, got SH",
+        ),
+        ("deepspeed_plugin", {"zero_stage": 3, "zero3_save_16bit_model": True}, None),
+        ("deepspeed_plugin", {"zero_stage": 3, "zero3_save_16bit_model": False}, "zero3_save_16bit_model: expected tr"),
+        ("deepspeed_plugin", {"zero_stage": 2}, None),
+    ],
+)
+def test_divided_weights_are_put_together_or_refused(plugin, options, message):
+    """accelerate's own settings, without their processes: transformers would end such a run without a model."""
+    kind = FullyShardedDataParallelPlugin if plugin == "fsdp_plugin" else DeepSpeedPlugin
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(state=SimpleNamespace(**{plugin: kind(**options)})))
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        JudgeTrainer.check_writes_whole_weights(trainer)
+
+
 def test_free_disk_is_compared_with_the_weights(base, labeled, tmp_path, monkeypatch):
     free = (base / "model.safetensors").stat().st_size * 3 // 2
     monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))
@@ -293,6 +318,36 @@ def test_no_whole_checkpoint_is_one_sentence(base, labeled, tmp_path):
         again(resume_from_checkpoint=True)
     with pytest.raises(InputError, match=r"checkpoint-4' is no whole checkpoint of a run: it has no optimizer"):
         again(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+
+
+def drop_weight(checkpoint):
+    tensors = load_file(checkpoint / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop_weight, r"cannot resume from .*checkpoint-4: the checkpoint lacks 'model.norm.weight' and 0 more"),
+        (lambda c: torch.save({}, c / "optimizer.pt"), r"cannot resume from .*checkpoint-4: "),
+        (lambda c: torch.save([1], c / "scheduler.pt"), r"cannot resume from .*checkpoint-4: "),
+    ],
+    ids=["weights", "optimizer", "scheduler"],
+)
+def test_a_checkpoint_of_another_model_is_one_sentence(whole, base, labeled, tmp_path, damage, message):
+    checkpoint = shutil.copytree(whole / "checkpoint-4", tmp_path / "checkpoint-4")
+    damage(checkpoint)
+    with pytest.raises(InputError, match=message):
+        run("finetune", base, labeled, tmp_path / "out", **STEPS, resume_from_checkpoint=str(checkpoint))
+
+
+def test_a_tied_model_is_resumed(labeled, tmp_path):
+    """Its checkpoint holds the weight of both embeddings once."""
+    tied = write_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
+    out = run("finetune", tied, labeled, tmp_path / "out", **STEPS)
+    resumed = run("finetune", tied, labeled, tmp_path / "on", **STEPS, resume_from_checkpoint=str(out / "checkpoint-2"))
+    assert same_weights(out / "model.safetensors", resumed / "model.safetensors")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", b"\xff\xfe"])
