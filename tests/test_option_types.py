@@ -14,7 +14,7 @@ RESPONSES = ["a", "bb", "ccc"]
 # Lists, dicts and sets have no hash; arrays and tensors have no truth value.
 WRONG = [
     [],
-    ["auto"],
+    ["auto", 1],
     {},
     {"a": 1},
     set(),
@@ -39,11 +39,11 @@ CALLS = {
 }
 OF_A_TOURNAMENT = ("strategy", "orders", "scores", "seed")
 OPTIONS = [(call, name) for call in list(CALLS)[:4] for name in OF_A_TOURNAMENT]
-OPTIONS += [(call, "orders") for call in list(CALLS)[4:]]
+OPTIONS += [("rank", "k"), *((call, "orders") for call in list(CALLS)[4:])]
 
 
-def check(call, wrong):
-    with pytest.raises(gram_fast.InputError) as caught:
+def check(call, wrong, name):
+    with pytest.raises(gram_fast.InputError, match=name) as caught:
         call(wrong)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
@@ -52,17 +52,16 @@ def check(call, wrong):
 @pytest.mark.parametrize(("call", "name"), OPTIONS)
 def test_options_of_a_call(call, name):
     judge = PairwiseJudge(LengthComparer())
-    for wrong in [*WRONG, True, *([""] if name != "seed" else [])]:
-        check(lambda value: CALLS[call](judge, **{name: value}), wrong)
+    beside = {"strategy": "top_k"} if name == "k" else {}
+    for wrong in [*WRONG, True, ""]:
+        check(lambda value: CALLS[call](judge, **beside, **{name: value}), wrong, name)
 
 
-@pytest.mark.parametrize("name", [*list(inspect.signature(PairwiseJudge.from_pretrained).parameters)[1:], "name"])
+@pytest.mark.parametrize("name", inspect.signature(PairwiseJudge.from_pretrained).parameters)
 def test_options_of_loading(name):
-    for wrong in WRONG:
-        if name == "name":
-            check(PairwiseJudge.from_pretrained, wrong)
-        else:
-            check(lambda value: PairwiseJudge.from_pretrained("./nothing", **{name: value}), wrong)
+    takes_mappings = name == "chat_template_kwargs"
+    for wrong in [value for value in WRONG if not (takes_mappings and isinstance(value, dict))]:
+        check(lambda value: PairwiseJudge.from_pretrained(**{"name_or_path": "./nothing", name: value}), wrong, name)
 
 
 @pytest.mark.parametrize("name", ["deterministic", "tensor_parallel", "trust_remote_code"])

@@ -88,7 +88,8 @@ class JudgeOptions:
                 )
         if self.preset != "auto":
             PairTemplate.load(self.preset)
-        check_kwargs(self.chat_template_kwargs or {})
+        if self.chat_template_kwargs is not None:
+            check_kwargs(self.chat_template_kwargs)
         find_dtype(self.dtype, _CPU)
         if self.runner not in RUNNERS:
             raise BackendError(f"there is no runner {shown_value(self.runner)}: expected one of {', '.join(RUNNERS)}")

@@ -192,7 +192,7 @@ def find_strategy(name: str, k: int | None = None) -> Strategy:
     Raises InputError that lists the names, and where `k` is missing, is beside another strategy or is not an integer of
     at least 1.
     """
-    if name not in STRATEGY_NAMES:
+    if not isinstance(name, str) or name not in STRATEGY_NAMES:
         raise InputError(f"there is no strategy {shown_value(name)}: expected one of {', '.join(STRATEGY_NAMES)}")
     if name != "top_k" and k is None:
         return STRATEGIES[name]
