@@ -55,19 +55,20 @@ class JobOptions(RowOptions):
     input: Annotated[str, typer.Option("--input", "-i", help="JSON lines, or - for standard input.")] = "-"
     output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
 
-    def run(self, score: Score, num_responses: int | None = None, at_least: int = 2, **settings: Any) -> None:
+    def run(self, score: Score, num_responses: int | None = None, verifies: bool = False, **settings: Any) -> None:
         """Scores the rows, writes the results and prints a summary on standard error.
 
-        `num_responses`: number of responses that every row must have, where it is fixed; else `at_least`. `settings`:
-        the command's own; recorded in every row with the judge's, and checked by --resume.
+        `num_responses`: number of responses that every row must have, where it is fixed. `verifies`: for a verifier, to
+        which one response is enough. `settings`: the command's own; recorded in every row with the judge's, and checked
+        by --resume.
         """
         bad = BadRows(self.skip_bad)
-        rows = read_job_rows(self.input, bad, num_responses, at_least)
+        rows = read_job_rows(self.input, bad, num_responses, at_least=1 if verifies else 2)
         bad.check(len(rows))
         with open_output(self.output, self.input, self.resume) as output:
             output.check_inputs({id_key(row.id): row.digest for row in rows})
             output.record(**settings, **self.recorded)
-            judge = self.load(output)
+            judge = self.load(output, verifies)
             written = run_rows(rows, lambda row: score(judge, row), output, bad)
             bad.check(written + len(output.done))
         stderr.print(f"gram-fast: {written} rows written, {len(output.done)} already there, {len(bad.skipped)} skipped")
@@ -127,7 +128,7 @@ def best_of_n(
 @command(app, "verify", JobOptions)
 def verify(options: JobOptions) -> None:
     """Verify the responses of every row one by one: P(right). Takes a verifier's --preset."""
-    options.run(lambda judge, row: asdict(judge.verify(row.prompt, row.responses)), at_least=1, command="verify")
+    options.run(lambda judge, row: asdict(judge.verify(row.prompt, row.responses)), verifies=True, command="verify")
 
 
 def _tournament(strategy: str, orders: str, scores: str, seed: int, k: int | None = None) -> dict[str, Any]:

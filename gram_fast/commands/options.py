@@ -17,6 +17,7 @@ from gram_fast.judge import PairwiseJudge
 from gram_fast.models.checkpoint import load_config
 from gram_fast.models.digest import config_digest, weights_digest
 from gram_fast.models.options import Flag, JudgeOptions
+from gram_fast.ranking.play import check_verifies
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -38,12 +39,14 @@ class ModelOptions(JudgeOptions):
         }
         return {**options, "config_digest": config_digest(load_config(self.model, **self.hub))}
 
-    def load(self, output: Output) -> PairwiseJudge:
+    def load(self, output: Output, verifies: bool = False) -> PairwiseJudge:
         """Loads the judge, and records what its answers depend on, as found in place of each "auto".
 
-        Raises errors like PairwiseJudge.from_pretrained, and like `Output.record`.
+        Raises errors like PairwiseJudge.from_pretrained, and like `Output.record`; and InputError on a verifier, or
+        where one is wanted (`verifies`) on another judge.
         """
         comparer = load_comparer(self.model, self)
+        check_verifies(comparer, verifies)
         first = comparer.comparers[0] if isinstance(comparer, Replicas) else comparer
         output.record(
             prompt_digest=first.tokenizer.text.digest,

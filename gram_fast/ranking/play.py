@@ -34,12 +34,7 @@ def play(
     ValueError on answers that are not to what it was asked.
     """
     check_orders(orders)
-    if strategy.verifies != getattr(comparer, "verifies", False):
-        raise InputError(
-            "this judge's prompt shows a pair of responses: expected one with {response} alone to verify with"
-            if strategy.verifies
-            else "this judge's prompt shows one response: it can verify, expected one of pairs to compare or rank with"
-        )
+    check_verifies(comparer, strategy.verifies)
     if type(seed) is not int or seed < 0:
         raise InputError(f"seed: expected an integer of at least 0, got {shown_value(seed)}")
     matches = [_Match(strategy.start(len(group.texts), np.random.default_rng(seed))) for group in groups]
@@ -57,6 +52,16 @@ def play(
             rounds = {g: matches[g].round for g in answers if matches[g].round}
             waiting = waiting - answers.keys() | rounds.keys()
         return Outcome([match.leaders for match in matches], [match.comparisons for match in matches], session.stats)
+
+
+def check_verifies(comparer: Comparer, verifies: bool) -> None:
+    """Raises InputError on a comparer of pairs where a verifier is wanted, and on a verifier where it is not."""
+    if verifies != getattr(comparer, "verifies", False):
+        raise InputError(
+            "this judge's prompt shows a pair of responses: expected one with {response} alone to verify with"
+            if verifies
+            else "this judge's prompt shows one response: it can verify, expected one of pairs to compare or rank with"
+        )
 
 
 class _Match:

@@ -7,7 +7,7 @@ A ChatText is that whole text with the slots cut out: four literals with three s
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -149,6 +149,10 @@ class ChatText:
             raise UnsupportedModelError(
                 "the checkpoint's tokenizer has no chat template, so a judge cannot be prompted"
             )
+
+        if template.frame is None:  # one moment for all renderings: a template may write seconds
+            kwargs = {"strftime_now": datetime.now().isoformat(), **template.chat_template_kwargs}
+            template = replace(template, chat_template_kwargs=kwargs)
 
         def whole_text(*values: str) -> str:
             return template.chat(tokenizer, template.fill(*values)) + template.answer_prefix

@@ -14,7 +14,6 @@ from functools import partial
 
 import pytest
 from helpers.small_models import tiny_judge, write_judge
-from helpers.verifiers import write_verifier
 
 PROMPT = "Name a colour."
 ROWS = [{"id": k, "prompt": PROMPT, "responses": ["Blue.", f"Red {k}.", "Green!"]} for k in range(4)]
@@ -60,16 +59,6 @@ def test_top_k_records_its_places(folder):
     result = json.loads(run.stdout)
     assert (result["run"]["strategy"], result["run"]["k"]) == ("top_k", 1)
     assert len(result["comparisons"]) == 2
-
-
-def test_verify(tmp_path):
-    folder = write_verifier(tmp_path)
-    run = gram_fast("verify", "-m", folder, "--preset", "verifier", rows=[{**ROWS[0], "responses": ["Blue."]}, ROWS[1]])
-    assert "2 rows written, 0 already there, 0 skipped" in run.stderr
-    one, three = (json.loads(line) for line in run.stdout.splitlines())
-    assert (one["run"]["command"], one["run"]["preset"], one["id"]) == ("verify", "verifier", 0)
-    assert [len(row["p"]) for row in (one, three)] == [1, 3]
-    assert one["p"][0] == pytest.approx(three["p"][0], abs=1e-6)
 
 
 def test_doctor_reports_the_installation_and_a_known_answer(folder):

@@ -13,5 +13,5 @@ def set_today(monkeypatch: pytest.MonkeyPatch, year: int, month: int, day: int) 
         def now(cls, tz=None):  # type: ignore[no-untyped-def]
             return cls(year, month, day, 12)
 
-    for module in ("transformers.utils.chat_template_utils", "gram_fast.text.dates"):
+    for module in ("transformers.utils.chat_template_utils", "gram_fast.text.dates", "gram_fast.text.prompts"):
         monkeypatch.setattr(f"{module}.datetime", Moved)

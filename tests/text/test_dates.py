@@ -58,6 +58,11 @@ def test_no_date_needs_no_remedy(name):
     assert date_remedy(GRAM, tokenizer(name)) is None
 
 
+def test_a_moment_does_not_pass_for_a_changed_slot():
+    text = ChatText.render(GRAM, dated(DATED.replace("%d %b %Y", "%f")))
+    assert text.slots == GRAM.slots
+
+
 def test_a_branch_that_the_judge_does_not_take_needs_no_remedy():
     """That the template names strftime_now says nothing: only what it writes counts."""
     assert date_remedy(GRAM, dated("{% if tools %}{{ strftime_now('%Y') }}{% endif %}" + LLAMA3)) is None
