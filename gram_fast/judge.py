@@ -89,7 +89,8 @@ class PairwiseJudge:
         """Loads a judge from a folder or the Hugging Face hub.
 
         Args:
-            name_or_path: a causal language model in transformers' format, with a tokenizer that has a chat template.
+            name_or_path: a causal language model in transformers' format, or an adapter of peft on one, with a
+                tokenizer that has a chat template.
             device: "auto" (CUDA where there is a GPU, else the CPU) or a torch device; or several of one kind,
                 "cuda:all", a list or "cuda:0,cuda:2". Each then holds the whole model and takes its share of every
                 call's groups, none of which is divided. The CPU may be named twice, to try it.
@@ -118,12 +119,13 @@ class PairwiseJudge:
             trust_remote_code: as in transformers.
 
         Raises:
-            InputError: unknown checkpoint, preset or dtype; a checkpoint with weights missing; no device in a list, one
-                GPU twice, or CPU and GPU together.
+            InputError: unknown checkpoint, preset or dtype; a checkpoint that is broken, lacks weights or holds two
+                sets of them; no device in a list, one GPU twice, or CPU and GPU together.
             UnsupportedModelError: no tokenizer or chat template, a label of several tokens, or an architecture that
                 cannot be scored exactly. Every judge is checked when it is made, on a pair whose logits are compared
                 with those of a plain forward (of the reference ops with runner "dense").
-            BackendError: a device, runner or attention backend that is not available.
+            NumericalError: the model's own logits on that pair are not finite, by its weights or by the dtype.
+            BackendError: a device, runner or attention backend that is not available, or an adapter without peft.
         """
         options = JudgeOptions(
             preset=preset,

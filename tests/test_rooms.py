@@ -29,6 +29,7 @@ ROOMS = {
     "text": "from prompts and responses to token ids",
     "scoring": "token tree, plan, engine, kept keys and values; processes",
     "models/supported": "what an architecture must be",
+    "models/files": "which files a checkpoint is",
     "models/dense": "the runner that computes dense decoders itself",
     "models": "the runner of any decoder, checkpoints, options, loading, the check at load",
     "comparing": "from pairs to preferences: what a comparer is, the one over label logits, replicas",

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from gram_fast.errors import InputError, NumericalError
+from gram_fast.models.adapters import head_of_adapted_embedding
 from gram_fast.training.config import LoraOptions
 
 log = logging.getLogger(__name__)
@@ -38,28 +39,13 @@ def add_adapters(model: Any, options: LoraOptions, modules_to_save: list[str] | 
     adapted = get_peft_model(model, LoraConfig(**asdict(options), modules_to_save=modules_to_save))
     if head is not None and model.get_output_embeddings() is not head:
         raise InputError("lora.target_modules names the output embedding, which the objectives read without adapters")
-    if tied := _head_of_adapted_embedding(model):
+    if tied := head_of_adapted_embedding(model):
         log.warning(
             "lora.target_modules names the input embedding, to which the output embedding is tied: the result holds "
             "both, %.0f MB more; to keep them tied, leave it out",
             tied.weight.nbytes / 1e6,
         )
     return adapted
-
-
-def merge_adapters(base: Any, folder: Path) -> Any:
-    """Merges the adapters in `folder` into their base model, which is changed, and returns it.
-
-    In training, an adapted input embedding leaves the output embedding alone; one that is tied to it gets weights of
-    its own here, for the same to hold after the merge.
-    """
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(base, str(folder))
-    if head := _head_of_adapted_embedding(base):
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        base.config.tie_word_embeddings = False
-    return adapted.merge_and_unload()
 
 
 def trained_loss(trainer: Trainer, batch: Mapping[str, Tensor]) -> float:
@@ -94,13 +80,3 @@ def rounding(trainer: Trainer, dtype: torch.dtype) -> float:
     # TF32 has as many bits of mantissa as float16.
     product = torch.float16 if trainer.args.tf32 else dtype
     return max(torch.finfo(kind).eps for kind in (dtype, mixed, product))
-
-
-def _head_of_adapted_embedding(model: Any) -> Any:
-    """The output embedding where it is tied to an input embedding with adapters, else None."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or not isinstance(embedding, BaseTunerLayer):
-        return None
-    return head if embedding.get_base_layer().weight is head.weight else None

@@ -21,6 +21,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gram_fast.errors import GramFastError, InputError, one_line
 from gram_fast.json_rows import OnBad
+from gram_fast.models.adapters import load_adapted, merge_adapted
 from gram_fast.models.checkpoint import (
     find_template,
     load_config,
@@ -275,7 +276,7 @@ def _save_merged(
         record_prompt(base.config, pair_tokenizer)
         # As the Trainer does for a model that it saves itself.
         base.config.pad_token_id = trainer.processing_class.pad_token_id
-        merged = lora.merge_adapters(base, folder / "adapter")
+        merged = merge_adapted(load_adapted(base, str(folder / "adapter")))
         _set_objective(merged, stage, pair_tokenizer, config)
         lora.check_merged(merged, batch, loss, lora.rounding(trainer, dtype), folder / "adapter")
         check_weights(merged, "the merged model")

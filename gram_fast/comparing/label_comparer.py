@@ -13,6 +13,7 @@ from gram_fast.comparing.orders import Orders, shown
 from gram_fast.comparing.preference import preference
 from gram_fast.devices import on_device
 from gram_fast.errors import InputError, NumericalError, UnsupportedModelError
+from gram_fast.models.finite import why_not_finite
 from gram_fast.models.known_answers import KnownAnswer, known_answers
 from gram_fast.results import ForwardStats, Preference
 from gram_fast.scoring.engine import Engine, ScoringRequest
@@ -45,7 +46,8 @@ class LabelComparer:
         """Makes a comparer from a runner, and checks its logits on a known pair.
 
         `max_batch_tokens`: most tokens of one pass; None chooses by device. `max_length`: most tokens of one
-        presentation; None for what the model allows. Raises UnsupportedModelError where the logits are wrong.
+        presentation; None for what the model allows. Raises UnsupportedModelError where the logits are wrong, and
+        NumericalError where the model's own are not finite.
         """
         limit, reason = runner.max_length, runner.max_length_reason
         if max_length is not None and max_length < limit:
@@ -141,8 +143,13 @@ class LabelSession:
 
 
 def _check(answers: Sequence[KnownAnswer], runner: Runner) -> None:
-    """Raises UnsupportedModelError when the logits of a known pair are wrong."""
+    """Raises NumericalError when plain logits are not finite, UnsupportedModelError when ours differ from them."""
     for answer in answers:
+        if not np.isfinite(answer.plain_logits).all():
+            raise NumericalError(
+                f"{type(runner.model).__name__} gives label logits {answer.plain_logits} in a plain forward: "
+                f"{why_not_finite(runner)}"
+            )
         if not answer.is_right:
             raise UnsupportedModelError(
                 f"{type(runner.model).__name__} cannot be scored by prefix sharing on {runner.device} with "

@@ -1,7 +1,6 @@
 """Loads the model and configuration of a checkpoint with transformers, and finds its prompt template."""
 
 import logging
-import os
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -12,6 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gram_fast.errors import InputError, UnsupportedModelError, one_line
+from gram_fast.models.adapters import merge_adapter
+from gram_fast.models.files import find_file, find_files, find_source, read_object
+from gram_fast.models.sizes import check_configuration, check_fits, check_numbers
 from gram_fast.text.prompts import PairTemplate, preset_names
 from gram_fast.text.tokens import PairTokenizer
 
@@ -31,46 +33,60 @@ def load_model(
     new_weights: Collection[str] = (),
     **hub: Any,
 ) -> Any:
-    """Loads a model of a checkpoint onto the CPU.
+    """Loads a model of a checkpoint onto the CPU; an adapter is merged into its base.
 
     Args:
         name: a folder, or a name on the hub.
         dtype: of the weights, as in transformers.
-        kind: transformers' class; functools.partial adds keyword arguments for its `from_pretrained`.
+        kind: transformers' class.
         new_weights: names of weights that the checkpoint may lack.
-        hub: revision, token and trust_remote_code as in transformers.
+        hub: revision, token and trust_remote_code as in transformers, and more keyword arguments for `kind`.
 
-    Raises InputError when there is no such checkpoint or weights are missing.
+    Raises InputError when there is no such checkpoint, weights are missing or have other shapes than the configuration
+    says; errors of `merge_adapter`.
     """
-    name = locate(name)
+    source = find_source(name, **hub)
+    files, where = find_files(source.name, **source.hub), f"checkpoint {source.name!r}"
+    config = load_config(source.name, **source.hub)
+    if files and not getattr(config, "auto_map", None):
+        check_fits(config, kind, files, where)
     try:
-        model, info = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **hub)
-    except Exception as error:  # transformers and safetensors raise anything for a broken file
-        raise InputError(f"cannot load a causal language model from {name!r}: {one_line(error)}") from error
-    if missing := sorted(set(info["missing_keys"]) - set(new_weights)):
-        raise InputError(
-            f"checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]!r}"
+        model, info = kind.from_pretrained(
+            source.name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **source.hub
         )
-    return model
+    except Exception as error:  # transformers and safetensors raise anything for a broken file
+        raise InputError(f"cannot load a causal language model from {source.name!r}: {one_line(error)}") from error
+    if missing := sorted(set(info["missing_keys"]) - set(new_weights)):
+        raise InputError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]!r}")
+    if mismatched := sorted(info["mismatched_keys"]):
+        key, stored, expected = mismatched[0]
+        raise InputError(f"{where}: {key}: expected shape {list(expected)}, got {list(stored)}")
+    if unexpected := sorted(info["unexpected_keys"]):
+        kind_name = type(model).__name__
+        log.warning(
+            "%s has %d weights that %s does not use, first %r", where, len(unexpected), kind_name, unexpected[0]
+        )
+    if source.adapter is None:
+        return model
+    return merge_adapter(model, source.adapter, revision=hub.get("revision"), token=hub.get("token"))
 
 
 def load_config(name: str, **hub: Any) -> Any:
-    """Loads the configuration of a checkpoint; `hub` as `load_model`. Raises InputError when there is none."""
-    name = locate(name)
+    """Loads the configuration of a checkpoint, of an adapter that of its base; `hub` as `load_model`.
+
+    Raises InputError when there is none, and when it has sizes or a rotary embedding that no model can have.
+    """
+    source = find_source(name, **hub)
+    file = find_file(source.name, "config.json", **source.hub)
+    where = f"checkpoint {source.name!r}"
+    if file is not None:
+        check_numbers(read_object(file), where)
     try:
-        return AutoConfig.from_pretrained(name, **hub)
+        config = AutoConfig.from_pretrained(source.name, **source.hub)
     except Exception as error:  # transformers raises anything for a broken file
-        raise InputError(f"cannot load a model configuration from {name!r}: {one_line(error)}") from error
-
-
-def locate(name: str) -> str:
-    """The path of an existing folder, or a name that may be on the hub. Raises InputError for a path to neither."""
-    name = os.path.expanduser(name)
-    if os.path.isfile(name):
-        raise InputError(f"expected a checkpoint folder, {name!r} is a file")
-    if name.startswith((".", "/")) and not os.path.isdir(name):
-        raise InputError(f"there is no checkpoint folder {name!r}")
-    return name
+        raise InputError(f"cannot load a model configuration from {source.name!r}: {one_line(error)}") from error
+    check_configuration(config, where)
+    return config
 
 
 def find_template(preset: str, config: Any, chat_template_kwargs: Mapping[str, Any] | None = None) -> PairTemplate:

@@ -67,7 +67,10 @@ def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]
         raise
     except (TypeError, AttributeError, LookupError, RuntimeError, ValueError) as error:
         # Models that take other arguments, or give other results, than transformers' decoders do.
-        raise UnsupportedModelError(f"{name} cannot be run as a judge: {one_line(error)}") from error
+        reason = one_line(error)
+        if getattr(runner.model, "_supports_attention_backend", None) is False:
+            reason = f"its layers do not attend through transformers' attention interface ({reason})"
+        raise UnsupportedModelError(f"{name} cannot be run as a judge: {reason}") from error
     answers = []
     for logits, plain in zip(ours.tolist(), plain_logits, strict=True):
         size = max(1.0, *map(abs, plain))

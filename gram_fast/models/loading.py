@@ -11,7 +11,10 @@ from gram_fast.errors import UnsupportedModelError
 from gram_fast.models.checkpoint import load_model
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.dense.weights import dense_problem, read_dense_model
+from gram_fast.models.files import find_files, find_source
 from gram_fast.models.options import JudgeOptions
+from gram_fast.models.sizes import check_sizes
+from gram_fast.models.supported import attention_span
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.processes import ALONE, join_processes
 from gram_fast.scoring.runner import Runner
@@ -51,11 +54,14 @@ def load_runners(
 def find_runner(name: str, config: Any, options: JudgeOptions) -> str:
     """The kind of runner that `options.runner` stands for; the choice of "auto" is logged.
 
-    `name` and `config` are those of the checkpoint. Raises UnsupportedModelError where the dense runner is required and
-    cannot run the checkpoint.
+    `name` and `config` are those of the checkpoint. Raises UnsupportedModelError for an architecture that no runner can
+    run and where the dense runner is required and cannot run the checkpoint, InputError for sizes beyond its files.
     """
+    attention_span(config.get_text_config(decoder=True))
     if options.runner == "transformers":
         return "transformers"
+    source = find_source(name, **options.hub)
+    check_sizes(config, find_files(source.name, **source.hub), f"checkpoint {source.name!r}")
     problem = dense_problem(name, config, **options.hub)
     if problem and (options.runner == "dense" or options.dense_only):
         raise UnsupportedModelError(f"runner 'dense' cannot run {name!r}: {problem}")

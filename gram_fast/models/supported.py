@@ -31,10 +31,13 @@ def attention_span(config: Any) -> tuple[int, str]:
     """
     known = {"full_attention", "sliding_attention", "chunked_attention"}
     layer_types = set(getattr(config, "layer_types", None) or ())
+    if "recurrent" in (getattr(config, "layers_block_type", None) or ()):
+        layer_types.add("recurrent")
+    refused = f"model type {config.model_type!r} cannot be scored by prefix sharing"
+    if getattr(config, "num_attention_heads", None) is None:
+        raise UnsupportedModelError(f"{refused}: it has no attention, whose keys and values could be shared")
     if foreign := sorted(layer_types - known):
-        raise UnsupportedModelError(
-            f"model type {config.model_type!r} cannot be scored by prefix sharing: it has {', '.join(foreign)} layers"
-        )
+        raise UnsupportedModelError(f"{refused}: it has {', '.join(foreign)} layers, expected plain attention")
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, name, None):
             raise UnsupportedModelError(f"model type {config.model_type!r} cannot be scored exactly: it sets {name}")

@@ -4,10 +4,9 @@ import logging
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import cached_file
 
 from gram_fast.errors import UnsupportedModelError, one_line
-from gram_fast.models.checkpoint import locate
+from gram_fast.models.files import find_file, find_source
 from gram_fast.text.tokenizer_check import is_panic, read_alike
 
 log = logging.getLogger(__name__)
@@ -18,12 +17,17 @@ def load_tokenizer(name: str, **hub: Any) -> Any:
 
     `hub`: revision, token and trust_remote_code as in transformers. Some of transformers' classes take vocabulary and
     merges from tokenizer.json and make the rest themselves; where that reads text differently, the file itself is
-    loaded, with a warning. Raises UnsupportedModelError when there is no tokenizer.
+    loaded, with a warning. An adapter may bring its own, and has that of its base otherwise. Raises
+    UnsupportedModelError when there is no tokenizer.
     """
-    name = locate(name)
+    source = find_source(name, **hub)
+    if source.adapter is not None and find_file(source.adapter, "tokenizer_config.json", **hub):
+        name = source.adapter
+    else:
+        name, hub = source.name, source.hub
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-        if not _is_rebuilt(tokenizer) or not _has_file(name, hub):
+        if not _is_rebuilt(tokenizer) or find_file(name, "tokenizer.json", **hub) is None:
             return tokenizer
         # This class alone reads the file as the tokenizers library does.
         own = PreTrainedTokenizerFast.from_pretrained(name, **hub)
@@ -48,16 +52,3 @@ def _is_rebuilt(tokenizer: Any) -> bool:
     kind = type(tokenizer)
     is_fast = hasattr(tokenizer, "backend_tokenizer")
     return is_fast and kind is not PreTrainedTokenizerFast and kind.__module__.startswith("transformers.")
-
-
-def _has_file(name: str, hub: dict[str, Any]) -> bool:
-    found = cached_file(
-        name,
-        "tokenizer.json",
-        revision=hub.get("revision"),
-        token=hub.get("token"),
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return found is not None

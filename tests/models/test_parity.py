@@ -140,7 +140,7 @@ def test_length_dependent_rotary_embeddings_limit_the_length():
 )
 def test_other_kinds_of_attention_are_refused(config, word):
     with pytest.raises(UnsupportedModelError, match=word):
-        attention_span(SimpleNamespace(model_type="other", **config))
+        attention_span(SimpleNamespace(model_type="other", num_attention_heads=4, **config))
 
 
 def test_layers_without_the_attention_interface_are_refused():

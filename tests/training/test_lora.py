@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from gram_fast import PairwiseJudge
 from gram_fast.errors import NumericalError
-from gram_fast.training import lora
+from gram_fast.models import adapters
 
 EMBEDDING = {"r": 4, "target_modules": ["q_proj", "embed_tokens"]}
 
@@ -65,7 +65,7 @@ def test_a_tied_embedding_without_adapters_stays_tied(tied, pairs, tmp_path, cap
 
 def test_a_merge_to_another_model_is_an_error_that_keeps_the_adapters(tied, pairs, tmp_path, monkeypatch):
     """peft's merge by itself gives the adapted embedding to the tied output embedding, too."""
-    monkeypatch.setattr(lora, "_head_of_adapted_embedding", lambda model: None)
+    monkeypatch.setattr(adapters, "head_of_adapted_embedding", lambda model: None)
     with pytest.raises(NumericalError, match=r"the merged model has the loss .* is in the adapter '.*adapter'"):
         run("pretrain", tied, pairs, tmp_path / "out", max_steps=6, lora=EMBEDDING)
     assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -4,21 +4,16 @@ Every tensor is copied from its file to its place in the fused weight on the dev
 time.
 """
 
-import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers.utils import cached_file
-from transformers.utils.hub import get_checkpoint_shard_files
 
-from gram_fast.errors import BackendError, InputError, one_line
+from gram_fast.errors import BackendError, InputError
 from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape
+from gram_fast.models.files import find_files, find_source, opened
 from gram_fast.models.supported import head_dim
 from gram_fast.ops.backends import MAX_HEAD_DIM
 from gram_fast.scoring.processes import ALONE, Processes
@@ -46,43 +41,19 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         return "it rotates a part of a head only"
     if head_dim(config) > MAX_HEAD_DIM:
         return f"its heads are {head_dim(config)} wide, expected at most {MAX_HEAD_DIM}"
-    if _find(name, "adapter_config.json", **hub):
-        return "it has an adapter beside its weights"
-    with _opened(find_files(name, **hub)) as tensors:
+    if getattr(config, "transformers_weights", None) is not None:
+        return "its configuration names a file of weights"
+    if find_source(name, **hub).adapter is not None:
+        return "it is an adapter on a base"
+    with opened(find_files(name, **hub)) as tensors:
+        if not tensors:
+            return "it has no safetensors"
         _, places = _empty_model(config, torch.device("meta"), torch.float32, ALONE)
         missing = _needed(config, places) - set(tensors)
         unknown = {key for key in tensors if key not in places and not _is_passed_over(key)}
-    if not tensors:
-        return "it has no safetensors"
     if missing:
         return f"it lacks {len(missing)} weights of {config.model_type}, first {min(missing)!r}"
     return f"it has a weight that {config.model_type} does not know: {min(unknown)!r}" if unknown else None
-
-
-def find_files(name: str, **hub: Any) -> list[Path]:
-    """The safetensors files of a checkpoint: one, those of its index, or none where it has other files.
-
-    `name`: a folder, or a name on the hub; `hub`: revision and token as in transformers.
-    """
-    if single := _find(name, "model.safetensors", **hub):
-        return [single]
-    index = _find(name, "model.safetensors.index.json", **hub)
-    if index is None:
-        return []
-    files, _ = get_checkpoint_shard_files(os.path.expanduser(name), str(index), **hub)
-    return [Path(file) for file in files]
-
-
-def _find(name: str, file: str, **hub: Any) -> Path | None:
-    found = cached_file(
-        os.path.expanduser(name),
-        file,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )
-    return Path(found) if found else None
 
 
 def read_dense_model(
@@ -111,15 +82,19 @@ def read_dense_model(
     for what, size in sizes.items():
         if size % processes.count:
             raise BackendError(f"{name!r} has {size} {what}: they cannot be divided among {processes.count} processes")
-    with _opened(find_files(name, **hub)) as tensors:
+    with opened(find_files(name, **hub)) as tensors:
+        # Before memory is taken, for which the configuration alone is no bound.
+        _, places = _empty_model(config, torch.device("meta"), torch.float32, processes)
+        expected = {key: place.whole_shape(processes) for key, place in places.items()}
+        if _OUTPUT in tensors:
+            expected[_OUTPUT] = expected[_EMBEDDING]
+        for key, shape in expected.items():
+            if tensors[key].get_shape() != shape:
+                raise InputError(f"checkpoint {name!r}: {key}: expected shape {shape}, got {tensors[key].get_shape()}")
         first = next(iter(tensors.values()))
         model, places = _empty_model(config, device, dtype or config.dtype or first[:].dtype, processes)
         for key, place in places.items():
-            shape = tensors[key].get_shape()
-            if shape != place.whole_shape(processes):
-                expected = place.whole_shape(processes)
-                raise InputError(f"checkpoint {name!r}: {key}: expected shape {expected}, got {shape}")
-            place.tensor.copy_(tensors[key][place.part_of(shape, processes)])
+            place.tensor.copy_(tensors[key][place.part_of(expected[key], processes)])
         # transformers ignores tied embeddings in the configuration when both are stored and differ.
         output = tensors[_OUTPUT if _OUTPUT in tensors else _EMBEDDING]
         for row, label in enumerate(label_ids):
@@ -158,20 +133,6 @@ def _needed(config: Any, places: Collection[str]) -> set[str]:
 def _is_passed_over(key: str) -> bool:
     """Whether a tensor has no place in the model: two rows of the output embedding are read; inv_freq is computed."""
     return key == _OUTPUT or key.endswith("rotary_emb.inv_freq")
-
-
-@contextmanager
-def _opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The tensors of the files by name, as slices, which read nothing until they are indexed."""
-    tensors = {}
-    with ExitStack() as stack:
-        for file in files:
-            try:
-                shard = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"cannot load weights from {str(file)!r}: {one_line(error)}") from error
-            tensors.update({key: shard.get_slice(key) for key in shard.keys()})  # noqa: SIM118 - no mapping
-        yield tensors
 
 
 def _shape(config: Any, processes: Processes) -> DenseShape:

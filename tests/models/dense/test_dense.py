@@ -155,13 +155,10 @@ def test_auto_takes_what_dense_cannot_run_to_transformers_and_says_why(tmp_path,
     with caplog.at_level("INFO", logger="gram_fast"):
         assert find_runner(where, CONFIGS["gpt_neox"](), JudgeOptions()) == "transformers"
         assert find_runner(where, config, JudgeOptions()) == "dense"
-        (tmp_path / "adapter_config.json").write_text("{}")
-        assert find_runner(where, config, JudgeOptions()) == "transformers"
         assert find_runner(str(tmp_path.parent), config, JudgeOptions()) == "transformers"
     assert [r.message for r in caplog.records] == [
         "runner: transformers (model type 'gpt_neox' is none of llama, mistral, qwen2, qwen3)",
         "runner: dense",
-        "runner: transformers (it has an adapter beside its weights)",
         "runner: transformers (it has no safetensors)",
     ]
 

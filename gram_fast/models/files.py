@@ -1,0 +1,175 @@
+"""Which files a checkpoint is: what its name stands for, and which of its files hold its weights.
+
+Two sets of weights in one folder are refused, not chosen from: nothing in them says which one is meant.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers.utils import cached_file
+from transformers.utils.hub import has_file
+
+from gram_fast.errors import InputError, one_line
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_WEIGHTS = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the name of a checkpoint stands for: whole weights, or an adapter on those of its base."""
+
+    name: str
+    """Folder, or name on the hub, that has the configuration and the whole weights."""
+    hub: dict[str, Any]
+    """Keyword arguments of transformers' loading functions for `name`: revision, token, trust_remote_code."""
+    adapter: str | None = None
+    """Folder, or name on the hub, of the adapter."""
+
+
+def find_source(name: str, **hub: Any) -> Source:
+    """Finds what a checkpoint's name stands for; `hub`: revision, token and trust_remote_code as in transformers.
+
+    Raises InputError for a path to nothing, and for an adapter beside whole weights: it may be merged into them or not.
+    """
+    name = os.path.expanduser(name)
+    if os.path.isfile(name):
+        raise InputError(f"expected a checkpoint folder, {name!r} is a file")
+    if name.startswith((".", "/")) and not os.path.isdir(name):
+        raise InputError(f"there is no checkpoint folder {name!r}")
+    adapter_config = find_file(name, _ADAPTER_CONFIG, **hub)
+    if adapter_config is None and not os.path.isdir(name):
+        return Source(name, hub)
+    weights, adapter = _held(name, _WEIGHTS, hub), _held(name, _ADAPTER_WEIGHTS, hub)
+    if weights and (adapter_config or adapter):
+        beside = _ADAPTER_CONFIG if adapter_config else adapter[0]
+        raise InputError(
+            f"{name!r} holds {weights[0]} and {beside}: move the adapter away where it is merged into the weights, "
+            "or into a folder of its own where it is not"
+        )
+    if adapter_config is None:
+        return Source(name, hub)
+    if not adapter:
+        raise InputError(f"{name!r} holds {_ADAPTER_CONFIG} without {_ADAPTER_WEIGHTS[0]}")
+    return _base_of(name, adapter_config, hub)
+
+
+def _base_of(name: str, adapter_config: Path, hub: dict[str, Any]) -> Source:
+    values = read_object(adapter_config)
+    base, revision = values.get("base_model_name_or_path"), values.get("revision")
+    if not isinstance(base, str) or not base or not isinstance(revision, str | None):
+        raise InputError(f"{str(adapter_config)!r} names no base: expected a 'base_model_name_or_path'")
+    try:
+        source = find_source(base, **{**hub, "revision": revision})
+    except InputError as error:
+        raise InputError(f"adapter {name!r}: its base: {error}") from error
+    if source.adapter is not None:
+        raise InputError(f"adapter {name!r}: its base {base!r} is an adapter, expected whole weights")
+    return Source(source.name, source.hub, adapter=name)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a file with one JSON object. Raises InputError for anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot load {str(path)!r}: it is no JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"cannot load {str(path)!r}: expected a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def find_files(name: str, **hub: Any) -> list[Path]:
+    """The safetensors files of a checkpoint: one, those of its index, or none where it has other files.
+
+    `name`: a folder, or a name on the hub; `hub`: revision and token as in transformers. Raises InputError for a broken
+    index, a missing file, and a single file beside the files of an index.
+    """
+    name = os.path.expanduser(name)
+    single, index = find_file(name, _SINGLE, **hub), find_file(name, _INDEX, **hub)
+    if index is None:
+        return [single] if single else []
+    shards = _shards(index)
+    if single is None:
+        return [_shard(name, shard, **hub) for shard in shards]
+    if there := _held(name, [shard for shard in shards if shard != _SINGLE], hub):
+        raise InputError(
+            f"{name!r} holds {_SINGLE} and {there[0]} of {_INDEX}, two sets of weights: expected one of the two"
+        )
+    return [single]
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the files of an index, each inside the folder."""
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"cannot load {str(index)!r}: expected a 'weight_map' from weights to files")
+    shards = set()
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or PurePosixPath(shard).is_absolute() or ".." in PurePosixPath(shard).parts:
+            raise InputError(f"cannot load {str(index)!r}: expected names of files beside it, got {shard!r}")
+        shards.add(shard)
+    return sorted(shards)
+
+
+def _shard(name: str, shard: str, **hub: Any) -> Path:
+    path = find_file(name, shard, **hub)
+    if path is None:
+        raise InputError(f"cannot load weights from {name!r}: there is no file {shard!r}, which {_INDEX} names")
+    return path
+
+
+@contextmanager
+def opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """The tensors of safetensors files by name, as slices, which read nothing until they are indexed.
+
+    Raises InputError for a broken file, and for a tensor that is in two files.
+    """
+    tensors: dict[str, Any] = {}
+    place: dict[str, Path] = {}
+    with ExitStack() as stack:
+        for file in files:
+            try:
+                shard = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+                of_file = {key: shard.get_slice(key) for key in shard.keys()}  # noqa: SIM118 - no mapping
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"cannot load weights from {str(file)!r}: {one_line(error)}") from error
+            if twice := sorted(of_file.keys() & tensors.keys()):
+                first = twice[0]
+                raise InputError(f"{first!r} is in two files, {str(place[first])!r} and {str(file)!r}")
+            tensors |= of_file
+            place |= dict.fromkeys(of_file, file)
+        yield tensors
+
+
+def _held(name: str, files: Sequence[str], hub: dict[str, Any]) -> list[str]:
+    """Those of the files that the checkpoint has."""
+    return [file for file in files if has_file(name, file, revision=hub.get("revision"), token=hub.get("token"))]
+
+
+def find_file(name: str, file: str, **hub: Any) -> Path | None:
+    """A file of a checkpoint, if it has one of that name; `name`: a folder, or a name on the hub.
+
+    `hub`: revision and token as in transformers. Raises InputError for a name of neither.
+    """
+    try:
+        found = cached_file(
+            name,
+            file,
+            revision=hub.get("revision"),
+            token=hub.get("token"),
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load {file} of {name!r}: {one_line(error)}") from error
+    return Path(found) if found else None
