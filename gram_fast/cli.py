@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, NoReturn
 
 import typer
+from huggingface_hub.utils import logging as hub_logging
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -173,6 +174,7 @@ def main() -> None:
     logging.basicConfig(format="gram-fast: %(message)s")
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, *_, **__: str(message)
+    hub_logging.disable_propagation()  # it prints what it logs itself
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     try:

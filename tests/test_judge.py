@@ -1,5 +1,7 @@
 """The public API on a tiny judge: values against the plain forward, options, errors."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -314,6 +316,16 @@ def test_from_pretrained_equals_the_judge_that_was_saved(checkpoint, judge):
 def test_from_pretrained_names_what_cannot_be_had(checkpoint, options, message):
     with pytest.raises(gram_fast.GramFastError, match=message):
         PairwiseJudge.from_pretrained(checkpoint, **options)
+
+
+def test_the_remedy_that_transformers_names_is_not_cut_off(checkpoint, tmp_path):
+    """It stands on a later line of its message."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    code = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": code}))
+    with pytest.raises(gram_fast.InputError, match="trust_remote_code=True") as caught:
+        PairwiseJudge.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_from_pretrained_names_missing_folders_and_parts(checkpoint, tmp_path):

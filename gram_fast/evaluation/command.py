@@ -48,7 +48,7 @@ class EvalOptions(RowOptions):
             whole, _ = split_items(benchmark, results)
             files = {"summary.json": _dump(summary), **benchmark.leaderboard_files(whole, self.model)}
             for name, text in files.items():
-                (folder / name).write_text(text, "utf-8", "backslashreplace")
+                _write(folder / name, text)
         typer.echo(render(summary))
         stderr.print(
             f"gram-fast: {written} pairs written to {folder}, {len(output.done)} already there, "
@@ -67,6 +67,13 @@ def _folder(path: str) -> Path:
     if names and _RESULTS not in names:
         raise InputError(f"--out {path}: expected an empty folder or one with {_RESULTS}, found {min(names)}")
     return folder
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8", "backslashreplace")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _dump(summary: Summary) -> str:

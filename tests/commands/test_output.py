@@ -95,6 +95,14 @@ def test_resuming_wants_the_same_texts_under_an_id(out, field, value):
     assert out.read_bytes() == before
 
 
+def test_a_line_put_in_front_of_rows_without_ids_is_noticed(out):
+    rows = [JobRow(k, f"p{k}", ["a", "b"], f"in line {k}") for k in (1, 2)]
+    run(out, rows[:1])
+    moved = [JobRow(1, "new", ["a", "b"], "in line 1"), JobRow(2, "p1", ["a", "b"], "in line 2")]
+    with pytest.raises(InputError, match=r"line 1: prompt or responses of id 1 are others now"):
+        run(out, moved, resume=True)
+
+
 def test_an_output_of_another_input_is_refused(out):
     run(out, [JobRow("other", "p", ["a", "b"], "in line 1")])
     with pytest.raises(InputError, match='line 1 holds id "other", which the input lacks'):
