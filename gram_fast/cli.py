@@ -18,7 +18,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from gram_fast.commands import doctor
-from gram_fast.commands.jobs import JobRow, read_job_rows, run_rows
+from gram_fast.commands.jobs import JobRow, parse_columns, read_job_rows, run_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.commands.output import id_key, open_output
 from gram_fast.comparing.loading import load_comparer
@@ -51,9 +51,14 @@ Orders = Annotated[str, typer.Option(help="Which of a pair stands in slot A: ab,
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(RowOptions):
-    """Options of the commands that score JSON Lines rows: compare, rank, best-of-n, verify."""
+    """Options of the commands that score rows: compare, rank, best-of-n, verify."""
 
-    input: Annotated[str, typer.Option("--input", "-i", help="JSON lines, or - for standard input.")] = "-"
+    input: Annotated[
+        str, typer.Option("--input", "-i", help="JSON lines or array, CSV, parquet, or - for standard input.")
+    ] = "-"
+    columns: Annotated[
+        str | None, typer.Option(help="Other names of fields, as in prompt=question,responses=answer_1+answer_2.")
+    ] = None
     output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
 
     def run(self, score: Score, num_responses: int | None = None, verifies: bool = False, **settings: Any) -> None:
@@ -64,7 +69,8 @@ class JobOptions(RowOptions):
         by --resume.
         """
         bad = BadRows(self.skip_bad)
-        rows = read_job_rows(self.input, bad, num_responses, at_least=1 if verifies else 2)
+        columns = parse_columns(self.columns) if self.columns else {}
+        rows = read_job_rows(self.input, bad, num_responses, 1 if verifies else 2, columns)
         bad.check(len(rows))
         with open_output(self.output, self.input, self.resume) as output:
             output.check_inputs({id_key(row.id): row.digest for row in rows})

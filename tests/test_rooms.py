@@ -24,7 +24,7 @@ ROOMS = {
     "kernels": "plain references and Triton kernels of the ops, and how their tables are laid out",
     "ops": "the public ops: checks, fakes, the choice of backends, the tables of a pass",
     "results": "what a judge returns",
-    "json_rows": "rows of JSON files with their places",
+    "rows": "rows of files, data sets and standard input with their places",
     "devices": "devices and dtypes by name",
     "text": "from prompts and responses to token ids",
     "scoring": "token tree, plan, engine, kept keys and values; processes",

@@ -121,6 +121,7 @@ class RunConfig:
         for key in ("train_data", "eval_data"):
             value = getattr(self, key)
             expect(isinstance(value, list) and all(isinstance(v, str) for v in value), key, "a name or a list of names")
+            expect("-" not in value, key, "names of data, since standard input cannot be read in every pass")
         expect(bool(self.train_data), "train_data", "at least one name")
         for key in ("dataset_info", "revision"):
             expect(getattr(self, key) is None or isinstance(getattr(self, key), str), key, "text")

@@ -20,7 +20,6 @@ from transformers import (
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gram_fast.errors import GramFastError, InputError, one_line
-from gram_fast.json_rows import OnBad
 from gram_fast.models.adapters import load_adapted, merge_adapted
 from gram_fast.models.checkpoint import (
     find_template,
@@ -31,6 +30,7 @@ from gram_fast.models.checkpoint import (
 )
 from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.models.tokenizer import load_tokenizer
+from gram_fast.rows.bad_rows import OnBad
 from gram_fast.text.dates import fix_date
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer

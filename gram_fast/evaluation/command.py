@@ -28,7 +28,7 @@ app = typer.Typer(help=f"Score a judge on {', '.join(_TITLES[:-1])} and {_TITLES
 class EvalOptions(RowOptions):
     """Options of every command that scores a judge on a benchmark."""
 
-    data: Annotated[str, typer.Option("--data", "-d", help="The benchmark's pairs: a JSON array or JSON lines.")]
+    data: Annotated[str, typer.Option("--data", "-d", help="The benchmark's pairs: JSON lines or array, CSV, parquet.")]
     out: Annotated[str | None, typer.Option("--out", "-o", help="Output folder; default: the benchmark's name.")] = None
 
     def evaluate(self, benchmark: Benchmark) -> None:

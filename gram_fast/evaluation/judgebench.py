@@ -23,7 +23,7 @@ from gram_fast.evaluation.rows import (
     get_texts,
     mean,
 )
-from gram_fast.json_rows import get_field
+from gram_fast.rows.bad_rows import get_field
 
 NAME = "judgebench"
 TITLE = "JudgeBench"

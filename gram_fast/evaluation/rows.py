@@ -1,16 +1,18 @@
-"""Readers of benchmark data files and result files; both are JSON Lines or one JSON array, and validated as a whole.
+"""Readers of benchmark data files and result files, which are validated as a whole.
 
 A result file has GRAM's format: the fields of a pair, `score_chosen` and `score_rejected` in [0, 1], and `correct`,
 which is score_chosen > score_rejected. Files written by gram_fast also have one score for each order, in SLOT_FIELDS.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from gram_fast.errors import InputError
-from gram_fast.json_rows import OnBad, get_field, raise_bad_row, read_json_rows
+from gram_fast.errors import InputError, one_line
+from gram_fast.rows.bad_rows import OnBad, get_field, raise_bad_row
+from gram_fast.rows.source import read_rows
 from gram_fast.text.messages import Prompt, to_text
 
 Fields = dict[str, Any]
@@ -263,8 +265,13 @@ def _check_scores(fields: Fields) -> None:
 
 def _rows(path: str, on_bad: OnBad) -> Iterator[tuple[str, Fields]]:
     """Yields (where, row) for every row that is a JSON object; other rows go to `on_bad`."""
-    for where, row in read_json_rows(path, on_bad):
-        if isinstance(row, dict):
-            yield where, row
-        else:
+    for where, row in read_rows(path, on_bad):
+        if not isinstance(row, dict):
             on_bad(InputError(f"{where}: expected a JSON object, got {type(row).__name__}"))
+            continue
+        try:
+            json.dumps(row)  # its fields are written to the result file; tables have other types too
+        except (TypeError, ValueError) as error:
+            on_bad(InputError(f"{where}: expected fields that are JSON: {one_line(error)}"))
+        else:
+            yield where, row

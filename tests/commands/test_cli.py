@@ -130,7 +130,7 @@ def test_bad_rows_are_skipped_named_and_counted(folder):
     assert run.returncode == 0
     assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == [0, 2]
     assert "2 rows written, 0 already there, 2 skipped" in run.stderr
-    assert "line 2: expected a key 'responses'" in run.stderr
+    assert "line 2: expected a field 'responses'" in run.stderr
     assert "the limit is 4096 (max_position_embeddings)" in run.stderr
 
 

@@ -1,7 +1,10 @@
 """Reading of benchmarks and of results: the forms that they come in, and what a bad row is told."""
 
 import json
+from datetime import datetime
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from helpers.benchmark_rows import refuse, result, write
 
@@ -87,6 +90,26 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path, name, row, message):
     assert len(errors) == 1
 
 
+def test_the_published_parquet_is_read_and_what_is_no_json_is_named(tmp_path):
+    own = {
+        "prompt": "q",
+        "chosen": "c",
+        "chosen_model": "m",
+        "rejected": "r",
+        "rejected_model": "n",
+        "subset": "hep-go",
+    }
+    path = tmp_path / "filtered-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{**own, "id": k} for k in range(2)]), path)
+    pairs = read_benchmark_pairs(rewardbench, str(path), refuse)
+    assert [(pair.where, pair.texts.fields) for pair in pairs] == [
+        (f"{path} row {k + 1}", {**own, "id": k}) for k in range(2)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{**own, "at": datetime(2024, 1, 1)}]), path)
+    with pytest.raises(InputError, match=r"row 1: expected fields that are JSON: Object of type datetime"):
+        read_benchmark_pairs(rewardbench, str(path), refuse)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -94,7 +117,7 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path, name, row, message):
         (b"[{]", "line 1: expected JSON, "),
         (json.dumps(GRAM_ROW).encode() + b"\n{", "line 2: expected JSON, "),
         (b"\xff", "line 1: expected UTF-8, found the byte 0xff"),
-        (None, "cannot read .*: No such file"),
+        (None, "cannot read .*: there is no such file"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, content, message):

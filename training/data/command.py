@@ -22,7 +22,7 @@ app = typer.Typer(help="Look at data before training on it.", no_args_is_help=Tr
 @app.command("check")
 def check(
     source: Annotated[
-        str, typer.Argument(metavar="FILE", help="JSON lines, JSON or parquet; or a name as for training data.")
+        str, typer.Argument(metavar="FILE", help="JSON lines or array, CSV, parquet; or a name as for training data.")
     ],
     preset: Annotated[
         str, typer.Option(help="Judge prompt: auto (what the checkpoint records, else gram), a preset or a file.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gram_fast.errors import InputError
-from gram_fast.json_rows import get_field
+from gram_fast.rows.bad_rows import get_field
 from gram_fast.text.messages import Message, Prompt, to_text
 from gram_fast.text.prompts import SLOTS, PairTemplate
 from gram_fast.training.data.gram_rows import ANSWER_MARKERS, extract_slots, stage_1_answers, stage_1_prompt

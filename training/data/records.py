@@ -1,6 +1,6 @@
 """Reader of preference data: streams one PairRecord for each row of a data source in any supported format.
 
-source name -> sources.find_source -> rows.read_source_rows -> formats.parse_row -> PairRecord
+source name -> sources.find_source -> gram_fast/rows -> formats.parse_row -> PairRecord
 """
 
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gram_fast.errors import InputError
-from gram_fast.json_rows import OnBad, raise_bad_row
+from gram_fast.rows.bad_rows import OnBad, raise_bad_row
+from gram_fast.rows.source import read_rows
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.training.data.formats import Label, Layout, parse_row
-from gram_fast.training.data.rows import read_source_rows
 from gram_fast.training.data.sources import find_source
 
 
@@ -41,8 +41,8 @@ def read_pair_records(
     At most the text of one JSON array, or a few hundred rows of other sources, is in memory.
 
     Args:
-        source: a JSON Lines, JSON or Parquet file; a name in `dataset_info`; a folder; or a data set on the Hugging
-            Face hub, `org/name` or `org/name:split`. docs/data.md shows the row formats.
+        source: a file of any format that `read_rows` reads; a name in `dataset_info`; a folder; or a data set on the
+            Hugging Face hub, `org/name` or `org/name:split`. docs/data.md shows the row formats.
         template: the judge's prompt in which GRAM's stage 2 rows are written.
         dataset_info: path of a LLaMA-Factory dataset_info.json.
         skip_bad: receives the error of each bad row, which is then skipped.
@@ -57,7 +57,7 @@ def read_pair_records(
         )
     found = find_source(source, dataset_info)
     on_bad = skip_bad or raise_bad_row
-    for where, row in read_source_rows(found, on_bad):
+    for where, row in read_rows(found.rows, on_bad):
         try:
             record = _record(where, row, found.layout, template, include_reasoning)
         except InputError as error:

@@ -2,17 +2,14 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gram_fast.errors import InputError, one_line
+from gram_fast.rows.source import RowSource, find_rows
 from gram_fast.training.data.formats import Format, Layout
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_FILE_NAME = re.compile(r".*\.(jsonl?|parquet|csv|txt|arrow|gz|zst|zip)")
 
 # Keys of a dataset_info.json entry. The other hubs hold the same data set under another name.
 _PLACE_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "subset", "split", "folder")
@@ -37,34 +34,29 @@ _TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "observation_ta
 
 @dataclass(frozen=True)
 class DataSource:
-    """A resolved data set: a local file, or a folder or hub name that the datasets library loads."""
+    """A resolved data set: where its rows come from, and how they are laid out."""
 
-    path: str
+    rows: RowSource
     layout: Layout | None = None
     """None: the format of each row is detected from its fields."""
-    subset: str | None = None
-    split: str = "train"
-    folder: str | None = None
 
 
 def find_source(name: str, dataset_info: str | None = None) -> DataSource:
     """Resolves the name of a data set.
 
-    The first match counts: a local file; an entry of the file `dataset_info`; a local folder or a name on the Hugging
-    Face hub, `org/name`, either optionally followed by `:split`. Raises InputError that says what was looked for, and
-    for an entry that does not describe pairs.
+    The first match counts: a local file, or "-" for standard input; an entry of the file `dataset_info`; a local folder
+    or a name on the Hugging Face hub, `org/name`, either optionally followed by `:split`. Raises InputError that says
+    what was looked for, and for an entry that does not describe pairs.
     """
-    if os.path.isfile(name):
-        return DataSource(name)
+    found = find_rows(name)
+    if found is not None and found.is_file:
+        return DataSource(found)
     if dataset_info is not None:
         entries = _read_entries(dataset_info)
         if name in entries:
             return _registered(entries[name], f"{dataset_info}: {name}", os.path.dirname(dataset_info))
-    if os.path.isdir(name):
-        return DataSource(name)
-    path, _, split = name.partition(":")
-    if os.path.isdir(path) or (_HUB_NAME.fullmatch(path) and not _FILE_NAME.fullmatch(path)):
-        return DataSource(path, split=split or "train")
+    if found is not None:
+        return DataSource(found)
     entry = f"no entry of that name in {dataset_info}" if dataset_info else "no dataset_info.json was given"
     raise InputError(
         f"there is no file or folder {name!r}, {entry}, and names on the hub are org/name or org/name:split"
@@ -89,7 +81,7 @@ def _registered(entry: Any, where: str, base: str) -> DataSource:
     place = _strings({key: entry[key] for key in _PLACE_KEYS if key in entry}, where)
     part = {key: place[key] for key in ("subset", "split", "folder") if key in place}
     if "hf_hub_url" in place:
-        return DataSource(place["hf_hub_url"], layout, **part)
+        return DataSource(RowSource(place["hf_hub_url"], **part), layout)
     if "file_name" not in place:
         raise InputError(f"{where}: expected 'file_name' or 'hf_hub_url'")
     path = os.path.join(base, place["file_name"])
@@ -97,7 +89,7 @@ def _registered(entry: Any, where: str, base: str) -> DataSource:
         raise InputError(f"{where}: there is no file or folder {path}")
     if os.path.isfile(path) and part not in ({}, {"split": "train"}):
         raise InputError(f"{where}: expected no {next(iter(part))!r}, since 'file_name' is one file")
-    return DataSource(path, layout, **part)
+    return DataSource(RowSource(path, **part), layout)
 
 
 def _layout(entry: dict[str, Any], where: str) -> Layout:
