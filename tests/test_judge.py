@@ -179,6 +179,15 @@ def test_long_pairs_are_errors_that_name_them():
     assert judge.compare(PROMPT, "still", "works").p >= 0
 
 
+def test_texts_without_end_are_errors_before_they_are_tokenized(judge):
+    endless = "word " * 1_600_000
+    said = r"the text has 8000000 characters, of which the first \d+ alone are \d+ tokens, the limit is \d+ \("
+    with pytest.raises(gram_fast.InputError, match=rf"^b: {said}"):
+        judge.compare(PROMPT, "Blue.", endless)
+    with pytest.raises(gram_fast.InputError, match=rf"^prompts\[1\]: {said}"):
+        judge.rewards([PROMPT, endless], [["Blue.", "Red."]] * 2)
+
+
 def test_nan_logits_name_the_pair():
     judge = tiny_judge()
     judge.comparer.runner.model.model.norm.weight[:] = float("nan")

@@ -75,11 +75,26 @@ class LabelComparer:
     def open(
         self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> "Iterator[LabelSession]":
-        """Tokenizes the groups, then waits for the engine and holds it until the end of the context."""
+        """Tokenizes the groups, then waits for the engine and holds it until the end of the context.
+
+        Raises InputError on a text that is so long that it need not be tokenized to know that it is over `max_length`.
+        """
         started = time.perf_counter()
+        for group in groups:
+            names = [group.names[first] for first in group.first_of]
+            for name, text in zip((group.prompt_name, *names), (group.prompt, *group.texts), strict=True):
+                self._check_beginning(name, text)
         encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
         with self.engine.request(encoded.head_ids) as request:
             yield LabelSession(self, groups, orders, not has_one_round, encoded, request, started)
+
+    def _check_beginning(self, name: str, text: str) -> None:
+        if found := self.tokenizer.long_beginning(text, self.max_length):
+            characters, tokens = found
+            raise InputError(
+                f"{name}: the text has {len(text)} characters, of which the first {characters} alone are {tokens} "
+                f"tokens, the limit is {self.max_length} ({self.max_length_reason})"
+            )
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ Ids = NDArray[np.int32]
 
 # Characters of template text that are encoded on either side of a piece and dropped again.
 _CONTEXT = 6
+# Characters of a text that are encoded at first for each token of a limit, to see whether the text can keep to it: few
+# texts have more than 8 characters a token.
+_CHARACTERS = 16
+# A beginning must have this many times the tokens of a limit before the whole text is taken to be over it. The cut
+# changes tokens next to it, and not half of all that are before it.
+_MARGIN = 2
 # Characters of a literal, from the slot on, that are searched for a cut.
 _WINDOW = 64
 
@@ -108,6 +114,20 @@ class PairTokenizer:
     def flags(self, text: str) -> tuple[str, ...]:
         """Finds the lines of the template and the special tokens that `text` contains."""
         return tuple(marker for marker in self._markers if marker in text)
+
+    def long_beginning(self, text: str, limit: int) -> tuple[int, int] | None:
+        """Finds a beginning of a long text that alone has far more than `limit` tokens -> (its characters, its tokens).
+
+        None for a text that may keep to the limit, which is encoded whole afterwards. Encoding millions of characters
+        only to find too many tokens would take gigabytes.
+        """
+        size = _CHARACTERS * limit
+        while size < len(text):
+            (ids,) = self._encode([text[:size]])
+            if len(ids) > _MARGIN * limit:
+                return size, len(ids)
+            size *= 4
+        return None
 
     def pieces(self, frame: "Frame", texts: Iterable[str]) -> dict[str, Ids] | None:
         """Encodes the piece of one slot for each distinct text -> ids [T] by text.

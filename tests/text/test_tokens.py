@@ -432,3 +432,25 @@ def test_a_special_token_that_is_merged_too_is_named():
     tok.add_special_tokens({"pad_token": merged})
     with pytest.raises(UnsupportedModelError, match="special tokens set apart"):
         PairTokenizer(tok, PairTemplate.load("gram"))
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(text=ANY_TEXT, limit=st.integers(1, 30), copies=st.integers(1, 200))
+@settings(deadline=None, max_examples=20)
+def test_a_beginning_is_too_long_only_where_the_whole_text_is(name, text, limit, copies):
+    pairs, long = pair_tokenizer(name), text * copies
+    (whole,) = pairs.ids_between(["", ""], [[long]])
+    found = pairs.long_beginning(long, limit)
+    if found is not None:
+        assert found[0] < len(long)
+        assert len(whole) > limit
+
+
+def test_of_a_text_without_end_only_a_beginning_is_encoded(monkeypatch):
+    pairs, encoded = pair_tokenizer("qwen"), []
+    encode = PairTokenizer._encode
+    monkeypatch.setattr(PairTokenizer, "_encode", lambda self, texts: [encoded.extend(texts), encode(self, texts)][1])
+    characters, tokens = pairs.long_beginning("How many words? " * 500_000, 1000)
+    assert tokens > 2000
+    assert [len(text) for text in encoded] == [16_000] == [characters]
+    assert pairs.long_beginning("How many words? " * 1000, 1000) is None
