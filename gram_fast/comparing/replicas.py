@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from gram_fast.comparing.comparer import Answers, Comparer, Rounds, Session
 from gram_fast.comparing.orders import Orders
 from gram_fast.results import Stats, total_stats
+from gram_fast.scoring.forks import in_forked_children
 from gram_fast.text.group import Group
 
 # Characters of template text after the second response of a presentation, roughly.
@@ -28,9 +29,15 @@ class Replicas(Generic[AnyComparer]):
     def __init__(self, comparers: Sequence[AnyComparer]) -> None:
         """`comparers`: one or more."""
         self.comparers = tuple(comparers)
-        self.in_flight = [0] * len(self.comparers)
+        self.in_flight: list[int]
         """Estimated cost of the running calls' groups, by replica."""
-        self._lock = threading.Lock()  # guards in_flight
+        self._lock: threading.Lock  # guards in_flight
+        self._start_idle()
+        in_forked_children(self._start_idle)  # calls of other threads do not run there
+
+    def _start_idle(self) -> None:
+        self.in_flight = [0] * len(self.comparers)
+        self._lock = threading.Lock()
 
     @property
     def max_length(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gram_fast.results import ForwardStats
+from gram_fast.scoring.forks import check_forked_child, in_forked_children
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.runner import Runner
 from gram_fast.scoring.tree import TokenTree, TreePlan, plan_round
@@ -51,6 +52,8 @@ class Engine:
         self._tree = TokenTree(self._head_ids)
         self._store = KeyValueStore()
         self._lock = threading.Lock()
+        self._is_forked = False
+        in_forked_children(self._after_fork)
         free = runner.processes.least(_free_memory(runner.device))
         self.budget = max_batch_tokens or default_budget(runner, free)
         """Most tokens of one pass."""
@@ -68,7 +71,10 @@ class Engine:
         """Opens a request whose sequences all start with `head_ids`.
 
         Its keys and values are dropped at its end except the head's, which the next request with the same head reuses.
+        Raises InputError in a forked child where the model cannot run.
         """
+        if self._is_forked:
+            check_forked_child(self._runner.device, self._runner.processes.count)
         with self._lock:
             if not np.array_equal(head_ids, self._head_ids):
                 self._head_ids, self._tree = head_ids, TokenTree(head_ids)
@@ -124,6 +130,12 @@ class Engine:
         self._forget()
         if self._runner.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _after_fork(self) -> None:
+        """Starts over in a forked child: a request of another thread, half run, does not end there."""
+        self._is_forked, self._lock = True, threading.Lock()
+        self._tree, self._store = TokenTree(self._head_ids), KeyValueStore()
+        tqdm.set_lock(threading.RLock())
 
     def _forget(self) -> None:
         """Frees the store, and the tree's records of what it held."""

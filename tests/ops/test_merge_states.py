@@ -1,11 +1,10 @@
 import os
-import signal
-import time
 from collections.abc import Callable
 
 import pytest
 import torch
 from helpers.exactness import assert_no_further
+from helpers.forks import exit_code_of_fork
 from helpers.layouts import Layout, every_other, inside_a_buffer, rows_far_apart, strided_last, transposed
 from helpers.ops import on_each_device, on_each_dtype, skip_what_cannot_run
 from torch import Tensor
@@ -231,27 +230,6 @@ def test_a_forked_child_can_merge_after_its_parent() -> None:
     expected = [tensor.clone() for tensor in states]
     ops.merge_states(*expected, backend="extension")
     shared = [tensor.share_memory_() for tensor in states]
-    child = os.fork()
-    if child == 0:
-        try:
-            ops.merge_states(*shared, backend="extension")
-        except BaseException:  # whatever happens, a forked pytest must not go on
-            os._exit(1)
-        os._exit(0)
-    status = wait_for(child, seconds=20)
-    assert status == 0
+    assert exit_code_of_fork(lambda: ops.merge_states(*shared, backend="extension")) == 0
     assert torch.equal(shared[0], expected[0])
     assert torch.equal(shared[1], expected[1])
-
-
-def wait_for(child: int, seconds: float) -> int | None:
-    """Exit code, or None when it had to be killed."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None

@@ -1,0 +1,125 @@
+"""A judge in a forked child, while other threads of the parent use it: an answer or an error, never a hang."""
+
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from helpers.comparers import LengthComparer
+from helpers.forks import exit_code_of_fork
+from helpers.small_models import tiny_judge
+
+from gram_fast.comparing.replicas import Replicas
+from gram_fast.errors import InputError
+from gram_fast.judge import PairwiseJudge
+from gram_fast.scoring.forks import check_forked_child
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    # Python warns of forks with threads: what this file tries.
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+
+PROMPT, RESPONSES = "Name a colour of the sky.", ["Blue.", "It is blue, mostly.", "Green?"]
+
+
+@pytest.fixture(scope="module")
+def judge() -> PairwiseJudge:
+    return tiny_judge(max_batch_tokens=64)
+
+
+@contextmanager
+def held(lock) -> Iterator[None]:
+    """Another thread holds the lock."""
+    has_lock, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            has_lock.set()
+            may_go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    has_lock.wait()
+    try:
+        yield
+    finally:
+        may_go.set()
+        thread.join()
+
+
+def test_a_child_scores_while_another_thread_of_its_parent_has_the_engine(judge):
+    expected = judge.rank(PROMPT, RESPONSES).scores
+
+    def score() -> None:
+        assert judge.rank(PROMPT, RESPONSES).scores == pytest.approx(expected, abs=1e-5)
+
+    with held(judge.comparer.engine._lock):
+        assert exit_code_of_fork(score) == 0
+    assert exit_code_of_fork(lambda: os._exit(exit_code_of_fork(score))) == 0  # a child's child
+    assert judge.rank(PROMPT, RESPONSES).scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_children_forked_in_the_middle_of_calls_score(judge):
+    expected, done = judge.rank(PROMPT, RESPONSES).scores, threading.Event()
+
+    def work() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            judge.rank(f"{PROMPT} {number}", [*RESPONSES, "Red, at dusk"], "sort")
+
+    def score() -> None:
+        assert judge.rank(PROMPT, RESPONSES).scores == pytest.approx(expected, abs=1e-5)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        assert [exit_code_of_fork(score) for _ in range(5)] == [0] * 5
+    finally:
+        done.set()
+        for worker in workers:
+            worker.join()
+
+
+def test_a_child_with_threads_that_a_fork_has_lost_says_so(judge):
+    def score() -> None:
+        remedy = r"with one thread, got one with 2 threads; call torch.set_num_threads\(1\) first"
+        with pytest.raises(InputError, match=remedy):
+            judge.compare(PROMPT, *RESPONSES[:2])
+        torch.set_num_threads(1)
+        judge.compare(PROMPT, *RESPONSES[:2])
+
+    torch.set_num_threads(2)  # the fixture sets it back
+    judge.compare(PROMPT, *RESPONSES[:2])
+    assert exit_code_of_fork(score) == 0
+    assert judge.compare(PROMPT, *RESPONSES[:2]).stats.comparisons == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "found"), [("cuda:0", 1, "one on cuda:0"), ("cpu", 2, "one divided among 2 processes")]
+)
+def test_what_no_child_can_run_is_an_error(device, count, found):
+    with pytest.raises(InputError, match=f"^this process was forked .* got {found}; start it by spawn$"):
+        check_forked_child(torch.device(device), count)
+    check_forked_child(torch.device("cpu"), 1)
+
+
+def test_replicas_start_idle_in_a_child():
+    replicas = Replicas([LengthComparer(), LengthComparer()])
+    judge = PairwiseJudge(replicas)
+    replicas.in_flight = [10**6, 0]
+
+    def rank() -> None:
+        assert replicas.in_flight == [0, 0]
+        judge.rewards([PROMPT] * 3, [RESPONSES] * 3)
+        assert replicas.in_flight == [0, 0]
+
+    with held(replicas._lock):
+        assert exit_code_of_fork(rank) == 0
+    assert replicas.in_flight == [10**6, 0]
