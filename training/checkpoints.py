@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -24,6 +24,7 @@ _STATE = "trainer_state.json"
 # What Trainer resumes from, as (plain or peft, FSDP) names; a name is a file, a folder, or the beginning of either.
 _PLAIN = {"weights": (*WEIGHTS, "adapter_model.safetensors"), "optimizer": ("optimizer.pt",)}
 _FSDP = {"weights": ("pytorch_model_fsdp",), "optimizer": ("optimizer.bin", "optimizer_")}
+_FSDP_FILES = ("pytorch_model_fsdp.bin", "optimizer.bin")
 # DeepSpeed's file with the name of the folder that holds weights, optimizer and scheduler.
 _DEEPSPEED = "latest"
 
@@ -80,7 +81,7 @@ def _missing(checkpoint: Path, arguments: TrainingArguments) -> Iterator[str]:
     if not names:
         yield "it is empty"
     if _DEEPSPEED in names:
-        tag = checkpoint / (checkpoint / _DEEPSPEED).read_text("utf-8").strip()
+        tag = checkpoint / (checkpoint / _DEEPSPEED).read_text("utf-8", "replace").strip()
         if not any(tag.glob("*_states.pt")):
             yield f"it has no {tag.name}/*_states.pt"
     else:
@@ -106,13 +107,13 @@ def _cut(checkpoint: Path) -> Iterator[str]:
             if path.suffix == ".safetensors":
                 with safe_open(path, "pt"):
                     pass
-            elif path.suffix in (".pt", ".pth", ".bin"):
+            elif path.suffix in (".pt", ".pth") or path.name in _FSDP_FILES:
                 # The directory of an archive is its end.
                 with zipfile.ZipFile(path) as archive:
                     archive.infolist()
             elif path.suffix == ".json":
                 _check_json(path)
-        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+        except Exception as error:  # of a broken file, any
             yield f"{path.relative_to(checkpoint)} is cut or broken: {one_line(error)}"
 
 
@@ -121,6 +122,8 @@ def _check_json(path: Path) -> None:
     if path.name == _STATE and not (isinstance(value, dict) and isinstance(value.get("global_step"), int)):
         raise ValueError("expected an object with global_step")
     if path.name == SAFE_WEIGHTS_INDEX_NAME:
+        if not (isinstance(value, dict) and isinstance(value.get("weight_map"), dict)):
+            raise ValueError("expected an object with weight_map")
         for name in sorted(set(value["weight_map"].values())):
             if not (path.parent / name).is_file():
                 raise ValueError(f"it names {name}, which is not there")

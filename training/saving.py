@@ -94,7 +94,7 @@ def _sync_one(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such call
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a file system without such a call
             raise
     finally:
         os.close(descriptor)
@@ -126,7 +126,11 @@ def check_weights(model: Any, what: str) -> None:
 
 def weight_not_finite(model: Any) -> str | None:
     """Name of a weight of this process that is not finite, or None."""
-    named = [(name, shard) for name, weight in model.named_parameters() if (shard := _shard(weight)).numel()]
+    shards = ((name, _shard(weight)) for name, weight in model.named_parameters())
+    # Formats of quantized weights, of one byte, have no norm.
+    named = [
+        (name, shard) for name, shard in shards if shard.numel() and shard.is_floating_point() and shard.itemsize > 1
+    ]
     if not named:
         return None
     # The largest magnitude is NaN or infinite where any element is, and takes no memory.

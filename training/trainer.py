@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,10 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
             if self.is_world_process_zero():
                 _publish(staged, final)
             self.accelerator.wait_for_everyone()
-            if self.is_local_process_zero() and staged.exists():  # a machine with a disk of its own
-                _publish(staged, final)
+            # A machine with a disk of its own; on a shared one its view of the folder may be out of date.
+            if self.is_local_process_zero() and staged.is_dir() and not final.exists():
+                with suppress(FileNotFoundError):
+                    _publish(staged, final)
         if self.args.should_save:
             rotate_checkpoints(
                 output_dir=str(folder),

@@ -119,6 +119,7 @@ def test_a_base_that_is_not_finite_is_named(base, labeled, tmp_path):
 def test_one_element_is_found_by_name(dtype, value):
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2)).to(dtype)
     model.register_parameter("none", torch.nn.Parameter(torch.empty(0)))
+    model.register_parameter("quantized", torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False))
     assert saving.weight_not_finite(model) is None
     model[1].weight.data[1, 2] = value
     assert saving.weight_not_finite(model) == "1.weight"
@@ -276,6 +277,11 @@ BREAKAGES = {
         ),
         "it names y.safetensors",
     ),
+    "an index that is a list": (
+        lambda c: (c / "model.safetensors.index.json").write_text("[]"),
+        "model.safetensors.index.json is cut or broken: expected an object with weight_map",
+    ),
+    "garbage": (lambda c: (c / "optimizer.pt").write_bytes(b"PK" * 5000), "optimizer.pt is cut or broken"),
     "no fsdp weights": (lambda c: (c / "optimizer.pt").rename(c / "optimizer.bin"), "expected pytorch_model_fsdp"),
     "no deepspeed states": (lambda c: (c / "latest").write_text("global_step4"), "it has no global_step4/*_states.pt"),
 }
