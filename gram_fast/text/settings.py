@@ -1,9 +1,11 @@
-"""Settings of a judge's template: how it is answered and framed. A preset file has them before its text, as TOML.
+"""Settings of a judge's template: how it is answered and framed. A preset file has them before its text, as TOML:
 
-+++
-labels = ["Yes", "No"]
-+++
-text of the template
+    +++
+    labels = ["Yes", "No"]
+    +++
+    text of the template
+
+A file that does not begin so is all text.
 """
 
 import json
@@ -16,10 +18,11 @@ from typing import Any
 from gram_fast.errors import InputError, one_line, shown_value
 
 _FRONT = re.compile(r"\+\+\+\r?\n((?:.*?\n)??)\+\+\+\r?(?:\n|\Z)", re.DOTALL)
-# Arguments of transformers' apply_chat_template itself that render_chat gives, or that tokenize.
+# Arguments of transformers' apply_chat_template itself: what render_chat gives, or would not be that template's text.
 _TAKEN = (
-    "add_generation_prompt", "continue_final_message", "conversation", "max_length", "messages", "padding",
-    "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize", "tokenizer_kwargs", "truncation",
+    "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "max_length", "messages",
+    "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize", "tokenizer_kwargs",
+    "truncation",
 )  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def test_a_variable_that_the_template_lacks_is_named():
     [
         (["date_string"], "expected names and values, got list"),
         ({3: "x"}, "expected variables of the chat template, found 3"),
+        ({"chat_template": "{{ x }}"}, "expected variables of the chat template, found 'chat_template'"),
         ({"tokenize": True}, "expected variables of the chat template, found 'tokenize'"),
         ({"date_string": datetime(2024, 7, 26)}, "date_string: expected a JSON value, got datetime"),
         ({"strftime_now": "26 Jul 2024"}, "strftime_now: expected a day such as '2024-07-26', got '26 Jul 2024'"),

@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 from helpers.small_models import tiny_tokenizer
+from helpers.small_tokenizers import ALL, COMPOSED, tokenizer
+from helpers.texts import AWKWARD
 
 from gram_fast.text.encoded import EncodedTexts
 from gram_fast.text.prompts import SLOTS, PairTemplate
@@ -25,3 +27,21 @@ def test_prompts_and_responses_with_the_same_text_around_them_keep_their_own_pie
     whole = tokenizer.whole_ids([(PROMPTS[g], GROUPS[g][i], GROUPS[g][j]) for g, i, j in presentations])
     for numbers, ids in zip(found.sequences, whole, strict=True):
         np.testing.assert_array_equal(np.concatenate([encoded.head_ids, *(found.segments[k] for k in numbers)]), ids)
+
+
+@pytest.mark.filterwarnings("ignore:.*tokenized whole")
+@pytest.mark.parametrize(
+    "text", ["Is it right?\n{input}\n\n=> {response}\n\nYes?", "Of «{response}»\n\nto: {input} (x)."]
+)
+@pytest.mark.parametrize("name", ALL)
+def test_presentations_of_one_response_are_the_whole_text(name, text):
+    pairs = PairTokenizer(tokenizer(name), PairTemplate.parse(text))
+    assert pairs.frames is not None or name not in COMPOSED
+    prompts, groups = AWKWARD[::9], [AWKWARD, AWKWARD[::-1], AWKWARD[:3], [""], AWKWARD[5:9]]
+    encoded = EncodedTexts.of(pairs, prompts, groups)
+    presentations = [(g, i) for g, group in enumerate(groups) for i in range(len(group))]
+    found = encoded.round(presentations, 0)
+    assert found.reusable == found.sequences.shape[1] - 1 == (1 if pairs.frames else 0)
+    for numbers, (g, i) in zip(found.sequences, presentations, strict=True):
+        ids = np.concatenate([encoded.head_ids, *(found.segments[k] for k in numbers)])
+        np.testing.assert_array_equal(ids, pairs.whole_ids([(prompts[g], groups[g][i])])[0])
