@@ -76,6 +76,9 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
         raise InputError(
             f"{arguments.n_gpu} GPUs in one process: expected `accelerate launch`, or one GPU in CUDA_VISIBLE_DEVICES"
         )
+    mixed = arguments.mixed_precision
+    if arguments.deepspeed_plugin is not None and not getattr(arguments, mixed, True):
+        raise InputError(f"{mixed}: expected true, as DeepSpeed was launched with mixed_precision {mixed}, got false")
     with locked(Path(config.output_dir), arguments):
         return _train(stage, config, arguments)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from gram_fast import PairwiseJudge
 from gram_fast.errors import InputError
 from gram_fast.training.config import RunConfig, accelerate_configs, recipes
+from gram_fast.training.train import train
 
 SGD = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
 
@@ -366,6 +367,15 @@ def test_accelerate_reads_the_shipped_configurations(path):
         places = [section[key]["device"] for key in ("offload_optimizer", "offload_param")]
         assert [section["stage"], *places] == zero
         assert section["stage3_gather_16bit_weights_on_model_save"] == (section["stage"] == 3)
+
+
+def test_deepspeed_and_the_run_agree_on_the_precision(tmp_path):
+    values = {"model_name_or_path": "m", "train_data": "d", "output_dir": str(tmp_path / "out"), "use_cpu": True}
+    config, arguments = RunConfig.parse(values, "test")
+    # As `accelerate launch` leaves them.
+    arguments.deepspeed_plugin, arguments.mixed_precision = DeepSpeedPlugin(), "bf16"
+    with pytest.raises(InputError, match=r"^bf16: expected true, as DeepSpeed was launched with mixed_precision bf16"):
+        train("finetune", config, arguments)
 
 
 def test_every_accelerate_configuration_ships():
