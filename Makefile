@@ -4,6 +4,9 @@ PYTHON ?= python3
 export CXXFLAGS := -Werror
 export CUDAFLAGS := -Werror=all-warnings
 VENV := .venv
+# constraints-newest.txt: the newest releases instead, as in
+#     make test VENV=.venv-newest CONSTRAINTS=constraints-newest.txt
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 CPP := $(wildcard $(foreach kind,cpp cu h cuh,csrc/*.$(kind) csrc/*/*.$(kind)))
 SANITIZED := build/sanitize
@@ -36,10 +39,10 @@ sanitize: $(VENV)/.built
 	GRAM_FAST_SANITIZE=ON $(SANITIZERS) $(BIN)/pytest -k "not triton" \
 		$(SANITIZED_TESTS)
 
-$(VENV)/.installed: constraints.txt pyproject.toml setup.py
+$(VENV)/.installed: $(CONSTRAINTS) pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt setuptools pybind11 cmake ninja torch
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[test,lint]"
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) setuptools pybind11 cmake ninja torch
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) --no-build-isolation -e ".[test,lint]"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed CMakeLists.txt setup.py $(CPP)

@@ -3,9 +3,16 @@
 import importlib.metadata
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
 
 import gram_fast
 from gram_fast.extension import _C
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_subpackages_import_under_the_package_name_only():
@@ -37,3 +44,16 @@ def test_presets_are_shipped():
         "skywork-critic",
         "verifier",
     ]
+
+
+@pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-newest.txt"])
+def test_dependencies_are_bounded_by_what_was_tested(constraints):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = [extra for name, extra in project["optional-dependencies"].items() if name not in ("test", "lint")]
+    needed = [Requirement(text) for text in (*project["dependencies"], *(text for extra in extras for text in extra))]
+    needed = [requirement for requirement in needed if requirement.name != project["name"]]
+    lines = [line for line in (ROOT / constraints).read_text("utf-8").splitlines() if not line.startswith("#")]
+    tested = {name.lower(): version for name, _, version in (line.partition("==") for line in lines)}
+    for requirement in needed:
+        assert any(bound.operator == "<" for bound in requirement.specifier), f"{requirement} has no upper bound"
+        assert tested[requirement.name.lower()] in requirement.specifier, f"{requirement} excludes what was tested"
