@@ -95,10 +95,11 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)
     warn_of_another_prompt(model_config, pair_tokenizer)
-    encode = _encoder(stage, pair_tokenizer, tokenizer)
+    rows = model_config.get_text_config(decoder=True).vocab_size
+    encode = sequences.within_embedding(_encoder(stage, pair_tokenizer, tokenizer), pair_tokenizer, rows)
     if stage == "scalar":
         [pair] = encode([PairRecord("prompt", "chosen", "rejected", "A", "")])
-        set_pad_token(tokenizer, int(pair.input_ids[-1]), model_config.get_text_config(decoder=True).vocab_size)
+        set_pad_token(tokenizer, int(pair.input_ids[-1]), rows)
     reader = _Reader(stage, config, template, encode, logs=arguments.process_index == 0)
     train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
     eval_data = reader.dataset(config.eval_data, "eval_data") if config.eval_data else None

@@ -10,6 +10,7 @@ import gram_fast
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.extension import _C
+from gram_fast.models.next_tokens import NextTokens
 from gram_fast.ops import BACKENDS, backend_problem
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "triton")
@@ -60,6 +61,9 @@ def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tu
         yield "date", f"today's is in the prompt: fix it, as with chat_template_kwargs={dict(tokenizer.date_remedy)}"
     labels = zip(tokenizer.template.labels, tokenizer.label_ids, strict=True)
     yield "labels", ", ".join(f"{label} = {label_id}" for label, label_id in labels)
+    yield "prompt ends in", repr(tokenizer.prompt_end) + (", inside thinking" if tokenizer.ends_in_thinking else "")
+    found = NextTokens.of(tokenizer, runner)
+    yield "next tokens", f"{found.shown}, by likelihood; the likelier label is number {found.rank + 1}"
     shown = ("response 1", "response 2") if first.verifies else ("order ab", "order ba")
     for what, answer in zip(shown, first.known_answers, strict=True):
         # Always right: a judge with wrong logits is refused when it is made.

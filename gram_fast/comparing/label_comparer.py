@@ -18,7 +18,7 @@ from gram_fast.models.known_answers import KnownAnswer, known_answers
 from gram_fast.results import ForwardStats, Preference
 from gram_fast.scoring.engine import Engine, ScoringRequest
 from gram_fast.scoring.runner import Runner
-from gram_fast.text.encoded import EncodedTexts, Presentation
+from gram_fast.text.encoded import EncodedRound, EncodedTexts, Presentation
 from gram_fast.text.group import Group
 from gram_fast.text.tokens import PairTokenizer
 
@@ -133,7 +133,10 @@ class LabelSession:
     def _logits(self, presentations: list[Presentation]) -> NDArray[np.float32]:
         """Computes label logits [P, 2]. Raises InputError on a presentation that is too long, NumericalError on NaN."""
         limit, reason = self.comparer.max_length, self.comparer.max_length_reason
-        leaves = self.request.add(self.encoded.round(presentations, self.request.num_segments))
+        made = self.encoded.round(presentations, self.request.num_segments)
+        if self.comparer.tokenizer.num_ids > self.comparer.runner.num_embeddings:
+            self._check_ids(made)
+        leaves = self.request.add(made)
         lengths = self.request.lengths(leaves)
         longest = int(lengths.argmax())
         if lengths[longest] > limit:
@@ -149,6 +152,22 @@ class LabelSession:
                 f"expected finite numbers ({len(bad)} of {len(presentations)} comparisons)"
             )
         return logits
+
+    def _check_ids(self, made: EncodedRound) -> None:
+        """Raises InputError on a token that the model has no embedding of, with the text that it stands in."""
+        rows = self.comparer.runner.num_embeddings
+        highest = max((int(ids.max(initial=0)) for ids in made.segments), default=0)
+        if highest < rows:
+            return
+        tokenizer = self.comparer.tokenizer
+        named = [(group.prompt_name, group.prompt) for group in self.groups]
+        named += [(g.names[k], text) for g in self.groups for k, text in zip(g.first_of, g.texts, strict=True)]
+        alone = tokenizer.ids_between(("", ""), [(text,) for _, text in named])
+        places = [name for (name, _), ids in zip(named, alone, strict=True) if ids.max(initial=0) >= rows]
+        raise InputError(
+            f"{places[0] if places else 'a text'}: it has token {highest}, {tokenizer.token_text(highest)!r}, but the "
+            f"model has embeddings of {rows} tokens"
+        )
 
     def _name(self, presentation: Presentation) -> str:
         g, *responses = presentation

@@ -1,20 +1,24 @@
 """Makes the comparer of a judge from a checkpoint or from a loaded model."""
 
+import logging
 from typing import Any
 
 from torch import nn
 
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas
-from gram_fast.devices import find_devices
+from gram_fast.devices import find_devices, on_device
 from gram_fast.errors import BackendError
-from gram_fast.models.checkpoint import find_template, load_config, warn_of_another_prompt
+from gram_fast.models.checkpoint import find_template, load_config, records_template, warn_of_another_prompt
 from gram_fast.models.loading import load_runners
+from gram_fast.models.next_tokens import NextTokens
 from gram_fast.models.options import JudgeOptions
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.runner import Runner
 from gram_fast.text.tokens import PairTokenizer
+
+log = logging.getLogger(__name__)
 
 
 def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[LabelComparer]:
@@ -32,6 +36,7 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
         _comparer_of(tokenizer, runner, options)
         for runner in load_runners(name, config, tokenizer.label_ids, devices, options)
     ]
+    _warn_of_next_tokens(comparers[0], config)
     return comparers[0] if len(comparers) == 1 else Replicas(comparers)
 
 
@@ -43,7 +48,9 @@ def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -
     """
     pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options)
     runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention)
-    return _comparer_of(pair_tokenizer, runner, options)
+    comparer = _comparer_of(pair_tokenizer, runner, options)
+    _warn_of_next_tokens(comparer, model.config)
+    return comparer
 
 
 def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions) -> PairTokenizer:
@@ -56,3 +63,15 @@ def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions) -> PairT
 def _comparer_of(tokenizer: PairTokenizer, runner: Runner, options: JudgeOptions) -> LabelComparer:
     budget = None if options.max_batch_tokens == "auto" else options.max_batch_tokens
     return LabelComparer.of(tokenizer, runner, budget, options.max_length)
+
+
+def _warn_of_next_tokens(comparer: LabelComparer, config: Any) -> None:
+    """Logs a warning where the model does not expect a label behind the prompt.
+
+    A judge used with the prompt that it records needs none: training compares its two labels with each other alone.
+    """
+    if not records_template(config, comparer.tokenizer.template):
+        with on_device(comparer.runner.device):
+            problem = NextTokens.of(comparer.tokenizer, comparer.runner).problem
+        if problem:
+            log.warning(problem)

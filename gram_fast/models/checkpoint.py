@@ -126,13 +126,18 @@ def record_prompt(config: Any, tokenizer: PairTokenizer) -> None:
     setattr(config, _RECORD, record)
 
 
+def records_template(config: Any, template: PairTemplate) -> bool:
+    """Whether a model's configuration records that it was trained with this template."""
+    recorded, _ = _recorded_template(config)
+    return recorded is not None and _without_kwargs(recorded) == _without_kwargs(template)
+
+
 def warn_of_another_prompt(config: Any, tokenizer: PairTokenizer) -> None:
     """Warns where the recorded template is rendered to another text than in training, and says where it differs first.
 
     Another chat template, date or variable does that.
     """
-    recorded, _ = _recorded_template(config)
-    if recorded is None or _without_kwargs(recorded) != _without_kwargs(tokenizer.template):
+    if not records_template(config, tokenizer.template):
         return  # nothing to compare with, or find_template has said so
     record = getattr(config, _RECORD)
     if not isinstance(record.get("literals"), list):  # checkpoints of earlier versions

@@ -14,8 +14,8 @@ from gram_fast.scoring.runner import Runner
 from gram_fast.text.encoded import EncodedTexts, Presentation
 from gram_fast.text.tokens import PairTokenizer
 
-_PROMPT = "What is the capital of France?"
-_RESPONSES = ["The capital of France is Paris.", "I think it is Lyon,\nbut I am not sure..."]
+PROMPT = "What is the capital of France?"
+RESPONSES = ["The capital of France is Paris.", "I think it is Lyon,\nbut I am not sure..."]
 # Largest |logit| difference that rounding explains, per unit of the logits' size (at least 1). Wrong attention differs
 # by more in float32; for the 16-bit types this finds gross errors only.
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -50,14 +50,19 @@ def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]
     """
     presentations: list[Presentation] = [(0, 0), (0, 1)] if tokenizer.template.is_verifier else [(0, 0, 1), (0, 1, 0)]
     name = type(runner.model).__name__
-    whole = tokenizer.whole_ids([(_PROMPT, *(_RESPONSES[k] for k in shown)) for _, *shown in presentations])
+    whole = tokenizer.whole_ids([(PROMPT, *(RESPONSES[k] for k in shown)) for _, *shown in presentations])
     longest = max(map(len, whole))
     if longest > runner.max_length:
         raise UnsupportedModelError(
             f"{name} takes {runner.max_length} tokens ({runner.max_length_reason}), too few for this prompt: with "
             f"short sentences it has {longest}"
         )
-    encoded = EncodedTexts.of(tokenizer, [_PROMPT], [_RESPONSES])
+    if (highest := max(int(ids.max()) for ids in whole)) >= runner.num_embeddings:
+        raise UnsupportedModelError(
+            f"the prompt has token {highest}, {tokenizer.token_text(highest)!r}, but {name} has embeddings of "
+            f"{runner.num_embeddings} tokens: the tokenizer is another model's, or tokens were added to it alone"
+        )
+    encoded = EncodedTexts.of(tokenizer, [PROMPT], [RESPONSES])
     try:
         with Engine(runner, max_batch_tokens=_BUDGET).request(encoded.head_ids) as request:
             leaves = request.add(encoded.round(presentations, request.num_segments))

@@ -1,5 +1,6 @@
 """Checks whether prefix sharing scores an architecture exactly, for both runners and for training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,6 +73,15 @@ def plain_output_embedding(model: Any) -> nn.Module:
     if head is None:
         raise UnsupportedModelError(f"{type(model).__name__} has no output embedding to read label logits from")
     return head
+
+
+def check_label_ids(label_ids: Sequence[int], rows: int) -> None:
+    """Raises UnsupportedModelError unless the output embedding, of so many rows, has the label tokens."""
+    if max(label_ids) >= rows:
+        raise UnsupportedModelError(
+            f"the labels are tokens {label_ids[0]} and {label_ids[1]}, but the model has logits of {rows} tokens: the "
+            "tokenizer is another model's"
+        )
 
 
 def check_plain_attention(module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:

@@ -1,13 +1,16 @@
 """Loads the tokenizer of a checkpoint: what its tokenizer.json says, whatever class the checkpoint names."""
 
+import json
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gram_fast.errors import UnsupportedModelError, one_line
+from gram_fast.errors import GramFastError, UnsupportedModelError, one_line
 from gram_fast.models.files import find_file, find_source
-from gram_fast.text.tokenizer_check import is_panic, read_alike
+from gram_fast.text.tokenizer_check import check_ids, is_panic, read_alike
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +29,17 @@ def load_tokenizer(name: str, **hub: Any) -> Any:
     else:
         name, hub = source.name, source.hub
     try:
+        file = find_file(name, "tokenizer.json", **hub)
+        if file is not None:
+            check_ids(_large_id(file))
         tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-        if not _is_rebuilt(tokenizer) or find_file(name, "tokenizer.json", **hub) is None:
+        if file is None or not _is_rebuilt(tokenizer):
             return tokenizer
         # This class alone reads the file as the tokenizers library does.
         own = PreTrainedTokenizerFast.from_pretrained(name, **hub)
     except BaseException as error:
         # transformers raises anything for a broken file.
-        if not isinstance(error, Exception) and not is_panic(error):
+        if isinstance(error, GramFastError) or not (isinstance(error, Exception) or is_panic(error)):
             raise
         raise UnsupportedModelError(f"cannot load a tokenizer from {name!r}: {one_line(error)}") from error
     if read_alike(tokenizer, own):
@@ -52,3 +58,14 @@ def _is_rebuilt(tokenizer: Any) -> bool:
     kind = type(tokenizer)
     is_fast = hasattr(tokenizer, "backend_tokenizer")
     return is_fast and kind is not PreTrainedTokenizerFast and kind.__module__.startswith("transformers.")
+
+
+def _large_id(file: Path) -> int:
+    """The highest token id of a tokenizer.json where it has eight digits or more, else 0, without parsing the file."""
+    text = file.read_bytes()
+    if not re.search(rb'"\s*:\s*\d{8}', text):
+        return 0
+    spec = json.loads(text)
+    vocab = spec["model"]["vocab"]
+    ids = [*(vocab.values() if isinstance(vocab, dict) else ()), *(token["id"] for token in spec["added_tokens"])]
+    return max(ids, default=0)

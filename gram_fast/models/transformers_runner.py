@@ -19,6 +19,7 @@ from gram_fast.kernels.tables import uploaded
 from gram_fast.models.supported import (
     attention_span,
     check_dtype,
+    check_label_ids,
     check_plain_attention,
     head_dim,
     plain_output_embedding,
@@ -89,6 +90,7 @@ class TransformersRunner:
         )
         check_dtype(self.dtype)
         head: Any = plain_output_embedding(model)
+        check_label_ids(label_ids, len(head.weight))
         self._attend = ops.bind("tree_attention", self.attention)
         self._label_backend = ops.resolve_backend("label_logits", "auto", self.device, self.dtype)
         self._labels = torch.tensor(label_ids, device=self.device)
@@ -100,6 +102,11 @@ class TransformersRunner:
     def processes(self) -> Processes:
         """This process alone: the model is not divided."""
         return ALONE
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the input embedding."""
+        return len(self.model.get_input_embeddings().weight)
 
     @property
     def bytes_per_slot(self) -> int:
@@ -144,9 +151,14 @@ class TransformersRunner:
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Label logits, float32 [2], of one sequence [T] by the model's plain forward, to compare `forward` with."""
+        return self.next_logits(input_ids)[self._labels]
+
+    @torch.inference_mode()
+    def next_logits(self, input_ids: Tensor) -> Tensor:
+        """Logits of every token, float32 [V], behind one sequence [T] by the model's plain forward."""
         with self._attend_with("sdpa"):
             logits = self.model(input_ids=input_ids[None].to(self.device), use_cache=False, logits_to_keep=1).logits
-        return logits[0, -1, self._labels].float()  # type: ignore[no-any-return]
+        return logits[0, -1].float()  # type: ignore[no-any-return]
 
     @contextmanager
     def _attend_with(self, implementation: str) -> Iterator[None]:

@@ -28,6 +28,10 @@ class Runner(Protocol):
         """Processes that the model is divided among."""
 
     @property
+    def num_embeddings(self) -> int:
+        """Rows of the input embedding: token ids are lower."""
+
+    @property
     def bytes_per_slot(self) -> int:
         """Bytes of one token's keys and values in all layers."""
 
@@ -40,3 +44,6 @@ class Runner(Protocol):
 
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Computes the label logits of one sequence [T] by a plain forward, to check `forward` -> float32 [2]."""
+
+    def next_logits(self, input_ids: Tensor) -> Tensor:
+        """Computes the logits of every token behind one sequence [T] by a plain forward -> float32 [V]."""

@@ -26,6 +26,16 @@ _OTHER = (
 )  # fmt: skip
 _SAMPLES = [_PLAIN, *(f"{_FIRST} {text}" for text in _OTHER)]
 
+# Copying a tokenizer takes time and memory with its highest id, as if it had all lower ones: some 2 s for this many.
+# Those of large models have 300,000.
+_MAX_IDS = 2**24
+
+
+def check_ids(highest: int) -> None:
+    """Raises UnsupportedModelError where a tokenizer's highest token id is out of all proportion."""
+    if highest >= _MAX_IDS:
+        raise UnsupportedModelError(f"the tokenizer has token id {highest}: expected ids below {_MAX_IDS}")
+
 
 def is_panic(error: BaseException) -> bool:
     """Whether the error is a panic of the tokenizers library's Rust code, which is no Exception."""

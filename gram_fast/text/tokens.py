@@ -27,7 +27,8 @@ from gram_fast.text.cuts import PROBES, CutProver
 from gram_fast.text.dates import date_remedy
 from gram_fast.text.messages import Message
 from gram_fast.text.prompts import ChatText, PairTemplate, render_chat, slot_names
-from gram_fast.text.tokenizer_check import check_round_trip, tokenizer_errors
+from gram_fast.text.thinking import is_thinking
+from gram_fast.text.tokenizer_check import check_ids, check_round_trip, tokenizer_errors
 
 Ids = NDArray[np.int32]
 """Token ids, int32 [T]."""
@@ -42,6 +43,8 @@ _CHARACTERS = 16
 _MARGIN = 2
 # Characters of a literal, from the slot on, that are searched for a cut.
 _WINDOW = 64
+# Characters of the prompt's end in messages.
+_SHOWN_END = 60
 
 
 class PairTokenizer:
@@ -54,13 +57,17 @@ class PairTokenizer:
     def __init__(self, tokenizer: Any, template: PairTemplate) -> None:
         """`tokenizer`: a fast tokenizer of transformers.
 
-        Warns where samples of text do not come back from their ids. Raises UnsupportedModelError on another kind of
-        tokenizer, on one that loses plain text, and on labels that are not one token each.
+        Warns where samples of text do not come back from their ids, and of a prompt that ends in a thinking block.
+        Raises UnsupportedModelError on another kind of tokenizer, on one that loses plain text, and on labels that are
+        not one token each.
         """
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise UnsupportedModelError(
                 f"expected a tokenizer of the tokenizers library (a 'fast' one), got {type(tokenizer).__name__}"
             )
+        self.num_ids = 1 + max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        """Token ids that the tokenizer may give are lower."""
+        check_ids(self.num_ids - 1)
         self.template = template
         _check_frame(template, tokenizer)
         self.text = ChatText.render(template, tokenizer)
@@ -81,12 +88,25 @@ class PairTokenizer:
                 )
             self.changes = check_round_trip(self._tokenizer, tokenizer.backend_tokenizer)
             self.frames = self._frames()
+        self.ends_in_thinking = is_thinking(self.text.literals[-1].removeprefix(template.literals[-1].rstrip()))
+        """Whether the prompt ends inside a thinking block that the chat template opens."""
         if self.changes:
             warnings.warn(self.changes, stacklevel=2)
+        if self.ends_in_thinking:
+            warnings.warn(
+                f"the prompt ends inside a thinking block, in {self.prompt_end!r}: the labels are read where the model "
+                "thinks, unless the preset has an answer_prefix such as '</think>\\n\\n'",
+                stacklevel=2,
+            )
         if self.frames is None:
             warnings.warn(
                 "this tokenizer has no safe place to cut the template: every pair is tokenized whole", stacklevel=2
             )
+
+    @property
+    def prompt_end(self) -> str:
+        """The last characters of every prompt, for messages."""
+        return self.text.literals[-1][-_SHOWN_END:]
 
     @property
     def head_ids(self) -> Ids:
@@ -142,6 +162,14 @@ class PairTokenizer:
         with tokenizer_errors("read text"):
             encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(e.ids, np.int32) for e in encoded]
+
+    def token_text(self, token_id: int) -> str:
+        """Text of a token, for messages: a special token's name, else what the token decodes to."""
+        name = self._tokenizer.id_to_token(token_id)
+        if name is None:
+            return f"token {token_id}"
+        names = {secret: token for token, secret in self._secret_names.items()}
+        return names.get(name) or self._tokenizer.decode([token_id], skip_special_tokens=False) or name
 
     def _to_secret(self, literal: str) -> str:
         if not self._secret_names:

@@ -137,6 +137,24 @@ def pretraining_literals(template: PairTemplate) -> tuple[tuple[str, str], tuple
     return instruction, (between[len(gap) :], middle, last.partition("\n\n")[0])
 
 
+def within_embedding(encode: PairEncoder, tokenizer: PairTokenizer, rows: int) -> PairEncoder:
+    """The encoder, which raises InputError on a token that a model with embeddings of `rows` tokens lacks."""
+    if tokenizer.num_ids <= rows:
+        return encode
+
+    def checked(records: Sequence[PairRecord]) -> list[TokenizedPair]:
+        pairs = encode(records)
+        for record, pair in zip(records, pairs, strict=True):
+            if (highest := int(max(pair.input_ids.max(), pair.labels.max()))) >= rows:
+                raise InputError(
+                    f"{record.where}: it has token {highest}, {tokenizer.token_text(highest)!r}, but the model has "
+                    f"embeddings of {rows} tokens: expected a checkpoint that was resized with its tokenizer"
+                )
+        return pairs
+
+    return checked
+
+
 def tokenize_pairs(
     records: Iterable[PairRecord], encode: PairEncoder, cutoff_len: int, on_long: Callable[[PairRecord, int], None]
 ) -> Iterator[TokenizedPair]:

@@ -8,7 +8,7 @@ Shape letters: T packed tokens, L leaves, D model width, H query heads, K key/va
 G = 2F fused gate and up projections, F feed-forward width, V vocabulary, S key/value slots.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,6 +113,8 @@ class DenseModel:
     """Rows of the output embedding for the two label tokens."""
     processes: Processes = ALONE
     """Processes among which heads and feed-forward width are divided."""
+    read_output: Callable[[], Iterable[Tensor]] = tuple
+    """Reads the output embedding, which no pass needs, from where it is stored -> its rows [C, D], in chunks."""
 
     def forward(self, ops: Operations, given: DensePass) -> Tensor:
         """Runs one pass and writes its keys and values into its buffers -> label logits float32 [L, 2]."""

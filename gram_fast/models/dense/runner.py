@@ -4,6 +4,7 @@ Shape letters: T packed tokens, L leaves, D inputs and O outputs of a product.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.functional import linear
 from gram_fast import ops
 from gram_fast.devices import on_device
 from gram_fast.errors import BackendError
+from gram_fast.kernels.label_logits import final_hidden, label_logits_reference
 from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
 from gram_fast.models.dense.graphs import Bucket, PassGraphs
@@ -21,6 +23,7 @@ from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.rotation import RotationTable
 from gram_fast.models.supported import attention_span, check_dtype
 from gram_fast.ops.invariant_linear import Linear
+from gram_fast.ops.label_logits import LabelLogits
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
 from gram_fast.scoring.tree import TreePass
@@ -66,6 +69,11 @@ class DenseRunner:
             can_capture = model.processes.count == 1 and self.device.type == "cuda"
             if can_capture and self.attention == leaf_attention == "triton":
                 self._graphs = PassGraphs(self.device)
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the input embedding."""
+        return len(self.model.embedding_VD)
 
     @property
     def bytes_per_slot(self) -> int:
@@ -118,14 +126,32 @@ class DenseRunner:
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Label logits, float32 [2], of one sequence [T] by the references of all ops, to compare `forward` with."""
+        return self._run_plain(input_ids, label_logits_reference)[0]
+
+    @torch.inference_mode()
+    def next_logits(self, input_ids: Tensor) -> Tensor:
+        """Logits of every token, float32 [V], behind one sequence [T] by the references of all ops.
+
+        Reads the output embedding, which the model does not hold, from the checkpoint's files.
+        """
+
+        def read_hidden(hidden_TD: Tensor, rows_L: Tensor, _: Tensor, norm_D: Tensor | None, eps: float) -> Tensor:
+            return final_hidden(hidden_TD, rows_L, norm_D, eps)
+
+        hidden_D = self._run_plain(input_ids, read_hidden)[0]
+        # The label logits are products in float32 of weights in the model's dtype.
+        chunks = (rows_CD.to(self.device, self.dtype).float() for rows_CD in self.model.read_output())
+        return torch.cat([rows_CD @ hidden_D.float() for rows_CD in chunks])
+
+    def _run_plain(self, input_ids: Tensor, read_labels: LabelLogits) -> Tensor:
         store = KeyValueStore()
         store.reserve(len(input_ids))
         self._rotation.grow(len(input_ids))
-        names = ("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits")
-        operations = self._operations_on(linear, dict.fromkeys(names, "reference"))
+        names = ("add_rms_norm", "rotary_into_cache", "swiglu")
+        operations = replace(self._operations_on(linear, dict.fromkeys(names, "reference")), read_labels=read_labels)
         attention = TreeAttention("reference", "reference", self._group, self._scale)
         tables = attention.tables(TreePass.of_sequence(input_ids), self.device)
-        return self._run(operations, attention, tables, store)[0]
+        return self._run(operations, attention, tables, store)
 
     @property
     def _group(self) -> int:

@@ -4,8 +4,9 @@ Every tensor is copied from its file to its place in the fused weight on the dev
 time.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from gram_fast.errors import BackendError, InputError
 from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape
 from gram_fast.models.files import find_files, find_source, opened
-from gram_fast.models.supported import head_dim
+from gram_fast.models.supported import check_label_ids, head_dim
 from gram_fast.ops.backends import MAX_HEAD_DIM
 from gram_fast.scoring.processes import ALONE, Processes
 
@@ -96,13 +97,29 @@ def read_dense_model(
         for key, place in places.items():
             place.tensor.copy_(tensors[key][place.part_of(expected[key], processes)])
         # transformers ignores tied embeddings in the configuration when both are stored and differ.
-        output = tensors[_OUTPUT if _OUTPUT in tensors else _EMBEDDING]
+        output = tensors[_output_of(tensors)]
+        check_label_ids(label_ids, output.get_shape()[0])
         for row, label in enumerate(label_ids):
             model.label_weight_2D[row].copy_(output[label : label + 1][0])
-    return model
+    return replace(model, read_output=partial(_read_output, name, **hub))
+
+
+def _read_output(name: str, **hub: Any) -> Iterator[Tensor]:
+    """Reads the output embedding of a checkpoint from its files -> chunks of its rows [C, D] on the CPU, in order."""
+    with opened(find_files(name, **hub)) as tensors:
+        output = tensors[_output_of(tensors)]
+        for begin in range(0, output.get_shape()[0], _CHUNK):
+            yield output[begin : begin + _CHUNK]
 
 
 _OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+# Rows of the output embedding that are read at once, when all are: 64 MiB in 16 bits where the model is 4096 wide.
+_CHUNK = 8192
+
+
+def _output_of(tensors: Collection[str]) -> str:
+    """Name of the output embedding's tensor: that of the input embedding where the two are tied."""
+    return _OUTPUT if _OUTPUT in tensors else _EMBEDDING
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from gram_fast.training.data.sequences import (
     pretraining_literals,
     scalar_encoder,
     tokenize_pairs,
+    within_embedding,
 )
 
 TOKENIZER = tiny_tokenizer()
@@ -146,3 +147,16 @@ def test_long_pairs_are_handed_over_whole():
     kept = list(tokenize_pairs(iter(records), encode, cutoff, lambda r, length: long.append((r, length))))
     assert [int(item.lengths.max()) for item in kept] == [length for length in lengths if length <= cutoff]
     assert long == [(r, length) for r, length in zip(records, lengths, strict=True) if length > cutoff]
+
+
+def test_token_that_the_model_has_no_embedding_of_names_the_row():
+    tok = tiny_tokenizer()
+    rows = len(tok)
+    tok.add_tokens(["<new>"])
+    pairs = PairTokenizer(tok, PairTemplate.load("gram"))
+    encode = within_embedding(finetune_encoder(pairs), pairs, rows)
+    assert len(encode([record(), record(b="new")])) == 2
+    message = f"^row 1: it has token {rows}, '<new>', but the model has embeddings of {rows} tokens"
+    with pytest.raises(InputError, match=message):
+        encode([record(), record(b="a <new>")])
+    assert within_embedding(encode, pairs, rows + 1) is encode
