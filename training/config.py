@@ -75,7 +75,7 @@ class RunConfig:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the configuration {path}: {one_line(error)}") from None
         except yaml.YAMLError as error:
-            raise InputError(f"{path}: expected YAML, {' '.join(str(error).split())}") from None
+            raise InputError(f"{path}: expected YAML, {one_line(error)}") from None
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
         sections = {other: values.pop(other, None) or {} for other in get_args(Stage)}
