@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import gram_fast.comparing.label_comparer
 from gram_fast.commands.options import ModelOptions
+from gram_fast.commands.output import open_output
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas, costs, spread, together
 from gram_fast.errors import InputError, UnsupportedModelError
@@ -268,8 +269,9 @@ def test_every_replica_is_checked_on_the_known_answer(monkeypatch, checkpoint):
     assert len(checked) == 2
 
 
-def test_the_command_line_takes_several_with_commas(checkpoint):
-    judge = ModelOptions(model=str(checkpoint), device="cpu, cpu").load()
+def test_the_command_line_takes_several_with_commas(checkpoint, tmp_path):
+    with open_output(str(tmp_path / "out.jsonl"), "-", resume=False) as output:
+        judge = ModelOptions(model=str(checkpoint), device="cpu, cpu").load(output)
     assert [runner.device.type for runner in runners(judge)] == TWO
 
 
