@@ -171,6 +171,17 @@ def test_no_memory_is_taken_for_what_the_files_cannot_hold(tmp_path):
     assert find_runner(str(tmp_path), config, JudgeOptions()) == "transformers"
 
 
+def test_zero_3_makes_no_model_without_weights(tmp_path, monkeypatch):
+    """It divides the weights of every model that is made; those on the meta device have none."""
+    folder = write_judge(tmp_path / "model")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    monkeypatch.setattr("gram_fast.models.sizes.is_deepspeed_zero3_enabled", lambda: True)
+    check_fits(config, None, [folder / "model.safetensors"], "it")
+    config.vocab_size = 10**9
+    with pytest.raises(InputError, match="it: vocab_size is 1000000000, more than"):
+        check_fits(config, None, [folder / "model.safetensors"], "it")
+
+
 WITHOUT_ATTENTION = {
     "rwkv": (transformers.RwkvConfig(), "no attention"),
     "mamba": (transformers.MambaConfig(), "no attention"),
