@@ -130,16 +130,16 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     if trainer.state.global_step == 0:
         raise InputError(f"train_data: no pair of {', '.join(config.train_data)} is left to train on")
     check_weights(trainer.model, "the trained model")
+    if trainer.is_world_process_zero():
+        try:
+            draw_curve(trainer.state.log_history, folder / "loss.png")
+        except OSError as error:
+            log.warning("cannot write the loss curve: %s", one_line(error))
     if config.lora is None:
         with staged_model(folder, arguments.should_save) as staged:
             trainer.save_model(str(staged))
     else:
         _save_merged(trainer, stage, config, pair_tokenizer, dtype, hub)
-    if trainer.is_world_process_zero():
-        try:
-            draw_curve(trainer.state.log_history, folder / "loss.png")
-        except OSError as error:
-            log.warning("the model is saved, its loss curve is not: %s", one_line(error))
     return folder
 
 
