@@ -94,7 +94,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     if config.cutoff_len > limit:
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)
-    warn_of_another_prompt(model_config, pair_tokenizer)
+    warn_of_another_prompt(model_config, pair_tokenizer, config.include_reasoning)
     rows = model_config.get_text_config(decoder=True).vocab_size
     encode = sequences.within_embedding(_encoder(stage, pair_tokenizer, tokenizer), pair_tokenizer, rows)
     if stage == "scalar":
@@ -107,7 +107,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     set_seed(arguments.seed)
     dtype = getattr(torch, config.dtype)
     model = _load(stage, config, dtype, hub)
-    record_prompt(model.config, pair_tokenizer)
+    record_prompt(model.config, pair_tokenizer, config.include_reasoning)
     _set_objective(model, stage, pair_tokenizer, config)
     try:
         trainer = JudgeTrainer(
@@ -277,7 +277,7 @@ def _save_merged(
         # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
         unset_hf_deepspeed_config()
         base = _load(stage, config, dtype, hub)
-        record_prompt(base.config, pair_tokenizer)
+        record_prompt(base.config, pair_tokenizer, config.include_reasoning)
         # As the Trainer does for a model that it saves itself.
         base.config.pad_token_id = trainer.processing_class.pad_token_id
         merged = merge_adapted(load_adapted(base, str(folder / "adapter")))

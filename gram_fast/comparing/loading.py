@@ -43,8 +43,8 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
 def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -> LabelComparer:
     """Makes the comparer of a transformers model, on its device and in eval mode, and its tokenizer.
 
-    Uses the options preset, chat_template_kwargs, attention, max_batch_tokens and max_length. Raises errors like
-    PairwiseJudge.from_pretrained.
+    Uses the options preset, chat_template_kwargs, include_reasoning, attention, max_batch_tokens and max_length. Raises
+    errors like PairwiseJudge.from_pretrained.
     """
     pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options)
     runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention)
@@ -56,7 +56,7 @@ def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -
 def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions) -> PairTokenizer:
     template = find_template(options.preset, config, options.chat_template_kwargs)
     pair_tokenizer = PairTokenizer(tokenizer, template)
-    warn_of_another_prompt(config, pair_tokenizer)
+    warn_of_another_prompt(config, pair_tokenizer, options.include_reasoning)
     return pair_tokenizer
 
 

@@ -109,8 +109,11 @@ def find_template(preset: str, config: Any, chat_template_kwargs: Mapping[str, A
     return replace(template, chat_template_kwargs={**kwargs, **(chat_template_kwargs or {})})
 
 
-def record_prompt(config: Any, tokenizer: PairTokenizer) -> None:
-    """Records the judge's prompt in the model's configuration, where `find_template` finds it."""
+def record_prompt(config: Any, tokenizer: PairTokenizer, include_reasoning: bool = False) -> None:
+    """Records the judge's prompt in the model's configuration, where `find_template` finds it.
+
+    `include_reasoning`: whether texts of chat messages include their reasoning.
+    """
     template = tokenizer.template
     presets = {name: PairTemplate.load(name) for name in preset_names()}
     same = (name for name, preset in presets.items() if _without_kwargs(preset) == _without_kwargs(template))
@@ -122,6 +125,7 @@ def record_prompt(config: Any, tokenizer: PairTokenizer) -> None:
         "frame": template.frame,
         "chat_template_kwargs": dict(template.chat_template_kwargs),
         "literals": list(tokenizer.text.literals),
+        "include_reasoning": include_reasoning,
     }
     setattr(config, _RECORD, record)
 
@@ -132,14 +136,21 @@ def records_template(config: Any, template: PairTemplate) -> bool:
     return recorded is not None and _without_kwargs(recorded) == _without_kwargs(template)
 
 
-def warn_of_another_prompt(config: Any, tokenizer: PairTokenizer) -> None:
+def warn_of_another_prompt(config: Any, tokenizer: PairTokenizer, include_reasoning: bool) -> None:
     """Warns where the recorded template is rendered to another text than in training, and says where it differs first.
 
-    Another chat template, date or variable does that.
+    Another chat template, date or variable does that. Warns of another `include_reasoning` than in training, too.
     """
+    record: Any = getattr(config, _RECORD, None)
+    trained = record.get("include_reasoning") if isinstance(record, dict) else None
+    if trained not in (None, include_reasoning):
+        warnings.warn(
+            f"the judge was trained with include_reasoning={trained} and is used with {include_reasoning}: chat "
+            "messages that have reasoning are read otherwise than in training",
+            stacklevel=2,
+        )
     if not records_template(config, tokenizer.template):
         return  # nothing to compare with, or find_template has said so
-    record = getattr(config, _RECORD)
     if not isinstance(record.get("literals"), list):  # checkpoints of earlier versions
         return
     slots = [f"{{{slot}}}" for slot in tokenizer.text.slots]

@@ -24,19 +24,19 @@ def dated(chat_template=DATED):
     return tok
 
 
-def recorded(template, tok):
+def recorded(template, tok, include_reasoning=False):
     """The configuration of a judge that was trained with this template, as its file has it."""
     config = SimpleNamespace()
-    record_prompt(config, PairTokenizer(tok, template))
+    record_prompt(config, PairTokenizer(tok, template), include_reasoning)
     return SimpleNamespace(**json.loads(json.dumps(vars(config))))
 
 
-def said_of(config, tok, preset="auto", **kwargs):
+def said_of(config, tok, preset="auto", include_reasoning=False, **kwargs):
     """Warnings of a judge with that configuration and tokenizer."""
     pairs = PairTokenizer(tok, find_template(preset, config, kwargs))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_another_prompt(config, pairs)
+        warn_of_another_prompt(config, pairs, include_reasoning)
     return [str(warning.message) for warning in caught]
 
 
@@ -94,6 +94,14 @@ def test_another_chat_template_is_named_where_it_differs_first():
     assert "it has 'judge<|end_header_id|>\\n\\n', in training it had 'assistant<|end_header_id'" in said
     longer = dated(tokenizer("llama3").chat_template + "{{ '[[' }}")
     assert "it has '[[', in training it had ''" in said_of(config, longer)[0]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_reasoning_that_is_read_otherwise_than_in_training_is_said(trained):
+    config = recorded(GRAM, tokenizer("llama3"), trained)
+    assert said_of(config, tokenizer("llama3"), include_reasoning=trained) == []
+    (said,) = said_of(config, tokenizer("llama3"), include_reasoning=not trained)
+    assert said.startswith(f"the judge was trained with include_reasoning={trained} and is used with {not trained}: ")
 
 
 def test_another_preset_is_said_once(caplog):

@@ -275,6 +275,7 @@ def refused(tmp_path, message, stage="finetune", **values):
         ("run.yaml: there is no key 'leaning_rate'", {"leaning_rate": 1}),
         ("run.yaml: expected a value for train_data", {"train_data": None}),
         ("run.yaml: train_data: expected a name", {"train_data": 3}),
+        ("run.yaml: eval_data: expected names of data, since standard input", {"eval_data": ["-"]}),
         ("run.yaml: cutoff_len: expected a positive integer, got 'long'", {"cutoff_len": "long"}),
         ("run.yaml: label_smoothing: expected a number", {"label_smoothing": 1.5}),
         ("run.yaml: learning_rate: expected a number, got 'fast'", {"learning_rate": "fast"}),

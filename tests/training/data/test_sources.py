@@ -1,5 +1,7 @@
 """Where pairs come from: files, entries of a dataset_info.json, folders and the hub, and names that stand for none."""
 
+import gzip
+import io
 import re
 import sys
 from types import SimpleNamespace
@@ -131,6 +133,14 @@ def test_what_the_hub_says_is_passed_on_in_one_line(monkeypatch):
     said = "as a data set on the hub, there being no such file, after 1 rows: gone away and more"
     with pytest.raises(InputError, match=f"^cannot read org/name:train {said}$"):
         read("org/name")
+
+
+def test_standard_input_and_tables_are_pairs_as_files_of_lines_are(tmp_path, monkeypatch):
+    (tmp_path / "pairs.csv").write_bytes(b"prompt,chosen,rejected,system\r\np,a,b,\r\n")
+    assert texts(read(tmp_path / "pairs.csv")) == [("p", "a", "b", "A")]
+    packed = gzip.compress((tmp_path / "pairs.csv").read_bytes())
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(packed)))
+    assert [record.where for record in read("-")] == ["standard input line 2"]
 
 
 def test_a_folder_is_read_by_the_datasets_library(tmp_path):
