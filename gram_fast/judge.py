@@ -75,6 +75,7 @@ class PairwiseJudge:
         dtype: str | torch.dtype = "auto",
         preset: str = "auto",
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenizer: str | None = None,
         runner: str = "auto",
         attention: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
@@ -100,6 +101,8 @@ class PairwiseJudge:
                 the checkpoint was trained with.
             chat_template_kwargs: variables of the checkpoint's chat template, such as {"date_string": "26 Jul 2024"};
                 beside those that the checkpoint records, and before them.
+            tokenizer: a folder or a name on the hub whose tokenizer, with its chat template, is used in place of the
+                checkpoint's own, as `-bm` of GRAM's scripts does. `revision` is not that of its repository.
             runner: "dense" (Llama, Qwen2, Qwen3 and Mistral, by this package's own model), "transformers" (any decoder
                 with plain attention, by transformers' code) or "auto": dense where possible; the choice is logged.
             attention: "auto" or one of `gram_fast.ops.BACKENDS["tree_attention"]`.
@@ -130,6 +133,7 @@ class PairwiseJudge:
         options = JudgeOptions(
             preset=preset,
             chat_template_kwargs=chat_template_kwargs,
+            tokenizer=tokenizer,
             device=device,
             dtype=dtype,
             runner=runner,

@@ -59,6 +59,8 @@ class RunConfig:
     """Type of the weights; with bf16: true, computation is in bfloat16 in any case."""
     lora: LoraOptions | None = None
     """Train low-rank adapters instead of all parameters; they are merged into the result."""
+    tokenizer: str | None = None
+    """A checkpoint whose tokenizer and chat template are used, and saved, in place of the model's own."""
     revision: str | None = None
     trust_remote_code: bool = False
 
@@ -123,7 +125,7 @@ class RunConfig:
             expect(isinstance(value, list) and all(isinstance(v, str) for v in value), key, "a name or a list of names")
             expect("-" not in value, key, "names of data, since standard input cannot be read in every pass")
         expect(bool(self.train_data), "train_data", "at least one name")
-        for key in ("dataset_info", "revision"):
+        for key in ("dataset_info", "tokenizer", "revision"):
             expect(getattr(self, key) is None or isinstance(getattr(self, key), str), key, "text")
         for key in ("streaming", "skip_bad", "include_reasoning", "trust_remote_code"):
             expect(isinstance(getattr(self, key), bool), key, "true or false")

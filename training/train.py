@@ -86,7 +86,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
 def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path:
     checkpoint = on_main_process(arguments, lambda: _checkpoint_to_resume(stage, config, arguments))
     hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_tokenizer(config.model_name_or_path, **hub)
+    tokenizer = load_tokenizer(config.model_name_or_path, config.tokenizer, **hub)
     model_config = load_config(config.model_name_or_path, **hub)
     kwargs = {**_dated_before(checkpoint), **config.chat_template_kwargs}
     template = fix_date(find_template(config.preset, model_config, kwargs), tokenizer)

@@ -33,7 +33,7 @@ class ModelOptions(JudgeOptions):
     @property
     def recorded(self) -> dict[str, Any]:
         """Options that every output row records, and the digest of the checkpoint's configuration."""
-        of_prompt = ("preset", "chat_template_kwargs", "include_reasoning")
+        of_prompt = ("preset", "chat_template_kwargs", "tokenizer", "include_reasoning")
         options = {
             name: getattr(self, name) for name in ("model", "revision", *of_prompt, "deterministic", "max_length")
         }

@@ -30,7 +30,7 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
     if options.tensor_parallel and len(devices) > 1:
         raise BackendError(f"tensor_parallel=True: expected one device a process, got {len(devices)}")
     config = load_config(name, **options.hub)
-    tokenizer = _pair_tokenizer(load_tokenizer(name, **options.hub), config, options)
+    tokenizer = _pair_tokenizer(load_tokenizer(name, options.tokenizer, **options.hub), config, options)
     # load_runners is lazy: each runner is checked before the next is loaded.
     comparers = [
         _comparer_of(tokenizer, runner, options)

@@ -19,6 +19,7 @@ _CPU = torch.device("cpu")
 # Of names and switches. A switch that is text would count as on, "false" too.
 _TYPES: dict[str, tuple[type, ...]] = {
     "preset": (str, PathLike),
+    "tokenizer": (str, PathLike, NoneType),
     "runner": (str,),
     "attention": (str,),
     "deterministic": (bool,),
@@ -55,6 +56,9 @@ class JudgeOptions:
     chat_template_kwargs: Annotated[
         Mapping[str, Any] | None,
         Flag(dict, 'Variables of the checkpoint\'s chat template, as JSON: {"date_string": "26 Jul 2024"}.'),
+    ] = None
+    tokenizer: Annotated[
+        str | None, Flag(str, "Checkpoint whose tokenizer and chat template are used in place of the model's own.")
     ] = None
     device: Annotated[
         str | torch.device | Sequence[str | torch.device],

@@ -15,14 +15,16 @@ from gram_fast.text.tokenizer_check import check_ids, is_panic, read_alike
 log = logging.getLogger(__name__)
 
 
-def load_tokenizer(name: str, **hub: Any) -> Any:
-    """Loads the tokenizer of a checkpoint, a folder or a name on the hub.
+def load_tokenizer(name: str, other: str | None = None, **hub: Any) -> Any:
+    """Loads the tokenizer of a checkpoint, a folder or a name on the hub; or that of another checkpoint in its place.
 
     `hub`: revision, token and trust_remote_code as in transformers. Some of transformers' classes take vocabulary and
     merges from tokenizer.json and make the rest themselves; where that reads text differently, the file itself is
     loaded, with a warning. An adapter may bring its own, and has that of its base otherwise. Raises
     UnsupportedModelError when there is no tokenizer.
     """
+    if other is not None:
+        name, hub = str(other), {**hub, "revision": None}
     source = find_source(name, **hub)
     if source.adapter is not None and find_file(source.adapter, "tokenizer_config.json", **hub):
         name = source.adapter

@@ -20,6 +20,7 @@ GIVEN = {
         ["--chat-template-kwargs", '{"date_string": "26 Jul 2024"}'],
         {"date_string": "26 Jul 2024"},
     ),
+    "tokenizer": (["--tokenizer", "base"], "base"),
     "device": (["--device", "cpu,cpu"], "cpu,cpu"),
     "dtype": (["--dtype", "bfloat16"], "bfloat16"),
     "runner": (["--runner", "dense"], "dense"),

@@ -4,12 +4,12 @@ import json
 import logging
 
 import pytest
-from helpers.small_models import CONFIGS, tiny_model
+from helpers.small_models import CONFIGS, tiny_model, write_judge
 from helpers.small_tokenizers import MAKE
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from gram_fast.errors import UnsupportedModelError
+from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.tokenizer import load_tokenizer
 
@@ -105,3 +105,16 @@ def test_tokenizer_that_panics_is_one_sentence(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": broken}))
     with pytest.raises(UnsupportedModelError, match=r"^cannot load a tokenizer from .*: Precompiled: .*$"):
         load_tokenizer(name)
+
+
+def test_tokenizer_of_another_folder_is_used_with_its_chat_template(tmp_path):
+    base = tmp_path / "base"
+    write(base, "llama3", "PreTrainedTokenizerFast")
+    judge = PairwiseJudge.from_pretrained(write_judge(tmp_path / "judge", vocab_size=1000), tokenizer=str(base))
+    text = judge.comparer.tokenizer.text.fill("q", "a", "b")
+    assert text.startswith("<|begin_of_text|><|start_header_id|>user")
+    expected = MAKE["llama3"]()(text, add_special_tokens=False)["input_ids"]
+    assert judge.comparer.tokenizer.whole_ids([("q", "a", "b")])[0].tolist() == expected
+    assert 0 < judge.compare("q", "a", "b").p < 1
+    with pytest.raises(InputError, match="nothing"):
+        PairwiseJudge.from_pretrained(tmp_path / "judge", tokenizer=str(tmp_path / "nothing"))

@@ -12,11 +12,13 @@ import torch
 import transformers
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DeepSpeedPlugin
+from helpers.small_models import CONFIGS, tiny_tokenizer
 from helpers.small_training import run, write_checkpoint, write_obvious_pairs, write_pairs
 from safetensors.torch import load_file
 
 from gram_fast import PairwiseJudge
 from gram_fast.errors import InputError
+from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.training.config import RunConfig, accelerate_configs, recipes
 from gram_fast.training.train import train
 
@@ -412,3 +414,11 @@ def test_a_pair_may_not_be_longer_than_the_model_can_read(labeled, tmp_path):
     model = write_checkpoint(tmp_path / "model", max_position_embeddings=64)
     with pytest.raises(InputError, match=r"cutoff_len: expected at most 64 \(max_position_embeddings\), got 2048"):
         run("finetune", model, labeled, tmp_path / "out", max_steps=1)
+
+
+def test_the_tokenizer_of_another_folder_is_trained_with_and_saved(base, labeled, tmp_path):
+    other = tiny_tokenizer(vocab_size=400)
+    other.save_pretrained(tmp_path / "other")
+    CONFIGS["qwen3"]().save_pretrained(tmp_path / "other")
+    result = run("finetune", base, labeled, tmp_path / "out", tokenizer=str(tmp_path / "other"), max_steps=1)
+    assert load_tokenizer(str(result)).get_vocab() == other.get_vocab() != load_tokenizer(str(base)).get_vocab()
