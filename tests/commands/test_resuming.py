@@ -171,6 +171,6 @@ def test_no_row_that_could_be_scored_is_no_success(rank, tmp_path):
     with pytest.raises(InputError, match=r"none of 3 rows could be scored, the first: .* line 1: responses"):
         rank("--skip-bad", "--max-length", 20)
     (tmp_path / "in.jsonl").write_text('{"prompt": "p"}\n')
-    with pytest.raises(InputError, match=r"none of 1 rows could be scored, the first: .* line 1: expected a key"):
+    with pytest.raises(InputError, match=r"none of 1 rows could be scored, the first: .* line 1: expected a field"):
         rank("--skip-bad", model="./nothing")
     assert not (tmp_path / "out.jsonl").exists()
