@@ -87,11 +87,11 @@ class PairwiseJudge:
         token: str | bool | None = None,
         trust_remote_code: bool = False,
     ) -> "PairwiseJudge":
-        """Loads a judge from a folder or the Hugging Face hub.
+        """Loads a judge from a folder, a file or the Hugging Face hub.
 
         Args:
-            name_or_path: a causal language model in transformers' format, or an adapter of peft on one, with a
-                tokenizer that has a chat template.
+            name_or_path: a causal language model in transformers' format, an adapter of peft on one, or a `.gguf` file,
+                with a tokenizer that has a chat template.
             device: "auto" (CUDA where there is a GPU, else the CPU) or a torch device; or several of one kind,
                 "cuda:all", a list or "cuda:0,cuda:2". Each then holds the whole model and takes its share of every
                 call's groups, none of which is divided. The CPU may be named twice, to try it.

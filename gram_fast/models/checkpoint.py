@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from gram_fast.errors import InputError, UnsupportedModelError, one_line
 from gram_fast.models.adapters import merge_adapter
 from gram_fast.models.files import find_file, find_files, find_source, read_object
+from gram_fast.models.gguf import check_gguf
 from gram_fast.models.sizes import check_configuration, check_fits, check_numbers
 from gram_fast.text.prompts import PairTemplate, preset_names
 from gram_fast.text.tokens import PairTokenizer
@@ -31,6 +32,7 @@ def load_model(
     *,
     kind: Any = AutoModelForCausalLM,
     new_weights: Collection[str] = (),
+    config: Any = None,
     **hub: Any,
 ) -> Any:
     """Loads a model of a checkpoint onto the CPU; an adapter is merged into its base.
@@ -40,22 +42,24 @@ def load_model(
         dtype: of the weights, as in transformers.
         kind: transformers' class.
         new_weights: names of weights that the checkpoint may lack.
+        config: its configuration, where it has been loaded.
         hub: revision, token and trust_remote_code as in transformers, and more keyword arguments for `kind`.
 
     Raises InputError when there is no such checkpoint, weights are missing or have other shapes than the configuration
     says; errors of `merge_adapter`.
     """
     source = find_source(name, **hub)
-    files, where = find_files(source.name, **source.hub), f"checkpoint {source.name!r}"
-    config = load_config(source.name, **source.hub)
+    where = f"checkpoint {source.where!r}"
+    config = config or load_config(source.where, **source.hub)
+    files = [source.gguf] if source.gguf else find_files(source.name, **source.hub)
     if files and not getattr(config, "auto_map", None):
         check_fits(config, kind, files, where)
     try:
         model, info = kind.from_pretrained(
-            source.name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **source.hub
+            source.name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **source.options
         )
     except Exception as error:  # transformers and safetensors raise anything for a broken file
-        raise InputError(f"cannot load a causal language model from {source.name!r}: {one_line(error)}") from error
+        raise InputError(f"cannot load a causal language model from {source.where!r}: {one_line(error)}") from error
     if missing := sorted(set(info["missing_keys"]) - set(new_weights)):
         raise InputError(f"{where} lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]!r}")
     if mismatched := sorted(info["mismatched_keys"]):
@@ -77,14 +81,15 @@ def load_config(name: str, **hub: Any) -> Any:
     Raises InputError when there is none, and when it has sizes or a rotary embedding that no model can have.
     """
     source = find_source(name, **hub)
-    file = find_file(source.name, "config.json", **source.hub)
-    where = f"checkpoint {source.name!r}"
-    if file is not None:
+    where = f"checkpoint {source.where!r}"
+    if source.gguf is not None:
+        check_gguf(source.gguf)
+    elif file := find_file(source.name, "config.json", **source.hub):
         check_numbers(read_object(file), where)
     try:
-        config = AutoConfig.from_pretrained(source.name, **source.hub)
+        config = AutoConfig.from_pretrained(source.name, **source.options)
     except Exception as error:  # transformers raises anything for a broken file
-        raise InputError(f"cannot load a model configuration from {source.name!r}: {one_line(error)}") from error
+        raise InputError(f"cannot load a model configuration from {source.where!r}: {one_line(error)}") from error
     check_configuration(config, where)
     return config
 

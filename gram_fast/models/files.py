@@ -25,7 +25,7 @@ _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 @dataclass(frozen=True)
 class Source:
-    """What the name of a checkpoint stands for: whole weights, or an adapter on those of its base."""
+    """What the name of a checkpoint stands for: whole weights, an adapter on those of its base, or a GGUF file."""
 
     name: str
     """Folder, or name on the hub, that has the configuration and the whole weights."""
@@ -33,6 +33,18 @@ class Source:
     """Keyword arguments of transformers' loading functions for `name`: revision, token, trust_remote_code."""
     adapter: str | None = None
     """Folder, or name on the hub, of the adapter."""
+    gguf: Path | None = None
+    """A GGUF file in the folder `name` that holds configuration, tokenizer and weights."""
+
+    @property
+    def where(self) -> str:
+        """The checkpoint of whole weights, for messages: `name`, or the path of the GGUF file."""
+        return self.name if self.gguf is None else str(self.gguf)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of transformers' loading functions beside the name."""
+        return self.hub if self.gguf is None else {**self.hub, "gguf_file": self.gguf.name}
 
 
 def find_source(name: str, **hub: Any) -> Source:
@@ -42,7 +54,7 @@ def find_source(name: str, **hub: Any) -> Source:
     """
     name = os.path.expanduser(name)
     if os.path.isfile(name):
-        raise InputError(f"expected a checkpoint folder, {name!r} is a file")
+        return _gguf_source(Path(name), hub)
     if name.startswith((".", "/")) and not os.path.isdir(name):
         raise InputError(f"there is no checkpoint folder {name!r}")
     adapter_config = find_file(name, _ADAPTER_CONFIG, **hub)
@@ -60,6 +72,14 @@ def find_source(name: str, **hub: Any) -> Source:
     if not adapter:
         raise InputError(f"{name!r} holds {_ADAPTER_CONFIG} without {_ADAPTER_WEIGHTS[0]}")
     return _base_of(name, adapter_config, hub)
+
+
+def _gguf_source(path: Path, hub: dict[str, Any]) -> Source:
+    if path.suffix != ".gguf":
+        raise InputError(f"expected a checkpoint folder or a .gguf file, {str(path)!r} is another file")
+    if (path.parent / _ADAPTER_CONFIG).exists():
+        raise InputError(f"{str(path)!r} and {_ADAPTER_CONFIG} are in one folder: expected them apart")
+    return Source(str(path.parent), hub, gguf=path)
 
 
 def _base_of(name: str, adapter_config: Path, hub: dict[str, Any]) -> Source:

@@ -45,7 +45,7 @@ def load_runners(
                 dense = read_dense_model(name, config, label_ids, device, exact, processes, **files)
                 runner = DenseRunner(dense, config, options.attention, deterministic=options.deterministic)
             else:
-                model = load_model(name, dtype, **options.hub).to(device).eval().requires_grad_(False)
+                model = load_model(name, dtype, config=config, **options.hub).to(device).eval().requires_grad_(False)
                 runner = TransformersRunner(model, label_ids, options.attention)
         # Behind the context: until the next runner is asked for, the current device is the caller's.
         yield runner
@@ -61,7 +61,8 @@ def find_runner(name: str, config: Any, options: JudgeOptions) -> str:
     if options.runner == "transformers":
         return "transformers"
     source = find_source(name, **options.hub)
-    check_sizes(config, find_files(source.name, **source.hub), f"checkpoint {source.name!r}")
+    if source.gguf is None:
+        check_sizes(config, find_files(source.name, **source.hub), f"checkpoint {source.name!r}")
     problem = dense_problem(name, config, **options.hub)
     if problem and (options.runner == "dense" or options.dense_only):
         raise UnsupportedModelError(f"runner 'dense' cannot run {name!r}: {problem}")

@@ -32,8 +32,8 @@ _SIZES = (
 )
 # Those that are no larger than some tensor has numbers.
 _WIDTHS = ("hidden_size", "vocab_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-# Numbers of a model for each byte of its files: two where 4 bits are packed, and room for what is not stored.
-_NUMBERS_PER_BYTE = 4
+# Numbers of a model for each byte of its files: as many where a number has one bit.
+_NUMBERS_PER_BYTE = 8
 
 
 def check_numbers(values: dict[str, Any], where: str) -> None:
@@ -90,12 +90,12 @@ def check_sizes(config: Any, files: Sequence[Path], where: str) -> None:
 
 
 def check_fits(config: Any, kind: Any, files: Sequence[Path], where: str) -> None:
-    """Raises InputError where a configuration describes a model that its safetensors files cannot hold.
+    """Raises InputError where a configuration describes a model that its files cannot hold.
 
     `kind`: transformers' class of the model. Also raises like `check_sizes`, which keeps the model that is made here,
     without memory for its weights, small.
     """
-    check_sizes(config, files, where)
+    check_sizes(config, [file for file in files if file.suffix == ".safetensors"], where)
     if is_deepspeed_zero3_enabled():  # It divides the weights of every model as it is made.
         return
     size = sum(file.stat().st_size for file in files)

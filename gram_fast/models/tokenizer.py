@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gram_fast.errors import GramFastError, UnsupportedModelError, one_line
 from gram_fast.models.files import find_file, find_source
+from gram_fast.models.gguf import read_gguf_tokenizer
 from gram_fast.text.tokenizer_check import check_ids, is_panic, read_alike
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ def load_tokenizer(name: str, other: str | None = None, **hub: Any) -> Any:
     if other is not None:
         name, hub = str(other), {**hub, "revision": None}
     source = find_source(name, **hub)
+    if source.gguf is not None:
+        return read_gguf_tokenizer(source.gguf)
     if source.adapter is not None and find_file(source.adapter, "tokenizer_config.json", **hub):
         name = source.adapter
     else:

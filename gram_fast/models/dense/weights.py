@@ -44,8 +44,11 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         return f"its heads are {head_dim(config)} wide, expected at most {MAX_HEAD_DIM}"
     if getattr(config, "transformers_weights", None) is not None:
         return "its configuration names a file of weights"
-    if find_source(name, **hub).adapter is not None:
+    source = find_source(name, **hub)
+    if source.adapter is not None:
         return "it is an adapter on a base"
+    if source.gguf is not None:
+        return "it is a GGUF file"
     with opened(find_files(name, **hub)) as tensors:
         if not tensors:
             return "it has no safetensors"
