@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gram_fast.errors import InputError, UnsupportedModelError, one_line
+from gram_fast.text.bounded import bounded_template, words_of
 from gram_fast.text.digest import digest
 from gram_fast.text.messages import Message
 from gram_fast.text.settings import check_settings, split_front_matter
@@ -170,6 +171,21 @@ class ChatText:
             )
         return text
 
+    def reacting_words(self, template: PairTemplate, tokenizer: ChatTokenizer) -> tuple[str, ...]:
+        """Words in a slot to which the chat template would react, by another text or an error, such as "/no_think"."""
+        programs = tokenizer.chat_template
+        source = "".join(programs.values()) if isinstance(programs, dict) else str(programs or "")
+        words = [] if template.frame is not None else words_of(source)
+
+        def reacts(text: str) -> bool:
+            values = [text] * len(self.slots)
+            try:
+                return template.chat(tokenizer, template.fill(*values)) + template.answer_prefix != self.fill(*values)
+            except UnsupportedModelError:
+                return True
+
+        return tuple(word for word in words if reacts(word)) if reacts("\n".join(words)) else ()
+
     def fill(self, *values: str) -> str:
         """Fills the slots with a prompt and each response shown -> the whole text of one presentation."""
         return _join(self.literals, self.slots, values)
@@ -190,9 +206,10 @@ def render_chat(
     if "strftime_now" in variables:
         variables["strftime_now"] = datetime.fromisoformat(variables["strftime_now"]).strftime
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
-        )
+        with bounded_template():
+            return tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
+            )
     except Exception as error:  # jinja2 raises what the template's author wrote
         raise UnsupportedModelError(f"the checkpoint's chat template failed: {one_line(error)}") from error
 

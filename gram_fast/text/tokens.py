@@ -76,7 +76,8 @@ class PairTokenizer:
         _warn_of_variables(template, tokenizer, self.date_remedy)
         only = _template_only(tokenizer, template)
         self._secret_names = {token: f"\ue002{secrets.token_hex(12)}\ue003" for token in only}
-        self._markers = (*template.markers, *self._secret_names)
+        reacting = self.text.reacting_words(template, tokenizer)
+        self._markers = tuple(dict.fromkeys((*template.markers, *self._secret_names, *reacting)))
         self._tokenizer = _private_copy(tokenizer, self._secret_names)
         self._literals = tuple(self._to_secret(literal) for literal in self.text.literals)
         with tokenizer_errors("read text"):
@@ -132,7 +133,10 @@ class PairTokenizer:
         )
 
     def flags(self, text: str) -> tuple[str, ...]:
-        """Finds the lines of the template and the special tokens that `text` contains."""
+        """Finds the lines of the template, the special tokens and the words of the chat template in `text`.
+
+        The words are those to which the chat template would react; to the judge they are text.
+        """
         return tuple(marker for marker in self._markers if marker in text)
 
     def long_beginning(self, text: str, limit: int) -> tuple[int, int] | None:
