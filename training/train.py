@@ -27,6 +27,7 @@ from gram_fast.models.checkpoint import (
     load_model,
     record_prompt,
     warn_of_another_prompt,
+    write_record,
 )
 from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.models.tokenizer import load_tokenizer
@@ -273,6 +274,8 @@ def _save_merged(
     loss = lora.trained_loss(trainer, batch)
     with staged_folder(folder / "adapter", trainer.args.should_save) as staged:
         trainer.save_model(str(staged))
+        if trainer.args.should_save:
+            write_record(trainer.model.config, staged)
     if trainer.is_world_process_zero():
         # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
         unset_hf_deepspeed_config()

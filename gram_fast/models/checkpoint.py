@@ -1,10 +1,12 @@
 """Loads the model and configuration of a checkpoint with transformers, and finds its prompt template."""
 
+import json
 import logging
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # Key in a checkpoint's config.json under which it records the prompt that it was trained with.
 _RECORD = "gram_fast"
+# Beside an adapter, the same record.
+_RECORD_FILE = "gram_fast.json"
 # Characters of two prompts that a message quotes from where they differ.
 _EXCERPT = 24
 
@@ -91,6 +95,8 @@ def load_config(name: str, **hub: Any) -> Any:
     except Exception as error:  # transformers raises anything for a broken file
         raise InputError(f"cannot load a model configuration from {source.where!r}: {one_line(error)}") from error
     check_configuration(config, where)
+    if source.adapter is not None and (file := find_file(source.adapter, _RECORD_FILE, **hub)):
+        setattr(config, _RECORD, read_object(file))
     return config
 
 
@@ -139,6 +145,11 @@ def records_template(config: Any, template: PairTemplate) -> bool:
     """Whether a model's configuration records that it was trained with this template."""
     recorded, _ = _recorded_template(config)
     return recorded is not None and _without_kwargs(recorded) == _without_kwargs(template)
+
+
+def write_record(config: Any, folder: Path) -> None:
+    """Writes what `record_prompt` recorded beside an adapter, which has no configuration of its own."""
+    (folder / _RECORD_FILE).write_text(json.dumps(getattr(config, _RECORD), indent=2) + "\n", "utf-8")
 
 
 def warn_of_another_prompt(config: Any, tokenizer: PairTokenizer, include_reasoning: bool) -> None:

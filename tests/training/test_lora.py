@@ -63,6 +63,13 @@ def test_a_tied_embedding_without_adapters_stays_tied(tied, pairs, tmp_path, cap
     assert "lora.target_modules" not in caplog.text
 
 
+def test_the_adapter_alone_is_the_judge_with_its_prompt(tied, pairs, tmp_path):
+    out, _ = trained(tied, pairs, tmp_path / "out", lora={"r": 4})
+    whole, adapter = (PairwiseJudge.from_pretrained(folder, device="cpu") for folder in (out, out / "adapter"))
+    assert adapter.comparer.tokenizer.template == whole.comparer.tokenizer.template
+    assert judged_loss(out / "adapter", pairs) == pytest.approx(judged_loss(out, pairs), abs=1e-5)
+
+
 def test_a_merge_to_another_model_is_an_error_that_keeps_the_adapters(tied, pairs, tmp_path, monkeypatch):
     """peft's merge by itself gives the adapted embedding to the tied output embedding, too."""
     monkeypatch.setattr(adapters, "head_of_adapted_embedding", lambda model: None)
