@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers.small_models import write_judge
+
+from gram_fast import SMALL_JUDGE
 
 ROWS = [{"id": k, "prompt": f"Name colour {k}.", "responses": ["Blue.", f"Red {k}."]} for k in range(300)]
 
@@ -47,8 +48,8 @@ def test_a_report_that_cannot_be_printed(source, stdout, code, message):
     assert (run.returncode, run.stderr) == (code, message)
 
 
-def test_a_reader_that_takes_one_row_ends_the_command_quietly(source, tmp_path):
-    arguments = ("compare", "-m", write_judge(tmp_path), "-i", source)
+def test_a_reader_that_takes_one_row_ends_the_command_quietly(source):
+    arguments = ("compare", "-m", SMALL_JUDGE, "-i", source)
     with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         first = process.stdout.readline()
         process.stdout.close()
