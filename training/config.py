@@ -192,6 +192,9 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
     values = dict(values)
     if values.get("label_smoothing_factor"):
         raise InputError(f"{source}: label_smoothing_factor smooths over the vocabulary: expected label_smoothing")
+    if values.get("push_to_hub"):
+        # For it transformers writes the result once more, neither whole or absent nor, with lora, merged.
+        raise InputError(f"{source}: push_to_hub: expected false, and `hf upload` of the finished folder")
     if "warmup_ratio" in values:
         # The name before transformers 5, where a value of warmup_steps below 1 is the ratio.
         ratio = values.pop("warmup_ratio")

@@ -134,11 +134,6 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(final))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Does nothing: transformers calls it before the checkpoint has its name, `_save_checkpoint` afterwards."""
 
 
 @contextmanager

@@ -287,6 +287,7 @@ def refused(tmp_path, message, stage="finetune", **values):
             {"streaming": True, "max_steps": 3, "save_strategy": "epoch"},
         ),
         ("run.yaml: max_steps: expected a number, got None", {"streaming": True, "max_steps": None}),
+        ("run.yaml: push_to_hub: expected false", {"push_to_hub": True}),
         ("run.yaml: label_smoothing_factor .* expected label_smoothing", {"label_smoothing_factor": 0.1}),
         ("run.yaml: expected one of warmup_ratio and warmup_steps", {"warmup_ratio": 0.1, "warmup_steps": 3}),
         ("run.yaml: lora: there is no key 'rank'", {"lora": {"rank": 3}}),
