@@ -79,6 +79,8 @@ def test_judge_that_expects_no_label_is_warned_of_with_the_prompts_end(caplog):
     rows = dict(checkpoint(judge.comparer))
     assert "'*'" in rows["next tokens"]
     assert f"number {found.rank + 1}" in rows["next tokens"]
+    assert rows["prompt ends in"] == repr(found.prompt_end)
+    assert rows["tokenizer"] == "samples of text come back from their token ids"
 
 
 def test_judge_with_the_prompt_that_it_records_is_not_warned_of(caplog):
