@@ -1,4 +1,4 @@
-// The Python module gram_fast._C: token tree, plans and tables. Tables are checked in gram_fast/ops.
+// The Python module gram_fast._C: token tree, plans and tables. Tables that Python hands over are checked here.
 #include "bindings.h"
 
 #include <pybind11/numpy.h>
@@ -50,11 +50,25 @@ py::array_t<int32_t> to_array(FlatTable table) {
 // Views of arrays, which must outlive them.
 std::span<const int64_t> integers(const Table& table) { return {table.data(), static_cast<size_t>(table.size())}; }
 
-SpanTables span_tables(const Table& spans, const Table& range_offsets, const Table& ranges) {
+SpanTables views(const Table& spans, const Table& range_offsets, const Table& ranges) {
   const auto extents = [](const Table& table) {
+    if (table.ndim() != 2 || table.shape(1) != kExtentColumns) {
+      throw std::invalid_argument("spans_N2 and ranges_R2: expected rows of start and end");
+    }
     return std::span{reinterpret_cast<const Extent*>(table.data()), static_cast<size_t>(table.size() / kExtentColumns)};
   };
   return {.spans = extents(spans), .range_offsets = integers(range_offsets), .ranges = extents(ranges)};
+}
+
+// The same, checked: what is made of them stays within the 32-bit slots that kernels count.
+SpanTables span_tables(const Table& spans, const Table& range_offsets, const Table& ranges) {
+  const SpanTables tables = views(spans, range_offsets, ranges);
+  check_spans(tables, kMaxSlots, tables.num_tokens());
+  if (tables.num_tokens() > kMaxSlots) {
+    throw std::invalid_argument("spans_N2: expected at most " + std::to_string(kMaxSlots) + " tokens, got " +
+                                std::to_string(tables.num_tokens()));
+  }
+  return tables;
 }
 
 py::dict table_layout() {
@@ -162,14 +176,16 @@ void bind_tables(py::module_& m) {
   m.def(
       "check_spans",
       [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t num_slots, int64_t num_tokens) {
-        check_spans(span_tables(spans, range_offsets, ranges), num_slots, num_tokens);
+        check_spans(views(spans, range_offsets, ranges), num_slots, num_tokens);
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("num_slots"), py::arg("num_tokens"));
   m.def(
       "leaf_items",
       [](const Table& spans, const Table& range_offsets, const Table& ranges, const Table& leaf_rows,
          int64_t min_items) {
-        return to_array(leaf_items(span_tables(spans, range_offsets, ranges), integers(leaf_rows), min_items));
+        const SpanTables tables = span_tables(spans, range_offsets, ranges);
+        check_leaf_rows(integers(leaf_rows), tables.num_tokens());
+        return to_array(leaf_items(tables, integers(leaf_rows), min_items));
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"), py::arg("min_items") = 0);
 }

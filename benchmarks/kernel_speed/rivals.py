@@ -85,14 +85,10 @@ def in_order(out_THE: Tensor) -> Tensor:
 
 def tree_attention(problem: Problem) -> Prepared:
     """Prepares our own kernel."""
-    tables = problem.forest.tables
-    tiles = ops.attention_tiles(*tables, problem.heads.group, problem.device)
-    q_THE, k_TKE, v_TKE = problem.q, problem.k, problem.v
-    backend = ops.resolve_backend("tree_attention", "triton", problem.device, q_THE.dtype)
-    return Prepared(
-        lambda: ops.tree_attention(q_THE, k_TKE, v_TKE, *tables, problem.scale, backend, tiles),
-        in_order,
-    )
+    backend = ops.resolve_backend("tree_attention", "triton", problem.device, problem.q.dtype)
+    tables = ops.TreeTables.of(ops.Spans(*problem.forest.tables), backend, problem.heads.group, problem.device)
+    attend = ops.bind("tree_attention", backend)
+    return Prepared(lambda: attend(problem.q, problem.k, problem.v, tables, problem.scale), in_order)
 
 
 Varlen = Callable[[Tensor, Tensor, Tensor, "Lengths", "Lengths", float, bool], tuple[Tensor, Tensor]]

@@ -195,17 +195,19 @@ def measure_attention(problem: Problem, clock: Clock) -> list[Row]:
 
 def measure_leaves(problem: Problem, clock: Clock) -> list[Row]:
     """Measures attention of the leaves' last tokens, backend by backend."""
-    tables, leaf_rows = problem.forest.tables, problem.forest.tree_pass.leaf_rows
-    items = ops.leaf_items(*tables, leaf_rows, problem.device)
+    spans, leaf_rows = ops.Spans(*problem.forest.tables), problem.forest.tree_pass.leaf_rows
     q_LHE = problem.q[leaf_rows.to(problem.device)]
     sample = sample_of(len(leaf_rows))
     exact_NHE = exact_rows(problem, leaf_rows[sample].tolist())
 
     def measure(backend: str) -> Row:
+        tables, attend = (
+            ops.LeafTables.of(spans, leaf_rows, backend, problem.device),
+            ops.bind("leaf_attention", backend),
+        )
+
         def launch() -> Any:
-            return ops.leaf_attention(
-                q_LHE, problem.k, problem.v, *tables, leaf_rows, problem.scale, backend=backend, items=items
-            )
+            return attend(q_LHE, problem.k, problem.v, tables, problem.scale)
 
         error = row_error(launch()[sample], exact_NHE)
         if not is_right(error):

@@ -31,6 +31,10 @@ void check_spans(const SpanTables& tables, int64_t num_slots, int64_t num_tokens
     throw std::invalid_argument(expected_spans() + ", got " + std::to_string(spans.size()) + " that end at " +
                                 std::to_string(covered));
   }
+  if (offsets.size() != spans.size() + 1) {
+    throw std::invalid_argument("range_offsets: expected " + std::to_string(spans.size() + 1) + " rows, got " +
+                                std::to_string(offsets.size()));
+  }
   const auto num_ranges = static_cast<int64_t>(ranges.size());
   for (size_t row = 0; row < offsets.size(); ++row) {
     const bool rises = offsets[row] >= (row > 0 ? offsets[row - 1] : 0);

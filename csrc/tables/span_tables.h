@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "tables/layout.h"
@@ -14,11 +15,15 @@ struct SpanTables {
   std::span<const Extent> ranges;          // slots
 
   int64_t num_spans() const { return static_cast<int64_t>(spans.size()); }
+  int64_t num_tokens() const { return spans.empty() ? 0 : spans.back().end; }
   std::span<const Extent> read_by(int64_t span) const {
     const auto begin = static_cast<size_t>(range_offsets[span]), end = static_cast<size_t>(range_offsets[span + 1]);
     return ranges.subspan(begin, end - begin);
   }
 };
+
+// Most slots that the 32-bit tables of kernels can count.
+constexpr int64_t kMaxSlots = std::numeric_limits<int32_t>::max();
 
 // Throws std::invalid_argument unless the spans cover [0, num_tokens) in order and their ranges lie in the slots. The
 // message names the table as the ops do (gram_fast/ops/tables.py).

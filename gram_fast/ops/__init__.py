@@ -16,17 +16,14 @@ from gram_fast.ops.invariant_linear import invariant_linear as invariant_linear
 from gram_fast.ops.invariant_linear import row_dependence as row_dependence
 from gram_fast.ops.label_logits import label_logits as label_logits
 from gram_fast.ops.leaf_attention import leaf_attention as leaf_attention
-from gram_fast.ops.leaf_attention import leaf_items as leaf_items
 from gram_fast.ops.merge_states import merge_states as merge_states
 from gram_fast.ops.path_attention import path_attention as path_attention
-from gram_fast.ops.path_attention import path_tiles as path_tiles
 from gram_fast.ops.rotary_into_cache import rotary_into_cache as rotary_into_cache
 from gram_fast.ops.swiglu import swiglu as swiglu
 from gram_fast.ops.tables import LeafTables as LeafTables
 from gram_fast.ops.tables import PathTables as PathTables
 from gram_fast.ops.tables import Spans as Spans
 from gram_fast.ops.tables import TreeTables as TreeTables
-from gram_fast.ops.tree_attention import attention_tiles as attention_tiles
 from gram_fast.ops.tree_attention import tree_attention as tree_attention
 
 _OPS = (
@@ -48,8 +45,9 @@ BACKENDS: dict[str, tuple[str, ...]] = {op: op_module(op).BACKENDS.names for op 
 def bind(op: str, backend: str) -> Callable[..., Any]:
     """The function behind an op, without its checks and without dispatch by torch.library: arguments are trusted.
 
-    `backend`: from `resolve_backend`. An attention op takes a tables object in place of its table arguments. On a
-    machine with several GPUs the caller makes the device of the tensors the current one.
+    `backend`: from `resolve_backend`. An attention op takes a tables object in place of its table arguments; `of` of
+    its class checks and makes one for all layers of a pass. On a machine with several GPUs the caller makes the device
+    of the tensors the current one.
     """
     function: Callable[..., Any] = op_module(op).implementation(backend)
     return function

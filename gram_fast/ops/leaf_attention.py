@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
-from gram_fast.kernels.tables import leaf_table_parts, leaf_table_size
+from gram_fast.kernels.tables import leaf_table_parts
 from gram_fast.ops.backends import MAX_HEAD_DIM, Backends, check_backend
 from gram_fast.ops.checks import DTYPES, check_states, expect, on_device_of, stream_of
 from gram_fast.ops.tables import MAX_SLOTS, LeafTables, Spans, check_leaf_rows
@@ -90,7 +90,6 @@ def leaf_attention(
     leaf_rows_L: Tensor,
     scale: float,
     backend: str,
-    items: Tensor | None = None,
 ) -> Tensor:
     """Computes attention of the last token of each leaf over its path -> [L, H, E], contiguous, dtype as q_LHE.
 
@@ -106,27 +105,24 @@ def leaf_attention(
         leaf_rows_L: int64 [L] on the CPU, 0 <= row < T.
         scale: factor on the scores, above 0, usually E ** -0.5.
         backend: one of BACKENDS["leaf_attention"] (see resolve_backend for "auto").
-        items: result of `leaf_items` for these tables, whose content is trusted; None to make it here.
 
-    Raises ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that
-    cannot run.
+    Tables for the backend are made in every call; `bind` takes one `LeafTables` for all layers of a pass. Raises
+    ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that cannot
+    run.
     """
     sizes = check_states("q_LHE", q_LHE, k_SKE, v_SKE)
     num_slots, num_leaves = sizes["S"], sizes["L"]
     expect(sizes["E"] <= MAX_HEAD_DIM, "q_LHE", f"a head width of at most {MAX_HEAD_DIM}", sizes["E"])
     expect(num_slots <= MAX_SLOTS, "k_SKE", f"at most {MAX_SLOTS} slots", num_slots)
-    spans = _checked(spans_N2, range_offsets, ranges_R2, leaf_rows_L, num_slots)
+    spans = Spans(spans_N2, range_offsets, ranges_R2).check(num_slots)
+    check_leaf_rows(leaf_rows_L, spans.num_tokens)
     expect(num_slots >= spans.num_tokens, "k_SKE", f"at least T = {spans.num_tokens} slots", num_slots)
     expect(len(leaf_rows_L) == num_leaves, "leaf_rows_L", f"L = {num_leaves} rows", len(leaf_rows_L))
     expect(scale > 0, "scale", "a positive number", scale)
     check_backend("leaf_attention", backend, q_LHE.device, q_LHE.dtype)
     if q_LHE.numel() == 0:
         return q_LHE.new_empty(q_LHE.shape)
-    if backend != "reference" and items is not None:
-        _check_items(items, q_LHE)
-        tables = LeafTables(spans, leaf_rows_L, items)
-    else:
-        tables = LeafTables.of(spans, leaf_rows_L, backend, q_LHE.device)
+    tables = LeafTables.of(spans, leaf_rows_L, backend, q_LHE.device)
     with on_device_of(q_LHE):
         return implementation(backend)(q_LHE, k_SKE, v_SKE, tables, scale)
 
@@ -134,46 +130,3 @@ def leaf_attention(
 @leaf_attention.register_fake
 def _(q_LHE: Tensor, *_: object, **__: object) -> Tensor:
     return q_LHE.new_empty(q_LHE.shape)
-
-
-def leaf_items(
-    spans_N2: Tensor,
-    range_offsets: Tensor,
-    ranges_R2: Tensor,
-    leaf_rows_L: Tensor,
-    device: torch.device,
-    at_least: tuple[int, int] = (0, 0),
-) -> Tensor:
-    """Makes the table of `leaf_attention`'s kernels: int32 [X, columns] on `device`, one row for each of X items.
-
-    For callers that use it more than once. gram_fast::leaf_items (csrc/tables/leaf_items.h) describes it.
-
-    Args:
-        spans_N2, range_offsets, ranges_R2, leaf_rows_L: the tables of a pass, as `leaf_attention` takes them.
-        device: device of the kernels. The host does not wait for the copy.
-        at_least: fewest rows and columns, filled up with empty items and zeros.
-
-    Raises ValueError on a wrong table.
-    """
-    spans = _checked(spans_N2, range_offsets, ranges_R2, leaf_rows_L, MAX_SLOTS)
-    items = LeafTables.of(spans, leaf_rows_L, "extension", device, at_least).items
-    assert items is not None
-    return items
-
-
-def _checked(spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, leaf_rows_L: Tensor, num_slots: int) -> Spans:
-    """The spans of a pass, checked with its leaf rows. Raises ValueError."""
-    spans = Spans(spans_N2, range_offsets, ranges_R2).check(num_slots)
-    check_leaf_rows(leaf_rows_L, spans.num_tokens)
-    return spans
-
-
-def _check_items(items: Tensor, q_LHE: Tensor) -> None:
-    """Raises ValueError unless the table is large enough for the leaves."""
-    expect(items.dim() == 2, "items", "2 dimensions", items.dim())
-    expect(items.dtype == torch.int32, "items", str(torch.int32), items.dtype)
-    expect(items.device == q_LHE.device, "items", f"device {q_LHE.device}", items.device)
-    # Every leaf has at least one entry.
-    is_table = items.is_contiguous() and len(items) > 0
-    is_table = is_table and items.numel() >= leaf_table_size(len(items), len(q_LHE), len(q_LHE))
-    expect(is_table, "items", f"the table that leaf_items makes for {len(q_LHE)} leaves", tuple(items.shape))

@@ -1,4 +1,4 @@
-"""Tables of integers that attention reads: made once per pass of checked spans, then trusted in every layer.
+"""Tables of integers that attention reads: checked and made once per pass, then trusted in every layer.
 
 Shape letters: T packed tokens, S key/value slots, N spans, R key ranges, L leaves, X tiles, P slots of all paths.
 """
@@ -78,12 +78,15 @@ class TreeTables:
         """Makes the tables of a pass for one backend of `tree_attention`.
 
         Args:
-            spans: spans of the pass, checked.
+            spans: spans of the pass.
             backend: one of BACKENDS["tree_attention"].
             group: query heads per key/value head; 1 to 128 for "triton", or ValueError is raised.
             device: device of the layers. The host does not wait for copies to it.
             at_least: fewest rows and columns of `tiles`, filled up with empty tiles and zeros: passes of one bucket
                 have tables of one shape.
+
+        Raises ValueError on spans that are not those of a pass. That the keys and values have the slots which they name
+        is the caller's to know.
         """
         if backend == "triton":
             check_group(group)
@@ -117,7 +120,7 @@ class LeafTables:
         device: torch.device,
         at_least: tuple[int, int] = (0, 0),
     ) -> "LeafTables":
-        """Makes the tables of a pass for one backend; arguments as `TreeTables.of`; leaf rows checked, too."""
+        """Makes the tables of a pass for one backend; arguments and errors as `TreeTables.of`."""
         if backend == "reference":
             return cls(spans, leaf_rows_L)
         table = _C.leaf_items(*spans.arrays, leaf_rows_L.numpy(), at_least[0])
@@ -141,8 +144,9 @@ class PathTables:
 
     @classmethod
     def of(cls, spans: Spans, group: int, device: torch.device) -> "PathTables":
-        """Makes the tables of a pass for `group` query heads per key/value head, 1 to 128; `spans` are checked."""
+        """Makes the tables of a pass; `group`: query heads per key/value head, 1 to 128. Errors as `TreeTables.of`."""
         check_group(group)
+        spans.check(MAX_SLOTS)
         size = path_tile_tokens(group)
         tiles: list[tuple[int, int, int, int]] = []
         paths = []

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gram_fast.kernels.tables import tile_table_size
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.kernels.tree_attention_cascade import cascade_attention
 from gram_fast.ops.backends import Backends, check_backend
@@ -57,7 +56,6 @@ def tree_attention(
     ranges_R2: Tensor,
     scale: float,
     backend: str,
-    tiles: Tensor | None = None,
 ) -> Tensor:
     """Computes attention of T packed tokens over their paths -> [T, H, E], contiguous, dtype as q_THE.
 
@@ -72,11 +70,10 @@ def tree_attention(
         ranges_R2: int64 [R, 2] on the CPU: slots [start, end), 0 <= start < end <= S. Ranges of one span are disjoint.
         scale: factor on the scores, above 0, usually E ** -0.5.
         backend: one of BACKENDS["tree_attention"] (see resolve_backend for "auto").
-        tiles: for backend "triton", the result of `attention_tiles` for these tables and H // K, the same for all
-            layers of a pass, whose content is trusted; None to make it here.
 
-    Raises ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that
-    cannot run.
+    Tables for the backend are made in every call; `bind` takes one `TreeTables` for all layers of a pass. Raises
+    ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that cannot
+    run.
     """
     sizes = check_states("q_THE", q_THE, k_SKE, v_SKE)
     num_tokens, num_slots, group = sizes["T"], sizes["S"], sizes["H"] // sizes["K"]
@@ -88,11 +85,7 @@ def tree_attention(
         return q_THE.new_empty(q_THE.shape)
     if backend == "triton":
         expect(num_slots <= MAX_SLOTS, "k_SKE", f"at most {MAX_SLOTS} slots", num_slots)
-    if backend == "triton" and tiles is not None:
-        _check_tiles(tiles, q_THE, len(ranges_R2))
-        tables = TreeTables(spans, tiles)
-    else:
-        tables = TreeTables.of(spans, backend, group, q_THE.device)
+    tables = TreeTables.of(spans, backend, group, q_THE.device)
     with on_device_of(q_THE):
         return implementation(backend)(q_THE, k_SKE, v_SKE, tables, scale)
 
@@ -100,39 +93,3 @@ def tree_attention(
 @tree_attention.register_fake
 def _(q_THE: Tensor, *_: object, **__: object) -> Tensor:
     return q_THE.new_empty(q_THE.shape)
-
-
-def attention_tiles(
-    spans_N2: Tensor,
-    range_offsets: Tensor,
-    ranges_R2: Tensor,
-    group: int,
-    device: torch.device,
-    at_least: tuple[int, int] = (0, 0),
-) -> Tensor:
-    """Makes the table of `tree_attention`'s Triton kernel: int32 [X, columns] on `device`, one row for each of X tiles.
-
-    For callers that use it more than once. gram_fast::attention_tiles (csrc/tables/attention_tables.h) describes it.
-
-    Args:
-        spans_N2, range_offsets, ranges_R2: the tables of a pass, as `tree_attention` takes them.
-        group: query heads per key/value head, 1 to 128.
-        device: device of the kernel. The host does not wait for the copy.
-        at_least: fewest rows and columns, filled up with empty tiles and zeros.
-
-    Raises ValueError on a wrong table or group.
-    """
-    spans = Spans(spans_N2, range_offsets, ranges_R2).check(MAX_SLOTS)
-    tiles = TreeTables.of(spans, "triton", group, device, at_least).tiles
-    assert tiles is not None
-    return tiles
-
-
-def _check_tiles(tiles: Tensor, q_THE: Tensor, num_ranges: int) -> None:
-    """Raises ValueError unless the table is large enough for the pass."""
-    expect(tiles.dim() == 2, "tiles", "2 dimensions", tiles.dim())
-    expect(tiles.dtype == torch.int32, "tiles", str(torch.int32), tiles.dtype)
-    expect(tiles.device == q_THE.device, "tiles", f"device {q_THE.device}", tiles.device)
-    is_table = tiles.is_contiguous() and len(tiles) > 0
-    is_table = is_table and tiles.numel() >= tile_table_size(len(tiles), len(q_THE), num_ranges)
-    expect(is_table, "tiles", f"the table that attention_tiles makes for {len(q_THE)} tokens", tuple(tiles.shape))

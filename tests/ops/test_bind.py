@@ -42,7 +42,7 @@ def leaf_attention(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
 def path_attention(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
     inputs, spans = random_inputs(FOREST_TOKENS, FOREST_SLOTS, dtype=dtype), Spans(*FOREST)
     bound = ops.bind("path_attention", backend)(*inputs, PathTables.of(spans, 2, CPU), 0.3)
-    return ops.path_attention(*inputs, *ops.path_tiles(*spans, 2, CPU), 0.3, backend=backend), bound
+    return ops.path_attention(*inputs, *spans, 0.3, backend=backend), bound
 
 
 def plain(op: str, *arguments: Any) -> Callable[[str], tuple[Results, Results]]:

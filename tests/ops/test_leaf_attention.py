@@ -203,18 +203,6 @@ def test_no_leaves(backend: str) -> None:
     inputs = inputs_for((*FOREST, torch.tensor([], dtype=torch.int64)), FOREST_SLOTS)
     out_LHE = ops.leaf_attention(*inputs, *FOREST, torch.tensor([], dtype=torch.int64), 1.0, backend)
     assert out_LHE.shape == (0, 4, 16)
-    assert ops.leaf_items(*FOREST, torch.tensor([], dtype=torch.int64), CPU).numel() == 0
-
-
-@on_each_device
-@on_each_backend
-def test_items_made_before(backend: str, device: str) -> None:
-    skip_what_cannot_run("leaf_attention", backend, device, torch.float32)
-    tables = SHAPES["prime sizes"]
-    inputs = [x.to(device) for x in inputs_for(tables)]
-    items = ops.leaf_items(*tables, torch.device(device))
-    expected = ops.leaf_attention(*inputs, *tables, 0.25, backend)
-    assert torch.equal(ops.leaf_attention(*inputs, *tables, 0.25, backend, items), expected)
 
 
 @on_each_device
@@ -252,12 +240,13 @@ def test_passes_of_random_trees(backend: str, made: Rounds) -> None:
 
 def test_a_table_may_be_larger_than_its_pass_needs() -> None:
     arguments = good_arguments()
-    tables = [arguments[name] for name in ("spans_N2", "range_offsets", "ranges_R2", "leaf_rows_L")]
-    larger = ops.leaf_items(*tables, CPU, (40, 30))
-    assert larger.shape == (40, 30)
+    inputs = [arguments[name] for name in ("q_LHE", "k_SKE", "v_SKE")]
+    spans = ops.Spans(*(arguments[name] for name in ("spans_N2", "range_offsets", "ranges_R2")))
     for backend in ("triton", "extension"):
-        given = arguments | {"backend": backend}
-        assert torch.equal(ops.leaf_attention(**given | {"items": larger}), ops.leaf_attention(**given))
+        larger = ops.LeafTables.of(spans, arguments["leaf_rows_L"], backend, CPU, (40, 30))
+        assert larger.items.shape == (40, 30)
+        found = ops.bind("leaf_attention", backend)(*inputs, larger, 0.25)
+        assert torch.equal(found, ops.leaf_attention(**arguments | {"backend": backend}))
 
 
 def test_auto_is_the_extension_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -275,19 +264,17 @@ def test_unknown_backend() -> None:
 @on_each_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [Tensor.contiguous, transposed])
-@pytest.mark.parametrize("has_items", [False, True])
-def test_opcheck(has_items: bool, layout, dtype: torch.dtype, backend: str, device: str) -> None:
+def test_opcheck(layout, dtype: torch.dtype, backend: str, device: str) -> None:
     skip_what_cannot_run("leaf_attention", backend, device, dtype)
     inputs = (layout(x.to(device)) for x in inputs_for(LEAVES, FOREST_SLOTS, (2, 1), 8, dtype))
-    items = ops.leaf_items(*LEAVES, torch.device(device)) if has_items else None
-    torch.library.opcheck(ops.leaf_attention, (*inputs, *LEAVES, 0.25, backend, items))
+    torch.library.opcheck(ops.leaf_attention, (*inputs, *LEAVES, 0.25, backend))
 
 
 def good_arguments() -> dict[str, object]:
     tables = make_leaf_tables([3, 2], [[(7, 9)], [(0, 2), (6, 7)]], [1, 4])
     names = ("q_LHE", "k_SKE", "v_SKE", "spans_N2", "range_offsets", "ranges_R2", "leaf_rows_L")
     arguments = dict(zip(names, (*inputs_for(tables, 9), *tables), strict=True))
-    return {**arguments, "scale": 0.25, "backend": "extension", "items": ops.leaf_items(*tables, CPU)}
+    return {**arguments, "scale": 0.25, "backend": "extension"}
 
 
 WRONG = {
@@ -319,11 +306,6 @@ WRONG = {
     "leaf_rows_L negative": ("leaf_rows_L", lambda x: x - 2),
     "leaf_rows_L beyond": ("leaf_rows_L", lambda x: x + 1),
     "scale": ("scale", lambda x: -x),
-    "items 1 dimension": ("items", lambda x: x.ravel()),
-    "items dtype": ("items", lambda x: x.long()),
-    "items stride": ("items", lambda x: x.T.contiguous().T),
-    "items none": ("items", lambda x: x[:0]),
-    "items short": ("items", lambda x: x[:, :6].contiguous()),
 }
 
 
@@ -334,8 +316,6 @@ def test_wrong_arguments_are_named(wrong: str, backend: str) -> None:
     changed, change, *also = WRONG[wrong]
     arguments = good_arguments() | {"backend": backend}
     ops.leaf_attention(**arguments)
-    if backend == "reference" and name == "items":
-        pytest.skip("it reads no items")
     for argument in (changed, *also):
         arguments[argument] = change(arguments[argument])
     with pytest.raises(ValueError, match=rf"^{name}: expected "):
@@ -351,16 +331,16 @@ def test_fewer_slots_than_tokens() -> None:
 def test_items_of_wrong_tables_are_not_made() -> None:
     spans, offsets, ranges, rows = LEAVES
     with pytest.raises(ValueError, match=r"^leaf_rows_L: expected "):
-        ops.leaf_items(spans, offsets, ranges, rows + 1, CPU)
+        ops.LeafTables.of(ops.Spans(spans, offsets, ranges), rows + 1, "extension", CPU)
     with pytest.raises(ValueError, match=r"^range_offsets: expected "):
-        ops.leaf_items(spans, offsets[1:], ranges, rows, CPU)
+        ops.LeafTables.of(ops.Spans(spans, offsets[1:], ranges), rows, "extension", CPU)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["k_SKE", "v_SKE", "spans_N2", "range_offsets", "ranges_R2", "leaf_rows_L", "items"])
+@pytest.mark.parametrize("name", ["k_SKE", "v_SKE", "spans_N2", "range_offsets", "ranges_R2", "leaf_rows_L"])
 def test_wrong_devices_are_named(name: str) -> None:
     arguments = good_arguments()
-    if name in ("k_SKE", "v_SKE", "items"):
+    if name in ("k_SKE", "v_SKE"):
         for moved in ("q_LHE", "k_SKE", "v_SKE"):
             arguments[moved] = arguments[moved] if moved == name else arguments[moved].cuda()
     else:

@@ -26,7 +26,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def read_plan(tables: LeafTables) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items [X, 4], the leaves' offsets [L + 1], and the entries [P, 4] that some item counts as its own."""
-    table, num_leaves = ops.leaf_items(*tables, CPU).numpy(), len(tables[3])
+    *spans, leaf_rows_L = tables
+    items = ops.LeafTables.of(ops.Spans(*spans), leaf_rows_L, "extension", CPU).items
+    assert items is not None
+    table, num_leaves = items.numpy(), len(leaf_rows_L)
     flat, at = table.ravel(), 4 * len(table)
     items, offsets = flat[:at].reshape(-1, 4), flat[at : at + num_leaves + 1]
     entries = flat[at + (num_leaves + 4) // 4 * 4 :]

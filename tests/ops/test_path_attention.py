@@ -34,8 +34,7 @@ LAYOUTS = {
 
 def attend(inputs: Inputs, tables: Tables, backend: str, device: str = "cpu") -> Tensor:
     q_THE, k_SKE, v_SKE = (tensor.to(device) for tensor in inputs)
-    tables_X = ops.path_tiles(*tables, q_THE.shape[1] // k_SKE.shape[1], torch.device(device))
-    return ops.path_attention(q_THE, k_SKE, v_SKE, *tables_X, q_THE.shape[-1] ** -0.5, backend=backend).cpu()
+    return ops.path_attention(q_THE, k_SKE, v_SKE, *tables, q_THE.shape[-1] ** -0.5, backend=backend).cpu()
 
 
 def check(inputs: Inputs, tables: Tables, backend: str, device: str = "cpu") -> None:
@@ -111,7 +110,8 @@ def test_ranges_of_a_path_may_be_cut_anywhere(backend):
 def test_tiles_cover_every_token_once_and_are_aligned():
     for tables in LAYOUTS.values():
         for group in (1, 3, 4, 100):
-            tiles_X4, slots_P = ops.path_tiles(*tables, group, CPU)
+            made = ops.PathTables.of(ops.Spans(*tables), group, CPU)
+            tiles_X4, slots_P = made.tiles_X4, made.slots_P
             size = 1 << (128 // group).bit_length() - 1
             rows = np.concatenate([np.arange(first, first + count) for first, count, _, _ in tiles_X4.tolist()])
             assert sorted(rows.tolist()) == list(range(int(tables[0][-1, 1])))
@@ -127,7 +127,7 @@ def test_no_tokens_at_all():
 
 def test_wrong_arguments_are_named():
     q_THE, k_SKE, v_SKE = random_inputs(5, 9)
-    tables = ops.path_tiles(*tables_of_lengths([5], [[]]), 2, CPU)
+    tables = tables_of_lengths([5], [[(6, 9)]])
     good = (q_THE, k_SKE, v_SKE, *tables, 0.25)
 
     def refused(pattern: str, at: int, value: object, error: type[Exception] = ValueError) -> None:
@@ -141,17 +141,18 @@ def test_wrong_arguments_are_named():
         ops.path_attention(q_THE, k_SKE[:4], v_SKE[:4], *good[3:], backend="reference")
     refused("v_SKE: expected", 2, v_SKE.half())
     refused("q_THE: expected a contiguous last dimension", 0, strided_last(q_THE)[..., :16])
-    refused("tiles_X4: expected", 3, tables[0].long())
-    refused("tiles_X4: expected a contiguous tensor", 3, tables[0].repeat(2, 2)[:, :4])
-    refused("slots_P: expected", 4, tables[1][:, None])
-    refused("scale: expected a positive number", 5, 0.0)
+    refused("spans_N2: expected torch.int64", 3, tables[0].int())
+    refused("spans_N2: expected spans that cover 0 to 5 in order", 3, tables[0] + 1)
+    refused("range_offsets: expected shape", 4, tables[1][:1])
+    refused("ranges_R2: expected 0 <= start < end <= 9", 5, tables[2] + 1)
+    refused("scale: expected a positive number", 6, 0.0)
     with pytest.raises(BackendError, match="no path_attention backend 'cascade'"):
         ops.path_attention(*good, backend="cascade")
     with pytest.raises(ValueError, match="group: expected 1 to 128"):
-        ops.path_tiles(*tables_of_lengths([5], [[]]), 129, CPU)
+        ops.PathTables.of(ops.Spans(*tables), 129, CPU)
 
 
 def test_registered_with_torch_library():
     inputs = random_inputs(8, 20)
-    tables = ops.path_tiles(*tables_of_lengths([5, 3], [[], [(0, 5), (9, 12)]]), 2, CPU)
+    tables = tables_of_lengths([5, 3], [[], [(0, 5), (9, 12)]])
     torch.library.opcheck(ops.path_attention, (*inputs, *tables, 0.25), {"backend": "reference"})

@@ -1,5 +1,8 @@
 """Tables that C++ writes and Python and kernels read: both know the same layout, and slicing gives what was written."""
 
+import re
+from contextlib import nullcontext, suppress
+
 import numpy as np
 import pytest
 import torch
@@ -37,8 +40,8 @@ def test_tables_of_a_pass_have_their_columns() -> None:
         assert table["keep"].shape[1:] == (tables.KEEP_COLUMNS,)
     blocks = _C.attention_blocks([[0, 2], [2, 3]], [0, 0, 1], [[0, 1]])
     assert blocks.shape == (1, tables.BLOCK_COLUMNS)
-    tiles_X4, _ = ops.path_tiles(*(torch.tensor(x) for x in ([[0, 2], [2, 3]], [0, 0, 1], [[0, 1]])), 1, CPU)
-    assert tiles_X4.shape == (2, tables.PATH_TILE_COLUMNS)
+    made = ops.Spans(*(torch.tensor(x) for x in ([[0, 2], [2, 3]], [0, 0, 1], [[0, 1]])))
+    assert ops.PathTables.of(made, 1, CPU).tiles_X4.shape == (2, tables.PATH_TILE_COLUMNS)
 
 
 @st.composite
@@ -63,6 +66,18 @@ def num_tokens_of(made: Spans) -> int:
     return int(made[0][-1, 1])
 
 
+def tiles_of(made: Spans, group: int, at_least: tuple[int, int] = (0, 0)) -> Tensor:
+    tiles = ops.TreeTables.of(ops.Spans(*made), "triton", group, CPU, at_least).tiles
+    assert tiles is not None
+    return tiles
+
+
+def items_of(made: Spans, leaf_rows_L: Tensor, at_least: tuple[int, int] = (0, 0)) -> Tensor:
+    items = ops.LeafTables.of(ops.Spans(*made), leaf_rows_L, "extension", CPU, at_least).items
+    assert items is not None
+    return items
+
+
 # Rows and columns to fill up to: none, no rows more, some that are no multiples of anything.
 AT_LEAST = st.tuples(st.sampled_from([0, 1, 17, 64]), st.sampled_from([0, 1, 13, 101]))
 
@@ -71,7 +86,7 @@ AT_LEAST = st.tuples(st.sampled_from([0, 1, 17, 64]), st.sampled_from([0, 1, 13,
 @given(spans(), st.sampled_from([1, 3, 16, 128]), AT_LEAST)
 def test_parts_of_a_tile_table(made: Spans, group: int, at_least: tuple[int, int]) -> None:
     num_tokens, (spans_N2, _, ranges_R2) = num_tokens_of(made), made
-    table = ops.attention_tiles(*made, group, CPU, at_least)
+    table = tiles_of(made, group, at_least)
     assert table.shape[0] >= at_least[0]
     assert table.shape[1] >= at_least[1]
     assert table.numel() >= tables.tile_table_size(len(table), num_tokens, len(ranges_R2))
@@ -97,7 +112,7 @@ def test_parts_of_a_leaf_table(made: Spans, data: st.DataObject, at_least: tuple
     num_tokens = num_tokens_of(made)
     rows = data.draw(st.lists(st.integers(0, num_tokens - 1), min_size=1, max_size=21))
     leaf_rows_L, num_leaves = torch.tensor(rows), len(rows)
-    table = ops.leaf_items(*made, leaf_rows_L, CPU, at_least)
+    table = items_of(made, leaf_rows_L, at_least)
     assert table.shape[0] >= at_least[0]
     assert table.shape[1] >= at_least[1]
     items, leaf_offsets, entries = tables.leaf_table_parts(table, num_leaves)
@@ -122,10 +137,62 @@ def test_parts_of_a_leaf_table(made: Spans, data: st.DataObject, at_least: tuple
 def test_a_table_without_leaves_has_the_size_asked_for() -> None:
     arguments = (torch.tensor([[0, 3]]), torch.tensor([0, 0]), torch.empty((0, 2), dtype=torch.int64))
     no_leaves = torch.empty(0, dtype=torch.int64)
-    assert not len(ops.leaf_items(*arguments, no_leaves, CPU))
-    table = ops.leaf_items(*arguments, no_leaves, CPU, (9, 99))
+    assert not len(items_of(arguments, no_leaves))
+    table = items_of(arguments, no_leaves, (9, 99))
     assert table.shape == (9, 99)
     assert not table.any()
+
+
+# Values that tables of a pass do not have at most places: too large, negative, beyond 32 bits, overflowing.
+WILD = st.sampled_from([-1, 0, 1, 5, 41, 2**20, 2**31 - 1, 2**31, 2**33, 2**62, 2**63 - 1, -(2**31), -(2**63)])
+
+
+@settings(deadline=None, max_examples=100)
+@given(spans(), st.data(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 200), WILD), min_size=1, max_size=3))
+def test_corrupted_tables_are_errors_or_those_of_a_pass(
+    made: Spans, data: st.DataObject, changes: list[tuple[int, int, int]]
+) -> None:
+    num_tokens = num_tokens_of(made)
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, num_tokens - 1), min_size=1, max_size=9)))
+    given = [table.clone() for table in (*made, rows)]
+    for which, place, value in changes:
+        if len(flat := given[which].view(-1)):
+            flat[place % len(flat)] = value
+    if data.draw(st.booleans()):
+        given[1] = given[1][:-1]
+    *changed, changed_rows = given
+    num_slots, is_pass = num_tokens + KEPT, all(map(torch.equal, given, (*made, rows)))
+    q_THE, k_SKE, v_SKE = (torch.ones(n, 1, 16) for n in (num_tokens, num_slots, num_slots))
+    refused = r"^(spans_N2|range_offsets|ranges_R2|leaf_rows_L|k_SKE): expected "
+    for call in (
+        lambda: ops.tree_attention(q_THE, k_SKE, v_SKE, *changed, 1.0, "cascade"),
+        lambda: ops.path_attention(q_THE, k_SKE, v_SKE, *changed, 1.0, "reference"),
+        lambda: ops.leaf_attention(
+            torch.ones(len(rows), 1, 16), k_SKE, v_SKE, *changed, changed_rows, 1.0, "extension"
+        ),
+    ):
+        try:
+            ones = call()
+        except ValueError as error:
+            message = str(error)
+        else:  # still tables of a pass in these slots: means of ones
+            torch.testing.assert_close(ones, torch.ones_like(ones))
+            continue
+        assert not is_pass
+        assert re.match(refused, message)
+    # Tables that are made without the tensors: of a pass in slots of 32 bits, or not at all. Millions of slots could be
+    # those of a pass, which only takes long.
+    if any(((table >= 2**20) & (table < 2**31)).any() for table in changed):
+        return
+    made_of = ops.Spans(*changed)
+    for make in (
+        lambda: ops.TreeTables.of(made_of, "triton", 2, CPU),
+        lambda: ops.TreeTables.of(made_of, "cascade", 2, CPU),
+        lambda: ops.LeafTables.of(made_of, changed_rows, "extension", CPU),
+        lambda: ops.PathTables.of(made_of, 2, CPU),
+    ):
+        with nullcontext() if is_pass else suppress(ValueError):
+            make()
 
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 0), (1, 1), (3, 7), (64, 64), (64, 2324)])

@@ -257,18 +257,15 @@ def test_the_reference_keeps_float64() -> None:
     torch.testing.assert_close(actual, plain_attention(inputs, FOREST, 0.25, torch.float64), atol=1e-14, rtol=0)
 
 
-def test_tiles_are_checked() -> None:
+def test_tiles_may_be_more_than_a_pass_needs_and_groups_are_bounded() -> None:
     arguments = good_arguments() | {"backend": "triton"}
-    tables = [arguments[name] for name in ("spans_N2", "range_offsets", "ranges_R2")]
-    tiles = ops.attention_tiles(*tables, 2, CPU)
-    plain = ops.tree_attention(**arguments)
-    assert torch.equal(ops.tree_attention(**arguments, tiles=tiles), plain)
-    assert torch.equal(ops.tree_attention(**arguments, tiles=ops.attention_tiles(*tables, 2, CPU, (9, 99))), plain)
-    for wrong in (tiles[:, :5], tiles.long(), tiles[0], tiles[:0]):
-        with pytest.raises(ValueError, match=r"^tiles: expected "):
-            ops.tree_attention(**arguments, tiles=wrong)
+    tables = ops.Spans(*(arguments[name] for name in ("spans_N2", "range_offsets", "ranges_R2")))
+    larger = ops.TreeTables.of(tables, "triton", 2, CPU, (9, 99))
+    inputs = [arguments[name] for name in ("q_THE", "k_SKE", "v_SKE")]
+    found = ops.bind("tree_attention", "triton")(*inputs, larger, arguments["scale"])
+    assert torch.equal(found, ops.tree_attention(**arguments))
     with pytest.raises(ValueError, match=r"^group: expected 1 to 128"):
-        ops.attention_tiles(*tables, 129, CPU)
+        ops.TreeTables.of(tables, "triton", 129, CPU)
     wide = random_inputs(5, 9, width=264)
     with pytest.raises(BackendError, match="heads of up to 256 columns, got 264"):
         ops.tree_attention(*wide, *tables, 1.0, "triton")
