@@ -101,7 +101,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     if stage == "scalar":
         [pair] = encode([PairRecord("prompt", "chosen", "rejected", "A", "")])
         set_pad_token(tokenizer, int(pair.input_ids[-1]), rows)
-    reader = _Reader(stage, config, template, encode, logs=arguments.process_index == 0)
+    reader = _Reader(stage, config, pair_tokenizer, encode, logs=arguments.process_index == 0)
     train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
     eval_data = reader.dataset(config.eval_data, "eval_data") if config.eval_data else None
 
@@ -148,9 +148,9 @@ class _Reader:
     """Reads named data sets into datasets of tokenized pairs and logs how many pairs were left out."""
 
     def __init__(
-        self, stage: Stage, config: RunConfig, template: PairTemplate, encode: PairEncoder, logs: bool
+        self, stage: Stage, config: RunConfig, tokenizer: PairTokenizer, encode: PairEncoder, logs: bool
     ) -> None:
-        self._stage, self._config, self._template, self._encode = stage, config, template, encode
+        self._stage, self._config, self._tokenizer, self._encode = stage, config, tokenizer, encode
         self._logs = logs
         self._bad = self._long = 0
 
@@ -176,14 +176,16 @@ class _Reader:
     def _tokenized(self, names: Sequence[str], counts: bool = True) -> Iterator[TokenizedPair]:
         on_bad, on_long = (self._on_bad, self._on_long) if counts else (_ignore, _ignore)
         records = self._records(names, on_bad if self._config.skip_bad else None)
-        return sequences.tokenize_pairs(records, self._encode, self._config.cutoff_len, on_long)
+        limit = self._config.cutoff_len
+        bounded = sequences.without_endless(records, self._tokenizer, limit, on_long)
+        return sequences.tokenize_pairs(bounded, self._encode, limit, on_long)
 
     def _records(self, names: Sequence[str], skip_bad: OnBad | None) -> Iterator[PairRecord]:
         count = 0
         for name in names:
             pairs = read_pair_records(
                 name,
-                template=self._template,
+                template=self._tokenizer.template,
                 dataset_info=self._config.dataset_info,
                 skip_bad=skip_bad,
                 include_reasoning=self._config.include_reasoning,

@@ -155,8 +155,25 @@ def within_embedding(encode: PairEncoder, tokenizer: PairTokenizer, rows: int) -
     return checked
 
 
+OnLong = Callable[[PairRecord, int], None]
+"""Callback that receives a record that is left out, and how many tokens it has at least."""
+
+
+def without_endless(
+    records: Iterable[PairRecord], tokenizer: PairTokenizer, cutoff_len: int, on_long: OnLong
+) -> Iterator[PairRecord]:
+    """Passes records on, except those of which one text is so long that its beginning tells: it goes to `on_long`."""
+    for record in records:
+        texts = (record.prompt, record.response_a, record.response_b)
+        found = next(filter(None, (tokenizer.long_beginning(text, cutoff_len) for text in texts)), None)
+        if found is None:
+            yield record
+        else:
+            on_long(record, found[1])
+
+
 def tokenize_pairs(
-    records: Iterable[PairRecord], encode: PairEncoder, cutoff_len: int, on_long: Callable[[PairRecord, int], None]
+    records: Iterable[PairRecord], encode: PairEncoder, cutoff_len: int, on_long: OnLong
 ) -> Iterator[TokenizedPair]:
     """Tokenizes records, except those with a sequence of more than `cutoff_len` tokens.
 

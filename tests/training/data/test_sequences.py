@@ -19,6 +19,7 @@ from gram_fast.training.data.sequences import (
     scalar_encoder,
     tokenize_pairs,
     within_embedding,
+    without_endless,
 )
 
 TOKENIZER = tiny_tokenizer()
@@ -147,6 +148,16 @@ def test_long_pairs_are_handed_over_whole():
     kept = list(tokenize_pairs(iter(records), encode, cutoff, lambda r, length: long.append((r, length))))
     assert [int(item.lengths.max()) for item in kept] == [length for length in lengths if length <= cutoff]
     assert long == [(r, length) for r, length in zip(records, lengths, strict=True) if length > cutoff]
+
+
+def test_pairs_with_a_text_without_end_are_left_out_before_they_are_tokenized():
+    endless, long = record(a="word " * 10_000), []
+    records = [record(prompt="x " * 300), endless, record()]
+    bounded = without_endless(records, PAIRS["short"], 50, lambda r, length: long.append((r, length)))
+    assert list(bounded) == [records[0], records[2]]
+    [(left_out, length)] = long
+    assert left_out is endless
+    assert 50 < length < 2_000
 
 
 def test_token_that_the_model_has_no_embedding_of_names_the_row():
