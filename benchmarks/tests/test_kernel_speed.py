@@ -260,7 +260,7 @@ def test_attention_is_measured_and_a_rival_that_differs_is_not(monkeypatch: pyte
     assert ours["name"] == speed.OURS
     assert ours["tflops"] == right["tflops"] == flops / 1e12
     assert differs["problem"] == "differs from ours, row error 0.02"
-    assert gone["problem"] == "out of luck"
+    assert gone["problem"] == "out of luck and a page of details"
     monkeypatch.setattr(speed, "tree_attention", wrong)
     (failed,) = speed.measure_attention(problem, OneSecond())
     assert failed["problem"] == f"{speed.FAILED}row error 0.02"
@@ -300,7 +300,7 @@ def fails(*arguments: object) -> NoReturn:
 
 
 def test_what_fails_is_a_sentence() -> None:
-    assert speed.guarded("op", "name", fails)["problem"] == "out of luck"
+    assert speed.guarded("op", "name", fails)["problem"] == "out of luck and a page of details"
     assert speed.guarded("op", "name", fails, speed.FAILED)["problem"].startswith(speed.FAILED)
 
 
