@@ -128,7 +128,7 @@ VALUES = st.sampled_from([-1, 0, 1, 2, 7, 10**6, 10**12, 10**30, -0.5, "x", None
 KEYS = st.sampled_from(sorted(json.loads(CONFIGS["qwen3"](vocab_size=580).to_json_string(use_diff=False))))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=KEYS, value=VALUES, runner=st.sampled_from(RUNNERS))
 def test_any_value_of_a_configuration_is_taken_or_refused(whole, tmp_path, key, value, runner):
     folder = copied(whole, tmp_path / "copy")
@@ -136,7 +136,7 @@ def test_any_value_of_a_configuration_is_taken_or_refused(whole, tmp_path, key, 
     assert "\n" not in refusal(folder, runner)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     file=st.sampled_from(["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]),
     place=st.floats(0, 1, exclude_max=True),
