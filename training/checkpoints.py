@@ -37,8 +37,10 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def how_to_go_on(folder: Path) -> str:
-    """Says how the run in `folder` is resumed and from which checkpoint."""
+    """Says whether and how the run in `folder` is resumed, and from which checkpoint."""
     found = checkpoints(folder)
+    if found and not any(found[max(found)].glob("rng_state*")):
+        return f"it cannot be resumed, as save_only_model left the optimizer out of {found[max(found)].name}"
     where = f"from {found[max(found)].name}" if found else "from its beginning, there being no checkpoint yet"
     return f"resume_from_checkpoint=true goes on {where}"
 

@@ -212,8 +212,10 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
                 raise InputError(f"{source}: {key}: expected steps, as a stream has no end, got 'epoch'")
     if config.eval_data:
         values.setdefault("eval_strategy", "steps" if config.streaming else "epoch")
-    elif values.get("eval_strategy", "no") != "no":
-        raise InputError(f"{source}: eval_strategy: expected eval_data as well")
+    else:
+        for key in ("eval_strategy", "eval_on_start"):
+            if values.get(key, "no") not in ("no", False):
+                raise InputError(f"{source}: {key}: expected eval_data as well")
     for f in fields(TrainingArguments):
         if f.name in values:
             values[f.name] = _typed(f.name, values[f.name], f.default, source)

@@ -79,7 +79,7 @@ def writing(what: str, folder: Path) -> Iterator[None]:
             raise
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(error)
         raise InputError(
-            f"cannot write {what} into {folder} ({reason}; {_free(folder)} free): {how_to_go_on(folder)} once it can"
+            f"cannot write {what} into {folder} ({reason}; {_free(folder)} free): {how_to_go_on(folder)}"
         ) from error
 
 

@@ -19,7 +19,7 @@ from gram_fast.training.saving import SAVING, check_weights, cleared, replace, s
 class JudgeTrainer(Trainer):  # type: ignore[misc]
     """A Trainer that stops at a loss that is not finite and gives a checkpoint its name when it is on the disk.
 
-    Methods with an underscore are those of transformers 5.17; tests/training/test_saving.py holds what they rely on.
+    Methods with an underscore are those of transformers 5.17; tests of saving and checkpoints hold what they rely on.
     """
 
     _step_loss: Tensor | float = 0.0
@@ -62,16 +62,32 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         max_steps, _, num_train_epochs, *_ = args
         return (num_train_epochs, 0) if self.state.global_step >= max_steps else (epochs, steps)
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Raises InputError where `optim` and what belongs to it cannot be."""
+        with _reported("cannot make the optimizer"):
+            return super().create_optimizer(model)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises InputError where `lr_scheduler_type` and what belongs to it cannot be."""
+        with _reported("cannot make the scheduler"):
+            return super().create_scheduler(*args, **kwargs)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Loads onto "cpu", where several processes train on CPUs: torch.load does not know their device "cpu:0"."""
         if self.args.device.type == "cpu":
             self.args.__dict__["_setup_devices"] = torch.device("cpu")  # what args.device caches
-        with _resuming(checkpoint):
+        with _reported(f"cannot resume from {checkpoint}"):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with _resuming(resume_from_checkpoint):
+        with _reported(f"cannot resume from {resume_from_checkpoint}"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        remedy = "moved away, resume_from_checkpoint=true goes on without it"
+        with _reported(f"cannot load the best checkpoint {best} ({remedy})"):
+            super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Raises InputError for weights that a checkpoint lacks or has too many: transformers warns and trains on."""
@@ -137,12 +153,12 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
 
 
 @contextmanager
-def _resuming(checkpoint: str | None) -> Iterator[None]:
-    """Raises what loading a checkpoint raises, of which transformers and torch have many types, as an InputError."""
+def _reported(failure: str) -> Iterator[None]:
+    """Raises what transformers and torch raise, of which they have many types, as an InputError."""
     try:
         yield
     except Exception as error:
-        raise InputError(f"cannot resume from {checkpoint}: {one_line(error)}") from error
+        raise InputError(f"{failure}: {one_line(error)}") from error
 
 
 def _publish(staged: Path, final: Path) -> None:

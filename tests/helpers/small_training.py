@@ -2,13 +2,19 @@
 
 import json
 import random
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from gram_fast.training import train as training
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.small_judge.tasks import SEEN, labeled_row, tasks, unlabeled_row
-from gram_fast.training.train import train
 from helpers.small_models import write_judge
 
 TRAINING = {
@@ -19,6 +25,8 @@ TRAINING = {
     "logging_steps": 1,
     "save_strategy": "no",
 }
+STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+"""Of six steps of an epoch: a run that ends within an epoch, with a checkpoint after every step."""
 
 
 def write_checkpoint(folder: Path, name: str = "qwen3", **more: Any) -> Path:
@@ -52,4 +60,45 @@ def run(stage: Stage, model: Path, data: Path, output: Path, **more: Any) -> Pat
         **TRAINING,
         **more,
     }
-    return train(stage, *RunConfig.parse(values, "test"))
+    return training.train(stage, *RunConfig.parse(values, "test"))
+
+
+def arguments_for(folder: Path, **more: Any) -> TrainingArguments:
+    values = {"model_name_or_path": "m", "train_data": "d", "output_dir": str(folder), **TRAINING, **more}
+    return RunConfig.parse(values, "test")[1]
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def stop_at_the_save(function: Callable[[], Any]) -> None:
+    """Interrupts a run when all its checkpoints are written and the trained model is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "staged_model", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            function()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same(first: Path, second: Path, tolerance: float = 0.0) -> None:
+    """Of two folders with models."""
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(
+            a[name], b[name], rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def logged(folder: Path, key: str) -> list[Any]:
+    """All values of a key that the run logged, up to its last checkpoint."""
+    state = max(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
+    return [entry[key] for entry in json.loads(state.read_text())["log_history"] if key in entry]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
