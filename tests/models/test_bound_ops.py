@@ -66,8 +66,9 @@ def test_no_layer_of_the_dense_runner_checks_or_dispatches(num_layers, determini
     model.save_pretrained(tmp_path)
     runner = dense_runner(tmp_path, model.config, deterministic=deterministic)
     calls.clear()
-    passes_of(runner, calls)
-    assert not calls
+    passes = passes_of(runner, calls)
+    # Tables of paths are made in Python, which checks their spans once a pass; the extension checks those of the others.
+    assert calls == ({"Spans.check": passes} if deterministic else {})
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
