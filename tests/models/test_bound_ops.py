@@ -67,7 +67,7 @@ def test_no_layer_of_the_dense_runner_checks_or_dispatches(num_layers, determini
     runner = dense_runner(tmp_path, model.config, deterministic=deterministic)
     calls.clear()
     passes = passes_of(runner, calls)
-    # Tables of paths are made in Python, which checks their spans once a pass; the extension checks those of the others.
+    # Tables of paths are made in Python, which checks their spans once a pass; the extension checks the others.
     assert calls == ({"Spans.check": passes} if deterministic else {})
 
 
