@@ -16,6 +16,8 @@ CHAT = {
     "rejected": {"from": "gpt", "value": "b"},
 }
 """The same pair as chat messages of the sharegpt format."""
+START_A, END_A = "[The Start of Assistant A's Answer]", "[The End of Assistant A's Answer]"
+START_B, END_B = "[The Start of Assistant B's Answer]", "[The End of Assistant B's Answer]"
 
 
 def read(source, template=GRAM, **options):

@@ -6,14 +6,17 @@ once. Tests must not change what it returns: `tokenizer.__wrapped__(name)` makes
 
 import functools
 import json
+import warnings
 from collections.abc import Callable
 from importlib import resources
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.small_judge.tokenizer import QWEN_CHAT_TEMPLATE as CHATML
 from gram_fast.training.small_judge.tokenizer import QWEN_SPLIT
+from helpers.texts import TEMPLATES
 
 LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 # Splits at a digit only behind white space: what stands in front of a cut changes what comes after it.
@@ -238,3 +241,11 @@ COMPOSED = [name for name in ALL if name not in WHOLE]
 @functools.cache
 def tokenizer(name: str) -> PreTrainedTokenizerFast:
     return MAKE[name]()
+
+
+@functools.cache
+def pair_tokenizer(name: str, template: str = "gram") -> PairTokenizer:
+    """Made once: tests that change it make their own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PairTokenizer(tokenizer(name), TEMPLATES[template])
