@@ -282,7 +282,7 @@ class PairwiseJudge:
         InputError where it shows a pair, on no response, on an argument that is not text and on a text over
         `max_length` tokens; NumericalError when the model returns NaN or infinity.
         """
-        group = Group.of(prompt, responses, at_least=1)
+        group = Group.of(prompt, responses, at_least=1, include_reasoning=self.include_reasoning)
         outcome = play([group], EACH_ALONE, self.comparer, "ab")
         p = np.array([answer.p for answer in outcome.comparisons[0]])
         return Verification(tuple(p[group.text_of].tolist()), group.flags(self.comparer.flags), outcome.stats)

@@ -83,6 +83,16 @@ def test_one_response_and_chat_messages(judge):
     assert judge.verify(PROMPT, [chat]).p == pytest.approx(judge.verify(PROMPT, ["4"]).p)
 
 
+def test_reasoning_is_read_where_the_judge_reads_it_and_left_out_with_a_word_elsewhere(judge):
+    chat = [{"role": "assistant", "content": "4", "reasoning_content": "so"}]
+    without = judge.verify(PROMPT, [chat])
+    assert without.p == pytest.approx(judge.verify(PROMPT, ["4"]).p)
+    assert without.flagged == {"responses[0]": ("reasoning_content left out",)}
+    reading = PairwiseJudge(judge.comparer, include_reasoning=True).verify(PROMPT, [chat])
+    written = judge.verify(PROMPT, ["Assistant (reasoning): so\n\nAssistant: 4"])
+    assert (reading.p, reading.flagged) == (pytest.approx(written.p), {})
+
+
 def test_calls_agree_with_each_other_and_with_replicas(folder, judge):
     first, second = judge.verify(PROMPT, ROW), judge.verify(PROMPT, ROW)
     np.testing.assert_allclose(first.p, second.p, atol=1e-6)
