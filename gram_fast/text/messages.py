@@ -50,7 +50,8 @@ def read_text(value: Any, name: str, include_reasoning: bool = False) -> tuple[s
         text = value
     else:
         if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:
-            raise InputError(f"{name}: expected a string or a list of chat messages, got {type(value).__name__}")
+            got = "an empty list" if isinstance(value, list | tuple) else type(value).__name__
+            raise InputError(f"{name}: expected a string or a list of chat messages, got {got}")
         writer = _Writer(include_reasoning)
         text = writer.write(value, name)
         left_out = tuple(writer.left_out)

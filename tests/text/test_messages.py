@@ -41,9 +41,15 @@ def test_content_parts_are_joined():
     assert to_text([message, message], "prompt") == "User: a b\n\nUser: a b"
 
 
-@pytest.mark.parametrize("value", [None, 3, 1.5, b"bytes", {"role": "user", "content": "x"}, {"a"}, [], (), object()])
+@pytest.mark.parametrize("value", [None, 3, 1.5, b"bytes", {"role": "user", "content": "x"}, {"a"}, object()])
 def test_what_is_no_prompt_is_named_with_its_type(value):
     with pytest.raises(InputError, match=rf"^responses\[3\]: expected .* got {type(value).__name__}$"):
+        to_text(value, "responses[3]")
+
+
+@pytest.mark.parametrize("value", [[], ()])
+def test_a_list_without_messages_is_named(value):
+    with pytest.raises(InputError, match=r"^responses\[3\]: expected .* of chat messages, got an empty list$"):
         to_text(value, "responses[3]")
 
 
