@@ -81,20 +81,20 @@ class LabelComparer:
         """
         started = time.perf_counter()
         for group in groups:
-            names = [group.names[first] for first in group.first_of]
-            for name, text in zip((group.prompt_name, *names), (group.prompt, *group.texts), strict=True):
-                self._check_beginning(name, text)
+            self._check_beginnings(group)
         encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
         with self.engine.request(encoded.head_ids) as request:
             yield LabelSession(self, groups, orders, not has_one_round, encoded, request, started)
 
-    def _check_beginning(self, name: str, text: str) -> None:
-        if found := self.tokenizer.long_beginning(text, self.max_length):
-            characters, tokens = found
-            raise InputError(
-                f"{name}: the text has {len(text)} characters, of which the first {characters} alone are {tokens} "
-                f"tokens, the limit is {self.max_length} ({self.max_length_reason})"
-            )
+    def _check_beginnings(self, group: Group) -> None:
+        for number, text in enumerate((*group.texts, group.prompt)):
+            if found := self.tokenizer.long_beginning(text, self.max_length):
+                name = (*(group.names[first] for first in group.first_of), group.prompt_name)[number]
+                characters, tokens = found
+                raise InputError(
+                    f"{name}: the text has {len(text)} characters, of which the first {characters} alone are {tokens} "
+                    f"tokens, the limit is {self.max_length} ({self.max_length_reason})"
+                )
 
 
 @dataclass(frozen=True)

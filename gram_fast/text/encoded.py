@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,12 +85,19 @@ class EncodedTexts:
 
     def _texts(self, presentation: Presentation) -> list[str]:
         group, *shown = presentation
-        return [self.prompts[group], *(self.groups[group][k] for k in shown)]
+        responses = self.groups[group]
+        return [self.prompts[group], *[responses[k] for k in shown]]
 
     def _pieces_of(self, presentation: Presentation) -> list[int]:
+        texts = self._texts(presentation)
+        return [numbers[texts[place]] for numbers, place in self._numbers_and_places]
+
+    @cached_property
+    def _numbers_and_places(self) -> list[tuple[dict[str, int], int]]:
+        """By slot in the template's order: the numbers of its pieces, and its place among a presentation's texts."""
         slots = self.tokenizer.text.slots
-        values = dict(zip(slot_names(slots), self._texts(presentation), strict=True))
-        return [numbers[values[slot]] for numbers, slot in zip(self.numbers, slots, strict=True)]
+        places = map(slot_names(slots).index, slots)
+        return list(zip(self.numbers, places, strict=True))
 
 
 def _composed(texts: EncodedTexts, frames: tuple[Frame, ...]) -> EncodedTexts | None:

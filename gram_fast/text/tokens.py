@@ -79,7 +79,7 @@ class PairTokenizer:
         reacting = self.text.reacting_words(template, tokenizer)
         self._markers = tuple(dict.fromkeys((*template.markers, *self._secret_names, *reacting)))
         self._tokenizer = _private_copy(tokenizer, self._secret_names)
-        self._literals = tuple(self._to_secret(literal) for literal in self.text.literals)
+        self._secret_text = replace(self.text, literals=tuple(map(self._to_secret, self.text.literals)))
         with tokenizer_errors("read text"):
             self._check_private_copy(tokenizer)
             self.label_ids = (self._label_id(template.labels[0]), self._label_id(template.labels[1]))
@@ -119,8 +119,7 @@ class PairTokenizer:
 
         A verifier's rows are (prompt, response).
         """
-        text = replace(self.text, literals=self._literals)
-        return self._encode([text.fill(*row) for row in rows])
+        return self._encode([self._secret_text.fill(*row) for row in rows])
 
     def ids_between(self, literals: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Ids]:
         """Encodes each row of n texts between n + 1 literals -> ids [T].
@@ -190,7 +189,7 @@ class PairTokenizer:
     def _label_id(self, label: str) -> int:
         sample = ("question", "one", "two")[: len(self.text.slots)]
         plain = self.whole_ids([sample])[0]
-        with_label = self._encode([replace(self.text, literals=self._literals).fill(*sample) + label])[0]
+        with_label = self._encode([self._secret_text.fill(*sample) + label])[0]
         rest = with_label[len(plain) :]
         if len(rest) != 1 or not np.array_equal(with_label[: len(plain)], plain):
             raise UnsupportedModelError(
@@ -204,7 +203,7 @@ class PairTokenizer:
         prover = CutProver(self._tokenizer)
         num_slots = len(self.text.slots)
         first, last = [0], []  # by literal: where the previous slot's piece ends, where the next slot's piece begins
-        for index, literal in enumerate(self._literals):
+        for index, literal in enumerate(self._secret_text.literals):
             secrets_in = [m.span() for m in re.finditer("\ue002[0-9a-f]+\ue003", literal)]
             if index > 0:
                 end = min(_WINDOW, secrets_in[0][0] if secrets_in else len(literal))
@@ -246,7 +245,7 @@ class PairTokenizer:
         return any(t.content == secret and t.lstrip for t in self._tokenizer.get_added_tokens_decoder().values())
 
     def _frame(self, slot: int, first: list[int], last: list[int]) -> "Frame":
-        before, after = self._literals[slot], self._literals[slot + 1]
+        before, after = self._secret_text.literals[slot], self._secret_text.literals[slot + 1]
         begin, end = last[slot], first[slot + 1]
         # The text up to the next slot's piece follows; after the last slot, all that is left.
         stop = last[slot + 1] if slot + 1 < len(last) else len(after)
