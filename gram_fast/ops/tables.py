@@ -85,8 +85,8 @@ class TreeTables:
             at_least: fewest rows and columns of `tiles`, filled up with empty tiles and zeros: passes of one bucket
                 have tables of one shape.
 
-        Raises ValueError on spans that are not those of a pass. That the keys and values have the slots which they name
-        is the caller's to know.
+        Raises ValueError on spans that are not those of a pass, except for "reference", which has no tables: the ops
+        check its spans. That the keys and values have the slots which they name is the caller's to know.
         """
         if backend == "triton":
             check_group(group)
