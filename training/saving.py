@@ -74,10 +74,12 @@ def writing(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch's writer of archives has no type of its own, and does not say what the system said.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-            raise
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(error)
+        if isinstance(error, RuntimeError):
+            # torch's writer of archives has no type of its own, and says positions instead of what the system said.
+            if "inline_container" not in reason:
+                raise
+            reason = "torch could write only a part"
         raise InputError(
             f"cannot write {what} into {folder} ({reason}; {_free(folder)} free): {how_to_go_on(folder)}"
         ) from error

@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on(base, labeled, tmp_path
     monkeypatch.setattr(JudgeTrainer, "save_model", full)
     last = "checkpoint-1" if what == "checkpoint-2" else "checkpoint-4"
     try:
-        with pytest.raises(InputError, match=rf"^cannot write .* GB free\): resume_from_checkpoint=true .*{last}"):
+        with pytest.raises(InputError, match=rf"^cannot write [^\[]* GB free\): resume_from_checkpoint=true .*{last}"):
             run("finetune", base, labeled, tmp_path / "out", **STEPS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
