@@ -91,8 +91,9 @@ def _base_of(name: str, adapter_config: Path, hub: dict[str, Any]) -> Source:
         source = find_source(base, **{**hub, "revision": revision})
     except InputError as error:
         raise InputError(f"adapter {name!r}: its base: {error}") from error
-    if source.adapter is not None:
-        raise InputError(f"adapter {name!r}: its base {base!r} is an adapter, expected whole weights")
+    if source.adapter is not None or source.gguf is not None:
+        found = "a GGUF file" if source.gguf is not None else "an adapter"
+        raise InputError(f"adapter {name!r}: its base {base!r} is {found}, expected a checkpoint of whole weights")
     return Source(source.name, source.hub, adapter=name)
 
 

@@ -95,6 +95,17 @@ def test_an_adapter_whose_merge_is_another_model_is_refused(base, tmp_path, monk
         load_model(str(tmp_path), "float32")
 
 
+def test_an_adapter_on_a_gguf_file_is_refused(base, tmp_path):
+    write_adapter(base, tmp_path)
+    gguf = tmp_path / "base" / "model.gguf"
+    gguf.parent.mkdir()
+    gguf.write_bytes(b"GGUF")
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(gguf)}))
+    with pytest.raises(InputError, match=r"model\.gguf' is a GGUF file, expected a checkpoint of whole weights$"):
+        PairwiseJudge.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -111,7 +122,7 @@ def test_a_broken_adapter_is_named(base, tmp_path, change, message):
     values = json.loads(file.read_text()) | change
     if values["base_model_name_or_path"] == "SELF":
         other = shutil.copytree(tmp_path, tmp_path / "other")
-        values["base_model_name_or_path"], message = str(other), "is an adapter, expected whole weights"
+        values["base_model_name_or_path"], message = str(other), "is an adapter, expected a checkpoint of whole"
     file.write_text(json.dumps(values))
     with pytest.raises(GramFastError, match=message):
         load_model(str(tmp_path), "float32")
