@@ -27,6 +27,7 @@ from gram_fast.errors import GramFastError, InterruptedRunError
 from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import JudgeOptions
+from gram_fast.ranking.play import check_seed
 from gram_fast.ranking.scores import find_scores
 from gram_fast.ranking.tournament import STRATEGY_NAMES, find_strategy
 from gram_fast.training.command import app as training_app
@@ -54,10 +55,11 @@ class JobOptions(RowOptions):
     """Options of the commands that score rows: compare, rank, best-of-n, verify."""
 
     input: Annotated[
-        str, typer.Option("--input", "-i", help="JSON lines or array, CSV, parquet, or - for standard input.")
+        str,
+        typer.Option("--input", "-i", help="JSON lines or array, CSV, parquet, a data set, or - for standard input."),
     ] = "-"
     columns: Annotated[
-        str | None, typer.Option(help="Other names of fields, as in prompt=question,responses=answer_1+answer_2.")
+        str | None, typer.Option(help="Fields with other names, as in id=key,prompt=q or responses=a+b.")
     ] = None
     output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
 
@@ -95,7 +97,7 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
 
 Strategy = Annotated[str, typer.Option(help=", ".join(STRATEGY_NAMES) + ".")]
 Scores = Annotated[str, typer.Option(help="auto, win_rate or bradley_terry.")]
-Seed = Annotated[int, typer.Option(min=0, help="Draws the bracket of knockout and top_k.")]
+Seed = Annotated[int, typer.Option(help="Draws the bracket of knockout and top_k.")]
 K = Annotated[int | None, typer.Option("-k", help="Places that top_k decides.")]
 
 
@@ -143,6 +145,7 @@ def _tournament(strategy: str, orders: str, scores: str, seed: int, k: int | Non
     find_strategy(strategy, k)
     find_scores(scores, strategy)
     check_orders(orders)
+    check_seed(seed)
     settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
     return settings if k is None else {**settings, "k": k}
 

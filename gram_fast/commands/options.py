@@ -27,7 +27,7 @@ class ModelOptions(JudgeOptions):
     """Options of the commands that load a judge."""
 
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Checkpoint: a folder, or a name on the Hugging Face hub.")
+        str, typer.Option("--model", "-m", help="Checkpoint: a folder, a .gguf file, or a name on the hub.")
     ]
 
     @property

@@ -35,8 +35,7 @@ def play(
     """
     check_orders(orders)
     check_verifies(comparer, strategy.verifies)
-    if type(seed) is not int or seed < 0:
-        raise InputError(f"seed: expected an integer of at least 0, got {shown_value(seed)}")
+    check_seed(seed)
     matches = [_Match(strategy.start(len(group.texts), np.random.default_rng(seed))) for group in groups]
     pairs_of = {count: strategy.num_pairs(count) for count in {len(group.texts) for group in groups}}
     num_pairs = [pairs_of[len(group.texts)] for group in groups]
@@ -52,6 +51,12 @@ def play(
             rounds = {g: matches[g].round for g in answers if matches[g].round}
             waiting = waiting - answers.keys() | rounds.keys()
         return Outcome([match.leaders for match in matches], [match.comparisons for match in matches], session.stats)
+
+
+def check_seed(seed: int) -> None:
+    """Raises InputError on anything but an integer of at least 0."""
+    if type(seed) is not int or seed < 0:
+        raise InputError(f"seed: expected an integer of at least 0, got {shown_value(seed)}")
 
 
 def check_verifies(comparer: Comparer, verifies: bool) -> None:

@@ -1,7 +1,9 @@
-"""The command line as a user runs it, in a process of its own."""
+"""The command line as a user runs it: in this process, and in one of its own where signals or a terminal matter."""
 
 import fcntl
+import io
 import json
+import logging
 import os
 import pty
 import signal
@@ -10,10 +12,15 @@ import subprocess
 import sys
 import termios
 import time
+import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from helpers.small_models import tiny_judge, write_judge
+from typer import rich_utils
+
+from gram_fast.cli import main
 
 PROMPT = "Name a colour."
 ROWS = [{"id": k, "prompt": PROMPT, "responses": ["Blue.", f"Red {k}.", "Green!"]} for k in range(4)]
@@ -28,12 +35,25 @@ def command(*arguments):
     return [sys.executable, "-m", "gram_fast.cli", *map(str, arguments)]
 
 
-def gram_fast(*arguments, rows=()):
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    return subprocess.run(command(*arguments), input=text, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def gram_fast(monkeypatch, capsys):
+    """Runs the command line in this process, rows on standard input -> what a process of its own would give."""
+
+    def run(*arguments, rows=()):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        monkeypatch.setattr(sys, "argv", ["gram-fast", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=said.err)
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main sets it, for its whole process
+    yield run
+    logging.captureWarnings(False)
 
 
-def test_rank_prints_what_the_api_returns(folder):
+def test_rank_prints_what_the_api_returns(gram_fast, folder):
     run = gram_fast("rank", "-m", folder, rows=ROWS[:2])
     assert run.returncode == 0
     assert "2 rows written, 0 already there, 0 skipped" in run.stderr
@@ -46,7 +66,7 @@ def test_rank_prints_what_the_api_returns(folder):
         assert result["stats"]["tokens_unshared"] == expected.stats.tokens_unshared
 
 
-def test_compare_and_best_of_n(folder):
+def test_compare_and_best_of_n(gram_fast, folder):
     run = gram_fast("compare", "-m", folder, rows=[{**ROWS[0], "responses": ROWS[0]["responses"][:2]}])
     assert 0 < json.loads(run.stdout)["p"] < 1
     run = gram_fast("best-of-n", "-m", folder, "--strategy", "linear", "--orders", "ab", rows=ROWS[:1])
@@ -54,18 +74,27 @@ def test_compare_and_best_of_n(folder):
     assert result["response"] == ROWS[0]["responses"][result["index"]]
 
 
-def test_top_k_records_its_places(folder):
+def test_top_k_records_its_places(gram_fast, folder):
     run = gram_fast("rank", "-m", folder, "--strategy", "top_k", "-k", "1", rows=ROWS[:1])
     result = json.loads(run.stdout)
     assert (result["run"]["strategy"], result["run"]["k"]) == ("top_k", 1)
     assert len(result["comparisons"]) == 2
 
 
-def test_doctor_reports_the_installation_and_a_known_answer(folder):
+def test_doctor_reports_the_installation_and_a_known_answer(gram_fast, folder):
     run = gram_fast("doctor", "-m", folder)
     assert run.returncode == 0
     for word in ("torch", "extension", "attention cascade on cpu", "known answer, order ba", "right"):
         assert word in run.stdout
+
+
+@pytest.mark.parametrize("name", ["rank", "best-of-n", "compare", "verify", "doctor", "eval rewardbench", "data check"])
+def test_help_is_whole_in_80_columns(gram_fast, monkeypatch, name):
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 80)
+    run = gram_fast(*name.split(), "--help")
+    assert run.returncode == 0
+    assert "Show this message" in run.stdout
+    assert "\u2026" not in run.stdout  # what rich writes in place of the rest of a word
 
 
 @pytest.mark.parametrize(
@@ -74,6 +103,7 @@ def test_doctor_reports_the_installation_and_a_known_answer(folder):
         (["rank", "--strategy", "nope"], ROWS, "there is no strategy 'nope'"),
         (["rank", "--strategy", "top_k"], ROWS, "k: expected an integer of at least 1"),
         (["rank", "-k", "2"], ROWS, "k: expected it beside strategy 'top_k' alone, got 2 with 'round_robin'"),
+        (["rank", "--seed", "-1"], ROWS, "seed: expected an integer of at least 0, got -1"),
         (["rank", "--preset", "nope"], ROWS, "there is no preset or template file 'nope'"),
         (["rank", "--attention", "nope"], ROWS, "there is no tree_attention backend 'nope'"),
         (["rank", "--device", "cuda:9"], ROWS, "device 'cuda:9' is not there"),
@@ -94,7 +124,7 @@ def test_doctor_reports_the_installation_and_a_known_answer(folder):
         ),
     ],
 )
-def test_mistakes_end_with_one_sentence_and_code_2(folder, arguments, rows, message):
+def test_mistakes_end_with_one_sentence_and_code_2(gram_fast, folder, arguments, rows, message):
     run = gram_fast(*arguments, "-m", folder, rows=rows)
     assert run.returncode == 2
     assert message in run.stderr
@@ -102,20 +132,20 @@ def test_mistakes_end_with_one_sentence_and_code_2(folder, arguments, rows, mess
     assert run.stdout == ""
 
 
-def test_compare_counts_responses_before_it_loads():
+def test_compare_counts_responses_before_it_loads(gram_fast):
     run = gram_fast("compare", "-m", "./nothing", rows=[{**ROWS[0], "responses": ["a", "b"]}, ROWS[1]])
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == "gram-fast: standard input line 2: responses: expected 2, got 3\n"
 
 
-def test_a_missing_checkpoint_is_named():
+def test_a_missing_checkpoint_is_named(gram_fast):
     run = gram_fast("rank", "-m", "./nothing", rows=ROWS)
     assert (run.returncode, run.stdout) == (2, "")
     assert "there is no checkpoint folder './nothing'" in run.stderr
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_broken_checkpoint_is_one_sentence(folder, tmp_path, file):
+def test_a_broken_checkpoint_is_one_sentence(gram_fast, folder, tmp_path, file):
     for source in folder.iterdir():
         (tmp_path / source.name).write_bytes(source.read_bytes()[: 100 if source.name == file else None])
     run = gram_fast("rank", "-m", tmp_path, rows=ROWS)
@@ -124,7 +154,7 @@ def test_a_broken_checkpoint_is_one_sentence(folder, tmp_path, file):
     assert "Traceback" not in run.stderr
 
 
-def test_bad_rows_are_skipped_named_and_counted(folder):
+def test_bad_rows_are_skipped_named_and_counted(gram_fast, folder):
     rows = [ROWS[0], {"prompt": "p"}, {**ROWS[1], "responses": ["short", "word " * 3000]}, ROWS[2]]
     run = gram_fast("rank", "-m", folder, "--skip-bad", rows=rows)
     assert run.returncode == 0
@@ -134,7 +164,7 @@ def test_bad_rows_are_skipped_named_and_counted(folder):
     assert "the limit is 4096 (max_position_embeddings)" in run.stderr
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
+def test_an_interrupted_run_goes_on_where_it_stopped(gram_fast, folder, tmp_path):
     rows = [{"id": k, "prompt": f"{PROMPT} {k}", "responses": [f"{c} " * 60 for c in "abcdef"]} for k in range(40)]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
