@@ -18,6 +18,7 @@ from gram_fast.text.bounded import bounded_template, words_of
 from gram_fast.text.digest import digest
 from gram_fast.text.messages import Message
 from gram_fast.text.settings import check_settings, split_front_matter
+from gram_fast.text.told_day import tell_day
 
 SLOTS = ("input", "response_a", "response_b")
 VERIFIER_SLOTS = ("input", "response")
@@ -124,6 +125,9 @@ class ChatTokenizer(Protocol):
 
     chat_template: Any
 
+    def get_chat_template(self) -> str:
+        """The template that `apply_chat_template` renders."""
+
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
         """Renders a conversation as text."""
 
@@ -151,9 +155,7 @@ class ChatText:
                 "the checkpoint's tokenizer has no chat template, so a judge cannot be prompted"
             )
 
-        if template.frame is None:  # one moment for all renderings: a template may write seconds
-            kwargs = {"strftime_now": datetime.now().isoformat(), **template.chat_template_kwargs}
-            template = replace(template, chat_template_kwargs=kwargs)
+        template = _at_one_moment(template)
 
         def whole_text(*values: str) -> str:
             return template.chat(tokenizer, template.fill(*values)) + template.answer_prefix
@@ -171,16 +173,19 @@ class ChatText:
             )
         return text
 
-    def reacting_words(self, template: PairTemplate, tokenizer: ChatTokenizer) -> tuple[str, ...]:
+    @staticmethod
+    def reacting_words(template: PairTemplate, tokenizer: ChatTokenizer) -> tuple[str, ...]:
         """Words in a slot to which the chat template would react, by another text or an error, such as "/no_think"."""
         programs = tokenizer.chat_template
         source = "".join(programs.values()) if isinstance(programs, dict) else str(programs or "")
         words = [] if template.frame is not None else words_of(source)
+        template = _at_one_moment(template)
+        plain = ChatText.render(template, tokenizer)
 
         def reacts(text: str) -> bool:
-            values = [text] * len(self.slots)
+            values = [text] * len(plain.slots)
             try:
-                return template.chat(tokenizer, template.fill(*values)) + template.answer_prefix != self.fill(*values)
+                return template.chat(tokenizer, template.fill(*values)) + template.answer_prefix != plain.fill(*values)
             except UnsupportedModelError:
                 return True
 
@@ -189,6 +194,14 @@ class ChatText:
     def fill(self, *values: str) -> str:
         """Fills the slots with a prompt and each response shown -> the whole text of one presentation."""
         return _join(self.literals, self.slots, values)
+
+
+def _at_one_moment(template: PairTemplate) -> PairTemplate:
+    """The template with one moment for all renderings: a chat template may write seconds."""
+    if template.frame is not None:
+        return template
+    kwargs = {"strftime_now": datetime.now().isoformat(), **template.chat_template_kwargs}
+    return replace(template, chat_template_kwargs=kwargs)
 
 
 def render_chat(
@@ -203,9 +216,9 @@ def render_chat(
     UnsupportedModelError when the template fails.
     """
     variables = {"enable_thinking": False, **(kwargs or {})}
-    if "strftime_now" in variables:
-        variables["strftime_now"] = datetime.fromisoformat(variables["strftime_now"]).strftime
     try:
+        if moment := variables.pop("strftime_now", None):
+            variables |= tell_day(tokenizer.get_chat_template(), moment)
         with bounded_template():
             return tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables

@@ -76,7 +76,7 @@ class PairTokenizer:
         _warn_of_variables(template, tokenizer, self.date_remedy)
         only = _template_only(tokenizer, template)
         self._secret_names = {token: f"\ue002{secrets.token_hex(12)}\ue003" for token in only}
-        reacting = self.text.reacting_words(template, tokenizer)
+        reacting = ChatText.reacting_words(template, tokenizer)
         self._markers = tuple(dict.fromkeys((*template.markers, *self._secret_names, *reacting)))
         self._tokenizer = _private_copy(tokenizer, self._secret_names)
         self._secret_text = replace(self.text, literals=tuple(map(self._to_secret, self.text.literals)))

@@ -62,7 +62,7 @@ def test_words_to_which_the_chat_template_reacts_stay_text_and_are_flagged():
     tok, plain = MAKE["gpt2"](), MAKE["gpt2"]()
     tok.chat_template, plain.chat_template = SWITCH, SWITCH.replace("/no_think", "\ue005").replace("forb", "\ue005")
     template = PairTemplate.load("gram")
-    assert ChatText.render(template, tok).reacting_words(template, tok) == ("/no_think", "forbidden")
+    assert ChatText.reacting_words(template, tok) == ("/no_think", "forbidden")
     pairs, expected = PairTokenizer(tok, template), PairTokenizer(plain, template)
     assert pairs.flags("please /no_think") == ("/no_think",)
     assert pairs.flags("a forbidden user") == ("forbidden",)
@@ -73,4 +73,4 @@ def test_words_to_which_the_chat_template_reacts_stay_text_and_are_flagged():
 @pytest.mark.parametrize("name", ALL)
 def test_usual_templates_react_to_no_word(name):
     tok, template = tokenizer(name), PairTemplate.load("gram")
-    assert ChatText.render(template, tok).reacting_words(template, tok) == ()
+    assert ChatText.reacting_words(template, tok) == ()

@@ -8,7 +8,7 @@ import pytest
 from helpers.days import set_today
 from helpers.small_tokenizers import DATED, LLAMA3, MAKE, tokenizer
 
-from gram_fast.errors import InputError
+from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.text.dates import date_remedy, fix_date
 from gram_fast.text.prompts import ChatText, PairTemplate
 from gram_fast.text.settings import check_kwargs
@@ -58,9 +58,15 @@ def test_no_date_needs_no_remedy(name):
     assert date_remedy(GRAM, tokenizer(name)) is None
 
 
-def test_a_moment_does_not_pass_for_a_changed_slot():
-    text = ChatText.render(GRAM, dated(DATED.replace("%d %b %Y", "%f")))
-    assert text.slots == GRAM.slots
+def test_a_moment_does_not_pass_for_a_changed_slot_or_a_word_that_is_reacted_to():
+    tok = dated(DATED.replace("%d %b %Y", "%f"))
+    assert ChatText.render(GRAM, tok).slots == GRAM.slots
+    assert ChatText.reacting_words(GRAM, tok) == ()
+
+
+def test_a_format_that_the_template_makes_is_an_error():
+    with pytest.raises(UnsupportedModelError, match="the format of a date is made by the template: %Y"):
+        ChatText.render(GRAM, dated("{{ strftime_now('%' ~ 'Y') }}" + LLAMA3))
 
 
 def test_a_branch_that_the_judge_does_not_take_needs_no_remedy():
