@@ -166,6 +166,9 @@ void bind_tables(py::module_& m) {
   m.def(
       "attention_tiles",
       [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t tile_tokens, int64_t min_tiles) {
+        if (tile_tokens < 1) {
+          throw std::invalid_argument("tile_tokens: expected at least 1, got " + std::to_string(tile_tokens));
+        }
         return to_array(attention_tiles(span_tables(spans, range_offsets, ranges), tile_tokens, min_tiles));
       },
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("tile_tokens"), py::arg("min_tiles") = 0);

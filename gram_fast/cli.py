@@ -29,7 +29,7 @@ from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.play import check_seed
 from gram_fast.ranking.scores import find_scores
-from gram_fast.ranking.tournament import STRATEGY_NAMES, find_strategy
+from gram_fast.ranking.tournament import STRATEGIES, STRATEGY_NAMES, find_strategy
 from gram_fast.training.command import app as training_app
 from gram_fast.training.data.command import app as data_app
 
@@ -71,7 +71,7 @@ class JobOptions(RowOptions):
         by --resume.
         """
         bad = BadRows(self.skip_bad)
-        columns = parse_columns(self.columns) if self.columns else {}
+        columns = {} if self.columns is None else parse_columns(self.columns)
         rows = read_job_rows(self.input, bad, num_responses, 1 if verifies else 2, columns)
         bad.check(len(rows))
         with open_output(self.output, self.input, self.resume) as output:
@@ -95,7 +95,8 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
     options.run(score, num_responses=2, command="compare", orders=orders)
 
 
-Strategy = Annotated[str, typer.Option(help=", ".join(STRATEGY_NAMES) + ".")]
+RankStrategy = Annotated[str, typer.Option("--strategy", help=", ".join(STRATEGY_NAMES) + ".")]
+BestStrategy = Annotated[str, typer.Option("--strategy", help=", ".join(STRATEGIES) + ".")]
 Scores = Annotated[str, typer.Option(help="auto, win_rate or bradley_terry.")]
 Seed = Annotated[int, typer.Option(help="Draws the bracket of knockout and top_k.")]
 K = Annotated[int | None, typer.Option("-k", help="Places that top_k decides.")]
@@ -104,7 +105,7 @@ K = Annotated[int | None, typer.Option("-k", help="Places that top_k decides.")]
 @command(app, "rank", JobOptions)
 def rank(
     options: JobOptions,
-    strategy: Strategy = "round_robin",
+    strategy: RankStrategy = "round_robin",
     orders: Orders = "both",
     scores: Scores = "auto",
     seed: Seed = 0,
@@ -120,7 +121,7 @@ def rank(
 @command(app, "best-of-n", JobOptions)
 def best_of_n(
     options: JobOptions,
-    strategy: Strategy = "knockout",
+    strategy: BestStrategy = "knockout",
     orders: Orders = "both",
     scores: Scores = "auto",
     seed: Seed = 0,

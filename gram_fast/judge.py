@@ -176,6 +176,8 @@ class PairwiseJudge:
             max_length=max_length,
             include_reasoning=include_reasoning,
         )
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model: expected a transformers model, got {type(model).__name__}")
         return cls(comparer_of_model(model, tokenizer, options), include_reasoning=include_reasoning)
 
     def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:

@@ -282,6 +282,11 @@ def test_a_model_is_no_comparer():
         PairwiseJudge(tiny_model("qwen3"))
 
 
+def test_a_tokenizer_is_no_model():
+    with pytest.raises(gram_fast.InputError, match=r"^model: expected a transformers model, got "):
+        PairwiseJudge.from_model(tiny_tokenizer(), tiny_model("qwen3"))
+
+
 def test_a_model_too_short_for_the_prompt_says_so():
     tokenizer = tiny_tokenizer()
     model = tiny_model("mistral", vocab_size=len(tokenizer), sliding_window=128)

@@ -50,6 +50,8 @@ def parse_columns(text: str) -> Columns:
     columns = {}
     for part in text.split(","):
         name, _, fields = part.strip().partition("=")
+        if name in columns:
+            raise InputError(f"columns: expected {name!r} once, got {text!r}")
         columns[name] = fields.split("+") if name == "responses" else [fields]
         if name not in ("id", "prompt", "responses") or "" in columns[name]:
             raise InputError(

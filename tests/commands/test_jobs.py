@@ -92,6 +92,8 @@ def test_a_gap_between_responses_and_columns_that_are_none_are_named(tmp_path):
     for wrong in ("", "prompt", "prompt=", "answers=a+b", "responses=a+", "prompt=a,,id=b"):
         with pytest.raises(InputError, match=r"^columns: expected id=NAME, prompt=NAME or responses=NAME"):
             parse_columns(wrong)
+    with pytest.raises(InputError, match=r"^columns: expected 'prompt' once, got 'prompt=a,prompt=b'$"):
+        parse_columns("prompt=a,prompt=b")
 
 
 def test_tables_and_arrays_are_rows_as_lines_are(tmp_path):

@@ -128,3 +128,9 @@ def test_triton_packs_thousands_of_tiny_nodes(dtype: torch.dtype, device: str) -
     tables, num_tokens = tables_of_tree([[*range(37), 1000 + leaf, *range(leaf % 3)] for leaf in range(2000)])
     check_tree_attention(random_inputs(num_tokens, num_tokens, (4, 1), 16, dtype), tables, "triton", device)
     assert len(tiles_of(tables, 32)[0]) < 1.1 * num_tokens / 32
+
+
+def test_tiles_without_tokens_are_refused() -> None:
+    spans, offsets, ranges = np.array([[0, 3]]), np.array([0, 0]), np.empty((0, 2), np.int64)
+    with pytest.raises(ValueError, match=r"^tile_tokens: expected at least 1, got 0$"):
+        _C.attention_tiles(spans, offsets, ranges, 0)

@@ -189,7 +189,8 @@ class _PairTable:
             unit = batch[0].where.split()[-2]
         pairs = cls(source, np.concatenate(batches), unit, Finding(bad, tuple(examples)))
         if not pairs.rows:
-            raise InputError(f"{source}: expected rows, found none")
+            name = "standard input" if source == "-" else source
+            raise InputError(f"{name}: expected rows, found none")
         return pairs
 
     @property
