@@ -188,7 +188,7 @@ WITHOUT_ATTENTION = {
     "mamba2": (transformers.Mamba2Config(), "no attention"),
     "falcon_mamba": (transformers.FalconMambaConfig(), "no attention"),
     "xlstm": (transformers.xLSTMConfig(), "no attention"),
-    "recurrent_gemma": (transformers.RecurrentGemmaConfig(), "recurrent layers"),
+    "recurrent_gemma": (transformers.RecurrentGemmaConfig(), "(recurrent|linear_attention) layers"),
     "jamba": (transformers.JambaConfig(), "linear_attention layers"),
     "qwen3_next": (transformers.Qwen3NextConfig(), "linear_attention layers"),
     "falcon_h1": (transformers.FalconH1Config(), "hybrid layers"),

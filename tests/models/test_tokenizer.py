@@ -43,12 +43,14 @@ def ids_of_file(name: str) -> list[int]:
 def test_class_that_reads_text_differently_gives_way_to_the_file(tmp_path, caplog, kind, tokenizer_class):
     name = write(tmp_path, kind, tokenizer_class)
     theirs = AutoTokenizer.from_pretrained(name)
-    assert theirs(TEXT, add_special_tokens=False)["input_ids"] != ids_of_file(name)
+    # transformers 5.24 reads more files itself than 5.17 did; then nothing need be said.
+    differs = theirs(TEXT, add_special_tokens=False)["input_ids"] != ids_of_file(name)
+    assert differs or tokenizer_class in ("LlamaTokenizer", "LlamaTokenizerFast")
     with caplog.at_level(logging.WARNING, "gram_fast"):
         tok = load_tokenizer(name)
     assert tok(TEXT, add_special_tokens=False)["input_ids"] == ids_of_file(name)
     assert tok.decode(tok(TEXT, add_special_tokens=False)["input_ids"]).strip() == TEXT.strip()
-    assert f"is read as it is: transformers' {type(theirs).__name__}" in caplog.text
+    assert (f"is read as it is: transformers' {type(theirs).__name__}" in caplog.text) == differs
     # What the configuration says beside the file stays.
     made = MAKE[kind]()
     assert (tok.chat_template, tok.eos_token, tok.bos_token) == (made.chat_template, made.eos_token, made.bos_token)
