@@ -33,19 +33,6 @@ def test_the_extension_says_what_it_has():
     assert isinstance(_C.has_cuda, bool)
 
 
-def test_presets_are_shipped():
-    assert gram_fast.preset_names() == [
-        "genrm",
-        "gram",
-        "gram-demo",
-        "gram-llama3",
-        "gram-qwen3",
-        "short",
-        "skywork-critic",
-        "verifier",
-    ]
-
-
 @pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-newest.txt"])
 def test_dependencies_are_bounded_by_what_was_tested(constraints):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
