@@ -2,11 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 
 def read_groups(path: Path) -> list[tuple[str, list[str]]]:
-    """Reads (prompt, responses) from RM-Bench's JSON (prompt, chosen, rejected) or JSON lines (prompt, responses)."""
+    """Reads (prompt, responses) from the rows of a file, which is JSON lines unless it ends in .json.
+
+    A row has `prompt`, and `responses` or `chosen` and `rejected`: lists in RM-Bench, one text each in JudgeBench as
+    GRAM has it.
+    """
     text = path.read_text("utf-8")
-    if path.suffix == ".json":
-        return [(row["prompt"], row["chosen"] + row["rejected"]) for row in json.loads(text)]
-    return [(row["prompt"], row["responses"]) for row in map(json.loads, text.splitlines())]
+    rows = json.loads(text) if path.suffix == ".json" else map(json.loads, text.splitlines())
+    return [(row["prompt"], responses_of(row)) for row in rows]
+
+
+def responses_of(row: dict[str, Any]) -> list[str]:
+    """Lists the responses of a row, chosen ones first."""
+    if "responses" in row:
+        return list(row["responses"])
+    return [text for part in (row["chosen"], row["rejected"]) for text in ([part] if isinstance(part, str) else part)]

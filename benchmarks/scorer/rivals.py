@@ -10,7 +10,6 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,34 +224,3 @@ def rivals_of(judge: PairwiseJudge) -> Rivals:
     comparer = comparer_of(judge)
     assert isinstance(comparer.runner, TransformersRunner)
     return Rivals(comparer.runner, comparer.tokenizer)
-
-
-class VllmRival:
-    """vLLM with its prefix cache: one token is generated, of the two labels. Each run starts with an empty cache."""
-
-    def __init__(self, folder: Path, tokenizer: PairTokenizer, dtype: torch.dtype) -> None:
-        """Loads the checkpoint. vLLM takes most of the GPU's memory: nothing else may be on it."""
-        from vllm import LLM, SamplingParams  # type: ignore[import-not-found,unused-ignore]
-
-        self._tokenizer = tokenizer
-        # Processed: after all but the labels are ruled out, so that the two best are the labels.
-        self._llm = LLM(
-            model=str(folder),
-            dtype=str(dtype).removeprefix("torch."),
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-        )
-        self._asked = SamplingParams(
-            max_tokens=1, temperature=0.0, logprobs=2, allowed_token_ids=list(tokenizer.label_ids)
-        )
-
-    def score(self, presentations: TextPresentations, size: int) -> Scored:
-        """Scores by log-probabilities of the two labels, whose difference is that of the logits. `size` is ignored."""
-        self._llm.reset_prefix_cache()
-        prompts = [{"prompt_token_ids": ids.tolist()} for ids in self._tokenizer.whole_ids(presentations)]
-        outputs = self._llm.generate(prompts, self._asked, use_tqdm=False)
-        of_labels = [
-            [output.outputs[0].logprobs[0][label].logprob for label in self._tokenizer.label_ids] for output in outputs
-        ]
-        tokens = sum(len(output.prompt_token_ids) - (output.num_cached_tokens or 0) for output in outputs)
-        return Scored(torch.tensor(of_labels), tokens)

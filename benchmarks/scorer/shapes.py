@@ -2,11 +2,13 @@
 
 import argparse
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from benchmarks.groups import read_groups
@@ -16,20 +18,10 @@ from gram_fast.models.dense.model import DenseShape
 
 SHAPES = {
     "small": SMALL,
+    "smollm2-135m": ModelSizes(576, 1536, 30, 9, 3, 64),
     "qwen3-0.6b": ModelSizes(1024, 3072, 28, 16, 8, 128),
     "qwen3-1.7b": ModelSizes(2048, 6144, 28, 16, 8, 128),
     "qwen3-8b": ModelSizes(4096, 12288, 36, 32, 8, 128),
-}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "cpu": {"shape": "small", "tokens": 64, "n": [2, 8, 32], "round_robin": 6, "prompts": 4, "of_prompt": 4},
-    "cuda": {
-        "shape": "qwen3-1.7b",
-        "tokens": 512,
-        "n": [2, 8, 64, 256],
-        "round_robin": 16,
-        "prompts": 32,
-        "of_prompt": 8,
-    },
 }
 
 
@@ -41,7 +33,7 @@ class Workload:
     orders: Orders
     prompts: list[str]
     groups: list[list[str]]
-    """For "rewards", the first response of a group is the reference."""
+    """For "rewards", the first response of a group is the reference; for "unshared", a pair each."""
 
     @property
     def n(self) -> int:
@@ -81,28 +73,32 @@ def random_texts(tokenizer: Any, num_tokens: int, count: int, seed: int) -> list
     return texts
 
 
-def make_workloads(options: argparse.Namespace, defaults: dict[str, Any], tokenizer: Any) -> list[Workload]:
+def make_workloads(options: argparse.Namespace, tokenizer: Any) -> list[Workload]:
     """Makes all workloads, those of few forwards first."""
-    most = max(*options.n, defaults["round_robin"], options.prompts * defaults["of_prompt"])
+    most = max(2, *options.n, *options.round_robin, options.prompts * options.of_prompt)
+    most_prompts = max(1, options.prompts, *options.unshared)
     if options.data:
         groups = read_groups(options.data)
         prompts = [prompt for prompt, _ in groups]
         responses = list(dict.fromkeys(text for _, texts in groups for text in texts))
+        pairs = [(texts[0], texts[-1]) for _, texts in groups]
     else:
-        prompts = random_texts(tokenizer, options.prompt_tokens, options.prompts, 0)
-        responses = random_texts(tokenizer, options.response_tokens, most, 1)
-    if len(responses) < most or len(prompts) < options.prompts:
+        prompts = random_texts(tokenizer, options.prompt_tokens, most_prompts, 0)
+        responses = random_texts(tokenizer, options.response_tokens, max(most, 2 * most_prompts), 1)
+        pairs = list(zip(responses[::2], responses[1::2], strict=False))
+    if len(responses) < most or len(prompts) < most_prompts:
         raise ValueError(f"the data has {len(prompts)} prompts and {len(responses)} responses: too few for these sizes")
 
     def one_prompt(strategy: str, orders: Orders, n: int) -> Workload:
         return Workload(strategy, orders, prompts[:1], [responses[:n]])
 
-    found = [one_prompt("round_robin", "both", defaults["round_robin"])]
+    found = [one_prompt("round_robin", "both", n) for n in options.round_robin]
     for n in options.n:
         found += [one_prompt("reference", "ab", n), one_prompt("knockout", "both", n)]
-    cut = range(0, options.prompts * defaults["of_prompt"], defaults["of_prompt"])
-    of_prompts = [responses[first : first + defaults["of_prompt"]] for first in cut]
-    found.append(Workload("rewards", "both", prompts[: options.prompts], of_prompts))
+    if options.prompts:
+        of_prompts = [responses[k * options.of_prompt :][: options.of_prompt] for k in range(options.prompts)]
+        found.append(Workload("rewards", "both", prompts[: options.prompts], of_prompts))
+    found += [Workload("unshared", "both", prompts[:k], [list(pair) for pair in pairs[:k]]) for k in options.unshared]
     return sorted(found, key=lambda workload: workload.forwards)
 
 
@@ -122,11 +118,49 @@ def flops_a_token(shape: DenseShape) -> int:
     return 2 * shape.num_layers * sum(columns * out for columns, out in products(shape).values())
 
 
-def matrix_rates(shape: DenseShape, rows: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Measures the FLOP/s of each product: the best of the runs of a third of a second."""
+def torch_product(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
+    """Makes the product by torch's matmul."""
+    return lambda: x @ weight.T
+
+
+def onednn_product(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
+    """Makes the product by oneDNN, the weight packed beforehand for as many rows."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
+    return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
+
+
+Products = Mapping[str, Callable[[Tensor, Tensor], Callable[[], Tensor]]]
+"""Ways to multiply, by name: x [rows, columns] and weight [out, columns] -> what computes x @ weight.T when called."""
+
+
+def products_on(device: torch.device) -> Products:
+    """Lists the ways to multiply that are known on that kind of device."""
+    found = {"torch": torch_product}
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        found["onednn"] = onednn_product
+    return found
+
+
+class Rate(NamedTuple):
+    """The speed of one of a model's products."""
+
+    flops: float
+    """FLOP/s."""
+    by: str
+    """The fastest way to multiply."""
+
+
+def matrix_rates(
+    shape: DenseShape, rows: int, device: torch.device, dtype: torch.dtype, ways: Products
+) -> dict[str, Rate]:
+    """Measures a layer's products in all ways -> of each the fastest, by the best of runs of a third of a second."""
     found = {}
     for name, (columns, out) in products(shape).items():
         x, weight = (torch.randn(size, columns, device=device, dtype=dtype) for size in (rows, out))
-        timer = Timer("x @ weight.T", globals={"x": x, "weight": weight}, num_threads=torch.get_num_threads())
-        found[name] = 2 * rows * columns * out / min(timer.blocked_autorange(min_run_time=0.3).times)
+        seconds = {}
+        for way, make in ways.items():
+            timer = Timer("run()", globals={"run": make(x, weight)}, num_threads=torch.get_num_threads())
+            seconds[way] = min(timer.blocked_autorange(min_run_time=0.3).times)
+        best = min(seconds, key=lambda way: seconds[way])
+        found[name] = Rate(2 * rows * columns * out / seconds[best], best)
     return found

@@ -1,7 +1,6 @@
 """What benchmarks/scorer/run.py does, on a tiny model: rivals that are right; what is measured, left out and kept."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,9 +103,20 @@ def test_flops_are_those_of_the_models(name: str, parameters: float) -> None:
 def test_every_product_has_a_rate() -> None:
     shape = shapes.DenseShape(32, 48, 2, 4, 2, 8, 100, 1e-6)
     assert shapes.flops_a_token(shape) == 2 * 2 * (32 * 64 + 32 * 32 + 32 * 96 + 48 * 32)
-    rates = shapes.matrix_rates(shape, 16, CPU, torch.float32)
+    slow = {"slow": lambda x, weight: lambda: time.sleep(0.001)}
+    rates = shapes.matrix_rates(shape, 16, CPU, torch.float32, shapes.products_on(CPU) | slow)
     assert set(rates) == {"qkv", "out", "gate_up", "down"}
-    assert all(rate > 0 for rate in rates.values())
+    assert all(rate.flops > 0 for rate in rates.values())
+    assert {rate.by for rate in rates.values()} <= set(shapes.products_on(CPU))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("way", shapes.products_on(CPU))
+def test_products_are_right(way: str, dtype: torch.dtype) -> None:
+    x, weight = (torch.randn(rows, 40, generator=torch.Generator().manual_seed(0)).to(dtype) for rows in (9, 24))
+    expected = x.double() @ weight.double().T
+    tolerance = 4 * torch.finfo(dtype).eps * (x.double().abs() @ weight.double().abs().T)
+    assert (shapes.products_on(CPU)[way](x, weight)().double() - expected).abs().sub(tolerance).max() <= 0
 
 
 def some_case(n: int = 9) -> cases.Case:
@@ -218,43 +228,6 @@ def test_curves_and_growth(tmp_path: Path) -> None:
     assert (tmp_path / "growth.png").stat().st_size > 1000
 
 
-def test_vllm_is_asked_for_the_two_labels(
-    judge: PairwiseJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A stand-in for vLLM: how it is called, and what becomes of its answer. The real one needs a GPU."""
-    calls: list[Any] = []
-    a, b = judge.comparer.tokenizer.label_ids
-
-    class StandIn:
-        def __init__(self, **options: Any) -> None:
-            calls.append(options)
-
-        def reset_prefix_cache(self) -> None:
-            calls.append("reset")
-
-        def generate(self, prompts: list[Any], asked: Any, use_tqdm: bool) -> list[Any]:
-            assert asked.allowed_token_ids == [a, b]
-            logprobs = [{b: SimpleNamespace(logprob=-2.0), a: SimpleNamespace(logprob=-0.5)}]
-            return [
-                SimpleNamespace(
-                    prompt_token_ids=p["prompt_token_ids"],
-                    num_cached_tokens=16,
-                    outputs=[SimpleNamespace(logprobs=logprobs)],
-                )
-                for p in prompts
-            ]
-
-    stand_in = SimpleNamespace(LLM=StandIn, SamplingParams=lambda **options: SimpleNamespace(**options))
-    monkeypatch.setitem(sys.modules, "vllm", stand_in)
-    presentations = ragged_presentations()
-    scored = rivals.VllmRival(tmp_path, judge.comparer.tokenizer, torch.bfloat16).score(presentations, 0)
-    assert calls[0]["dtype"] == "bfloat16"
-    assert calls[0]["enable_prefix_caching"]
-    assert calls[1] == "reset"
-    assert scored.logits_P2.tolist() == [[-0.5, -2.0]] * len(presentations)
-    assert scored.tokens == sum(len(ids) - 16 for ids in judge.comparer.tokenizer.whole_ids(presentations))
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_judge(tmp_path_factory.mktemp("model"))
@@ -262,8 +235,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, Any]:
     """What the whole benchmark prints, and the record in its last line."""
-    sizes = ["--prompt-tokens", "9", "--response-tokens", "12", "--n", "2", "4", "--prompts", "2", "--repeats", "1"]
-    monkeypatch.setattr("sys.argv", ["scorer.py", *sizes, *arguments])
+    sizes = "--prompt-tokens 9 --response-tokens 12 --n 2 4 --round-robin 6 --prompts 2 --of-prompt 4 --unshared 3"
+    monkeypatch.setattr("sys.argv", ["scorer.py", *sizes.split(), "--repeats", "1", *arguments])
     scorer.main()
     text = capsys.readouterr().out
     return text, json.loads(text.splitlines()[-1])
@@ -286,9 +259,11 @@ def test_the_whole_benchmark(
         *(f"knockout, n = {n}, both orders" for n in (2, 4)),
         "round_robin, n = 6, both orders",
         "rewards, 2 prompts, n = 4, both orders",
+        "unshared, 3 prompts, n = 2, both orders",
     }
     names = [*scorer.OURS, "packed", "prefix", "padded", "loop"]
-    assert [row["name"] for row in record["rows"]] == names * 6
+    assert [row["name"] for row in record["rows"]] == names * 7
+    assert set(record["matrix_by"].values()) <= {"torch", "onednn"}
     by_name = {row["name"]: row for row in record["rows"] if row["strategy"] == "round_robin"}
     assert by_name["packed"]["tokens"] == by_name["packed"]["tokens_unshared"]
     assert by_name["ours, dense"]["tokens"] < by_name["prefix"]["tokens"] < by_name["packed"]["tokens"]
@@ -305,7 +280,7 @@ def test_the_whole_benchmark(
 @pytest.fixture
 def known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates that need no measuring."""
-    monkeypatch.setattr(scorer, "matrix_rates", lambda *arguments: {"qkv": 1e9})
+    monkeypatch.setattr(scorer, "matrix_rates", lambda *arguments: {"qkv": shapes.Rate(1e9, "torch")})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
@@ -315,7 +290,7 @@ def test_without_time_everything_is_listed(
 ) -> None:
     text, record = run(monkeypatch, capsys, "--model", str(checkpoint), "--limit", "0")
     assert record["rows"] == []
-    assert len(record["left_out"]) == 6 * 7 + 1
+    assert len(record["left_out"]) == 7 * 7 + 1
     assert "left out: loop, round_robin, n = 6, both orders" in text
 
 
@@ -344,16 +319,17 @@ def test_real_texts(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     row = {"prompt": "Name a city.", "responses": [f"City number {k}." for k in range(8)]}
     data.write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": "Name two."}), "utf-8")
-    defaults = shapes.DEFAULTS["cpu"]
-    options = SimpleNamespace(data=data, n=[2, 4], prompts=2)
-    found = shapes.make_workloads(options, defaults, None)  # type: ignore[arg-type]
-    assert [workload.forwards for workload in found] == [1, 2, 3, 6, 12, 30]
+    options = SimpleNamespace(data=data, n=[2, 4], round_robin=[6, 5], prompts=2, of_prompt=4, unshared=[2])
+    found = shapes.make_workloads(options, None)  # type: ignore[arg-type]
+    assert [workload.forwards for workload in found] == [1, 2, 3, 4, 6, 12, 20, 30]
     many = next(workload for workload in found if workload.strategy == "rewards")
     assert many.prompts == ["Name a city.", "Name two."]
     assert [len(group) for group in many.groups] == [4, 4]
+    pairs = next(workload for workload in found if workload.strategy == "unshared")
+    assert pairs.groups == [["City number 0.", "City number 7."]] * 2
     options.prompts = 3
     with pytest.raises(ValueError, match="2 prompts and 8 responses: too few"):
-        shapes.make_workloads(options, defaults, None)  # type: ignore[arg-type]
+        shapes.make_workloads(options, None)  # type: ignore[arg-type]
 
 
 def test_a_judge_of_any_sizes_is_written(tmp_path: Path) -> None:
