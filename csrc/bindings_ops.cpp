@@ -11,6 +11,7 @@
 #include "ops/leaf_attention.h"
 #include "ops/merge_states.h"
 #include "ops/swiglu.h"
+#include "ops/tree_attention.h"
 
 namespace py = pybind11;
 
@@ -147,6 +148,35 @@ void bind_ops(py::module_& m) {
       py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
       py::arg("items"), py::arg("num_items"), py::arg("partial_out"), py::arg("partial_lse"), py::arg("out"),
       py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
+  m.def(
+      "tree_attention",
+      [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides,
+         uintptr_t tiles, int64_t num_tiles, uintptr_t out, float scale, int dtype, std::array<int64_t, 4> shape) {
+        const TreeAttention args{
+            .q = address<void>(q),
+            .q_stride_t = q_strides[0],
+            .q_stride_h = q_strides[1],
+            .k = address<void>(k),
+            .k_stride_s = k_strides[0],
+            .k_stride_h = k_strides[1],
+            .v = address<void>(v),
+            .v_stride_s = v_strides[0],
+            .v_stride_h = v_strides[1],
+            .tiles = address<int32_t>(tiles),
+            .out = address<void>(out),
+            .scale = scale,
+            .dtype = static_cast<Dtype>(dtype),
+            .num_tiles = num_tiles,
+            .num_tokens = shape[0],
+            .num_heads = shape[1],
+            .num_kv_heads = shape[2],
+            .head_dim = shape[3],
+        };
+        const py::gil_scoped_release release;
+        tree_attention_cpu(args);
+      },
+      py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
+      py::arg("tiles"), py::arg("num_tiles"), py::arg("out"), py::arg("scale"), py::arg("dtype"), py::arg("shape"));
 }
 
 }  // namespace gram_fast

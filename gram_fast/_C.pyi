@@ -79,3 +79,17 @@ def leaf_attention(
     shape: Sequence[int],
     stream: int | None,
 ) -> None: ...
+def tree_attention(
+    q: int,
+    q_strides: Sequence[int],
+    k: int,
+    k_strides: Sequence[int],
+    v: int,
+    v_strides: Sequence[int],
+    tiles: int,
+    num_tiles: int,
+    out: int,
+    scale: float,
+    dtype: int,
+    shape: Sequence[int],
+) -> None: ...

@@ -66,7 +66,7 @@ class JudgeOptions:
     ] = "auto"
     dtype: Annotated[str | torch.dtype, Flag(str, "auto, float32, float16 or bfloat16.")] = "auto"
     runner: Annotated[str, Flag(str, "auto, dense (this package's own model) or transformers.")] = "auto"
-    attention: Annotated[str, Flag(str, "Attention backend: auto, reference, cascade or triton.")] = "auto"
+    attention: Annotated[str, Flag(str, "Attention backend: auto, reference, cascade, triton or extension.")] = "auto"
     max_batch_tokens: Annotated[
         int | Literal["auto"], Flag(int, "Most tokens of one forward; default: what suits the device.")
     ] = "auto"

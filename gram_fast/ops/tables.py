@@ -67,7 +67,7 @@ class TreeTables:
 
     spans: Spans
     tiles: Tensor | None = None
-    """For "triton": int32 [X, columns] on the device, a row for each tile (gram_fast::attention_tiles)."""
+    """For "triton" and "extension": int32 [X, columns] on the device, a row a tile (gram_fast::attention_tiles)."""
     cascade: CpuCascade | CudaCascade | None = None
     """For "cascade": the library calls."""
 
@@ -90,7 +90,8 @@ class TreeTables:
         """
         if backend == "triton":
             check_group(group)
-            table = _C.attention_tiles(*spans.arrays, TILE_ROWS // group, at_least[0])
+        if backend in ("triton", "extension"):
+            table = _C.attention_tiles(*spans.arrays, max(TILE_ROWS // group, 1), at_least[0])
             return cls(spans, tiles=_filled_up(table, at_least[1], device))
         if backend == "cascade":
             return cls(spans, cascade=cascade_tables(*spans, device))

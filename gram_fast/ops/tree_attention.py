@@ -9,14 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.kernels.tree_attention_cascade import cascade_attention
 from gram_fast.ops.backends import Backends, check_backend
-from gram_fast.ops.checks import check_states, expect, on_device_of
+from gram_fast.ops.checks import DTYPES, check_states, expect, on_device_of
 from gram_fast.ops.merge_states import implementation as merge_states_on
 from gram_fast.ops.tables import MAX_SLOTS, Spans, TreeTables
 
-BACKENDS = Backends(("reference", "cascade", "triton"))
+BACKENDS = Backends(("reference", "cascade", "triton", "extension"), cpu_only=("extension",))
 
 AttendTree = Callable[[Tensor, Tensor, Tensor, TreeTables, float], Tensor]
 """(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
@@ -24,7 +25,7 @@ AttendTree = Callable[[Tensor, Tensor, Tensor, TreeTables, float], Tensor]
 
 def implementation(backend: str) -> AttendTree:
     """The function that runs `tree_attention` on a backend. It trusts its arguments and tables made for it."""
-    return {"reference": _reference, "cascade": _cascade, "triton": _triton}[backend]
+    return {"reference": _reference, "cascade": _cascade, "triton": _triton, "extension": _extension}[backend]
 
 
 def _reference(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, scale: float) -> Tensor:
@@ -44,6 +45,27 @@ def _triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, sca
 
     assert tables.tiles is not None
     return tree_attention_triton(q_THE, k_SKE, v_SKE, tables.tiles, scale)
+
+
+def _extension(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, scale: float) -> Tensor:
+    assert tables.tiles is not None
+    out_THE = q_THE.new_empty(q_THE.shape)
+    (num_tokens, num_heads, width), num_kv_heads = q_THE.shape, k_SKE.shape[1]
+    _C.tree_attention(
+        q_THE.data_ptr(),
+        q_THE.stride()[:2],
+        k_SKE.data_ptr(),
+        k_SKE.stride()[:2],
+        v_SKE.data_ptr(),
+        v_SKE.stride()[:2],
+        tables.tiles.data_ptr(),
+        len(tables.tiles),
+        out_THE.data_ptr(),
+        scale,
+        DTYPES.index(q_THE.dtype),
+        (num_tokens, num_heads, num_kv_heads, width),
+    )
+    return out_THE
 
 
 @torch.library.custom_op("gram_fast::tree_attention", mutates_args=())
@@ -81,9 +103,9 @@ def tree_attention(
     spans = Spans(spans_N2, range_offsets, ranges_R2).check(num_slots, num_tokens)
     expect(scale > 0, "scale", "a positive number", scale)
     check_backend("tree_attention", backend, q_THE.device, q_THE.dtype, sizes["E"])
-    if not num_tokens:
+    if q_THE.numel() == 0:
         return q_THE.new_empty(q_THE.shape)
-    if backend == "triton":
+    if backend in ("triton", "extension"):
         expect(num_slots <= MAX_SLOTS, "k_SKE", f"at most {MAX_SLOTS} slots", num_slots)
     tables = TreeTables.of(spans, backend, group, q_THE.device)
     with on_device_of(q_THE):

@@ -84,7 +84,7 @@ def test_top_k_records_its_places(gram_fast, folder):
 def test_doctor_reports_the_installation_and_a_known_answer(gram_fast, folder):
     run = gram_fast("doctor", "-m", folder)
     assert run.returncode == 0
-    for word in ("torch", "extension", "attention cascade on cpu", "known answer, order ba", "right"):
+    for word in ("torch", "extension", "attention extension on cpu", "known answer, order ba", "right"):
         assert word in run.stdout
 
 

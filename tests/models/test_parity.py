@@ -62,6 +62,7 @@ def test_the_logits_are_large_enough_to_tell_wrong_attention():
     [
         "reference",
         "cascade",
+        "extension",
         pytest.param("triton", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")),
     ],
 )
@@ -176,7 +177,7 @@ def test_what_auto_stands_for_is_logged_once(caplog):
         runner = TransformersRunner(tiny_model("qwen3"), LABELS, "auto")
         score(Engine(runner), [], [[[[1, 2, 3]]]])
     assert [r.message for r in caplog.records] == [
-        "tree_attention backend: cascade (cpu, torch.float32)",
+        "tree_attention backend: extension (cpu, torch.float32)",
         "label_logits backend: extension (cpu, torch.float32)",
     ]
-    assert runner.attention == "cascade"
+    assert runner.attention == "extension"

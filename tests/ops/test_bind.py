@@ -111,7 +111,7 @@ def test_what_bound_attention_gives_is_contiguous(op: str) -> None:
 
 def test_backends_are_public() -> None:
     assert list(ops.BACKENDS.items()) == [
-        ("tree_attention", ("reference", "cascade", "triton")),
+        ("tree_attention", ("reference", "cascade", "triton", "extension")),
         ("leaf_attention", ("reference", "extension", "triton")),
         ("path_attention", ("reference", "triton")),
         ("merge_states", ("reference", "triton", "extension")),

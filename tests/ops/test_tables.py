@@ -166,6 +166,7 @@ def test_corrupted_tables_are_errors_or_those_of_a_pass(
     refused = r"^(spans_N2|range_offsets|ranges_R2|leaf_rows_L|k_SKE): expected "
     for call in (
         lambda: ops.tree_attention(q_THE, k_SKE, v_SKE, *changed, 1.0, "cascade"),
+        lambda: ops.tree_attention(q_THE, k_SKE, v_SKE, *changed, 1.0, "extension"),
         lambda: ops.path_attention(q_THE, k_SKE, v_SKE, *changed, 1.0, "reference"),
         lambda: ops.leaf_attention(
             torch.ones(len(rows), 1, 16), k_SKE, v_SKE, *changed, changed_rows, 1.0, "extension"

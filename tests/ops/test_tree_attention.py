@@ -32,7 +32,7 @@ from gram_fast.kernels.tree_attention import tree_attention_reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-on_each_backend = pytest.mark.parametrize("backend", ["reference", "cascade", "triton"])
+on_each_backend = pytest.mark.parametrize("backend", ["reference", "cascade", "triton", "extension"])
 
 
 @on_each_device
@@ -47,11 +47,12 @@ def test_widths_heads_and_dtypes(
     check_tree_attention(random_inputs(FOREST_TOKENS, FOREST_SLOTS, heads, width, dtype), FOREST, backend, device)
 
 
-# Around the lengths at which the CPU cascade turns to chunks of 192 queries and back to one call.
+# Around the lengths at which the CPU cascade turns to chunks of 192 queries and back to one call, and around whole
+# tiles and blocks of keys of the extension.
 @on_each_device
 @on_each_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("length", [191, 192, 193, 384, 577, 767, 768, 769, 997])
+@pytest.mark.parametrize("length", [63, 64, 65, 129, 191, 192, 193, 384, 577, 767, 768, 769, 997])
 def test_long_spans(length: int, dtype: torch.dtype, backend: str, device: str) -> None:
     skip_what_cannot_run("tree_attention", backend, device, dtype)
     tables = tables_of_lengths([2, length, 3], [[], [(0, 1), (length + 9, length + 12)], [(2, 2 + length)]])
@@ -75,10 +76,11 @@ def test_one_token_on_a_long_range(dtype: torch.dtype, backend: str, device: str
     check_tree_attention(random_inputs(1, 1021, dtype=dtype), make_tables([(0, 1)], [[(2, 1019)]]), backend, device)
 
 
-def test_two_threads() -> None:
+@pytest.mark.parametrize("backend", ["cascade", "extension"])
+def test_two_threads(backend: str) -> None:
     torch.set_num_threads(2)
     tables = tables_of_lengths([300, 500], [[], [(0, 250)]])
-    check_tree_attention(random_inputs(800, 800), tables, "cascade")
+    check_tree_attention(random_inputs(800, 800), tables, backend)
 
 
 @on_each_backend
@@ -135,10 +137,11 @@ def test_triton_on_a_cpu_is_for_the_interpreter(monkeypatch: pytest.MonkeyPatch)
         ops.resolve_backend("tree_attention", "triton", CPU, torch.bfloat16)
 
 
-def test_auto_is_the_cascade_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_is_the_extension_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="gram_fast"):
-        assert ops.resolve_backend("tree_attention", "auto", CPU, torch.float32) == "cascade"
-    assert "cascade" in caplog.text
+        assert ops.resolve_backend("tree_attention", "auto", CPU, torch.float32, 264) == "extension"
+    assert "extension" in caplog.text
+    assert "on the CPU alone" in ops.backend_problem("tree_attention", "extension", torch.device("cuda"), torch.float16)
 
 
 @on_each_backend
@@ -151,7 +154,7 @@ def test_a_named_backend_is_itself(backend: str, dtype: torch.dtype, caplog: pyt
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(BackendError, match=r"'flash'.*reference, cascade, triton"):
+    with pytest.raises(BackendError, match=r"'flash'.*reference, cascade, triton, extension"):
         ops.resolve_backend("tree_attention", "flash", CPU, torch.float32)
     with pytest.raises(BackendError, match="'auto'"):  # resolved once, by the caller, not by the op
         ops.tree_attention(*random_inputs(2, 2), *tables_of_lengths([2], [[]]), 1.0, "auto")

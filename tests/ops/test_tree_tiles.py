@@ -112,7 +112,7 @@ def tables_of_tree(sequences: Sequence[Sequence[int]]) -> tuple[Tables, int]:
 
 @on_each_device
 @on_each_dtype
-@pytest.mark.parametrize("backend", ["cascade", "triton"])
+@pytest.mark.parametrize("backend", ["cascade", "triton", "extension"])
 def test_a_leaf_at_every_depth(backend: str, dtype: torch.dtype, device: str) -> None:
     skip_what_cannot_run("tree_attention", backend, device, dtype)
     comb = [[*range(3 * depth), 1000 + depth, 2000 + depth] for depth in range(1, 14)]

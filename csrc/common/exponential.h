@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace gram_fast {
+
+inline float from_bits(uint32_t bits) {
+  float out;
+  std::memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
+inline uint32_t to_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// Without branches and library calls, so that loops over these become vector code. Static, and inlined always: files
+// with and without contraction include them, and each keeps its own.
+
+// e^r for |r| <= ln 2 / 2: the polynomial of expf in Cephes.
+[[gnu::always_inline]] static inline float small_exponential(float r) {
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return p * (r * r) + r + 1.0f;
+}
+
+// x - n ln 2, with ln 2 in two parts: the first product is exact.
+[[gnu::always_inline]] static inline float less_logarithms(float x, float n) {
+  return (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+}
+
+// e^x within one unit in the last place; infinity from where no float is as large, NaN for NaN.
+[[gnu::always_inline]] static inline float exponential(float x) {
+  // Beyond these: infinity, or too little to change the 1 that is added to it.
+  x = x > 105.0f ? 105.0f : x;
+  x = x < -105.0f ? -105.0f : x;
+  // x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 leaves n, rounded, in the last bits of the sum.
+  constexpr float kRound = 0x1.8p23f;
+  const float shifted = x * 0x1.715476p0f + kRound;
+  const float p = small_exponential(less_logarithms(x, shifted - kRound));
+  // 2^n by two factors: n reaches from -151 to 151, the exponent of a normal float from -126 to 127.
+  const uint32_t whole = to_bits(shifted) - to_bits(kRound);
+  const auto half = static_cast<uint32_t>(static_cast<int32_t>(whole) >> 1);
+  return p * from_bits((half + 127) << 23) * from_bits((whole - half + 127) << 23);
+}
+
+// The same for x of at most 0, such as a score less the largest: 0 below e^-87, where floats become subnormal, and 1
+// for 0. A third fewer operations than `exponential`.
+[[gnu::always_inline]] static inline float exponential_of_loss(float x) {
+  // As above, with the bias of an exponent in the last bits: shifted to their place they are 2^n.
+  constexpr float kRound = 0x1.8p23f + 127.0f;
+  const float shifted = x * 0x1.715476p0f + kRound;
+  const float p = small_exponential(less_logarithms(x, shifted - kRound));
+  return x < -87.0f ? 0.0f : p * from_bits(to_bits(shifted) << 23);
+}
+
+}  // namespace gram_fast

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include "common/dtype.h"
+#include "common/exponential.h"
+
+namespace gram_fast {
+
+constexpr int64_t kBlockKeys = 64;  // most keys of a block
+constexpr int64_t kFill = 16;       // columns of rows in memory are filled up with zeros to a multiple
+
+// A panel of queries on its way through the blocks of keys that it reads: online softmax as in FlashAttention (arXiv
+// 2205.14135). Everything is transposed, a row of queries to a lane: the largest score, the sums and the factors of a
+// row need nothing of another lane, and keys and values are read as they lie, an element at a time for all lanes.
+// R rows of the panel, a multiple of the lanes; E head width, F the same filled up.
+struct Panel {
+  const float* queries;  // [E, R], scaled
+  float* sum;            // [F, R]: weighted values so far
+  float* largest;        // [R]: score so far
+  float* total;          // [R]: of weights so far
+  const int32_t* low;    // [R]: first own token that a row reads
+  const int32_t* high;   // [R]: and last
+};
+
+// Keys and values of which the rows of a panel read [first, end): those before `num_shared` all, without a mask, and of
+// the own tokens that follow, from `own_token` on, what `low` and `high` of the row say.
+struct KeyBlock {
+  const float* keys;    // [kBlockKeys, F]
+  const float* values;  // [kBlockKeys, F]
+  float* scores;        // [kBlockKeys, R], space
+  int64_t width, filled_width;
+  int64_t first, end, num_shared, own_token;
+};
+
+#define GRAM_FAST_NAME PlainAttention
+#define GRAM_FAST_TARGET
+#define GRAM_FAST_LANES 4
+#define GRAM_FAST_VECTORS 2
+#define GRAM_FAST_HEIGHT 4
+#include "ops/attention_loops.h"
+#undef GRAM_FAST_NAME
+#undef GRAM_FAST_TARGET
+#undef GRAM_FAST_LANES
+#undef GRAM_FAST_VECTORS
+#undef GRAM_FAST_HEIGHT
+
+#ifdef __x86_64__
+#define GRAM_FAST_NAME Avx2Attention
+#define GRAM_FAST_TARGET [[gnu::target("avx2,fma")]]
+#define GRAM_FAST_LANES 8
+#define GRAM_FAST_VECTORS 3
+#define GRAM_FAST_HEIGHT 4
+#include "ops/attention_loops.h"
+#undef GRAM_FAST_NAME
+#undef GRAM_FAST_TARGET
+#undef GRAM_FAST_LANES
+#undef GRAM_FAST_VECTORS
+#undef GRAM_FAST_HEIGHT
+
+#define GRAM_FAST_NAME Avx512Attention
+#define GRAM_FAST_TARGET [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]]
+#define GRAM_FAST_LANES 16
+#define GRAM_FAST_VECTORS 3
+#define GRAM_FAST_HEIGHT 8
+#include "ops/attention_loops.h"
+#undef GRAM_FAST_NAME
+#undef GRAM_FAST_TARGET
+#undef GRAM_FAST_LANES
+#undef GRAM_FAST_VECTORS
+#undef GRAM_FAST_HEIGHT
+#endif
+
+// Calls `function`, a lambda with one type parameter, with the widest of these that the processor has.
+template <typename Function>
+void with_attention_instructions(const Function& function) {
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return function.template operator()<Avx512Attention>();
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return function.template operator()<Avx2Attention>();
+  }
+#endif
+  function.template operator()<PlainAttention>();
+}
+
+}  // namespace gram_fast

@@ -1,0 +1,223 @@
+#include "ops/tree_attention.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "common/parallel.h"
+#include "ops/attention_instructions.h"
+#include "tables/layout.h"
+
+namespace gram_fast {
+namespace {
+
+struct Tile {
+  int32_t first, end, own_start, first_range, end_range;
+};
+static_assert(sizeof(Tile) == kTileColumns * sizeof(int32_t));
+
+struct Slots {
+  int32_t start, end;
+};
+static_assert(sizeof(Slots) == kExtentColumns * sizeof(int32_t));
+
+// Parts of a table of attention_tiles.
+struct TileTable {
+  const Tile* tiles;
+  const int32_t* span_starts;  // [T]
+  const Slots* ranges;
+};
+
+TileTable tile_table(const TreeAttention& a) {
+  const int32_t* starts = a.tiles + kTileColumns * a.num_tiles;
+  return {.tiles = reinterpret_cast<const Tile*>(a.tiles),
+          .span_starts = starts,
+          .ranges = reinterpret_cast<const Slots*>(starts + a.num_tokens)};
+}
+
+int64_t filled_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
+
+// Memory of floats, zeros at first, that begins where a vector should.
+class Floats {
+ public:
+  explicit Floats(int64_t size) : floats_(new (kAlignment) float[static_cast<size_t>(size)]()) {}
+  float* at(int64_t place) { return floats_.get() + place; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(float* floats) const { operator delete[](floats, kAlignment); }
+  };
+  std::unique_ptr<float[], Free> floats_;
+};
+
+// Attention of tiles, one after the other, each of one key/value head. Its rows, tokens times the heads that share the
+// key/value head, go in panels through blocks of keys. A block takes up keys across the ends of ranges.
+template <typename Isa, typename T>
+class Walk {
+ public:
+  Walk(const TreeAttention& args, int64_t max_rows)
+      : a_(args),
+        table_(tile_table(args)),
+        group_(args.num_heads / args.num_kv_heads),
+        filled_(filled_up(args.head_dim, kFill)),
+        queries_(filled_up(max_rows, kPanelRows) * filled_),
+        sum_(filled_up(max_rows, kPanelRows) * filled_),
+        keys_(kBlockKeys * filled_),
+        values_(kBlockKeys * filled_),
+        scores_(kBlockKeys * kPanelRows),
+        square_(Isa::kLanes * filled_) {
+    largest_.resize(static_cast<size_t>(filled_up(max_rows, kPanelRows)));
+    total_.resize(largest_.size());
+    low_.resize(largest_.size());
+    high_.resize(largest_.size());
+  }
+
+  void attend(const Tile& tile, int64_t kv_head) {
+    tile_ = tile;
+    kv_head_ = kv_head;
+    num_rows_ = (tile.end - tile.first) * group_;
+    start_rows();
+    for (int32_t r = tile.first_range; r < tile.end_range; ++r) read(table_.ranges[r], false);
+    read({tile.own_start, tile.first}, false);
+    read({tile.first, tile.end}, true);
+    if (num_keys_ > 0) take_block();
+    for (int64_t row = 0; row < num_rows_; row += Isa::kLanes) finish_rows(row);
+  }
+
+ private:
+  static constexpr int64_t kLanes = Isa::kLanes, kPanelRows = kLanes * Isa::kMaxVectors;
+
+  int32_t token_of(int64_t row) const { return tile_.first + static_cast<int32_t>(row / group_); }
+  int64_t head_of(int64_t row) const { return kv_head_ * group_ + row % group_; }
+
+  // Rows of the panel that begins with a row: the last one of a tile is narrower where fewer vectors hold its rows.
+  int64_t panel_rows(int64_t first) const { return std::min(kPanelRows, filled_up(num_rows_ - first, kLanes)); }
+  // Where the columns of the vector that begins with a row lie, in memory of panels.
+  int64_t place_of(int64_t row) const { return row / kPanelRows * kPanelRows * filled_ + row % kPanelRows; }
+
+  void start_rows() {
+    for (int64_t row = 0; row < num_rows_; row += kLanes) {
+      for (int64_t r = row; r < row + kLanes; ++r) {
+        const auto at = static_cast<size_t>(r);
+        const bool is_row = r < num_rows_;  // what fills the last vector up reads nothing of its own
+        low_[at] = is_row ? table_.span_starts[token_of(r)] : 0;
+        high_[at] = is_row ? token_of(r) : -1;
+        largest_[at] = std::numeric_limits<float>::lowest();
+        total_[at] = 0;
+        if (!is_row) continue;
+        const T* q = static_cast<const T*>(a_.q) + token_of(r) * a_.q_stride_t + head_of(r) * a_.q_stride_h;
+        Isa::read(q, 0, 1, a_.head_dim, square_.at((r - row) * filled_), filled_);
+      }
+      const int64_t stride = panel_rows(row / kPanelRows * kPanelRows);
+      Isa::to_columns(square_.at(0), filled_, a_.scale, queries_.at(place_of(row)), stride);
+    }
+    std::fill_n(sum_.at(0), filled_up(num_rows_, kPanelRows) * filled_, 0.0f);
+  }
+
+  // Adds keys to the block, and takes it whenever it is full.
+  void read(Slots slots, bool is_own) {
+    const T* k = static_cast<const T*>(a_.k) + kv_head_ * a_.k_stride_h;
+    const T* v = static_cast<const T*>(a_.v) + kv_head_ * a_.v_stride_h;
+    for (int64_t slot = slots.start; slot < slots.end;) {
+      const int64_t count = std::min<int64_t>(kBlockKeys - num_keys_, slots.end - slot), at = num_keys_ * filled_;
+      Isa::read(k + slot * a_.k_stride_s, a_.k_stride_s, count, a_.head_dim, keys_.at(at), filled_);
+      Isa::read(v + slot * a_.v_stride_s, a_.v_stride_s, count, a_.head_dim, values_.at(at), filled_);
+      if (num_keys_ == num_shared_) own_token_ = slot;
+      if (!is_own) num_shared_ += count;
+      num_keys_ += count;
+      slot += count;
+      if (num_keys_ == kBlockKeys) take_block();
+    }
+  }
+
+  void take_block() {
+    for (int64_t row = 0; row < num_rows_; row += kPanelRows) {
+      const int64_t rows = panel_rows(row), last = std::min(row + rows, num_rows_) - 1;
+      // Own tokens that some row of the panel reads.
+      const int64_t first = std::max<int64_t>(low_[static_cast<size_t>(row)] - own_token_, 0);
+      const int64_t end = std::min(token_of(last) + 1 - own_token_, num_keys_ - num_shared_);
+      const KeyBlock block{
+          .keys = keys_.at(0),
+          .values = values_.at(0),
+          .scores = scores_.at(0),
+          .width = a_.head_dim,
+          .filled_width = filled_,
+          .first = num_shared_ > 0 ? 0 : first,
+          .end = num_shared_ + std::max<int64_t>(end, 0),
+          .num_shared = num_shared_,
+          .own_token = own_token_,
+      };
+      if (block.first >= block.end) continue;
+      const auto at = static_cast<size_t>(row);
+      const Panel panel{
+          .queries = queries_.at(place_of(row)),
+          .sum = sum_.at(place_of(row)),
+          .largest = &largest_[at],
+          .total = &total_[at],
+          .low = &low_[at],
+          .high = &high_[at],
+      };
+      attend_panel(panel, block, rows / kLanes);
+    }
+    num_keys_ = num_shared_ = 0;
+  }
+
+  static void attend_panel(const Panel& panel, const KeyBlock& block, int64_t num_vectors) {
+    static_assert(Isa::kMaxVectors <= 3);
+    if (num_vectors == 1) return Isa::template attend<1>(panel, block);
+    if (num_vectors == 2) return Isa::template attend<2>(panel, block);
+    if constexpr (Isa::kMaxVectors == 3) Isa::template attend<3>(panel, block);
+  }
+
+  // Writes the results of one vector of rows.
+  void finish_rows(int64_t first) {
+    Isa::to_rows(sum_.at(place_of(first)), panel_rows(first / kPanelRows * kPanelRows), filled_, square_.at(0));
+    for (int64_t row = first; row < std::min(first + kLanes, num_rows_); ++row) {
+      T* out = static_cast<T*>(a_.out) + (token_of(row) * a_.num_heads + head_of(row)) * a_.head_dim;
+      Isa::write(square_.at((row - first) * filled_), 1 / total_[static_cast<size_t>(row)], a_.head_dim, out);
+    }
+  }
+
+  const TreeAttention& a_;
+  const TileTable table_;
+  const int64_t group_, filled_;
+  Floats queries_, sum_;  // of panels: columns [filled_, rows]
+  Floats keys_, values_;  // [kBlockKeys, filled_]
+  Floats scores_;         // [kBlockKeys, rows of a panel]
+  Floats square_;         // [kLanes, filled_]: rows on their way in or out
+  std::vector<float> largest_, total_;
+  std::vector<int32_t> low_, high_;
+  // The tile, and the block that is being filled: `num_shared_` of its `num_keys_` keys are read without a mask, and
+  // the others are own tokens from `own_token_` on.
+  Tile tile_{};
+  int64_t kv_head_ = 0, num_rows_ = 0;
+  int64_t num_keys_ = 0, num_shared_ = 0, own_token_ = 0;
+};
+
+template <typename Isa, typename T>
+void attend(const TreeAttention& a) {
+  const Tile* tiles = tile_table(a).tiles;
+  int64_t max_tokens = 0;
+  for (int64_t x = 0; x < a.num_tiles; ++x) max_tokens = std::max<int64_t>(max_tokens, tiles[x].end - tiles[x].first);
+#pragma omp parallel num_threads(num_threads())
+  {
+    Walk<Isa, T> walk(a, max_tokens * a.num_heads / a.num_kv_heads);
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < a.num_tiles * a.num_kv_heads; ++task) {
+      // Head by head: the keys and values of one, which many tiles read, stay in a core's cache.
+      walk.attend(tiles[task % a.num_tiles], task / a.num_tiles);
+    }
+  }
+}
+
+}  // namespace
+
+void tree_attention_cpu(const TreeAttention& args) {
+  dispatch_cpu(args.dtype,
+               [&]<typename T>() { with_attention_instructions([&]<typename Isa>() { attend<Isa, T>(args); }); });
+}
+
+}  // namespace gram_fast

@@ -1,0 +1,87 @@
+"""Tree attention in C++ is right with the instructions of every processor, not with the widest of this one alone."""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.attention import Inputs, Tables, assert_as_exact_as_plain, random_inputs, tables_of_lengths
+from helpers.ops import CPU, on_each_dtype
+from torch import Tensor
+
+from gram_fast import ops
+from gram_fast.ops.checks import DTYPES
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TABLES = tables_of_lengths([150, 3, 1, 40, 2], [[], [(0, 71)], [(200, 290)], [(0, 150), (205, 206)], [(203, 277)]])
+
+
+class Arguments(ctypes.Structure):
+    """gram_fast::TreeAttention."""
+
+    _fields_ = (
+        ("q", ctypes.c_void_p),
+        ("q_strides", ctypes.c_int64 * 2),
+        ("k", ctypes.c_void_p),
+        ("k_strides", ctypes.c_int64 * 2),
+        ("v", ctypes.c_void_p),
+        ("v_strides", ctypes.c_int64 * 2),
+        ("tiles", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+        ("dtype", ctypes.c_int),
+        ("sizes", ctypes.c_int64 * 5),
+    )
+
+
+def can_run(instructions: str) -> bool:
+    """Whether this processor has them."""
+    if instructions == "plain":
+        return True
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return platform.machine() == "x86_64" and capability in ("avx512", instructions)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The op's source with a function for each kind of instructions."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    built = tmp_path_factory.mktemp("attention") / "attention.so"
+    sources = [ROOT / "tests/cpp/attention_instructions.cpp", ROOT / "csrc/common/parallel.cpp"]
+    flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-fopenmp", f"-I{ROOT / 'csrc'}"]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    subprocess.run(["g++", *flags, *sources, "-o", built], env=environment, check=True)
+    return ctypes.CDLL(str(built))
+
+
+def attend(function: Callable[..., None], inputs: Inputs, tables: Tables, scale: float) -> Tensor:
+    (num_tokens, num_heads, width), num_kv_heads = inputs[0].shape, inputs[1].shape[1]
+    tiles = ops.TreeTables.of(ops.Spans(*tables), "extension", num_heads // num_kv_heads, CPU).tiles
+    assert tiles is not None
+    out_THE = torch.full_like(inputs[0], float("nan"))
+    states = [part for x in inputs for part in (x.data_ptr(), x.stride()[:2])]
+    sizes = (len(tiles), num_tokens, num_heads, num_kv_heads, width)
+    dtype = DTYPES.index(inputs[0].dtype)
+    function(ctypes.byref(Arguments(*states, tiles.data_ptr(), out_THE.data_ptr(), scale, dtype, sizes)))
+    return out_THE
+
+
+@on_each_dtype
+@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize(("heads", "width"), [((2, 2), 24), ((9, 3), 64), ((10, 2), 80)])
+def test_each_is_as_exact_as_plain_attention(
+    heads: tuple[int, int], width: int, instructions: str, dtype: torch.dtype, library: ctypes.CDLL
+) -> None:
+    if not can_run(instructions):
+        pytest.skip(f"this processor has no {instructions}")
+    inputs = random_inputs(196, 290, heads, width, dtype)
+    out_THE = attend(getattr(library, f"attend_{instructions}"), inputs, TABLES, 0.2)
+    assert_as_exact_as_plain(out_THE, inputs, TABLES, 0.2)
