@@ -7,9 +7,11 @@
 #include <stdexcept>
 
 #include "bindings.h"
+#include "ops/add_rms_norm.h"
 #include "ops/label_logits.h"
 #include "ops/leaf_attention.h"
 #include "ops/merge_states.h"
+#include "ops/rotary_into_cache.h"
 #include "ops/swiglu.h"
 #include "ops/tree_attention.h"
 
@@ -101,6 +103,61 @@ void bind_ops(py::module_& m) {
       },
       py::arg("hidden"), py::arg("hidden_stride"), py::arg("rows"), py::arg("label_weight"), py::arg("norm_weight"),
       py::arg("eps"), py::arg("logits"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
+  m.def(
+      "add_rms_norm",
+      [](uintptr_t residual, int64_t residual_stride, uintptr_t x, int64_t x_stride, uintptr_t weight, float eps,
+         uintptr_t out, int dtype, std::array<int64_t, 2> shape) {
+        const AddRmsNorm args{
+            .residual = address<void>(residual),
+            .residual_stride = residual_stride,
+            .x = address<void>(x),
+            .x_stride = x_stride,
+            .weight = address<void>(weight),
+            .eps = eps,
+            .out = address<void>(out),
+            .dtype = static_cast<Dtype>(dtype),
+            .num_tokens = shape[0],
+            .width = shape[1],
+        };
+        const py::gil_scoped_release release;
+        add_rms_norm_cpu(args);
+      },
+      py::arg("residual"), py::arg("residual_stride"), py::arg("x"), py::arg("x_stride"), py::arg("weight"),
+      py::arg("eps"), py::arg("out"), py::arg("dtype"), py::arg("shape"));
+  m.def(
+      "rotary_into_cache",
+      [](uintptr_t qkv, Strides qkv_strides, uintptr_t cos, int64_t cos_stride, uintptr_t sin, int64_t sin_stride,
+         uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides, uintptr_t q_norm, uintptr_t k_norm, float eps,
+         int dtype, std::array<int64_t, 4> shape) {
+        const RotaryIntoCache args{
+            .qkv = address<void>(qkv),
+            .qkv_stride_t = qkv_strides[0],
+            .qkv_stride_c = qkv_strides[1],
+            .cos = address<float>(cos),
+            .cos_stride = cos_stride,
+            .sin = address<float>(sin),
+            .sin_stride = sin_stride,
+            .k = address<void>(k),
+            .k_stride_s = k_strides[0],
+            .k_stride_h = k_strides[1],
+            .v = address<void>(v),
+            .v_stride_s = v_strides[0],
+            .v_stride_h = v_strides[1],
+            .q_norm = address<void>(q_norm),
+            .k_norm = address<void>(k_norm),
+            .eps = eps,
+            .dtype = static_cast<Dtype>(dtype),
+            .num_tokens = shape[0],
+            .num_heads = shape[1],
+            .num_kv_heads = shape[2],
+            .head_dim = shape[3],
+        };
+        const py::gil_scoped_release release;
+        rotary_into_cache_cpu(args);
+      },
+      py::arg("qkv"), py::arg("qkv_strides"), py::arg("cos"), py::arg("cos_stride"), py::arg("sin"),
+      py::arg("sin_stride"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"), py::arg("q_norm"),
+      py::arg("k_norm"), py::arg("eps"), py::arg("dtype"), py::arg("shape"));
   m.def(
       "swiglu",
       [](uintptr_t gate_up, int64_t gate_up_stride, uintptr_t out, int dtype, std::array<int64_t, 2> shape) {

@@ -61,6 +61,34 @@ def label_logits(
     shape: Sequence[int],
     stream: int | None,
 ) -> None: ...
+def add_rms_norm(
+    residual: int,
+    residual_stride: int,
+    x: int,
+    x_stride: int,
+    weight: int,
+    eps: float,
+    out: int,
+    dtype: int,
+    shape: Sequence[int],
+) -> None: ...
+def rotary_into_cache(
+    qkv: int,
+    qkv_strides: Sequence[int],
+    cos: int,
+    cos_stride: int,
+    sin: int,
+    sin_stride: int,
+    k: int,
+    k_strides: Sequence[int],
+    v: int,
+    v_strides: Sequence[int],
+    q_norm: int,
+    k_norm: int,
+    eps: float,
+    dtype: int,
+    shape: Sequence[int],
+) -> None: ...
 def swiglu(gate_up: int, gate_up_stride: int, out: int, dtype: int, shape: Sequence[int]) -> None: ...
 def leaf_attention(
     q: int,

@@ -42,7 +42,7 @@ inline float to_float(Float16 x) {
   return out;
 }
 
-// Rounds to the nearest, ties to even; NaN stays NaN.
+// Rounds to the nearest, ties to even; NaN stays NaN. Without branches, so that a loop becomes vector code.
 template <typename T>
 T from_float(float x);
 
@@ -55,8 +55,8 @@ template <>
 inline BFloat16 from_float<BFloat16>(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
-  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
-  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+  const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1), nan = bits | 0x400000;
+  return {static_cast<uint16_t>((x != x ? nan : rounded) >> 16)};
 }
 
 template <>
@@ -65,17 +65,18 @@ inline Float16 from_float<Float16>(float x) {
   std::memcpy(&bits, &x, sizeof bits);
   const uint32_t sign = bits >> 16 & 0x8000;
   bits &= 0x7fffffff;
-  if (x != x) return {static_cast<uint16_t>(sign | 0x7e00)};
-  if (bits >= 0x47800000) return {static_cast<uint16_t>(sign | 0x7c00)};  // 2^16 and more
-  if (bits < 0x38800000) {
-    // Below 2^-14: adding 0.5 leaves multiples of 2^-24 in the last bits of the sum, rounded by the adder.
-    float sum;
-    std::memcpy(&sum, &bits, sizeof sum);
-    sum += 0.5f;
-    std::memcpy(&bits, &sum, sizeof bits);
-    return {static_cast<uint16_t>(sign | (bits - 0x3f000000))};
-  }
-  return {static_cast<uint16_t>(sign | ((bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13))};
+  // Below 2^-14: adding 0.5 leaves multiples of 2^-24 in the last bits of the sum, rounded by the adder.
+  float sum;
+  std::memcpy(&sum, &bits, sizeof sum);
+  sum += 0.5f;
+  uint32_t small;
+  std::memcpy(&small, &sum, sizeof small);
+  small -= 0x3f000000;
+  const uint32_t normal = (bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13;
+  uint32_t half = bits < 0x38800000 ? small : normal;
+  half = bits >= 0x47800000 ? 0x7c00 : half;  // 2^16 and more
+  half = x != x ? 0x7e00 : half;
+  return {static_cast<uint16_t>(sign | half)};
 }
 
 // Calls `function`, a lambda with one type parameter, with the one of three types that `dtype` stands for.

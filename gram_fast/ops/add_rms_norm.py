@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gram_fast.extension import _C
 from gram_fast.kernels.add_rms_norm import add_rms_norm_reference
 from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
 
-BACKENDS = Backends(("reference", "triton"))
+BACKENDS = Backends(("reference", "triton", "extension"), cpu_only=("extension",))
 
 AddRmsNorm = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
 """(residual_TD, x_TD or None, weight_D, eps) -> normed [T, D]."""
@@ -22,16 +23,35 @@ def implementation(backend: str) -> AddRmsNorm:
     """The function that runs `add_rms_norm` on a backend. It trusts its arguments."""
     if backend == "reference":
         return add_rms_norm_reference
+    if backend == "extension":
+        return _add_rms_norm_extension
     from gram_fast.kernels.add_rms_norm_triton import add_rms_norm_triton
 
     return add_rms_norm_triton
+
+
+def _add_rms_norm_extension(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tensor, eps: float) -> Tensor:
+    normed_TD = residual_TD.new_empty(residual_TD.shape)
+    _C.add_rms_norm(
+        residual_TD.data_ptr(),
+        residual_TD.stride(0),
+        0 if x_TD is None else x_TD.data_ptr(),
+        0 if x_TD is None else x_TD.stride(0),
+        weight_D.data_ptr(),
+        eps,
+        normed_TD.data_ptr(),
+        DTYPES.index(residual_TD.dtype),
+        residual_TD.shape,
+    )
+    return normed_TD
 
 
 @torch.library.custom_op("gram_fast::add_rms_norm", mutates_args=("residual_TD",))
 def add_rms_norm(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tensor, eps: float, *, backend: str) -> Tensor:
     """Adds to the residual stream in place and returns its RMSNorm (arXiv 1910.07467) -> [T, D], contiguous.
 
-    The sum is computed in float32 and rounded once; so is the norm of the rounded sum.
+    The sum is computed in float32 and rounded once; so is the norm of the rounded sum. With the backend "extension" the
+    bits of a row depend on its values alone.
 
     Args:
         residual_TD: residual stream [T, D], float32, float16 or bfloat16; becomes residual_TD + x_TD.

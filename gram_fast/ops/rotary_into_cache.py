@@ -9,11 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gram_fast.extension import _C
 from gram_fast.kernels.rotary_into_cache import rotary_into_cache_reference
 from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
 
-BACKENDS = Backends(("reference", "triton"))
+BACKENDS = Backends(("reference", "triton", "extension"), cpu_only=("extension",))
 
 RotaryIntoCache = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, float, int], None]
 """(qkv_TCE, cos_TF, sin_TF, k_SKE, v_SKE, q_norm_E or None, k_norm_E or None, eps, num_heads) -> None."""
@@ -23,9 +24,42 @@ def implementation(backend: str) -> RotaryIntoCache:
     """The function that runs `rotary_into_cache` on a backend. It trusts its arguments."""
     if backend == "reference":
         return rotary_into_cache_reference
+    if backend == "extension":
+        return _rotary_into_cache_extension
     from gram_fast.kernels.rotary_into_cache_triton import rotary_into_cache_triton
 
     return rotary_into_cache_triton
+
+
+def _rotary_into_cache_extension(
+    qkv_TCE: Tensor,
+    cos_TF: Tensor,
+    sin_TF: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    q_norm_E: Tensor | None,
+    k_norm_E: Tensor | None,
+    eps: float,
+    num_heads: int,
+) -> None:
+    num_tokens, _, width = qkv_TCE.shape
+    _C.rotary_into_cache(
+        qkv_TCE.data_ptr(),
+        qkv_TCE.stride()[:2],
+        cos_TF.data_ptr(),
+        cos_TF.stride(0),
+        sin_TF.data_ptr(),
+        sin_TF.stride(0),
+        k_SKE.data_ptr(),
+        k_SKE.stride()[:2],
+        v_SKE.data_ptr(),
+        v_SKE.stride()[:2],
+        0 if q_norm_E is None else q_norm_E.data_ptr(),
+        0 if k_norm_E is None else k_norm_E.data_ptr(),
+        eps,
+        DTYPES.index(qkv_TCE.dtype),
+        (num_tokens, num_heads, k_SKE.shape[1], width),
+    )
 
 
 @torch.library.custom_op("gram_fast::rotary_into_cache", mutates_args=("qkv_TCE", "k_SKE", "v_SKE"))
@@ -46,7 +80,8 @@ def rotary_into_cache(
 
     Each head of queries and keys is normalised (RMSNorm, arXiv 1910.07467) where a weight is given, and then rotated
     (RoPE, arXiv 2104.09864): x * cos + rotate_half(x) * sin, where rotate_half swaps the two halves of a head and
-    negates the new first half, as in Llama and Qwen. Computed in float32 and rounded once.
+    negates the new first half, as in Llama and Qwen. Computed in float32 and rounded once. With the backend "extension"
+    the bits of a token depend on its values alone.
 
     Args:
         qkv_TCE: fused projection [T, C, E], float32, float16 or bfloat16, E even: H query heads, K key heads, K value

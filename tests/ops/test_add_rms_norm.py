@@ -139,8 +139,8 @@ def test_a_row_has_the_same_bits_wherever_it_stands(
 ) -> None:
     """On the CPU torch sums the squares of one row alone in another order from 32,768 columns on, with two threads."""
     skip_what_cannot_run("add_rms_norm", backend, device, dtype)
-    if threads > 1 and (backend, device) != ("reference", "cpu"):
-        pytest.skip("no thread of torch's takes part")
+    if threads > 1 and (backend == "triton" or device == "cuda"):
+        pytest.skip("no thread of the CPU's takes part")
     torch.set_num_threads(threads)  # one_thread sets them back
     residual_TD, x_TD, weight_D = (tensor.to(device) for tensor in random_inputs(37, width, dtype))
 
@@ -216,8 +216,15 @@ def test_wrong_devices_are_named(name: str) -> None:
 
 
 def test_a_wrong_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r"'extension'.*reference, triton"):
-        ops.add_rms_norm(**good_arguments() | {"backend": "extension"})
+    with pytest.raises(BackendError, match=r"'cascade'.*reference, triton, extension"):
+        ops.add_rms_norm(**good_arguments() | {"backend": "cascade"})
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match="TRITON_INTERPRET"):
         ops.add_rms_norm(**good_arguments() | {"backend": "triton"})
+
+
+def test_the_extension_is_chosen_on_the_cpu_and_runs_nowhere_else() -> None:
+    assert ops.resolve_backend("add_rms_norm", "auto", torch.device("cpu"), torch.bfloat16) == "extension"
+    problem = ops.backend_problem("add_rms_norm", "extension", torch.device("cuda"), torch.bfloat16)
+    assert problem is not None
+    assert "CPU alone" in problem

@@ -116,8 +116,8 @@ def test_backends_are_public() -> None:
         ("path_attention", ("reference", "triton")),
         ("merge_states", ("reference", "triton", "extension")),
         ("label_logits", ("reference", "triton", "extension")),
-        ("add_rms_norm", ("reference", "triton")),
-        ("rotary_into_cache", ("reference", "triton")),
+        ("add_rms_norm", ("reference", "triton", "extension")),
+        ("rotary_into_cache", ("reference", "triton", "extension")),
         ("swiglu", ("reference", "triton", "extension")),
         ("invariant_linear", ("reference", "triton")),
     ]

@@ -353,8 +353,15 @@ def test_wrong_devices_are_named(name: str) -> None:
 
 
 def test_a_wrong_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r"'extension'.*reference, triton"):
-        run(random_arguments(5), "extension")
+    with pytest.raises(BackendError, match=r"'cascade'.*reference, triton, extension"):
+        run(random_arguments(5), "cascade")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match="TRITON_INTERPRET"):
         run(random_arguments(5), "triton")
+
+
+def test_the_extension_is_chosen_on_the_cpu_and_runs_nowhere_else() -> None:
+    assert ops.resolve_backend("rotary_into_cache", "auto", torch.device("cpu"), torch.float16, 264) == "extension"
+    problem = ops.backend_problem("rotary_into_cache", "extension", torch.device("cuda"), torch.float16)
+    assert problem is not None
+    assert "CPU alone" in problem
