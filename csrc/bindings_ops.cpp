@@ -7,11 +7,13 @@
 #include <stdexcept>
 
 #include "bindings.h"
+#include "common/amx.h"
 #include "ops/add_rms_norm.h"
 #include "ops/label_logits.h"
 #include "ops/leaf_attention.h"
 #include "ops/merge_states.h"
 #include "ops/rotary_into_cache.h"
+#include "ops/split_linear.h"
 #include "ops/swiglu.h"
 #include "ops/tree_attention.h"
 
@@ -173,6 +175,24 @@ void bind_ops(py::module_& m) {
         swiglu_cpu(args);
       },
       py::arg("gate_up"), py::arg("gate_up_stride"), py::arg("out"), py::arg("dtype"), py::arg("shape"));
+  m.def("has_amx", has_amx);
+  m.def(
+      "split_linear",
+      [](uintptr_t x, int64_t x_stride, uintptr_t weight, uintptr_t bias, uintptr_t out, std::array<int64_t, 3> shape) {
+        const SplitLinear args{
+            .x = address<float>(x),
+            .x_stride = x_stride,
+            .weight = address<float>(weight),
+            .bias = address<float>(bias),
+            .out = address<float>(out),
+            .num_tokens = shape[0],
+            .width = shape[1],
+            .out_width = shape[2],
+        };
+        const py::gil_scoped_release release;
+        split_linear_cpu(args);
+      },
+      py::arg("x"), py::arg("x_stride"), py::arg("weight"), py::arg("bias"), py::arg("out"), py::arg("shape"));
   m.def(
       "leaf_attention",
       [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides,

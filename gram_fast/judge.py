@@ -78,6 +78,7 @@ class PairwiseJudge:
         tokenizer: str | None = None,
         runner: str = "auto",
         attention: str = "auto",
+        products: str = "auto",
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
         deterministic: bool = False,
@@ -106,6 +107,9 @@ class PairwiseJudge:
             runner: "dense" (Llama, Qwen2, Qwen3 and Mistral, by this package's own model), "transformers" (any decoder
                 with plain attention, by transformers' code) or "auto": dense where possible; the choice is logged.
             attention: "auto" or one of `gram_fast.ops.BACKENDS["tree_attention"]`.
+            products: matrix products of runner "dense": "auto" (on a CPU oneDNN's, with weights packed for it),
+                "torch", "onednn", or on CPUs with AMX "split": float32 by three products of bfloat16, faster and a
+                little less exact (docs/performance.md).
             max_batch_tokens: most tokens of one forward; bounds the memory of activations, keys and values. "auto"
                 chooses by device. Halved, with a warning, when memory runs out.
             max_length: most tokens of one presentation, at most (and by default) what the checkpoint allows.
@@ -128,7 +132,8 @@ class PairwiseJudge:
                 cannot be scored exactly. Every judge is checked when it is made, on a pair whose logits are compared
                 with those of a plain forward (of the reference ops with runner "dense").
             NumericalError: the model's own logits on that pair are not finite, by its weights or by the dtype.
-            BackendError: a device, runner or attention backend that is not available, or an adapter without peft.
+            BackendError: a device, runner, attention backend or product that is not available, or an adapter without
+                peft.
         """
         options = JudgeOptions(
             preset=preset,
@@ -138,6 +143,7 @@ class PairwiseJudge:
             dtype=dtype,
             runner=runner,
             attention=attention,
+            products=products,
             max_batch_tokens=max_batch_tokens,
             max_length=max_length,
             deterministic=deterministic,

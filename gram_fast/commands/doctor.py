@@ -48,7 +48,8 @@ def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tu
     """
     first = comparer.comparers[0] if isinstance(comparer, Replicas) else comparer
     runner, tokenizer = first.runner, first.tokenizer
-    yield "model", f"{type(runner).__name__} on {runner.device}, {runner.dtype}, attention {runner.attention}"
+    chosen = f"attention {runner.attention}, products {runner.products}"
+    yield "model", f"{type(runner).__name__} on {runner.device}, {runner.dtype}, {chosen}"
     yield "longest pair", f"{first.max_length} tokens"
     yield "tokenizer", tokenizer.changes or "samples of text come back from their token ids"
     yield (

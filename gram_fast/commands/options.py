@@ -55,6 +55,7 @@ class ModelOptions(JudgeOptions):
             dtype=str(first.runner.dtype).removeprefix("torch."),
             runner=type(first.runner).__name__,
             attention=first.runner.attention,
+            products=first.runner.products,
             weights_digest=weights_digest(first.runner.model),
         )
         return PairwiseJudge(comparer, include_reasoning=self.include_reasoning)

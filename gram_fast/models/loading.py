@@ -43,7 +43,13 @@ def load_runners(
                 exact = dtype if isinstance(dtype, torch.dtype) else None
                 files = {"revision": options.revision, "token": options.token}
                 dense = read_dense_model(name, config, label_ids, device, exact, processes, **files)
-                runner = DenseRunner(dense, config, options.attention, deterministic=options.deterministic)
+                runner = DenseRunner(
+                    dense,
+                    config,
+                    options.attention,
+                    products=options.products,
+                    deterministic=options.deterministic,
+                )
             else:
                 model = load_model(name, dtype, config=config, **options.hub).to(device).eval().requires_grad_(False)
                 runner = TransformersRunner(model, label_ids, options.attention)

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gram_fast.models.dense.model import Projection
+
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """All weights by name: of a torch module, or of the dense runner's nested dataclasses."""
@@ -14,7 +16,10 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         return
     for name, value in vars(model).items():
         if isinstance(value, Tensor):
-            yield name, value
-        elif isinstance(value, list):
-            for index, layer in enumerate(value):
-                yield from ((f"{name}.{index}.{inner}", weight) for inner, weight in named_weights(layer))
+            # Packed for oneDNN, its numbers are the same in another order.
+            yield name, value.to_dense() if value.is_mkldnn else value
+        elif isinstance(value, Projection):
+            yield from ((f"{name}.{inner}", weight) for inner, weight in named_weights(value))
+        elif isinstance(value, list | tuple):
+            for index, part in enumerate(value):
+                yield from ((f"{name}.{index}.{inner}", weight) for inner, weight in named_weights(part))

@@ -10,6 +10,7 @@ import torch
 
 from gram_fast.devices import find_dtype
 from gram_fast.errors import BackendError, InputError, shown_value
+from gram_fast.models.dense.products import PRODUCTS, product_problem
 from gram_fast.ops import BACKENDS, backend_problem
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.settings import check_kwargs
@@ -22,6 +23,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "tokenizer": (str, PathLike, NoneType),
     "runner": (str,),
     "attention": (str,),
+    "products": (str,),
     "deterministic": (bool,),
     "tensor_parallel": (bool,),
     "include_reasoning": (bool,),
@@ -67,6 +69,7 @@ class JudgeOptions:
     dtype: Annotated[str | torch.dtype, Flag(str, "auto, float32, float16 or bfloat16.")] = "auto"
     runner: Annotated[str, Flag(str, "auto, dense (this package's own model) or transformers.")] = "auto"
     attention: Annotated[str, Flag(str, "Attention backend: auto, reference, cascade, triton or extension.")] = "auto"
+    products: Annotated[str, Flag(str, "Matrix products: auto, torch, onednn or split.")] = "auto"
     max_batch_tokens: Annotated[
         int | Literal["auto"], Flag(int, "Most tokens of one forward; default: what suits the device.")
     ] = "auto"
@@ -99,6 +102,8 @@ class JudgeOptions:
             raise BackendError(f"there is no runner {shown_value(self.runner)}: expected one of {', '.join(RUNNERS)}")
         if self.attention not in ("auto", *BACKENDS["tree_attention"]):
             raise BackendError(backend_problem("tree_attention", self.attention, _CPU, torch.float32))
+        if self.products not in ("auto", *PRODUCTS):
+            raise BackendError(product_problem(self.products, _CPU, torch.float32))
         for name in self.dense_only:
             if self.runner == "transformers":
                 raise BackendError(f"{name} needs runner 'dense', got 'transformers'")
@@ -112,7 +117,8 @@ class JudgeOptions:
     @property
     def dense_only(self) -> list[str]:
         """Options in use that only the dense runner has."""
-        return [f"{name}=True" for name in ("deterministic", "tensor_parallel") if getattr(self, name)]
+        of_products = [] if self.products == "auto" else [f"products={self.products!r}"]
+        return of_products + [f"{name}=True" for name in ("deterministic", "tensor_parallel") if getattr(self, name)]
 
     @property
     def hub(self) -> dict[str, Any]:

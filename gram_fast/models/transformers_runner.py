@@ -85,6 +85,7 @@ class TransformersRunner:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.max_length, self.max_length_reason = attention_span(self.config)
+        self.products = "torch"
         self.attention = ops.resolve_backend(
             "tree_attention", attention, self.device, self.dtype, head_dim(self.config)
         )

@@ -61,7 +61,11 @@ def backend_problem(
         if dtype == torch.bfloat16:
             return f"{this} in Triton's interpreter takes float32 and float16: it computes bfloat16 wrongly"
     if device.type == "cuda" and name in backends.cpu_only:
-        return f"{this} runs on the CPU alone: on CUDA there is triton"
+        return f"{this} runs on the CPU alone"
+    if op == "split_linear" and dtype != torch.float32:
+        return f"{this} takes torch.float32, got {dtype}"
+    if op == "split_linear" and name == "extension" and not _C.has_amx():
+        return f"{this} needs a processor with AMX for bfloat16"
     if device.type == "cuda" and name != "reference":
         if name == "cascade" and dtype == torch.float32:
             return f"{this} on CUDA takes float16 and bfloat16, got float32"

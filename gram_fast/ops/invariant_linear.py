@@ -25,10 +25,10 @@ def implementation(backend: str) -> Linear:
     else:
         from gram_fast.kernels.invariant_linear_triton import invariant_linear_triton as linear
 
-    return lambda x_TD, weight_OD, bias_O: linear(_in_one_layout(x_TD), weight_OD, bias_O)
+    return lambda x_TD, weight_OD, bias_O: linear(in_one_layout(x_TD), weight_OD, bias_O)
 
 
-def _in_one_layout(x_TD: Tensor) -> Tensor:
+def in_one_layout(x_TD: Tensor) -> Tensor:
     """Copies the rows unless they are contiguous and start at a multiple of 64 bytes.
 
     Libraries and compilers choose code by both; MKL gives the same bits for the same call with that alignment only.
@@ -70,6 +70,8 @@ def _(x_TD: Tensor, weight_OD: Tensor, *_: object, **__: object) -> Tensor:
 
 def row_dependence(weight_OD: Tensor, bias_O: Tensor | None, linear: Linear) -> str | None:
     """Tests whether the bits of a row of `linear(x_TD, weight_OD, bias_O)` depend on anything but the row.
+
+    `weight_OD`: in any layout that `linear` takes.
 
     Returns what they depend on, as the end of a sentence, or None. Computes seven products of at most BLOCK_ROWS random
     rows and one of more, with a fixed seed: fast enough for every shape of a judge's weights at load time. Raises what

@@ -18,6 +18,8 @@ class Runner(Protocol):
     dtype: torch.dtype
     attention: str
     """Name of the attention backend."""
+    products: str
+    """Name of what computes matrix products: "torch" where the model's own code does."""
     max_length: int
     """Most tokens of a sequence that the model scores exactly."""
     max_length_reason: str

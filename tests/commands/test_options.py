@@ -25,6 +25,7 @@ GIVEN = {
     "dtype": (["--dtype", "bfloat16"], "bfloat16"),
     "runner": (["--runner", "dense"], "dense"),
     "attention": (["--attention", "cascade"], "cascade"),
+    "products": (["--products", "torch"], "torch"),
     "max_batch_tokens": (["--max-batch-tokens", "128"], 128),
     "max_length": (["--max-length", "700"], 700),
     "deterministic": (["--deterministic"], True),

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from helpers.small_models import write_judge
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from gram_fast.cli import app
 from gram_fast.commands.output import open_output
 from gram_fast.errors import GramFastError, InputError
+from gram_fast.models.dense.products import find_product
 
 ROWS = [{"id": k, "prompt": f"Name colour {k}.", "responses": ["Blue.", f"Red {k}."]} for k in range(3)]
 
@@ -69,12 +71,15 @@ def begun_with(rank, judge, tmp_path):
 
 def test_the_settings_are_those_that_were_found(lines):
     run = json.loads(lines[0])["run"]
-    found = {name: run[name] for name in ("device", "dtype", "runner", "attention", "deterministic", "preset")}
+    found = {
+        name: run[name] for name in ("device", "dtype", "runner", "attention", "products", "deterministic", "preset")
+    }
     assert found == {
         "device": "cpu",
         "dtype": "float32",
         "runner": "DenseRunner",
         "attention": "cascade",
+        "products": find_product("auto", torch.device("cpu"), torch.float32).name,
         "deterministic": False,
         "preset": "auto",
     }
@@ -100,6 +105,7 @@ def test_another_name_for_the_same_goes_on(rank, begun, lines, arguments):
         (["--preset", "short"], "prompt_digest"),
         (["--dtype", "bfloat16"], "dtype"),
         (["--attention", "reference"], "attention"),
+        (["--products", "torch"], "products"),
         (["--runner", "transformers"], "runner"),
         (["--deterministic"], "deterministic"),
         (["--revision", "v2"], "revision"),

@@ -30,7 +30,8 @@ def dense_runner(
     attention: str = "auto",
     *,
     device: str = "cpu",
+    products: str = "auto",
     deterministic: bool = False,
 ) -> DenseRunner:
     model = read_dense_model(str(folder), config, LABELS, torch.device(device), dtype)
-    return DenseRunner(model, config, attention, deterministic=deterministic)
+    return DenseRunner(model, config, attention, products=products, deterministic=deterministic)

@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 
 from gram_fast.judge import PairwiseJudge
+from gram_fast.models.named_weights import named_weights
 
 PROMPT = "Which?"
 RESPONSES = ["a prompt is", "the response", "the response B", "better", "is better, which"]
@@ -26,12 +27,9 @@ def answers(judge: PairwiseJudge) -> dict[str, object]:
         "p": [comparison.p for comparison in ranking.comparisons],
         "budget": judge.comparer.tokens_at_once,
         "numbers": sum(
-            weight.numel()
-            for layer in judge.comparer.runner.model.layers
-            for weight in vars(layer).values()
-            if weight is not None
+            weight.numel() for name, weight in named_weights(judge.comparer.runner.model) if name.startswith("layers.")
         ),
-        "qkv": list(judge.comparer.runner.model.layers[0].qkv_weight.shape),
+        "qkv": list(judge.comparer.runner.model.layers[0].qkv[0].weight.shape),
     }
 
 

@@ -91,6 +91,10 @@ def invariant_linear(backend: str, dtype: torch.dtype) -> tuple[Results, Results
     )
 
 
+def split_linear(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
+    return plain("split_linear", normal(131, 12), normal(7, 12), normal(7))(backend)
+
+
 CASES = {name: globals()[name] for name in ops.BACKENDS}
 
 
@@ -120,6 +124,7 @@ def test_backends_are_public() -> None:
         ("rotary_into_cache", ("reference", "triton", "extension")),
         ("swiglu", ("reference", "triton", "extension")),
         ("invariant_linear", ("reference", "triton")),
+        ("split_linear", ("reference", "extension")),
     ]
 
 

@@ -43,25 +43,34 @@ class DenseShape:
 
 
 @dataclass
+class Projection:
+    """A weight [outputs, inputs], in the layout that the product of the runner wants, and its bias [outputs]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass
 class DenseLayer:
     """Weights of one layer; None for those that the architecture does not have."""
 
     input_norm_D: Tensor
-    qkv_weight: Tensor
-    """[C * E, D]: queries, keys, values."""
-    qkv_bias: Tensor | None
+    qkv: tuple[Projection, ...]
+    """D to C * E: queries, keys, values. In the last layer two: D to H * E, queries; D to 2K * E, keys and values."""
     q_norm_E: Tensor | None
     k_norm_E: Tensor | None
-    out_weight: Tensor
-    """[D, H * E]"""
-    out_bias: Tensor | None
+    out: Projection
+    """H * E to D"""
     post_norm_D: Tensor
-    gate_up_weight: Tensor
-    """[G, D]"""
-    gate_up_bias: Tensor | None
-    down_weight: Tensor
-    """[D, F]"""
-    down_bias: Tensor | None
+    gate_up: Projection
+    """D to G"""
+    down: Projection
+    """F to D"""
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All weights of products."""
+        return (*self.qkv, self.out, self.gate_up, self.down)
 
 
 Buffers = tuple[Tensor, Tensor]
@@ -122,10 +131,11 @@ class DenseModel:
         update_TD: Tensor | None = None
         for layer, buffers in zip(self.layers[:-1], given.buffers, strict=False):
             normed_TD = ops.norm(residual_TD, update_TD, layer.input_norm_D, self.shape.norm_eps)
-            qkv_TCE = self._heads(ops.project(normed_TD, layer.qkv_weight, layer.qkv_bias))
+            (qkv,) = layer.qkv
+            qkv_TCE = self._heads(ops.project(normed_TD, qkv.weight, qkv.bias))
             self._rotate(ops, layer, qkv_TCE, given.rotation, buffers)
             attended_THE = given.attend(qkv_TCE[:, : self.shape.num_heads], *buffers)
-            update_TD = ops.project_sum(attended_THE.flatten(1), layer.out_weight, layer.out_bias)
+            update_TD = ops.project_sum(attended_THE.flatten(1), layer.out.weight, layer.out.bias)
             update_TD = self._feed_forward(ops, layer, residual_TD, update_TD)
         return self._last_layer(ops, given, residual_TD, update_TD)
 
@@ -133,19 +143,15 @@ class DenseModel:
         """Runs the last layer and the label logits; after keys and values, for the last tokens of leaves alone."""
         layer, buffers = self.layers[-1], given.buffers[-1]
         normed_TD = ops.norm(residual_TD, update_TD, layer.input_norm_D, self.shape.norm_eps)
-        num_queries = self.shape.num_heads * self.shape.head_dim
-        q_weight, kv_weight = layer.qkv_weight[:num_queries], layer.qkv_weight[num_queries:]
-        q_bias = kv_bias = None
-        if layer.qkv_bias is not None:
-            q_bias, kv_bias = layer.qkv_bias[:num_queries], layer.qkv_bias[num_queries:]
-        self._rotate(ops, layer, self._heads(ops.project(normed_TD, kv_weight, kv_bias)), given.rotation, buffers)
+        q, kv = layer.qkv
+        self._rotate(ops, layer, self._heads(ops.project(normed_TD, kv.weight, kv.bias)), given.rotation, buffers)
         rows_L, (cos_TF, sin_TF) = given.leaf_rows_L, given.rotation
-        q_LHE = self._heads(ops.project(normed_TD[rows_L], q_weight, q_bias))
+        q_LHE = self._heads(ops.project(normed_TD[rows_L], q.weight, q.bias))
         no_heads = (buffers[0][:, :0], buffers[1][:, :0])
         self._rotate(ops, layer, q_LHE, (cos_TF[rows_L], sin_TF[rows_L]), no_heads)
         residual_LD = residual_TD[rows_L]
         attended_LHE = given.attend_leaves(q_LHE, *buffers)
-        update_LD = ops.project_sum(attended_LHE.flatten(1), layer.out_weight, layer.out_bias)
+        update_LD = ops.project_sum(attended_LHE.flatten(1), layer.out.weight, layer.out.bias)
         update_LD = self._feed_forward(ops, layer, residual_LD, update_LD)
         every_L = torch.arange(len(residual_LD), device=residual_LD.device)
         return ops.read_labels(
@@ -154,8 +160,8 @@ class DenseModel:
 
     def _feed_forward(self, ops: Operations, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor) -> Tensor:
         normed_TD = ops.norm(residual_TD, update_TD, layer.post_norm_D, self.shape.norm_eps)
-        gated_TF = ops.activate(ops.project(normed_TD, layer.gate_up_weight, layer.gate_up_bias))
-        return ops.project_sum(gated_TF, layer.down_weight, layer.down_bias)
+        gated_TF = ops.activate(ops.project(normed_TD, layer.gate_up.weight, layer.gate_up.bias))
+        return ops.project_sum(gated_TF, layer.down.weight, layer.down.bias)
 
     def _heads(self, projected: Tensor) -> Tensor:
         """Views [T, C * E] as [T, C, E]."""

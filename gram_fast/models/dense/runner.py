@@ -20,6 +20,7 @@ from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
 from gram_fast.models.dense.graphs import Bucket, PassGraphs
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
+from gram_fast.models.dense.products import Product, find_product, unpacked
 from gram_fast.models.dense.rotation import RotationTable
 from gram_fast.models.supported import attention_span, check_dtype
 from gram_fast.ops.invariant_linear import Linear
@@ -34,19 +35,22 @@ _CPU = torch.device("cpu")
 class DenseRunner:
     """Computes label logits of packed passes with this package's own model."""
 
-    def __init__(self, model: DenseModel, config: Any, attention: str, *, deterministic: bool = False) -> None:
-        """Chooses and binds the backends of all ops.
+    def __init__(
+        self, model: DenseModel, config: Any, attention: str, *, products: str = "auto", deterministic: bool = False
+    ) -> None:
+        """Chooses and binds the backends of all ops, and brings the weights into the layout of the products.
 
         Args:
             model: the model, on its device.
             config: configuration of the checkpoint.
             attention: backend of `tree_attention`, or "auto".
+            products: one of PRODUCTS (products.py), or "auto".
             deterministic: the bits of a leaf's logits do not depend on what else is in its pass or in earlier passes.
                 Uses `path_attention` instead of `attention`.
 
         Raises UnsupportedModelError for attention that is not plain and causal and for a dtype that ops do not take,
-        BackendError for a backend that cannot
-        run and for a machine whose matrix products cannot be made deterministic.
+        BackendError for a backend or product that cannot run and for a machine whose matrix products cannot be made
+        deterministic.
         """
         self.model = model
         self.device, self.dtype = model.embedding_VD.device, model.embedding_VD.dtype
@@ -54,17 +58,21 @@ class DenseRunner:
         self.max_length, self.max_length_reason = attention_span(config)
         self._rotation = RotationTable(config, self.max_length, self.device)
         self._graphs: PassGraphs | None = None
+        product = find_product(products, self.device, self.dtype)
+        self.products = product.name
+        for projection in (projection for layer in model.layers for projection in layer.projections):
+            projection.weight = product.prepare(projection.weight)
         self._attention: TreeAttention | PathAttention
         if deterministic:
             self.attention = "path"
             self._attention = PathAttention(self._resolve("path_attention"), self._group, self._scale)
-            self._operations = self._deterministic_operations()
+            self._operations = self._deterministic_operations(product)
             self._check_products()
         else:
             self.attention = self._resolve("tree_attention", attention)
             leaf_attention = self._resolve("leaf_attention")
             self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale)
-            self._operations = self._operations_on(linear, {})
+            self._operations = self._operations_on(product.multiply, {})
             # Other backends make tables between their launches, which no graph can hold.
             can_capture = model.processes.count == 1 and self.device.type == "cuda"
             if can_capture and self.attention == leaf_attention == "triton":
@@ -148,7 +156,7 @@ class DenseRunner:
         store.reserve(len(input_ids))
         self._rotation.grow(len(input_ids))
         names = ("add_rms_norm", "rotary_into_cache", "swiglu")
-        operations = replace(self._operations_on(linear, dict.fromkeys(names, "reference")), read_labels=read_labels)
+        operations = replace(self._operations_on(_plain, dict.fromkeys(names, "reference")), read_labels=read_labels)
         attention = TreeAttention("reference", "reference", self._group, self._scale)
         tables = attention.tables(TreePass.of_sequence(input_ids), self.device)
         return self._run(operations, attention, tables, store)
@@ -186,11 +194,10 @@ class DenseRunner:
             read_labels=bind("label_logits"),
         )
 
-    def _deterministic_operations(self) -> Operations:
+    def _deterministic_operations(self, product: Product) -> Operations:
         """Binds ops that give a row the same bits at any place among any number of rows."""
-        project = ops.bind("invariant_linear", self._resolve("invariant_linear"))
         backends = {"label_logits": "extension"} | ({"swiglu": "extension"} if self.device.type == "cpu" else {})
-        return self._operations_on(project, backends)
+        return self._operations_on(product.multiply_rows, backends)
 
     def _run(
         self,
@@ -217,12 +224,16 @@ class DenseRunner:
 
     def _check_products(self) -> None:
         """Raises BackendError when the bits of a row of a matrix product depend on its place or on other rows."""
-        layer = self.model.layers[0]
-        queries = self.model.shape.num_heads * self.model.shape.head_dim
-        of_last_layer = (layer.qkv_weight[:queries], layer.qkv_weight[queries:])
-        for weight in (layer.qkv_weight, layer.out_weight, layer.gate_up_weight, layer.down_weight, *of_last_layer):
+        # Layers are alike but for the last, whose queries are a product of their own.
+        ends = (self.model.layers[0], self.model.layers[-1])
+        for weight in (projection.weight for layer in ends for projection in layer.projections):
             if reason := ops.row_dependence(weight, None, self._operations.project):
                 raise BackendError(
                     f"deterministic=True: on {self.device} a product with a weight {list(weight.shape)} in "
                     f"{self.dtype} gives a row bits that depend on {reason}"
                 )
+
+
+def _plain(x_TD: Tensor, weight: Tensor, bias_O: Tensor | None) -> Tensor:
+    """The plain product with a prepared weight."""
+    return linear(x_TD, unpacked(weight), bias_O)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gram_fast.errors import BackendError, InputError
-from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape
+from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape, Projection
 from gram_fast.models.files import find_files, find_source, opened
 from gram_fast.models.supported import check_label_ids, head_dim
 from gram_fast.ops.backends import MAX_HEAD_DIM
@@ -182,11 +182,11 @@ def _empty_model(
     places = {_EMBEDDING: _Place(embedding_VD), "model.norm.weight": _Place(final_norm_D)}
     layers = []
     for index in range(shape.num_layers):
-        layer = _empty_layer(config, shape, empty)
+        layer = _empty_layer(config, shape, empty, is_last=index == shape.num_layers - 1)
         of_layer = _places_in(layer, shape)
         if processes.rank > 0:
             # The first process alone adds the bias of a sum over processes.
-            layer.out_bias = layer.down_bias = None
+            layer.out.bias = layer.down.bias = None
             of_layer = {key: place for key, place in of_layer.items() if key not in _BIASES_OF_SUMS}
         layers.append(layer)
         places |= {f"model.layers.{index}.{key}": place for key, place in of_layer.items()}
@@ -196,7 +196,7 @@ def _empty_model(
 _BIASES_OF_SUMS = ("self_attn.o_proj.bias", "mlp.down_proj.bias")
 
 
-def _empty_layer(config: Any, shape: DenseShape, empty: Callable[..., Tensor]) -> DenseLayer:
+def _empty_layer(config: Any, shape: DenseShape, empty: Callable[..., Tensor], *, is_last: bool) -> DenseLayer:
     # Qwen2 always has biases on its projections and none behind attention; the others say so.
     has_qkv_bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
     has_out_bias = config.model_type != "qwen2" and getattr(config, "attention_bias", False)
@@ -204,19 +204,20 @@ def _empty_layer(config: Any, shape: DenseShape, empty: Callable[..., Tensor]) -
     has_head_norms = config.model_type == "qwen3"
     width, queries = shape.hidden_size, shape.num_heads * shape.head_dim
     keys, inner = shape.num_kv_heads * shape.head_dim, shape.intermediate_size
+    of_qkv = (queries, 2 * keys) if is_last else (queries + 2 * keys,)
+
+    def projection(out: int, columns: int, has_bias: bool) -> Projection:
+        return Projection(empty(out, columns), empty(out) if has_bias else None)
+
     return DenseLayer(
         input_norm_D=empty(width),
-        qkv_weight=empty(queries + 2 * keys, width),
-        qkv_bias=empty(queries + 2 * keys) if has_qkv_bias else None,
+        qkv=tuple(projection(out, width, has_qkv_bias) for out in of_qkv),
         q_norm_E=empty(shape.head_dim) if has_head_norms else None,
         k_norm_E=empty(shape.head_dim) if has_head_norms else None,
-        out_weight=empty(width, queries),
-        out_bias=empty(width) if has_out_bias else None,
+        out=projection(width, queries, has_out_bias),
         post_norm_D=empty(width),
-        gate_up_weight=empty(2 * inner, width),
-        gate_up_bias=empty(2 * inner) if has_mlp_bias else None,
-        down_weight=empty(width, inner),
-        down_bias=empty(width) if has_mlp_bias else None,
+        gate_up=projection(2 * inner, width, has_mlp_bias),
+        down=projection(width, inner, has_mlp_bias),
     )
 
 
@@ -230,18 +231,17 @@ def _places_in(layer: DenseLayer, shape: DenseShape) -> dict[str, _Place]:
         "post_attention_layernorm.weight": (layer.post_norm_D, None),
         "self_attn.q_norm.weight": (layer.q_norm_E, None),
         "self_attn.k_norm.weight": (layer.k_norm_E, None),
-        "self_attn.o_proj.weight": (layer.out_weight, 1),
-        "self_attn.o_proj.bias": (layer.out_bias, None),
-        "mlp.down_proj.weight": (layer.down_weight, 1),
-        "mlp.down_proj.bias": (layer.down_bias, None),
+        "self_attn.o_proj.weight": (layer.out.weight, 1),
+        "self_attn.o_proj.bias": (layer.out.bias, None),
+        "mlp.down_proj.weight": (layer.down.weight, 1),
+        "mlp.down_proj.bias": (layer.down.bias, None),
     }
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    for kind, qkv, gate_up in (
-        ("weight", layer.qkv_weight, layer.gate_up_weight),
-        ("bias", layer.qkv_bias, layer.gate_up_bias),
-    ):
-        if qkv is not None:
-            parts = torch.split(qkv, [queries, keys, keys])
+    for kind in ("weight", "bias"):
+        qkv, gate_up = [getattr(projection, kind) for projection in layer.qkv], getattr(layer.gate_up, kind)
+        if qkv[0] is not None:
+            sizes = ([queries, keys, keys],) if len(qkv) == 1 else ([queries], [keys, keys])
+            parts = [part for tensor, of in zip(qkv, sizes, strict=True) for part in torch.split(tensor, of)]
             whole |= {f"self_attn.{p}_proj.{kind}": (part, 0) for p, part in zip("qkv", parts, strict=True)}
         if gate_up is not None:
             halves = gate_up.chunk(2)

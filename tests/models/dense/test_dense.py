@@ -79,7 +79,7 @@ def test_a_dtype_that_no_op_takes_is_refused(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")
 def test_triton_kernels_in_the_runner(tmp_path):
     model = save_in_shards(tmp_path, "qwen3")
-    ours = dense_runner(tmp_path, model.config, attention="triton")
+    ours = dense_runner(tmp_path, model.config, attention="triton", products="torch")
     ours._attention = TreeAttention("triton", "triton", ours._group, ours._scale)
     ours._operations = ours._operations_on(
         linear, dict.fromkeys(("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits"), "triton")

@@ -131,4 +131,4 @@ def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
     module = importlib.import_module("gram_fast.ops.invariant_linear")
     monkeypatch.setattr(module, "invariant_linear_reference", by_place)
     with pytest.raises(BackendError, match=r"with a weight \[.*\] in torch.float32 gives a row bits that depend"):
-        PairwiseJudge.from_pretrained(tmp_path, deterministic=True)
+        PairwiseJudge.from_pretrained(tmp_path, deterministic=True, products="torch")

@@ -57,19 +57,21 @@ def test_parts_make_the_whole(checkpoints):
     config = save_in_shards(checkpoints["qwen3"].parent / "again", "qwen3").config
     name = str(checkpoints["qwen3"].parent / "again")
     whole, *halves = (
-        read_dense_model(name, config, (1, 2), torch.device("cpu"), torch.float32, processes).layers[1]
+        read_dense_model(name, config, (1, 2), torch.device("cpu"), torch.float32, processes).layers[0]
         for processes in (ALONE, Processes(0, 2), Processes(1, 2))
     )
-    assert torch.equal(torch.cat([half.out_weight for half in halves], dim=1), whole.out_weight)
-    assert torch.equal(torch.cat([half.down_weight for half in halves], dim=1), whole.down_weight)
-    for fused, parts in (("gate_up_weight", 2), ("qkv_weight", 4)):  # queries are as many as keys and values together
-        pieces = [getattr(half, fused).chunk(parts) for half in halves]
-        in_order = torch.cat([half[part] for part in range(parts) for half in pieces])
-        rows = getattr(whole, fused)
-        assert torch.equal(in_order.sort(dim=0).values, rows.sort(dim=0).values)
-    assert torch.equal(
-        torch.cat([half.gate_up_weight.chunk(2)[1] for half in halves]), whole.gate_up_weight.chunk(2)[1]
+    assert torch.equal(torch.cat([half.out.weight for half in halves], dim=1), whole.out.weight)
+    assert torch.equal(torch.cat([half.down.weight for half in halves], dim=1), whole.down.weight)
+    of_rows = (  # queries are as many as keys and values together
+        (lambda layer: layer.gate_up.weight, 2),
+        (lambda layer: layer.qkv[0].weight, 4),
     )
+    for fused, parts in of_rows:
+        pieces = [fused(half).chunk(parts) for half in halves]
+        in_order = torch.cat([half[part] for part in range(parts) for half in pieces])
+        assert torch.equal(in_order.sort(dim=0).values, fused(whole).sort(dim=0).values)
+    ups = [half.gate_up.weight.chunk(2)[1] for half in halves]
+    assert torch.equal(torch.cat(ups), whole.gate_up.weight.chunk(2)[1])
 
 
 def test_what_cannot_be_divided_is_refused(checkpoints, monkeypatch):
