@@ -78,7 +78,7 @@ def test_the_settings_are_those_that_were_found(lines):
         "device": "cpu",
         "dtype": "float32",
         "runner": "DenseRunner",
-        "attention": "cascade",
+        "attention": "extension",
         "products": find_product("auto", torch.device("cpu"), torch.float32).name,
         "deterministic": False,
         "preset": "auto",
@@ -89,7 +89,7 @@ def test_the_settings_are_those_that_were_found(lines):
     "arguments",
     [
         ["--max-batch-tokens", 64, "--max-length", 2000],
-        ["--preset", "gram", "--dtype", "float32", "--attention", "cascade", "--runner", "dense"],
+        ["--preset", "gram", "--dtype", "float32", "--attention", "extension", "--runner", "dense"],
         ["--device", "cpu,cpu"],
     ],
 )
