@@ -55,8 +55,8 @@ template <>
 inline BFloat16 from_float<BFloat16>(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
-  const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1), nan = bits | 0x400000;
-  return {static_cast<uint16_t>((x != x ? nan : rounded) >> 16)};
+  const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+  return {static_cast<uint16_t>((x != x ? 0x7fc00000 : rounded) >> 16)};
 }
 
 template <>

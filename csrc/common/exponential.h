@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 namespace gram_fast {
 
@@ -36,23 +37,21 @@ inline uint32_t to_bits(float x) {
   return (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
 }
 
-// e^x within one unit in the last place; infinity from where no float is as large, NaN for NaN.
+// e^x within one unit in the last place, for a sum with 1: e^-87 for all below, which changes no such sum. Infinity
+// from where no float is as large; anything for NaN.
 [[gnu::always_inline]] static inline float exponential(float x) {
-  // Beyond these: infinity, or too little to change the 1 that is added to it.
-  x = x > 105.0f ? 105.0f : x;
-  x = x < -105.0f ? -105.0f : x;
+  const float small = x < -87.0f ? -87.0f : x;
   // x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 leaves n, rounded, in the last bits of the sum.
   constexpr float kRound = 0x1.8p23f;
-  const float shifted = x * 0x1.715476p0f + kRound;
-  const float p = small_exponential(less_logarithms(x, shifted - kRound));
-  // 2^n by two factors: n reaches from -151 to 151, the exponent of a normal float from -126 to 127.
-  const uint32_t whole = to_bits(shifted) - to_bits(kRound);
-  const auto half = static_cast<uint32_t>(static_cast<int32_t>(whole) >> 1);
-  return p * from_bits((half + 127) << 23) * from_bits((whole - half + 127) << 23);
+  const float shifted = small * 0x1.715476p0f + kRound;
+  const float p = small_exponential(less_logarithms(small, shifted - kRound));
+  // Times 2^n by an addition to the exponent. n is 128 just below the limit, where p is at most 1.
+  const float power = from_bits(to_bits(p) + (to_bits(shifted) << 23));
+  return x > 88.72283f ? std::numeric_limits<float>::infinity() : power;
 }
 
 // The same for x of at most 0, such as a score less the largest: 0 below e^-87, where floats become subnormal, and 1
-// for 0. A third fewer operations than `exponential`.
+// for 0. Fewer operations than `exponential`.
 [[gnu::always_inline]] static inline float exponential_of_loss(float x) {
   // As above, with the bias of an exponent in the last bits: shifted to their place they are 2^n.
   constexpr float kRound = 0x1.8p23f + 127.0f;

@@ -24,8 +24,7 @@ template <typename T>
 }  // namespace
 
 void add_rms_norm_cpu(const AddRmsNorm& args) {
-  const bool is_large = args.num_tokens * args.width >= 32768;
-  dispatch_cpu(args.dtype, [&]<typename T>() { for_each_row<norm_row<T>>(args, args.num_tokens, is_large); });
+  dispatch_cpu(args.dtype, [&]<typename T>() { for_each_row<norm_row<T>>(args, args.num_tokens, args.width); });
 }
 
 }  // namespace gram_fast

@@ -1,34 +1,44 @@
 #include "ops/label_logits.h"
 
-#include <cmath>
-
-#include "common/parallel.h"
+#include "common/lane_sum.h"
+#include "common/rows.h"
 
 namespace gram_fast {
 namespace {
 
+// Adds the products of elements [first, first + count) of a hidden state with those of the two label weights.
+template <bool kHasNorm, typename T>
+[[gnu::always_inline]] inline void add_products(const LabelLogits& a, const T* hidden, int64_t first, int64_t count,
+                                                LaneSum& dot_a, LaneSum& dot_b) {
+  const T *weight_a = static_cast<const T*>(a.label_weight) + first, *weight_b = weight_a + a.width;
+  const T* norm = static_cast<const T*>(a.norm_weight);
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) {
+    float x = to_float(hidden[first + j]);
+    if constexpr (kHasNorm) x *= to_float(norm[first + j]);
+    dot_a.lanes[j] += x * to_float(weight_a[j]);
+    dot_b.lanes[j] += x * to_float(weight_b[j]);
+  }
+}
+
+template <bool kHasNorm, typename T>
+[[gnu::always_inline]] inline void read_leaf(const LabelLogits& a, int64_t l) {
+  const T* hidden = static_cast<const T*>(a.hidden) + a.rows[l] * a.hidden_stride;
+  LaneSum dot_a, dot_b;
+  int64_t first = 0;
+  for (; first + LaneSum::kCount <= a.width; first += LaneSum::kCount) {
+    add_products<kHasNorm>(a, hidden, first, LaneSum::kCount, dot_a, dot_b);
+  }
+  add_products<kHasNorm>(a, hidden, first, a.width - first, dot_a, dot_b);
+  const float scale = kHasNorm ? rms_scale(hidden, a.width, a.eps) : 1.0f;
+  a.logits[2 * l] = dot_a.total() * scale;
+  a.logits[2 * l + 1] = dot_b.total() * scale;
+}
+
 template <typename T>
 void read_labels(const LabelLogits& a) {
-  const T* hidden_base = static_cast<const T*>(a.hidden);
-  const T* weight_a = static_cast<const T*>(a.label_weight);
-  const T* weight_b = weight_a + a.width;
-  const T* norm = static_cast<const T*>(a.norm_weight);
-#pragma omp parallel for schedule(static) num_threads(num_threads()) if (a.num_leaves * a.width >= 32768)
-  for (int64_t l = 0; l < a.num_leaves; ++l) {
-    const T* hidden = hidden_base + a.rows[l] * a.hidden_stride;
-    float squares = 0, dot_a = 0, dot_b = 0;
-#pragma omp simd reduction(+ : squares, dot_a, dot_b)
-    for (int64_t d = 0; d < a.width; ++d) {
-      const float x = to_float(hidden[d]);
-      const float scaled = norm ? x * to_float(norm[d]) : x;
-      squares += x * x;
-      dot_a += scaled * to_float(weight_a[d]);
-      dot_b += scaled * to_float(weight_b[d]);
-    }
-    const float rms = norm ? 1.0f / std::sqrt(squares / static_cast<float>(a.width) + a.eps) : 1.0f;
-    a.logits[2 * l] = dot_a * rms;
-    a.logits[2 * l + 1] = dot_b * rms;
-  }
+  if (a.norm_weight) return for_each_row<read_leaf<true, T>>(a, a.num_leaves, a.width);
+  for_each_row<read_leaf<false, T>>(a, a.num_leaves, a.width);
 }
 
 }  // namespace

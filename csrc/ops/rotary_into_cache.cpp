@@ -56,8 +56,7 @@ template <typename T>
 
 void rotary_into_cache_cpu(const RotaryIntoCache& args) {
   const int64_t width = (args.num_heads + 2 * args.num_kv_heads) * args.head_dim;
-  const bool is_large = args.num_tokens * width >= 32768;
-  dispatch_cpu(args.dtype, [&]<typename T>() { for_each_row<rotate_token<T>>(args, args.num_tokens, is_large); });
+  dispatch_cpu(args.dtype, [&]<typename T>() { for_each_row<rotate_token<T>>(args, args.num_tokens, width); });
 }
 
 }  // namespace gram_fast

@@ -31,7 +31,7 @@ def implementation(backend: str) -> AddRmsNorm:
 
 
 def _add_rms_norm_extension(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tensor, eps: float) -> Tensor:
-    normed_TD = residual_TD.new_empty(residual_TD.shape)
+    normed_TD = torch.empty_like(residual_TD, memory_format=torch.contiguous_format)
     _C.add_rms_norm(
         residual_TD.data_ptr(),
         residual_TD.stride(0),
