@@ -2,35 +2,37 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
+#include "common/amx.h"
 #include "common/dtype.h"
 #include "common/exponential.h"
 
 namespace gram_fast {
 
-constexpr int64_t kBlockKeys = 64;  // most keys of a block
-constexpr int64_t kFill = 16;       // columns of rows in memory are filled up with zeros to a multiple
-
 // A panel of queries on its way through the blocks of keys that it reads: online softmax as in FlashAttention (arXiv
 // 2205.14135). Everything is transposed, a row of queries to a lane: the largest score, the sums and the factors of a
 // row need nothing of another lane, and keys and values are read as they lie, an element at a time for all lanes.
 // R rows of the panel, a multiple of the lanes; E head width, F the same filled up.
+template <typename Element>
 struct Panel {
-  const float* queries;  // [E, R], scaled
-  float* sum;            // [F, R]: weighted values so far
-  float* largest;        // [R]: score so far
-  float* total;          // [R]: of weights so far
-  const int32_t* low;    // [R]: first own token that a row reads
-  const int32_t* high;   // [R]: and last
+  const Element* queries;  // [F, R], as `to_columns` makes them
+  float* sum;              // [F, R]: weighted values so far
+  float* largest;          // [R]: score so far, scaled
+  float* total;            // [R]: of weights so far
+  const int32_t* low;      // [R]: first own token that a row reads
+  const int32_t* high;     // [R]: and last
+  float scale;             // factor on the scores
 };
 
 // Keys and values of which the rows of a panel read [first, end): those before `num_shared` all, without a mask, and of
 // the own tokens that follow, from `own_token` on, what `low` and `high` of the row say.
+template <typename Element>
 struct KeyBlock {
-  const float* keys;    // [kBlockKeys, F]
-  const float* values;  // [kBlockKeys, F]
-  float* scores;        // [kBlockKeys, R], space
+  const Element* keys;    // [kBlockKeys, F]
+  const Element* values;  // [kBlockKeys, F], or what `turn` makes of them
+  float* space;           // scores [kBlockKeys, R], and what else `attend` needs
   int64_t width, filled_width;
   int64_t first, end, num_shared, own_token;
 };
@@ -73,9 +75,20 @@ struct KeyBlock {
 #undef GRAM_FAST_HEIGHT
 #endif
 
-// Calls `function`, a lambda with one type parameter, with the widest of these that the processor has.
-template <typename Function>
+}  // namespace gram_fast
+
+#include "ops/attention_amx.h"
+
+namespace gram_fast {
+
+// Calls `function`, a lambda with one type parameter, with the fastest of these that the processor has.
+template <typename T, typename Function>
 void with_attention_instructions(const Function& function) {
+#ifdef GRAM_FAST_AMX
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (has_amx()) return function.template operator()<AmxAttention>();
+  }
+#endif
 #ifdef __x86_64__
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return function.template operator()<Avx512Attention>();

@@ -6,21 +6,33 @@
 
 struct GRAM_FAST_NAME {
   static constexpr int kLanes = GRAM_FAST_LANES, kMaxVectors = GRAM_FAST_VECTORS, kHeight = GRAM_FAST_HEIGHT;
+  static constexpr int64_t kBlockKeys = 64;  // most keys of a block
+  static constexpr int64_t kFill = 16;       // rows in memory are filled up with zeros to a multiple of so many columns
   static_assert(kBlockKeys % kHeight == 0 && kFill % kHeight == 0 && kFill % kLanes == 0);
+
+  using Element = float;                                                // of queries, keys and values on their way
+  static constexpr int64_t kSpace = kBlockKeys * kLanes * kMaxVectors;  // floats
+
+  // Around the work of a thread.
+  static void begin() {}
+  static void end() {}
+
+  // Values are read as they were collected.
+  static const float* turn(float* values, int64_t, int64_t) { return values; }
 
   // Takes a block of keys into the sums of a panel of kVectors vectors.
   template <int kVectors>
-  GRAM_FAST_TARGET static void attend(const Panel& panel, const KeyBlock& block) {
+  GRAM_FAST_TARGET static void attend(const Panel<float>& panel, const KeyBlock<float>& block) {
     constexpr int kRows = kLanes * kVectors;
     const int64_t width = block.width, filled = block.filled_width;
     for (int64_t n = block.first / kHeight * kHeight; n < block.end; n += kHeight) {
-      multiply<kVectors>(block.keys + n * filled, filled, 1, panel.queries, width, block.scores + n * kRows, nullptr);
+      multiply<kVectors>(block.keys + n * filled, filled, 1, panel.queries, width, block.space + n * kRows, nullptr);
     }
     float factors[kRows];
     for (int v = 0; v < kVectors; ++v) weigh(panel, block, kRows, v * kLanes, factors + v * kLanes);
     const float* values = block.values + block.first * filled;
     for (int64_t e = 0; e < filled; e += kHeight) {
-      multiply<kVectors>(values + e, 1, filled, block.scores + block.first * kRows, block.end - block.first,
+      multiply<kVectors>(values + e, 1, filled, block.space + block.first * kRows, block.end - block.first,
                          panel.sum + e * kRows, factors);
     }
   }
@@ -42,17 +54,16 @@ struct GRAM_FAST_NAME {
     for (int64_t e = 0; e < width; ++e) to[e] = from_float<T>(from[e] * factor);
   }
 
-  // kLanes rows [kLanes, filled], times a factor, to columns [filled, stride], and columns back to rows.
-  GRAM_FAST_TARGET static void to_columns(const float* rows, int64_t filled, float scale, float* columns,
-                                          int64_t stride) {
-    for (int64_t e = 0; e < filled; e += kLanes) transpose(rows + e, filled, columns + e * stride, stride);
-    for (int64_t e = 0; e < filled; ++e) *vector(columns + e * stride) *= scale;
+  // kLanes rows [kLanes, filled] to columns [filled, stride] from `lane` on, and columns back to rows.
+  GRAM_FAST_TARGET static void to_columns(const float* rows, int64_t filled, float* columns, int64_t stride,
+                                          int64_t lane) {
+    for (int64_t e = 0; e < filled; e += kLanes) transpose(rows + e, filled, columns + e * stride + lane, stride);
   }
   GRAM_FAST_TARGET static void to_rows(const float* columns, int64_t stride, int64_t filled, float* rows) {
     for (int64_t e = 0; e < filled; e += kLanes) transpose(columns + e * stride, stride, rows + e, filled);
   }
 
- private:
+ protected:
   using Lanes [[gnu::vector_size(4 * kLanes)]] = float;
   using LanesInMemory [[gnu::vector_size(4 * kLanes), gnu::aligned(4), gnu::may_alias]] = float;
 
@@ -82,14 +93,17 @@ struct GRAM_FAST_NAME {
     }
   }
 
-  // Makes weights of the scores of one vector of rows, and finds the factors by which the sums before shrink.
-  GRAM_FAST_TARGET [[gnu::always_inline]] static inline void weigh(const Panel& panel, const KeyBlock& block,
+  // Makes weights of the scores, the first part of the space, in one vector of rows, and finds the factors by which the
+  // sums before shrink.
+  template <typename AnyPanel, typename AnyBlock>
+  GRAM_FAST_TARGET [[gnu::always_inline]] static inline void weigh(const AnyPanel& panel, const AnyBlock& block,
                                                                    int num_rows, int row, float* factors) {
     const int32_t *low = panel.low + row, *high = panel.high + row;
+    const float scale = panel.scale;
     float largest[kLanes], total[kLanes];
-    for (int r = 0; r < kLanes; ++r) largest[r] = panel.largest[row + r];
+    for (int r = 0; r < kLanes; ++r) largest[r] = -std::numeric_limits<float>::infinity();
     for (int64_t n = block.first; n < block.end; ++n) {
-      float* x = block.scores + n * num_rows + row;
+      float* x = block.space + n * num_rows + row;
       if (n >= block.num_shared) {
         const auto token = static_cast<int32_t>(block.own_token + n - block.num_shared);
 #pragma omp simd
@@ -103,15 +117,17 @@ struct GRAM_FAST_NAME {
     }
 #pragma omp simd
     for (int r = 0; r < kLanes; ++r) {
-      factors[r] = exponential_of_loss(panel.largest[row + r] - largest[r]);
+      const float before = panel.largest[row + r], scaled = largest[r] * scale;
+      largest[r] = scaled > before ? scaled : before;
+      factors[r] = exponential_of_loss(before - largest[r]);
       panel.largest[row + r] = largest[r];
       total[r] = 0;
     }
     for (int64_t n = block.first; n < block.end; ++n) {
-      float* x = block.scores + n * num_rows + row;
+      float* x = block.space + n * num_rows + row;
 #pragma omp simd
       for (int r = 0; r < kLanes; ++r) {
-        const float weight = exponential_of_loss(x[r] - largest[r]);
+        const float weight = exponential_of_loss(x[r] * scale - largest[r]);
         x[r] = weight;
         total[r] += weight;
       }

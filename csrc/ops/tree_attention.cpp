@@ -39,18 +39,19 @@ TileTable tile_table(const TreeAttention& a) {
 
 int64_t filled_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
 
-// Memory of floats, zeros at first, that begins where a vector should.
-class Floats {
+// Memory, zeros at first, that begins where a vector should.
+template <typename Element>
+class Buffer {
  public:
-  explicit Floats(int64_t size) : floats_(new (kAlignment) float[static_cast<size_t>(size)]()) {}
-  float* at(int64_t place) { return floats_.get() + place; }
+  explicit Buffer(int64_t size) : elements_(new (kAlignment) Element[static_cast<size_t>(size)]()) {}
+  Element* at(int64_t place) { return elements_.get() + place; }
 
  private:
   static constexpr std::align_val_t kAlignment{64};
   struct Free {
-    void operator()(float* floats) const { operator delete[](floats, kAlignment); }
+    void operator()(Element* elements) const { operator delete[](elements, kAlignment); }
   };
-  std::unique_ptr<float[], Free> floats_;
+  std::unique_ptr<Element[], Free> elements_;
 };
 
 // Attention of tiles, one after the other, each of one key/value head. Its rows, tokens times the heads that share the
@@ -62,13 +63,14 @@ class Walk {
       : a_(args),
         table_(tile_table(args)),
         group_(args.num_heads / args.num_kv_heads),
-        filled_(filled_up(args.head_dim, kFill)),
+        filled_(filled_up(args.head_dim, Isa::kFill)),
         queries_(filled_up(max_rows, kPanelRows) * filled_),
         sum_(filled_up(max_rows, kPanelRows) * filled_),
-        keys_(kBlockKeys * filled_),
-        values_(kBlockKeys * filled_),
-        scores_(kBlockKeys * kPanelRows),
-        square_(Isa::kLanes * filled_) {
+        keys_(Isa::kBlockKeys * filled_),
+        values_(2 * Isa::kBlockKeys * filled_),
+        space_(Isa::kSpace),
+        in_(kLanes * filled_),
+        out_(kLanes * filled_) {
     largest_.resize(static_cast<size_t>(filled_up(max_rows, kPanelRows)));
     total_.resize(largest_.size());
     low_.resize(largest_.size());
@@ -88,6 +90,7 @@ class Walk {
   }
 
  private:
+  using Element = typename Isa::Element;
   static constexpr int64_t kLanes = Isa::kLanes, kPanelRows = kLanes * Isa::kMaxVectors;
 
   int32_t token_of(int64_t row) const { return tile_.first + static_cast<int32_t>(row / group_); }
@@ -109,10 +112,11 @@ class Walk {
         total_[at] = 0;
         if (!is_row) continue;
         const T* q = static_cast<const T*>(a_.q) + token_of(r) * a_.q_stride_t + head_of(r) * a_.q_stride_h;
-        Isa::read(q, 0, 1, a_.head_dim, square_.at((r - row) * filled_), filled_);
+        Isa::read(q, 0, 1, a_.head_dim, in_.at((r - row) * filled_), filled_);
       }
       const int64_t stride = panel_rows(row / kPanelRows * kPanelRows);
-      Isa::to_columns(square_.at(0), filled_, a_.scale, queries_.at(place_of(row)), stride);
+      const int64_t panel = row / kPanelRows * kPanelRows;
+      Isa::to_columns(in_.at(0), filled_, queries_.at(panel * filled_), stride, row - panel);
     }
     std::fill_n(sum_.at(0), filled_up(num_rows_, kPanelRows) * filled_, 0.0f);
   }
@@ -122,27 +126,28 @@ class Walk {
     const T* k = static_cast<const T*>(a_.k) + kv_head_ * a_.k_stride_h;
     const T* v = static_cast<const T*>(a_.v) + kv_head_ * a_.v_stride_h;
     for (int64_t slot = slots.start; slot < slots.end;) {
-      const int64_t count = std::min<int64_t>(kBlockKeys - num_keys_, slots.end - slot), at = num_keys_ * filled_;
+      const int64_t count = std::min<int64_t>(Isa::kBlockKeys - num_keys_, slots.end - slot), at = num_keys_ * filled_;
       Isa::read(k + slot * a_.k_stride_s, a_.k_stride_s, count, a_.head_dim, keys_.at(at), filled_);
       Isa::read(v + slot * a_.v_stride_s, a_.v_stride_s, count, a_.head_dim, values_.at(at), filled_);
       if (num_keys_ == num_shared_) own_token_ = slot;
       if (!is_own) num_shared_ += count;
       num_keys_ += count;
       slot += count;
-      if (num_keys_ == kBlockKeys) take_block();
+      if (num_keys_ == Isa::kBlockKeys) take_block();
     }
   }
 
   void take_block() {
+    const Element* values = Isa::turn(values_.at(0), num_keys_, filled_);
     for (int64_t row = 0; row < num_rows_; row += kPanelRows) {
       const int64_t rows = panel_rows(row), last = std::min(row + rows, num_rows_) - 1;
       // Own tokens that some row of the panel reads.
       const int64_t first = std::max<int64_t>(low_[static_cast<size_t>(row)] - own_token_, 0);
       const int64_t end = std::min(token_of(last) + 1 - own_token_, num_keys_ - num_shared_);
-      const KeyBlock block{
+      const KeyBlock<Element> block{
           .keys = keys_.at(0),
-          .values = values_.at(0),
-          .scores = scores_.at(0),
+          .values = values,
+          .space = space_.at(0),
           .width = a_.head_dim,
           .filled_width = filled_,
           .first = num_shared_ > 0 ? 0 : first,
@@ -152,20 +157,21 @@ class Walk {
       };
       if (block.first >= block.end) continue;
       const auto at = static_cast<size_t>(row);
-      const Panel panel{
-          .queries = queries_.at(place_of(row)),
-          .sum = sum_.at(place_of(row)),
+      const Panel<Element> panel{
+          .queries = queries_.at(row * filled_),
+          .sum = sum_.at(row * filled_),
           .largest = &largest_[at],
           .total = &total_[at],
           .low = &low_[at],
           .high = &high_[at],
+          .scale = a_.scale,
       };
       attend_panel(panel, block, rows / kLanes);
     }
     num_keys_ = num_shared_ = 0;
   }
 
-  static void attend_panel(const Panel& panel, const KeyBlock& block, int64_t num_vectors) {
+  static void attend_panel(const Panel<Element>& panel, const KeyBlock<Element>& block, int64_t num_vectors) {
     static_assert(Isa::kMaxVectors <= 3);
     if (num_vectors == 1) return Isa::template attend<1>(panel, block);
     if (num_vectors == 2) return Isa::template attend<2>(panel, block);
@@ -174,20 +180,23 @@ class Walk {
 
   // Writes the results of one vector of rows.
   void finish_rows(int64_t first) {
-    Isa::to_rows(sum_.at(place_of(first)), panel_rows(first / kPanelRows * kPanelRows), filled_, square_.at(0));
+    Isa::to_rows(sum_.at(place_of(first)), panel_rows(first / kPanelRows * kPanelRows), filled_, out_.at(0));
     for (int64_t row = first; row < std::min(first + kLanes, num_rows_); ++row) {
       T* out = static_cast<T*>(a_.out) + (token_of(row) * a_.num_heads + head_of(row)) * a_.head_dim;
-      Isa::write(square_.at((row - first) * filled_), 1 / total_[static_cast<size_t>(row)], a_.head_dim, out);
+      Isa::write(out_.at((row - first) * filled_), 1 / total_[static_cast<size_t>(row)], a_.head_dim, out);
     }
   }
 
   const TreeAttention& a_;
   const TileTable table_;
   const int64_t group_, filled_;
-  Floats queries_, sum_;  // of panels: columns [filled_, rows]
-  Floats keys_, values_;  // [kBlockKeys, filled_]
-  Floats scores_;         // [kBlockKeys, rows of a panel]
-  Floats square_;         // [kLanes, filled_]: rows on their way in or out
+  Buffer<Element> queries_;  // of panels: columns [filled_, rows]
+  Buffer<float> sum_;        // the same
+  Buffer<Element> keys_;     // [Isa::kBlockKeys, filled_]
+  Buffer<Element> values_;   // room for `turn` behind them
+  Buffer<float> space_;
+  Buffer<Element> in_;  // [kLanes, filled_]
+  Buffer<float> out_;   // the same
   std::vector<float> largest_, total_;
   std::vector<int32_t> low_, high_;
   // The tile, and the block that is being filled: `num_shared_` of its `num_keys_` keys are read without a mask, and
@@ -204,12 +213,14 @@ void attend(const TreeAttention& a) {
   for (int64_t x = 0; x < a.num_tiles; ++x) max_tokens = std::max<int64_t>(max_tokens, tiles[x].end - tiles[x].first);
 #pragma omp parallel num_threads(num_threads())
   {
+    Isa::begin();
     Walk<Isa, T> walk(a, max_tokens * a.num_heads / a.num_kv_heads);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < a.num_tiles * a.num_kv_heads; ++task) {
       // Head by head: the keys and values of one, which many tiles read, stay in a core's cache.
       walk.attend(tiles[task % a.num_tiles], task / a.num_tiles);
     }
+    Isa::end();
   }
 }
 
@@ -217,7 +228,7 @@ void attend(const TreeAttention& a) {
 
 void tree_attention_cpu(const TreeAttention& args) {
   dispatch_cpu(args.dtype,
-               [&]<typename T>() { with_attention_instructions([&]<typename Isa>() { attend<Isa, T>(args); }); });
+               [&]<typename T>() { with_attention_instructions<T>([&]<typename Isa>() { attend<Isa, T>(args); }); });
 }
 
 }  // namespace gram_fast

@@ -2,15 +2,13 @@
 
 import ctypes
 import os
-import platform
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.attention import Inputs, Tables, assert_as_exact_as_plain, random_inputs, tables_of_lengths
+from helpers.attention import Inputs, Tables, assert_as_exact_as_plain, poisoned, random_inputs, tables_of_lengths
 from helpers.ops import CPU, on_each_dtype
 from torch import Tensor
 
@@ -41,28 +39,23 @@ class Arguments(ctypes.Structure):
     )
 
 
-def can_run(instructions: str) -> bool:
-    """Whether this processor has them."""
-    if instructions == "plain":
-        return True
-    capability = torch.backends.cpu.get_cpu_capability().lower()
-    return platform.machine() == "x86_64" and capability in ("avx512", instructions)
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The op's source with a function for each kind of instructions."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++")
     built = tmp_path_factory.mktemp("attention") / "attention.so"
-    sources = [ROOT / "tests/cpp/attention_instructions.cpp", ROOT / "csrc/common/parallel.cpp"]
+    csrc = ROOT / "csrc" / "common"
+    sources = [ROOT / "tests/cpp/attention_instructions.cpp", csrc / "parallel.cpp", csrc / "amx.cpp"]
     flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-fopenmp", f"-I{ROOT / 'csrc'}"]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     subprocess.run(["g++", *flags, *sources, "-o", built], env=environment, check=True)
     return ctypes.CDLL(str(built))
 
 
-def attend(function: Callable[..., None], inputs: Inputs, tables: Tables, scale: float) -> Tensor:
+def attend(library: ctypes.CDLL, instructions: str, inputs: Inputs, tables: Tables, scale: float) -> Tensor:
+    function = getattr(library, f"attend_{instructions}")
+    function.restype = ctypes.c_bool
     (num_tokens, num_heads, width), num_kv_heads = inputs[0].shape, inputs[1].shape[1]
     tiles = ops.TreeTables.of(ops.Spans(*tables), "extension", num_heads // num_kv_heads, CPU).tiles
     assert tiles is not None
@@ -70,18 +63,19 @@ def attend(function: Callable[..., None], inputs: Inputs, tables: Tables, scale:
     states = [part for x in inputs for part in (x.data_ptr(), x.stride()[:2])]
     sizes = (len(tiles), num_tokens, num_heads, num_kv_heads, width)
     dtype = DTYPES.index(inputs[0].dtype)
-    function(ctypes.byref(Arguments(*states, tiles.data_ptr(), out_THE.data_ptr(), scale, dtype, sizes)))
+    if not function(ctypes.byref(Arguments(*states, tiles.data_ptr(), out_THE.data_ptr(), scale, dtype, sizes))):
+        pytest.skip(f"this processor has no {instructions}, or not for {inputs[0].dtype}")
     return out_THE
 
 
 @on_each_dtype
-@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512", "amx"])
 @pytest.mark.parametrize(("heads", "width"), [((2, 2), 24), ((9, 3), 64), ((10, 2), 80)])
 def test_each_is_as_exact_as_plain_attention(
     heads: tuple[int, int], width: int, instructions: str, dtype: torch.dtype, library: ctypes.CDLL
 ) -> None:
-    if not can_run(instructions):
-        pytest.skip(f"this processor has no {instructions}")
     inputs = random_inputs(196, 290, heads, width, dtype)
-    out_THE = attend(getattr(library, f"attend_{instructions}"), inputs, TABLES, 0.2)
+    inputs = (inputs[0], *(poisoned(x, TABLES, 196) for x in inputs[1:]))
+    out_THE = attend(library, instructions, inputs, TABLES, 0.2)
+    inputs = (inputs[0], *(x.nan_to_num(0.0) for x in inputs[1:]))
     assert_as_exact_as_plain(out_THE, inputs, TABLES, 0.2)
