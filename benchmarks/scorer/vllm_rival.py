@@ -101,7 +101,7 @@ class Vllm:
 
     def _options(self, size: int) -> dict[str, Any]:
         """Makes the arguments of vllm.LLM."""
-        options = {
+        options: dict[str, Any] = {
             "model": str(self.folder),
             "dtype": str(self.dtype).removeprefix("torch."),
             "enable_prefix_caching": True,
@@ -109,8 +109,13 @@ class Vllm:
             "logprobs_mode": "processed_logprobs",
             "max_model_len": self.longest + 1,
         }
-        sized = {"max_num_batched_tokens": size} if size else {}
-        return options | sized | ({"enforce_eager": True} if self.device.type == "cpu" else {})
+        if size:
+            options["max_num_batched_tokens"] = size
+        if self.device.type == "cpu":
+            # A block is what the prefix cache shares. Its default, 128 tokens, found 30 % fewer of a knockout of 24
+            # with texts of 64 tokens, and took 1.4 times the time.
+            options |= {"enforce_eager": True, "block_size": 32}
+        return options
 
     def _environment(self) -> dict[str, str]:
         """Makes the process's environment. On a CPU vLLM would leave one core to its scheduler, which is idle here."""

@@ -72,6 +72,7 @@ def test_it_is_asked_for_the_two_labels(vllm: Vllm) -> None:
     assert runs == [{"reset": True}] * 2
     assert started["threads"] == "1"
     assert started["options"] == {
+        "block_size": 32,
         "model": str(vllm.folder),
         "dtype": "bfloat16",
         "enable_prefix_caching": True,
