@@ -14,7 +14,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "shape": "small",
         "dtype": "float32",
         "tokens": 64,
-        "n": [8, 24, 64],
+        "reference": [8, 24, 64],
+        "knockout": [64],
         "round_robin": [6, 16],
         "prompts": 4,
         "unshared": [6, 24],
@@ -23,7 +24,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "shape": "qwen3-1.7b",
         "dtype": "bfloat16",
         "tokens": 512,
-        "n": [2, 8, 64, 256],
+        "reference": [2, 8, 64, 256],
+        "knockout": [2, 8, 64, 256],
         "round_robin": [16],
         "prompts": 32,
         "unshared": [64],
@@ -41,11 +43,10 @@ def read_options(device: torch.device, description: str) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default=defaults["dtype"])
     parser.add_argument("--prompt-tokens", type=int, default=defaults["tokens"])
     parser.add_argument("--response-tokens", type=int, default=defaults["tokens"])
-    parser.add_argument("--n", type=int, nargs="*", default=defaults["n"])
-    parser.add_argument("--round-robin", type=int, nargs="*", default=defaults["round_robin"])
+    for sizes in ("--reference", "--knockout", "--round-robin", "--unshared"):
+        parser.add_argument(sizes, type=int, nargs="*", default=defaults[sizes[2:].replace("-", "_")])
     parser.add_argument("--prompts", type=int, default=defaults["prompts"])
     parser.add_argument("--of-prompt", type=int, default=8, help="responses of each of the --prompts")
-    parser.add_argument("--unshared", type=int, nargs="*", default=defaults["unshared"])
     parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="the Python of an environment with vLLM")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds")

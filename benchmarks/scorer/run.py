@@ -4,8 +4,8 @@
 
 All contenders run the same model on the same pairs: those that our dense runner asked for. The workloads:
 
-- all responses against the first, in one order (`reference`), and a knockout in both orders, for every --n;
-- a round robin in both orders, for every --round-robin;
+- all responses against the first, in one order, for every number of them in --reference;
+- a knockout for every --knockout and a round robin for every --round-robin, in both orders;
 - --prompts prompts in one call of `judge.rewards`, in both orders, all of --of-prompt responses against the first;
 - pairs of as many prompts as --unshared says, in both orders, in one call of `judge.compare_many`: what an evaluation
   asks (`unshared`). Both orders of a pair share the prompt alone.

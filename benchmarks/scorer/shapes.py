@@ -75,7 +75,8 @@ def random_texts(tokenizer: Any, num_tokens: int, count: int, seed: int) -> list
 
 def make_workloads(options: argparse.Namespace, tokenizer: Any) -> list[Workload]:
     """Makes all workloads, those of few forwards first."""
-    most = max(2, *options.n, *options.round_robin, options.prompts * options.of_prompt)
+    of_one = [*options.reference, *options.knockout, *options.round_robin]
+    most = max(2, *of_one, options.prompts * options.of_prompt)
     most_prompts = max(1, options.prompts, *options.unshared)
     if options.data:
         groups = read_groups(options.data)
@@ -92,9 +93,9 @@ def make_workloads(options: argparse.Namespace, tokenizer: Any) -> list[Workload
     def one_prompt(strategy: str, orders: Orders, n: int) -> Workload:
         return Workload(strategy, orders, prompts[:1], [responses[:n]])
 
-    found = [one_prompt("round_robin", "both", n) for n in options.round_robin]
-    for n in options.n:
-        found += [one_prompt("reference", "ab", n), one_prompt("knockout", "both", n)]
+    found = [one_prompt("reference", "ab", n) for n in options.reference]
+    found += [one_prompt("knockout", "both", n) for n in options.knockout]
+    found += [one_prompt("round_robin", "both", n) for n in options.round_robin]
     if options.prompts:
         of_prompts = [responses[k * options.of_prompt :][: options.of_prompt] for k in range(options.prompts)]
         found.append(Workload("rewards", "both", prompts[: options.prompts], of_prompts))

@@ -235,8 +235,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, Any]:
     """What the whole benchmark prints, and the record in its last line."""
-    sizes = "--prompt-tokens 9 --response-tokens 12 --n 2 4 --round-robin 6 --prompts 2 --of-prompt 4 --unshared 3"
-    monkeypatch.setattr("sys.argv", ["scorer.py", *sizes.split(), "--repeats", "1", *arguments])
+    lengths = "--prompt-tokens 9 --response-tokens 12 --repeats 1"
+    sizes = "--reference 2 4 --knockout 2 4 --round-robin 6 --prompts 2 --of-prompt 4 --unshared 3"
+    monkeypatch.setattr("sys.argv", ["scorer.py", *lengths.split(), *sizes.split(), *arguments])
     scorer.main()
     text = capsys.readouterr().out
     return text, json.loads(text.splitlines()[-1])
@@ -319,7 +320,8 @@ def test_real_texts(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     row = {"prompt": "Name a city.", "responses": [f"City number {k}." for k in range(8)]}
     data.write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": "Name two."}), "utf-8")
-    options = SimpleNamespace(data=data, n=[2, 4], round_robin=[6, 5], prompts=2, of_prompt=4, unshared=[2])
+    sizes = {"reference": [2, 4], "knockout": [2, 4], "round_robin": [6, 5], "unshared": [2]}
+    options = SimpleNamespace(data=data, prompts=2, of_prompt=4, **sizes)
     found = shapes.make_workloads(options, None)  # type: ignore[arg-type]
     assert [workload.forwards for workload in found] == [1, 2, 3, 4, 6, 12, 20, 30]
     many = next(workload for workload in found if workload.strategy == "rewards")
