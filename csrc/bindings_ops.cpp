@@ -12,6 +12,7 @@
 #include "ops/label_logits.h"
 #include "ops/leaf_attention.h"
 #include "ops/merge_states.h"
+#include "ops/path_attention.h"
 #include "ops/rotary_into_cache.h"
 #include "ops/split_linear.h"
 #include "ops/swiglu.h"
@@ -51,6 +52,28 @@ void run(const Args& args, std::optional<uintptr_t> stream, void (*cpu)(const Ar
   } else {
     throw std::runtime_error("the extension was built without its CUDA part: install nvcc and rebuild it");
   }
+}
+
+AttentionStates states_of(uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v,
+                          Strides v_strides, uintptr_t out, float scale, int dtype, std::array<int64_t, 4> shape) {
+  return {
+      .q = address<void>(q),
+      .q_stride_t = q_strides[0],
+      .q_stride_h = q_strides[1],
+      .k = address<void>(k),
+      .k_stride_s = k_strides[0],
+      .k_stride_h = k_strides[1],
+      .v = address<void>(v),
+      .v_stride_s = v_strides[0],
+      .v_stride_h = v_strides[1],
+      .out = address<void>(out),
+      .scale = scale,
+      .dtype = static_cast<Dtype>(dtype),
+      .num_tokens = shape[0],
+      .num_heads = shape[1],
+      .num_kv_heads = shape[2],
+      .head_dim = shape[3],
+  };
 }
 
 }  // namespace
@@ -227,33 +250,36 @@ void bind_ops(py::module_& m) {
       py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
   m.def(
       "tree_attention",
-      [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides,
-         uintptr_t tiles, int64_t num_tiles, uintptr_t out, float scale, int dtype, std::array<int64_t, 4> shape) {
+      [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides, uintptr_t out,
+         float scale, int dtype, std::array<int64_t, 4> shape, uintptr_t tiles, int64_t num_tiles) {
         const TreeAttention args{
-            .q = address<void>(q),
-            .q_stride_t = q_strides[0],
-            .q_stride_h = q_strides[1],
-            .k = address<void>(k),
-            .k_stride_s = k_strides[0],
-            .k_stride_h = k_strides[1],
-            .v = address<void>(v),
-            .v_stride_s = v_strides[0],
-            .v_stride_h = v_strides[1],
+            .states = states_of(q, q_strides, k, k_strides, v, v_strides, out, scale, dtype, shape),
             .tiles = address<int32_t>(tiles),
-            .out = address<void>(out),
-            .scale = scale,
-            .dtype = static_cast<Dtype>(dtype),
             .num_tiles = num_tiles,
-            .num_tokens = shape[0],
-            .num_heads = shape[1],
-            .num_kv_heads = shape[2],
-            .head_dim = shape[3],
         };
         const py::gil_scoped_release release;
         tree_attention_cpu(args);
       },
       py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
-      py::arg("tiles"), py::arg("num_tiles"), py::arg("out"), py::arg("scale"), py::arg("dtype"), py::arg("shape"));
+      py::arg("out"), py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("tiles"), py::arg("num_tiles"));
+  m.def(
+      "path_attention",
+      [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides, uintptr_t out,
+         float scale, int dtype, std::array<int64_t, 4> shape, uintptr_t tiles, int64_t num_tiles, uintptr_t slots,
+         int64_t tile_tokens) {
+        const PathAttention args{
+            .states = states_of(q, q_strides, k, k_strides, v, v_strides, out, scale, dtype, shape),
+            .tiles = address<int32_t>(tiles),
+            .slots = address<int32_t>(slots),
+            .num_tiles = num_tiles,
+            .tile_tokens = tile_tokens,
+        };
+        const py::gil_scoped_release release;
+        path_attention_cpu(args);
+      },
+      py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
+      py::arg("out"), py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("tiles"), py::arg("num_tiles"),
+      py::arg("slots"), py::arg("tile_tokens"));
 }
 
 }  // namespace gram_fast

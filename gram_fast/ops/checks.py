@@ -5,12 +5,18 @@ E], label_weight_2D has [2, D].
 """
 
 import contextlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Dtypes of activations and weights; the position is the value of gram_fast::Dtype (csrc/common/dtype.h)."""
+
+StatesArguments = tuple[
+    int, Sequence[int], int, Sequence[int], int, Sequence[int], int, float, int, tuple[int, int, int, int]
+]
+"""Addresses and strides of queries, keys and values, address of the result, scale, dtype, and T, H, K, E."""
 
 
 def expect(condition: bool, argument: str, expected: str, actual: object) -> None:
@@ -84,6 +90,23 @@ def check_states(name: str, q: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Sizes:
     num_heads, num_kv_heads = sizes["H"], sizes["K"]
     expect(num_kv_heads > 0 and num_heads % num_kv_heads == 0, name, f"a multiple of {num_kv_heads} heads", num_heads)
     return sizes
+
+
+def states_arguments(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, out_THE: Tensor, scale: float) -> StatesArguments:
+    """The first arguments of attention in the extension, which takes tensors by their addresses."""
+    (num_tokens, num_heads, width), num_kv_heads = q_THE.shape, k_SKE.shape[1]
+    return (
+        q_THE.data_ptr(),
+        q_THE.stride()[:2],
+        k_SKE.data_ptr(),
+        k_SKE.stride()[:2],
+        v_SKE.data_ptr(),
+        v_SKE.stride()[:2],
+        out_THE.data_ptr(),
+        scale,
+        DTYPES.index(q_THE.dtype),
+        (num_tokens, num_heads, num_kv_heads, width),
+    )
 
 
 def stream_of(tensor: Tensor) -> int | None:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gram_fast.extension import _C
 from gram_fast.kernels.path_attention import path_attention_reference
 from gram_fast.ops.backends import MAX_HEAD_DIM, Backends, check_backend
-from gram_fast.ops.checks import check_states, expect, on_device_of
+from gram_fast.ops.checks import check_states, expect, on_device_of, states_arguments
 from gram_fast.ops.tables import MAX_SLOTS, PathTables, Spans
 
-BACKENDS = Backends(("reference", "triton"))
+BACKENDS = Backends(("reference", "triton", "extension"), cpu_only=("extension",))
 
 AttendPath = Callable[[Tensor, Tensor, Tensor, PathTables, float], Tensor]
 """(q_THE, k_SKE, v_SKE, tables, scale) -> attention [T, H, E], contiguous."""
@@ -22,6 +23,8 @@ AttendPath = Callable[[Tensor, Tensor, Tensor, PathTables, float], Tensor]
 
 def implementation(backend: str) -> AttendPath:
     """The function that runs `path_attention` on a backend. It trusts its arguments."""
+    if backend == "extension":
+        return _extension
     if backend == "reference":
         attend = path_attention_reference
     else:
@@ -30,6 +33,14 @@ def implementation(backend: str) -> AttendPath:
     return lambda q_THE, k_SKE, v_SKE, tables, scale: attend(
         q_THE, k_SKE, v_SKE, tables.tiles_X4, tables.slots_P, tables.tile_tokens, scale
     )
+
+
+def _extension(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: PathTables, scale: float) -> Tensor:
+    out_THE = q_THE.new_empty(q_THE.shape)
+    states = states_arguments(q_THE, k_SKE, v_SKE, out_THE, scale)
+    tiles_X4, slots_P = tables.tiles_X4, tables.slots_P
+    _C.path_attention(*states, tiles_X4.data_ptr(), len(tiles_X4), slots_P.data_ptr(), tables.tile_tokens)
+    return out_THE
 
 
 @torch.library.custom_op("gram_fast::path_attention", mutates_args=())

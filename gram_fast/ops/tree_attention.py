@@ -13,7 +13,7 @@ from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.kernels.tree_attention_cascade import cascade_attention
 from gram_fast.ops.backends import Backends, check_backend
-from gram_fast.ops.checks import DTYPES, check_states, expect, on_device_of
+from gram_fast.ops.checks import check_states, expect, on_device_of, states_arguments
 from gram_fast.ops.merge_states import implementation as merge_states_on
 from gram_fast.ops.tables import MAX_SLOTS, Spans, TreeTables
 
@@ -50,21 +50,8 @@ def _triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, sca
 def _extension(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, scale: float) -> Tensor:
     assert tables.tiles is not None
     out_THE = q_THE.new_empty(q_THE.shape)
-    (num_tokens, num_heads, width), num_kv_heads = q_THE.shape, k_SKE.shape[1]
-    _C.tree_attention(
-        q_THE.data_ptr(),
-        q_THE.stride()[:2],
-        k_SKE.data_ptr(),
-        k_SKE.stride()[:2],
-        v_SKE.data_ptr(),
-        v_SKE.stride()[:2],
-        tables.tiles.data_ptr(),
-        len(tables.tiles),
-        out_THE.data_ptr(),
-        scale,
-        DTYPES.index(q_THE.dtype),
-        (num_tokens, num_heads, num_kv_heads, width),
-    )
+    states = states_arguments(q_THE, k_SKE, v_SKE, out_THE, scale)
+    _C.tree_attention(*states, tables.tiles.data_ptr(), len(tables.tiles))
     return out_THE
 
 

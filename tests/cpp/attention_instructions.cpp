@@ -7,7 +7,7 @@ namespace {
 
 template <typename Isa>
 bool attend_with(const TreeAttention& args) {
-  dispatch_cpu(args.dtype, [&]<typename T>() { attend<Isa, T>(args); });
+  dispatch_cpu(args.states.dtype, [&]<typename T>() { attend<Isa, T>(args); });
   return true;
 }
 
@@ -40,7 +40,7 @@ bool attend_avx512(const TreeAttention* args) {
 
 bool attend_amx(const TreeAttention* args) {
 #ifdef GRAM_FAST_AMX
-  if (gram_fast::has_amx() && args->dtype == gram_fast::Dtype::kBFloat16) {
+  if (gram_fast::has_amx() && args->states.dtype == gram_fast::Dtype::kBFloat16) {
     gram_fast::attend<gram_fast::AmxAttention, gram_fast::BFloat16>(*args);
     return true;
   }

@@ -13,7 +13,7 @@ from helpers.ops import CPU, on_each_dtype
 from torch import Tensor
 
 from gram_fast import ops
-from gram_fast.ops.checks import DTYPES
+from gram_fast.ops.checks import states_arguments
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,11 +31,12 @@ class Arguments(ctypes.Structure):
         ("k_strides", ctypes.c_int64 * 2),
         ("v", ctypes.c_void_p),
         ("v_strides", ctypes.c_int64 * 2),
-        ("tiles", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("scale", ctypes.c_float),
         ("dtype", ctypes.c_int),
-        ("sizes", ctypes.c_int64 * 5),
+        ("shape", ctypes.c_int64 * 4),
+        ("tiles", ctypes.c_void_p),
+        ("num_tiles", ctypes.c_int64),
     )
 
 
@@ -56,14 +57,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 def attend(library: ctypes.CDLL, instructions: str, inputs: Inputs, tables: Tables, scale: float) -> Tensor:
     function = getattr(library, f"attend_{instructions}")
     function.restype = ctypes.c_bool
-    (num_tokens, num_heads, width), num_kv_heads = inputs[0].shape, inputs[1].shape[1]
-    tiles = ops.TreeTables.of(ops.Spans(*tables), "extension", num_heads // num_kv_heads, CPU).tiles
+    tiles = ops.TreeTables.of(ops.Spans(*tables), "extension", inputs[0].shape[1] // inputs[1].shape[1], CPU).tiles
     assert tiles is not None
     out_THE = torch.full_like(inputs[0], float("nan"))
-    states = [part for x in inputs for part in (x.data_ptr(), x.stride()[:2])]
-    sizes = (len(tiles), num_tokens, num_heads, num_kv_heads, width)
-    dtype = DTYPES.index(inputs[0].dtype)
-    if not function(ctypes.byref(Arguments(*states, tiles.data_ptr(), out_THE.data_ptr(), scale, dtype, sizes))):
+    arguments = Arguments(*states_arguments(*inputs, out_THE, scale), tiles.data_ptr(), len(tiles))
+    if not function(ctypes.byref(arguments)):
         pytest.skip(f"this processor has no {instructions}, or not for {inputs[0].dtype}")
     return out_THE
 

@@ -117,7 +117,7 @@ def test_backends_are_public() -> None:
     assert list(ops.BACKENDS.items()) == [
         ("tree_attention", ("reference", "cascade", "triton", "extension")),
         ("leaf_attention", ("reference", "extension", "triton")),
-        ("path_attention", ("reference", "triton")),
+        ("path_attention", ("reference", "triton", "extension")),
         ("merge_states", ("reference", "triton", "extension")),
         ("label_logits", ("reference", "triton", "extension")),
         ("add_rms_norm", ("reference", "triton", "extension")),

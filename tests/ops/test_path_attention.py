@@ -21,7 +21,7 @@ from gram_fast.errors import BackendError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-on_each_backend = pytest.mark.parametrize("backend", ["reference", "triton"])
+on_each_backend = pytest.mark.parametrize("backend", ["reference", "triton", "extension"])
 # Chains, a forest of short and long spans over kept slots, one token, neighbours that share nothing.
 LAYOUTS = {
     "one token": tables_of_lengths([1], [[]]),
@@ -95,6 +95,17 @@ def test_a_row_has_the_bits_of_its_path_alone(backend, dtype, device):
         for row in (*rows, num_tokens - 1):
             alone = attend(*unpacked(inputs, tables, row), backend, device)
             assert torch.equal(packed[row], alone[-1]), (layout, row)
+
+
+@on_each_dtype
+@pytest.mark.parametrize("heads", [(1, 1), (6, 2), (9, 1)])
+def test_a_row_has_the_same_bits_behind_many_blocks_of_keys(heads, dtype):
+    tables = tables_of_lengths([150, 90, 3], [[(300, 430)], [(300, 430), (0, 150)], [(300, 430), (0, 77)]])
+    inputs = random_inputs(243, 430, heads, 64, dtype, seed=4)
+    packed = attend(inputs, tables, "extension")
+    assert_as_exact_as_plain(packed, inputs, tables, 0.125)
+    for row in (*range(0, 243, 7), 242):
+        assert torch.equal(packed[row], attend(*unpacked(inputs, tables, row), "extension")[-1]), row
 
 
 @on_each_backend
