@@ -165,7 +165,7 @@ class DenseModel:
 
     def _heads(self, projected: Tensor) -> Tensor:
         """Views [T, C * E] as [T, C, E]."""
-        return projected.view(len(projected), projected.shape[1] // self.shape.head_dim, self.shape.head_dim)
+        return projected.view(projected.shape[0], projected.shape[1] // self.shape.head_dim, self.shape.head_dim)
 
     def _rotate(
         self, ops: Operations, layer: DenseLayer, qkv_TCE: Tensor, rotation: tuple[Tensor, Tensor], buffers: Buffers
