@@ -10,7 +10,7 @@ All contenders run the same model on the same pairs: those that our dense runner
 - pairs of as many prompts as --unshared says, in both orders, in one call of `judge.compare_many`: what an evaluation
   asks (`unshared`). Both orders of a pair share the prompt alone.
 
-Ours is the judge on its dense runner, the same with deterministic=True, on CPUs with AMX the same with products="split",
+Ours is the judge on its dense runner, the same with deterministic=True, on CPUs with AMX also with products="split",
 which is less exact and may pass the floor, and the judge on its transformers runner. The rivals are in
 benchmarks/scorer/rivals.py, and vLLM in vllm_rival.py. vLLM may stand in an environment of its own, whose Python --vllm
 names; on a GPU it is also used where it is installed beside this package. On a CPU, that environment is made by `pip
