@@ -37,6 +37,13 @@ struct KeyBlock {
   int64_t first, end, num_shared, own_token;
 };
 
+// Lanes of two vectors by their places in both, one after the other. GCC has the first since 12, clang lacks the second.
+#if __has_builtin(__builtin_shufflevector)
+#define GRAM_FAST_PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define GRAM_FAST_PICK(a, b, ...) __builtin_shuffle(a, b, Places{__VA_ARGS__})
+#endif
+
 #define GRAM_FAST_NAME PlainAttention
 #define GRAM_FAST_TARGET
 #define GRAM_FAST_LANES 4

@@ -162,11 +162,12 @@ struct GRAM_FAST_NAME {
       exchange_all<2 * kBit>(rows);
     }
   }
+  using Places [[gnu::vector_size(4 * kLanes)]] = int32_t;
   template <int kBit, int... kLane>
   GRAM_FAST_TARGET [[gnu::always_inline]] static inline void exchange(Lanes& a, Lanes& b,
                                                                       std::integer_sequence<int, kLane...>) {
-    const Lanes first = __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane - kBit : kLane)...);
-    b = __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane : kLane + kBit)...);
+    const Lanes first = GRAM_FAST_PICK(a, b, (kLane & kBit ? kLanes + kLane - kBit : kLane)...);
+    b = GRAM_FAST_PICK(a, b, (kLane & kBit ? kLanes + kLane : kLane + kBit)...);
     a = first;
   }
 };
