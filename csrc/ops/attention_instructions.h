@@ -37,7 +37,8 @@ struct KeyBlock {
   int64_t first, end, num_shared, own_token;
 };
 
-// Lanes of two vectors by their places in both, one after the other. GCC has the first since 12, clang lacks the second.
+// Lanes of two vectors by their places in both, one after the other. GCC has the first since 12, clang lacks the
+// second.
 #if __has_builtin(__builtin_shufflevector)
 #define GRAM_FAST_PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
