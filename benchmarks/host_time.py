@@ -4,9 +4,9 @@
 
 On a GPU the host launches kernels and goes on; a pass cannot be faster than the host launches it. This measures that
 part without a GPU: a dense model of random weights, small enough that computing is next to nothing, runs the same pass
-again and again on one CPU thread. Its matrix products and torch's flash attention kernel are replaced: after a first
-real pass they return the tensors that this pass got. The project's own compiled ops (norms, rotation, activation,
-merging, attention of the leaves, label logits) run as they are.
+again and again on one CPU thread. Its matrix products and tree attention are replaced: after a first real pass they
+return the tensors that this pass got. The other compiled ops (norms, rotation, activation, attention of the leaves,
+label logits) run as they are.
 
 A pass holds one prompt and as many responses as it has spans, the first of which continues the prompt's own span.
 Prints the median and the minimum of the process's CPU time, a pass and a layer, and the number of Python functions that
@@ -40,7 +40,6 @@ from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
 LABELS = (5, 7)
 VOCAB = 512
 PROMPT_TOKENS, RESPONSE_TOKENS = 24, 3
-FLASH = "_scaled_dot_product_flash_attention_for_cpu"
 
 
 def tiny_runner(layers: int) -> DenseRunner:
@@ -88,16 +87,16 @@ class Replay:
 
 @contextmanager
 def without_products(runner: DenseRunner, run: Callable[[], Any]) -> Iterator[None]:
-    """Runs once, then replaces the runner's matrix products and the flash kernel by what they returned."""
+    """Runs once, then replaces the runner's matrix products and tree attention by what they returned."""
     operations = runner._operations
-    project, flash = Replay(operations.project), Replay(getattr(torch.ops.aten, FLASH))
+    project, attend = Replay(operations.project), Replay(runner._attention._attend)
     with (
         mock.patch.object(runner, "_operations", replace(operations, project=project, project_sum=project)),
-        mock.patch.object(torch.ops.aten, FLASH, flash),
+        mock.patch.object(runner._attention, "_attend", attend),
     ):
         run()
         project.start()
-        flash.start()
+        attend.start()
         yield
 
 
