@@ -42,6 +42,8 @@ class Case:
     asked: list[TextPair] = field(default_factory=list)
     stats: ForwardStats | None = None
     plain: Preferences = field(default_factory=dict)
+    matrix_flops: float | None = None
+    """FLOP/s of the model's fastest product just before or after ours ran."""
     measured: dict[str, Measured] = field(default_factory=dict)
 
 
@@ -166,12 +168,12 @@ def measure(contender: Contender, case: Case, allowance: Allowance, repeats: int
     contender.seconds_a_forward = case.measured[contender.name].seconds / case.workload.forwards
 
 
-def rows_of(case: Case, flops: int, rate: float, ours: str) -> list[Row]:
+def rows_of(case: Case, flops: int, ours: str) -> list[Row]:
     """Makes the record's rows of a workload; `ours` is the contender that the others are compared with."""
-    if case.stats is None:
+    if case.stats is None or case.matrix_flops is None:
         return []
     stats, workload = case.stats, case.workload
-    floor = min(stats.tokens_tree, stats.tokens_computed) * flops / rate
+    floor = min(stats.tokens_tree, stats.tokens_computed) * flops / case.matrix_flops
     common: Row = {
         "workload": workload.name,
         "strategy": workload.strategy,
@@ -182,6 +184,7 @@ def rows_of(case: Case, flops: int, rate: float, ours: str) -> list[Row]:
         "tokens_unshared": stats.tokens_unshared,
         "tokens_tree": stats.tokens_tree,
         "floor_seconds": floor,
+        "matrix_flops": case.matrix_flops,
         "spread": max(case.plain.values()) - min(case.plain.values()) if case.plain else None,
     }
     rows = []

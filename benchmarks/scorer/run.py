@@ -26,8 +26,9 @@ it; or --model, a checkpoint that the dense runner can run. Texts are random wor
         values from call to call
     F   FLOP of a token: 2 * linear parameters of the layers, all of the last one, without embeddings and attention
     R   FLOP/s: the fastest of the model's own products (fused qkv, out, fused gate and up, down) of as many rows as
-        ours runs in a pass, each in the fastest way that is known here (`products_on` in benchmarks/scorer/shapes.py),
-        in the same process, with the same threads and dtype
+        ours runs in a pass, in the fastest way that is known here (`products_on` in benchmarks/scorer/shapes.py), in
+        the same process, with the same threads and dtype. It is found at the start and measured again before and
+        after ours runs a workload, the better of the two, because a shared machine's speed moves by the minute
 
 How it is measured:
 
@@ -60,7 +61,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -68,10 +68,11 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from benchmarks.environment import environment
-from benchmarks.parts import comparer_of, forward_stats
+from benchmarks.parts import comparer_of
 from benchmarks.random_judge import write_random_judge
 from benchmarks.scorer.cases import Allowance, Answer, Case, Contender, measure, rows_of
 from benchmarks.scorer.options import kept_options, read_options
+from benchmarks.scorer.ours import DENSE, TRANSFORMERS, ours_on, play
 from benchmarks.scorer.report import Row, curves, growth_table, plot, table_of, title_of
 from benchmarks.scorer.rivals import (
     Rivals,
@@ -82,49 +83,30 @@ from benchmarks.scorer.rivals import (
     in_orders,
     rivals_of,
 )
-from benchmarks.scorer.shapes import SHAPES, Workload, flops_a_token, make_workloads, matrix_rates, products_on
+from benchmarks.scorer.shapes import (
+    SHAPES,
+    Workload,
+    flops_a_token,
+    make_workloads,
+    matrix_rates,
+    product_rate,
+    products,
+    products_on,
+)
 from benchmarks.scorer.vllm_rival import SIZES, Vllm
 from gram_fast import PairwiseJudge
 from gram_fast.comparing.orders import shown
 from gram_fast.comparing.preference import preference
 from gram_fast.errors import one_line
 from gram_fast.models.dense.model import DenseShape
-from gram_fast.models.dense.products import product_problem
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.text.tokens import PairTokenizer
 
-DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
-SPLIT = "ours, split"
 RIVALS, VLLM = ("packed", "prefix", "padded", "loop"), "vLLM"
 CHECKED = 8
 """Pairs of a workload, at most, whose preferences are compared with plain forwards."""
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest difference of a preference that rounding explains."""
-
-
-def play(judge: PairwiseJudge, workload: Workload, pairs: Sequence[TextPair], size: int) -> Answer:
-    """Runs the judge on a workload. It chooses `pairs` and `size`, the tokens of a pass, itself."""
-    prompts, groups = workload.prompts, workload.groups
-    if workload.strategy == "rewards":
-        references, candidates = [group[0] for group in groups], [group[1:] for group in groups]
-        rewards = judge.rewards(prompts, candidates, references)
-        found = {
-            (prompt, reference, response): 1.0 - reward
-            for prompt, reference, texts, values in zip(prompts, references, candidates, rewards, strict=True)
-            for response, reward in zip(texts, values, strict=True)
-        }
-        stats = forward_stats(rewards.stats)
-        return Answer(found, stats.tokens_computed, stats)
-    if workload.strategy == "unshared":
-        compared = judge.compare_many(prompts, groups, workload.orders)
-        found = {(prompt, a, b): c.p for prompt, (a, b), c in zip(prompts, groups, compared, strict=True)}
-        stats = forward_stats(compared[0].stats)
-        return Answer(found, stats.tokens_computed, stats)
-    (prompt,), (responses,) = prompts, groups
-    ranking = judge.rank(prompt, responses, workload.strategy, workload.orders)
-    found = {(prompt, responses[c.i], responses[c.j]): c.p for c in ranking.comparisons}
-    stats = forward_stats(ranking.stats)
-    return Answer(found, stats.tokens_computed, stats)
 
 
 def answer_of(
@@ -301,8 +283,11 @@ class BenchmarkRun:
                 case.plain = answer_of(partial(plain_scores, rivals), case.workload, sample, 1).preferences
 
     def _set_floor(self, shape: DenseShape, rows: int) -> None:
-        """Measures the rates of the model's products, of which the floor is made."""
-        rates = matrix_rates(shape, rows, self._device, self._dtype, products_on(self._device))
+        """Finds the fastest of the model's products, of which the floors are made."""
+        ways, on = products_on(self._device), (rows, self._device, self._dtype)
+        rates = matrix_rates(shape, *on, ways)
+        fastest = max(rates, key=lambda name: rates[name].flops)
+        self._fastest_product = partial(product_rate, ways[rates[fastest].by], products(shape)[fastest], *on)
         self.record |= {
             "flops_a_token": flops_a_token(shape),
             "pass_tokens": rows,
@@ -318,7 +303,10 @@ class BenchmarkRun:
         try:
             if case.stats is None and name != DENSE:
                 raise TimeoutError(f"{DENSE}, which says what to compare, did not run")
+            before = self._fastest_product() if name == DENSE else None
             measure(contender, case, self._allowance, self._options.repeats)
+            if before:
+                case.matrix_flops = max(before, self._fastest_product())
             self._console.print(f"{name}: {workload}: {case.measured[name].seconds:.4g} s", style="dim")
         except TimeoutError as error:
             self._leave_out(name, workload, str(error))
@@ -334,21 +322,10 @@ class BenchmarkRun:
 
     def _keep(self) -> None:
         """Writes the record with all rows so far."""
-        flops, rate = self.record["flops_a_token"], max(self.record["matrix_flops"].values())
-        self.record["rows"] = [row for case in self.cases for row in rows_of(case, flops, rate, DENSE)]
+        flops = self.record["flops_a_token"]
+        self.record["rows"] = [row for case in self.cases for row in rows_of(case, flops, DENSE)]
         if self._options.output:
             self._options.output.write_text(json.dumps(self.record) + "\n", "utf-8")
-
-
-def ours_on(device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
-    """Lists our contenders there -> options of the judge, by name."""
-    can_split = product_problem("split", device, dtype) is None
-    return {
-        DENSE: {"runner": "dense"},
-        DETERMINISTIC: {"runner": "dense", "deterministic": True},
-        **({SPLIT: {"runner": "dense", "products": "split"}} if can_split else {}),
-        TRANSFORMERS: {"runner": "transformers"},
-    }
 
 
 def free_memory() -> None:

@@ -19,12 +19,13 @@ from benchmarks.scorer import report as report
 from benchmarks.scorer import rivals as rivals
 from benchmarks.scorer import run as scorer
 from benchmarks.scorer import shapes as shapes
+from benchmarks.scorer.ours import ours_on
 from gram_fast import ForwardStats, PairwiseJudge
 from gram_fast.models.transformers_runner import TransformersRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OURS = scorer.ours_on(CPU, torch.float32)
+OURS = ours_on(CPU, torch.float32)
 WORDS = ["the", "better", "response", "is", "shown", "first", "of", "both"]
 
 
@@ -206,8 +207,8 @@ def test_the_fastest_size_is_found_on_a_sample_that_fills_a_batch() -> None:
 def test_rows_say_what_was_measured() -> None:
     case = some_case()
     cases.measure(contender("ours", 1e-3, lambda workload: [0]), case, allowance(1e6), 1)
-    case.plain = {case.asked[0]: 0.75, case.asked[3]: 0.25}
-    (row,) = cases.rows_of(case, flops=1000, rate=4000.0, ours="ours")
+    case.plain, case.matrix_flops = {case.asked[0]: 0.75, case.asked[3]: 0.25}, 4000.0
+    (row,) = cases.rows_of(case, flops=1000, ours="ours")
     assert row["floor_seconds"] == 50 * 8 * 1000 / 4000.0  # of the tokens that ours computed: fewer than the tree has
     assert row["share_of_floor"] == row["floor_seconds"] / row["seconds"]
     assert (row["difference"], row["spread"], row["checked"], row["times_ours"]) == (0.25, 0.5, 2, 1.0)
@@ -266,6 +267,8 @@ def test_the_whole_benchmark(
     names = [*OURS, "packed", "prefix", "padded", "loop"]
     assert [row["name"] for row in record["rows"]] == names * 7
     assert set(record["matrix_by"].values()) <= {"torch", "onednn"}
+    floors = {row["workload"]: row["matrix_flops"] for row in record["rows"]}
+    assert len(set(floors.values())) == 7  # measured for each workload
     by_name = {row["name"]: row for row in record["rows"] if row["strategy"] == "round_robin"}
     assert by_name["packed"]["tokens"] == by_name["packed"]["tokens_unshared"]
     assert by_name["ours, dense"]["tokens"] < by_name["prefix"]["tokens"] < by_name["packed"]["tokens"]
@@ -283,6 +286,7 @@ def test_the_whole_benchmark(
 def known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates that need no measuring."""
     monkeypatch.setattr(scorer, "matrix_rates", lambda *arguments: {"qkv": shapes.Rate(1e9, "torch")})
+    monkeypatch.setattr(scorer, "product_rate", lambda *arguments: 1e9)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
