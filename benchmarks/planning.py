@@ -2,9 +2,9 @@
 
     python -m benchmarks.planning --model DIR --data FILE [--count 64] [--repeats 5]
 
-Tokenizes the responses, builds the token tree of a round robin in both orders, and plans its passes. FILE is what
-benchmarks/sharing.py takes; responses of all its prompts form one group. Prints the median of each step and ends with
-one line of JSON.
+Tokenizes the responses, builds the token tree of a round robin in both orders, and plans its passes. FILE is read by
+benchmarks/groups.py; responses of all its prompts form one group. Prints the median of each step and ends with one line
+of JSON.
 """
 
 import argparse

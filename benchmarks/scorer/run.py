@@ -43,8 +43,8 @@ How it is measured:
   `spread` of a workload is the range of those preferences.
 - On a CPU all contenders run a workload before the next begins; on a GPU ours runs all workloads first, so that no two
   models share its memory. vLLM, whose processes would compete with the others, runs all of them at the end. It is
-  started with each of its sizes for one workload, which the record names, and with the fastest for all. Its start takes
-  of --limit and of nobody's seconds.
+  started with each of its sizes for one workload, which the record names, and with the fastest for all. Its starts take
+  of --limit, two fifths of which are kept for it, and of nobody's seconds.
 
 Ends with one line of JSON, which --output also keeps in a file while it grows.
 """
@@ -103,6 +103,8 @@ from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.text.tokens import PairTokenizer
 
 RIVALS, VLLM = ("packed", "prefix", "padded", "loop"), "vLLM"
+VLLM_PART = 0.4
+"""Of --limit, kept for vLLM where it runs: it starts four times, half a minute each, and comes last."""
 CHECKED = 8
 """Pairs of a workload, at most, whose preferences are compared with plain forwards."""
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -162,9 +164,10 @@ class BenchmarkRun:
         if device.type == "cuda" and importlib.util.find_spec("vllm"):
             self._vllm = self._vllm or Path(sys.executable)
         self._options, self._device, self._console = options, device, console
-        names = [*self._options_of, *RIVALS, *([VLLM] if self._vllm else [])]
-        forwards = sum(workload.forwards for workload in workloads)
-        self._allowance = Allowance(end, sum(map(self._is_asked, names)) * forwards)
+        self._vllm_allowance = Allowance(end, sum(workload.forwards for workload in workloads))
+        of_vllm = options.limit * VLLM_PART if self._vllm and self._is_asked(VLLM) else 0.0
+        names = filter(self._is_asked, [*self._options_of, *RIVALS])
+        self._allowance = Allowance(end - of_vllm, sum(workload.forwards for _ in names for workload in workloads))
         self._ours_failed = False
         self.record: Row = environment() | {
             "benchmark": "scorer",
@@ -207,6 +210,7 @@ class BenchmarkRun:
             return
         if not self._vllm:
             return self._leave_out(VLLM, None, "no --vllm names a Python that has it")
+        self._allowance = self._vllm_allowance
         if not asked or self._allowance.left <= 0:
             return self._leave_out(VLLM, None, "no time is left, or nothing was asked for")
         texts = [in_orders(case.asked, case.workload.orders) for case in asked]
