@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.ops import CPU
 from helpers.small_models import tiny_judge, tiny_tokenizer, write_judge
+from rich.console import Console
 
 from benchmarks.random_judge import ModelSizes, write_random_judge
 from benchmarks.scorer import cases as cases
@@ -19,6 +20,7 @@ from benchmarks.scorer import report as report
 from benchmarks.scorer import rivals as rivals
 from benchmarks.scorer import run as scorer
 from benchmarks.scorer import shapes as shapes
+from benchmarks.scorer.options import read_options
 from benchmarks.scorer.ours import ours_on
 from gram_fast import ForwardStats, PairwiseJudge
 from gram_fast.models.transformers_runner import TransformersRunner
@@ -298,6 +300,17 @@ def test_without_time_everything_is_listed(
     assert record["rows"] == []
     assert len(record["left_out"]) == 7 * (len(OURS) + 4) + 1
     assert "left out: loop, round_robin, n = 6, both orders" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"), [("--vllm python", 400.0), ("--vllm python --only prefix", 0.0), ("--only vllm", 0.0)]
+)
+def test_a_part_of_the_time_is_kept_for_vllm(arguments: str, kept: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[float] = []
+    monkeypatch.setattr(scorer, "Allowance", lambda end, forwards: ends.append(end))
+    monkeypatch.setattr("sys.argv", ["run.py", "--limit", "1000", *arguments.split()])
+    scorer.BenchmarkRun(read_options(CPU, ""), CPU, [], 1000.0, Console())
+    assert sorted(ends) == [1000.0 - kept, 1000.0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
