@@ -104,7 +104,8 @@ from gram_fast.text.tokens import PairTokenizer
 
 RIVALS, VLLM = ("packed", "prefix", "padded", "loop"), "vLLM"
 VLLM_PART = 0.4
-"""Of --limit, kept for vLLM where it runs: it starts four times, half a minute each, and comes last."""
+"""Of --limit, kept for vLLM where it runs. It comes last, and starts four times, 25 to 50 s each on two cores: under
+some 500 s of --limit these starts alone take its part."""
 CHECKED = 8
 """Pairs of a workload, at most, whose preferences are compared with plain forwards."""
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
