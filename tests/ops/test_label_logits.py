@@ -148,6 +148,7 @@ def test_strides(layout: Layout, dtype: torch.dtype, has_norm: bool, backend: st
     assert_as_exact_as_reference(ops.label_logits(*on(device, inputs, layout), EPS, backend=backend), inputs, EPS)
 
 
+@pytest.mark.large_memory
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:

@@ -78,6 +78,7 @@ def test_strides(shape: tuple[int, int, int], layout: Layout, dtype: torch.dtype
     check(random_states(shape, dtype), backend, device, layout)
 
 
+@pytest.mark.large_memory
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:

@@ -262,6 +262,7 @@ def test_cos_and_sin_in_one_table(backend: str, device: str) -> None:
     check(given | {"cos_TF": cos_TF, "sin_TF": sin_TF}, backend, device)
 
 
+@pytest.mark.large_memory
 @on_each_device
 @on_each_backend
 @pytest.mark.parametrize("which", ["projection", "cache"])

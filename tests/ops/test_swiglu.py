@@ -91,6 +91,7 @@ def test_strides(layout: Layout, dtype: torch.dtype, backend: str, device: str) 
     check(random_input(7, 97, dtype), backend, device, layout)
 
 
+@pytest.mark.large_memory
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:

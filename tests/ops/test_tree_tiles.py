@@ -87,6 +87,7 @@ def test_triton_takes_any_group_of_heads(heads: tuple[int, int], dtype: torch.dt
 
 
 @pytest.mark.gpu
+@pytest.mark.large_memory
 def test_triton_on_a_cache_of_more_than_2_to_the_31_elements() -> None:
     """Slots behind element 2^31 are read where they lie: 4.5 GiB of keys and values."""
     num_slots, heads, width = 2**20 + 2**18, (32, 16), 128
