@@ -2,7 +2,7 @@
 
 The tree and the planner are C++ (csrc/tree); this module names the planner's arrays.
 
-Shape letters: T packed tokens, L leaves.
+Shape letters: T packed tokens, L leaves, C copies.
 """
 
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ class TreePass:
     """Packed index of the last token of each leaf, int64 [L]."""
     leaf_index: NDArray[np.int64]
     """Position of each leaf in the list of leaves that was planned, int64 [L]."""
-    copies: list[tuple[int, int, int]]
-    """Keys and values to copy after the pass: (packed start, slot, length)."""
+    copies: NDArray[np.int64]
+    """Keys and values to copy after the pass: rows of packed start, slot, length, int64 [C, 3]."""
 
     @classmethod
     def of_sequence(cls, input_ids: Tensor) -> "TreePass":
@@ -54,7 +54,7 @@ class TreePass:
             spans=spans,
             leaf_rows=torch.tensor([length - 1]),
             leaf_index=np.array([0]),
-            copies=[],
+            copies=np.empty((0, 3), np.int64),
         )
 
     @property
@@ -105,5 +105,5 @@ def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int) -> TreePass:
         spans=Spans(tensor("spans"), tensor("range_offsets"), tensor("ranges")),
         leaf_rows=tensor("leaf_rows"),
         leaf_index=table["leaf_index"],
-        copies=[(int(start), int(slot), int(length)) for start, slot, length in table["keep"]],
+        copies=table["keep"],
     )

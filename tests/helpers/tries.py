@@ -105,7 +105,9 @@ class Executor:
             done = end
         assert done == num_tokens
         packed = [self.slots[row] for row in range(num_tokens)]
-        for start, slot, length in tree_pass.copies:
+        written = [slot + n for _, slot, length in tree_pass.copies.tolist() for n in range(length)]
+        assert len(set(written)) == len(written)
+        for start, slot, length in tree_pass.copies.tolist():
             assert 0 <= start < start + length <= num_tokens
             assert self.budget <= slot < slot + length <= plan.num_slots
             self.slots.update({slot + n: packed[start + n] for n in range(length)})

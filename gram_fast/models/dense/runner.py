@@ -215,7 +215,7 @@ class DenseRunner:
                 input_ids_T=tables.input_ids_T,
                 rotation=self._rotation.of(tables.position_ids_T),
                 leaf_rows_L=tables.leaf_rows_L,
-                buffers=[store.buffers(layer, slot, self.model.embedding_VD) for layer in range(shape.num_layers)],
+                buffers=store.buffers(range(shape.num_layers), slot, self.model.embedding_VD),
                 attend=attend,
                 attend_leaves=attend_leaves,
             )
