@@ -219,5 +219,6 @@ def _free_memory(device: torch.device) -> int:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    # Of the driver, which loads kernels and makes graphs, "CUDA error: out of memory", which is no OutOfMemoryError.
+    words = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

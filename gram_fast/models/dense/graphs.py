@@ -134,11 +134,16 @@ class PassGraphs:
     def _capture(self, tables: Tables, launch: Callable[[Tables], Tensor]) -> _Captured:
         inputs = _on(tables, self._device)
         graph = torch.cuda.CUDAGraph()
-        with _CAPTURE, torch.cuda.device(self._device):
-            # cuBLAS makes a handle for every thread and a workspace for every stream, neither within a capture.
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
+        caller = torch.cuda.current_stream(self._device)
+        # This context brings the caller's stream back even where a capture without memory cannot be ended.
+        with _CAPTURE, torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            self._stream.wait_stream(caller)
+            try:
+                # cuBLAS makes a handle for every thread and a workspace for every stream, neither within a capture.
                 launch(inputs)
+            finally:
+                # Memory may run out here, and the caller then gives its buffers to others.
+                caller.wait_stream(self._stream)
             # Threads of other judges may launch meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 logits_L2 = launch(inputs)

@@ -130,12 +130,7 @@ class DenseModel:
         residual_TD = self.embedding_VD[given.input_ids_T]
         update_TD: Tensor | None = None
         for layer, buffers in zip(self.layers[:-1], given.buffers, strict=False):
-            normed_TD = ops.norm(residual_TD, update_TD, layer.input_norm_D, self.shape.norm_eps)
-            (qkv,) = layer.qkv
-            qkv_TCE = self._heads(ops.project(normed_TD, qkv.weight, qkv.bias))
-            self._rotate(ops, layer, qkv_TCE, given.rotation, buffers)
-            attended_THE = given.attend(qkv_TCE[:, : self.shape.num_heads], *buffers)
-            update_TD = ops.project_sum(attended_THE.flatten(1), layer.out.weight, layer.out.bias)
+            update_TD = self._attention(ops, layer, given, buffers, residual_TD, update_TD)
             update_TD = self._feed_forward(ops, layer, residual_TD, update_TD)
         return self._last_layer(ops, given, residual_TD, update_TD)
 
@@ -157,6 +152,23 @@ class DenseModel:
         return ops.read_labels(
             residual_LD + update_LD, every_L, self.label_weight_2D, self.final_norm_D, self.shape.norm_eps
         )
+
+    def _attention(
+        self,
+        ops: Operations,
+        layer: DenseLayer,
+        given: DensePass,
+        buffers: Buffers,
+        residual_TD: Tensor,
+        update_TD: Tensor | None,
+    ) -> Tensor:
+        """Attention with its norm and projections. Its activations are gone before those of the feed-forward come."""
+        normed_TD = ops.norm(residual_TD, update_TD, layer.input_norm_D, self.shape.norm_eps)
+        (qkv,) = layer.qkv
+        qkv_TCE = self._heads(ops.project(normed_TD, qkv.weight, qkv.bias))
+        self._rotate(ops, layer, qkv_TCE, given.rotation, buffers)
+        attended_THE = given.attend(qkv_TCE[:, : self.shape.num_heads], *buffers)
+        return ops.project_sum(attended_THE.flatten(1), layer.out.weight, layer.out.bias)
 
     def _feed_forward(self, ops: Operations, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor) -> Tensor:
         normed_TD = ops.norm(residual_TD, update_TD, layer.post_norm_D, self.shape.norm_eps)
