@@ -32,6 +32,7 @@ import torch
 
 from benchmarks.environment import environment
 from benchmarks.random_judge import CPU, ModelSizes, random_model
+from gram_fast.models.dense.model import Operations
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.models.dense.weights import read_dense_model
 from gram_fast.scoring.key_values import KeyValueStore
@@ -85,13 +86,18 @@ class Replay:
         self._replayed = itertools.cycle(self._recorded)
 
 
+def with_product(operations: Operations, project: Callable[..., Any]) -> Operations:
+    """The operations with another product, the one for the residual stream included."""
+    return replace(operations, project=project, project_onto=lambda _, *of_product: project(*of_product))
+
+
 @contextmanager
 def without_products(runner: DenseRunner, run: Callable[[], Any]) -> Iterator[None]:
     """Runs once, then replaces the runner's matrix products and tree attention by what they returned."""
     operations = runner._operations
     project, attend = Replay(operations.project), Replay(runner._attention._attend)
     with (
-        mock.patch.object(runner, "_operations", replace(operations, project=project, project_sum=project)),
+        mock.patch.object(runner, "_operations", with_product(operations, project)),
         mock.patch.object(runner._attention, "_attend", attend),
     ):
         run()

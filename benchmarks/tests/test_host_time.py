@@ -37,9 +37,7 @@ def test_replaced_kernels_do_not_run_again_and_change_no_logits(monkeypatch: pyt
         calls.append(len(arguments[0]))
         return real(*arguments)
 
-    monkeypatch.setattr(
-        runner, "_operations", host_time.replace(runner._operations, project=project, project_sum=project)
-    )
+    monkeypatch.setattr(runner, "_operations", host_time.with_product(runner._operations, project))
     with host_time.without_products(runner, lambda: runner.forward(tree_pass, store)):
         count = len(calls)
         # The last products of a pass are not written over: they carry its logits.

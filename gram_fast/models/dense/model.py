@@ -79,14 +79,20 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries [rows, H, E], keys [S, K, E], values [S, K, E]) -> attention [rows, H, E], contiguous."""
 
 
+ProjectOnto = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
+"""(residual_TO, x_TD, weight_OD, bias_O or None) -> [T, O], for the next norm to add to the residual stream, or None
+where it was added in place."""
+
+
 @dataclass(frozen=True)
 class Operations:
     """Ops of a layer, bound to backends when the model is loaded. They trust their arguments."""
 
     norm: AddRmsNorm
     project: Linear
-    project_sum: Linear
-    """Product with a part of a weight's columns, summed over the processes that hold the other parts."""
+    project_onto: ProjectOnto
+    """Product for the residual stream, with a part of a weight's columns: summed over the processes that hold the other
+    parts."""
     rotate: RotaryIntoCache
     activate: Swiglu
     read_labels: LabelLogits
@@ -146,12 +152,11 @@ class DenseModel:
         self._rotate(ops, layer, q_LHE, (cos_TF[rows_L], sin_TF[rows_L]), no_heads)
         residual_LD = residual_TD[rows_L]
         attended_LHE = given.attend_leaves(q_LHE, *buffers)
-        update_LD = ops.project_sum(attended_LHE.flatten(1), layer.out.weight, layer.out.bias)
+        update_LD = ops.project_onto(residual_LD, attended_LHE.flatten(1), layer.out.weight, layer.out.bias)
         update_LD = self._feed_forward(ops, layer, residual_LD, update_LD)
         every_L = torch.arange(len(residual_LD), device=residual_LD.device)
-        return ops.read_labels(
-            residual_LD + update_LD, every_L, self.label_weight_2D, self.final_norm_D, self.shape.norm_eps
-        )
+        hidden_LD = residual_LD if update_LD is None else residual_LD + update_LD
+        return ops.read_labels(hidden_LD, every_L, self.label_weight_2D, self.final_norm_D, self.shape.norm_eps)
 
     def _attention(
         self,
@@ -161,19 +166,21 @@ class DenseModel:
         buffers: Buffers,
         residual_TD: Tensor,
         update_TD: Tensor | None,
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Attention with its norm and projections. Its activations are gone before those of the feed-forward come."""
         normed_TD = ops.norm(residual_TD, update_TD, layer.input_norm_D, self.shape.norm_eps)
         (qkv,) = layer.qkv
         qkv_TCE = self._heads(ops.project(normed_TD, qkv.weight, qkv.bias))
         self._rotate(ops, layer, qkv_TCE, given.rotation, buffers)
         attended_THE = given.attend(qkv_TCE[:, : self.shape.num_heads], *buffers)
-        return ops.project_sum(attended_THE.flatten(1), layer.out.weight, layer.out.bias)
+        return ops.project_onto(residual_TD, attended_THE.flatten(1), layer.out.weight, layer.out.bias)
 
-    def _feed_forward(self, ops: Operations, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor) -> Tensor:
+    def _feed_forward(
+        self, ops: Operations, layer: DenseLayer, residual_TD: Tensor, update_TD: Tensor | None
+    ) -> Tensor | None:
         normed_TD = ops.norm(residual_TD, update_TD, layer.post_norm_D, self.shape.norm_eps)
         gated_TF = ops.activate(ops.project(normed_TD, layer.gate_up.weight, layer.gate_up.bias))
-        return ops.project_sum(gated_TF, layer.down.weight, layer.down.bias)
+        return ops.project_onto(residual_TD, gated_TF, layer.down.weight, layer.down.bias)
 
     def _heads(self, projected: Tensor) -> Tensor:
         """Views [T, C * E] as [T, C, E]."""

@@ -25,6 +25,10 @@ PRODUCTS = ("split", "torch", "onednn")
 _FEW_ROWS = 16
 
 
+Add = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(residual_TO, x_TD, a prepared weight) -> the residual, to which the product was added in place."""
+
+
 @dataclass(frozen=True)
 class Product:
     """One way to multiply rows by a weight."""
@@ -36,6 +40,9 @@ class Product:
     """The same, but the bits of a row depend on that row alone: where `ops.row_dependence` finds nothing."""
     prepare: Callable[[Tensor], Tensor] = lambda weight_OD: weight_OD
     """Brings a weight [O, D] into the layout that `multiply` wants; its numbers stay, and `unpacked` is the inverse."""
+    add: Add | None = None
+    """Adds a product as `multiply` makes it, without a bias, and rounds the sum once; None where the library does not
+    add as it multiplies."""
 
 
 def product_problem(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -68,12 +75,16 @@ def find_product(name: str, device: torch.device, dtype: torch.dtype) -> Product
         split_linear = ops.bind("split_linear", "extension")
         return Product(name, lambda *of: (linear if len(of[0]) < _FEW_ROWS else split_linear)(*of), split_linear)
     backend = ops.resolve_backend("invariant_linear", "auto", device, dtype)
-    return Product(name, linear, ops.bind("invariant_linear", backend))
+    return Product(name, linear, ops.bind("invariant_linear", backend), add=_add)
 
 
 def unpacked(weight: Tensor) -> Tensor:
     """A prepared weight as a plain tensor [O, D]."""
     return weight.to_dense() if weight.is_mkldnn else weight
+
+
+def _add(residual_TO: Tensor, x_TD: Tensor, weight_OD: Tensor) -> Tensor:
+    return residual_TO.addmm_(x_TD, weight_OD.T)
 
 
 def _onednn_takes(dtype: torch.dtype) -> bool:

@@ -20,7 +20,7 @@ from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
 from gram_fast.models.dense.graphs import Bucket, PassGraphs
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
-from gram_fast.models.dense.products import Product, find_product, unpacked
+from gram_fast.models.dense.products import Add, Product, find_product, unpacked
 from gram_fast.models.dense.rotation import RotationTable
 from gram_fast.models.supported import attention_span, check_dtype
 from gram_fast.ops.invariant_linear import Linear
@@ -72,7 +72,7 @@ class DenseRunner:
             self.attention = self._resolve("tree_attention", attention)
             leaf_attention = self._resolve("leaf_attention")
             self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale)
-            self._operations = self._operations_on(product.multiply, {})
+            self._operations = self._operations_on(product.multiply, {}, product.add)
             # Other backends make tables between their launches, which no graph can hold.
             can_capture = model.processes.count == 1 and self.device.type == "cuda"
             if can_capture and self.attention == leaf_attention == "triton":
@@ -174,21 +174,27 @@ class DenseRunner:
     def _resolve(self, op: str, name: str = "auto") -> str:
         return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)
 
-    def _operations_on(self, project: Linear, backends: Mapping[str, str]) -> Operations:
-        """Binds each op to its backend in `backends`, or to the one that "auto" stands for."""
+    def _operations_on(self, project: Linear, backends: Mapping[str, str], add: Add | None = None) -> Operations:
+        """Binds each op to its backend in `backends`, or to the one that "auto" stands for.
+
+        `add`: multiplies as `project` and adds, where a product goes to the residual stream as it is.
+        """
 
         def bind(op: str) -> Any:
             return ops.bind(op, self._resolve(op, backends.get(op, "auto")))
 
         processes = self.model.processes
 
-        def project_sum(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
-            return processes.sum(project(x_TD, weight_OD, bias_O))
+        def project_onto(residual_TO: Tensor, x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor | None:
+            if add is None or bias_O is not None or processes.count > 1:
+                return processes.sum(project(x_TD, weight_OD, bias_O))
+            add(residual_TO, x_TD, weight_OD)
+            return None
 
         return Operations(
             norm=bind("add_rms_norm"),
             project=project,
-            project_sum=project if processes.count == 1 else project_sum,
+            project_onto=project_onto,
             rotate=bind("rotary_into_cache"),
             activate=bind("swiglu"),
             read_labels=bind("label_logits"),

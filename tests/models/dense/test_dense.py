@@ -94,12 +94,13 @@ def test_triton_kernels_in_the_runner(tmp_path):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("products", ["auto", "torch"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_is_no_further_from_float32_than_the_plain_forward(family, tmp_path):
+def test_bfloat16_is_no_further_from_float32_than_the_plain_forward(family, products, tmp_path):
     model = save_in_shards(tmp_path, family, num_hidden_layers=4).bfloat16()
     model.save_pretrained(tmp_path / "rounded")
     theirs = TransformersRunner(model, LABELS, "auto")
-    ours = dense_runner(tmp_path / "rounded", model.config, torch.bfloat16)
+    ours = dense_runner(tmp_path / "rounded", model.config, torch.bfloat16, products=products)
     exact = dense_runner(tmp_path / "rounded", model.config)
     rng = np.random.default_rng(0)
     sequences = [[rng.integers(0, VOCAB, n).tolist() for n in rng.integers(1, 60, 3)] for _ in range(40)]

@@ -1,5 +1,8 @@
 """Products of the dense runner: weights keep their numbers, every product says the same."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from helpers.dense import dense_runner, save_in_shards
@@ -11,6 +14,7 @@ from gram_fast.kernels.split_linear import split_linear_reference
 from gram_fast.models.dense.products import PRODUCTS, find_product, product_problem, unpacked
 from gram_fast.models.digest import weights_digest
 from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.processes import Processes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -53,6 +57,46 @@ def test_both_functions_multiply(rows, dtype, name, two_threads):
             # One rounding of the output, and one of the product before a bias is added.
             roundings_TO = torch.finfo(dtype).eps / 2 * (2 * exact_TO.abs() + bias.double().abs())
             assert ((out_TO.double() - exact_TO).abs() <= 1.01 * (bound_TO + roundings_TO)).all()
+
+
+@pytest.mark.parametrize("device", [CPU, pytest.param(CUDA, marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 12), (130, 257)])
+def test_a_product_is_added_in_place_and_rounded_once(rows, columns, dtype, device, two_threads):
+    generator = torch.Generator().manual_seed(rows)
+    sizes = ((rows, columns), (rows, 48), (columns, 48))
+    residual_TO, x_TD, weight_OD = (torch.randn(*size, generator=generator).to(device, dtype) for size in sizes)
+    exact_TO = residual_TO.double() + x_TD.double() @ weight_OD.double().T
+    sizes_TO = residual_TO.double().abs() + x_TD.double().abs() @ weight_OD.double().abs().T
+    found = find_product("torch", device, dtype).add(residual_TO, x_TD, weight_OD)
+    assert found is residual_TO
+    roundings_TO = torch.finfo(dtype).eps / 2 * exact_TO.abs()
+    assert ((residual_TO.double() - exact_TO).abs() <= 1.01 * (49 * 2.0**-24 * sizes_TO + roundings_TO)).all()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("more", [{}, {"attention_bias": True, "mlp_bias": True}])
+def test_who_adds_to_the_residual_stream(more, processes, tmp_path, one_thread, monkeypatch):
+    """The product, where it has no bias and no other process holds a part of it; the norm otherwise."""
+    config = save_in_shards(tmp_path, "llama", **more).config
+    runner, ids = dense_runner(tmp_path, config, products="torch"), torch.arange(3, 40)
+    exact = runner.plain_logits(ids)
+    monkeypatch.setattr(runner.model, "processes", Processes(0, processes))
+    for method in ("sum", "agreed", "least"):
+        monkeypatch.setattr(Processes, method, lambda _, part: part)
+    product = find_product("torch", CPU, torch.float32)
+    operations = runner._operations_on(product.multiply, {}, product.add)
+    addends = []
+
+    def norm(residual_TD, x_TD, weight_D, eps):
+        addends.append(x_TD)
+        return operations.norm(residual_TD, x_TD, weight_D, eps)
+
+    monkeypatch.setattr(runner, "_operations", dataclasses.replace(operations, norm=norm))
+    (logits,) = score(Engine(runner, 70), [3], [[ids[1:].tolist()]])
+    np.testing.assert_allclose(logits[0], exact, rtol=0, atol=1e-4)
+    num_added = sum(addend is not None for addend in addends)
+    assert num_added == (0 if processes == 1 and not more else len(addends) - 1)
 
 
 @on_each_product
