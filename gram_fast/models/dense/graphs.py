@@ -17,17 +17,27 @@ from torch import Tensor
 
 from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size, uploaded
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAndLeafTables
+from gram_fast.models.dense.model import DenseShape
 from gram_fast.ops import Spans
 from gram_fast.scoring.tree import TreePass
 
-BUCKETS = (*range(128, 1024, 128), *range(1024, 2049, 256))
-"""Token counts of the buckets. For longer passes the host launches faster than the GPU computes."""
+BUCKETS = range(128, 2049, 128)
+"""Token counts of the buckets."""
+# FLOPs of a layer's products up to which a pass is worth a bucket. The host takes some 100 us to launch a layer:
+# nine launches of 5 us, and Python. An H100 multiplies at some 600 TFLOP/s in half precision meanwhile.
+_LAYER_WORK = 100e-6 * 600e12
 # Sizes of a bucket's other inputs. A pass with more is launched without a graph.
 _LEAVES, _RANGES, _ITEMS, _ENTRIES = 16, 128, 64, 512
 # Held during a capture: torch allows one at a time in a process.
 _CAPTURE = threading.Lock()
 
 Tables = PassTables[TreeAndLeafTables]
+
+
+def most_tokens(shape: DenseShape) -> int:
+    """Most tokens of a bucket: in a longer pass the host launches a layer faster than the GPU computes it."""
+    attention = 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
+    return int(_LAYER_WORK / (2 * shape.hidden_size * (attention + 3 * shape.intermediate_size)))
 
 
 @dataclass(frozen=True)
@@ -39,13 +49,13 @@ class Bucket:
     tables: TableSizes
 
     @classmethod
-    def of(cls, tree_pass: TreePass, tile_tokens: int) -> "Bucket | None":
+    def of(cls, tree_pass: TreePass, tile_tokens: int, most_tokens: int) -> "Bucket | None":
         """The smallest bucket that the pass fits into, or None: without one, or without free slots to fill it up.
 
-        `tile_tokens`: most tokens of a tile of tree attention.
+        `tile_tokens`: most tokens of a tile of tree attention. `most_tokens`: of a bucket.
         """
         for size in BUCKETS:
-            if tree_pass.num_tokens <= size <= tree_pass.budget:
+            if tree_pass.num_tokens <= size <= min(tree_pass.budget, most_tokens):
                 # Every span may end in a tile that is not full.
                 tiles, leaves = size // tile_tokens + 32, _LEAVES
                 sizes = TableSizes(

@@ -18,7 +18,7 @@ from gram_fast.errors import BackendError
 from gram_fast.kernels.label_logits import final_hidden, label_logits_reference
 from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
-from gram_fast.models.dense.graphs import Bucket, PassGraphs
+from gram_fast.models.dense.graphs import Bucket, PassGraphs, most_tokens
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.products import Add, Product, find_product, unpacked
 from gram_fast.models.dense.rotation import RotationTable
@@ -114,7 +114,7 @@ class DenseRunner:
         On a GPU it returns once everything is launched, so that the caller can prepare the next pass meanwhile.
         """
         self._rotation.grow(int(tree_pass.position_ids.max()) + 1)
-        if self._graphs is not None and (bucket := Bucket.of(tree_pass, TILE_ROWS // self._group)):
+        if self._graphs is not None and (bucket := self._bucket(tree_pass)):
             assert isinstance(self._attention, TreeAttention)
             self._rotation.grow(bucket.num_tokens)
             tables = self._attention.tables(bucket.fill(tree_pass), _CPU, bucket.tables)
@@ -170,6 +170,10 @@ class DenseRunner:
     def _scale(self) -> float:
         """Factor on the scores of attention."""
         return float(self.model.shape.head_dim**-0.5)
+
+    def _bucket(self, tree_pass: TreePass) -> Bucket | None:
+        """The bucket of a small pass."""
+        return Bucket.of(tree_pass, TILE_ROWS // self._group, most_tokens(self.model.shape))
 
     def _resolve(self, op: str, name: str = "auto") -> str:
         return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)

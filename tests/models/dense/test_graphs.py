@@ -9,7 +9,8 @@ from helpers.dense import dense_runner
 from helpers.small_models import VOCAB, score, tiny_model
 
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAttention
-from gram_fast.models.dense.graphs import BUCKETS, Bucket
+from gram_fast.models.dense.graphs import BUCKETS, Bucket, most_tokens
+from gram_fast.models.dense.model import DenseShape
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.ops import Spans
 from gram_fast.scoring.engine import Engine
@@ -45,17 +46,41 @@ def forest(*lengths: int, budget: int = 4096) -> TreePass:
     return only
 
 
+def bucket_of(tree_pass: TreePass, most: int = BUCKETS[-1]) -> Bucket | None:
+    return Bucket.of(tree_pass, 64, most)
+
+
+# Shapes of Qwen3: hidden size, feed-forward width, query heads; of each 8 key/value heads of 128.
+@pytest.mark.parametrize(
+    ("sizes", "most", "sizes_of_passes"),
+    [
+        ((1024, 3072, 16), 1792, {100: 128, 1068: 1152, 1792: 1792, 1793: None}),
+        ((2048, 6144, 16), 512, {100: 128, 400: 512, 513: None, 1068: None}),
+        ((4096, 12288, 32), 128, {100: 128, 129: None, 1068: None}),
+        ((5120, 25600, 64), 0, {1: None, 100: None}),
+    ],
+)
+def test_a_larger_model_has_fewer_buckets(sizes, most, sizes_of_passes):
+    hidden_size, intermediate_size, num_heads = sizes
+    shape = DenseShape(hidden_size, intermediate_size, 36, num_heads, 8, 128, 151936, 1e-6)
+    limit = most_tokens(shape)
+    assert most <= limit < most + 128
+    for num_tokens, size in sizes_of_passes.items():
+        bucket = bucket_of(dataclasses.replace(TreePass.of_sequence(torch.arange(num_tokens)), budget=4096), limit)
+        assert (bucket and bucket.num_tokens) == size
+
+
 def test_the_smallest_bucket_that_fits():
-    assert Bucket.of(forest(20, 3, 4), 64).num_tokens == BUCKETS[0]
+    assert bucket_of(forest(20, 3, 4)).num_tokens == BUCKETS[0]
     exact = forest(100, BUCKETS[0] - 2 - 100)
     assert exact.num_tokens == BUCKETS[0]
-    assert Bucket.of(exact, 64).num_tokens == BUCKETS[0]
-    assert Bucket.of(forest(100, BUCKETS[0] - 101), 64).num_tokens == BUCKETS[1]
-    assert Bucket.of(forest(BUCKETS[-1], 5), 64) is None
+    assert bucket_of(exact).num_tokens == BUCKETS[0]
+    assert bucket_of(forest(100, BUCKETS[0] - 101)).num_tokens == BUCKETS[1]
+    assert bucket_of(forest(BUCKETS[-1], 5)) is None
     # What fills a pass up must not lie on keys that were kept.
-    assert Bucket.of(forest(20, 3, 4, budget=BUCKETS[0] - 1), 64) is None
-    assert Bucket.of(forest(20, *range(1, 17)), 64).num_leaves == 16
-    assert Bucket.of(forest(20, *range(1, 18)), 64) is None
+    assert bucket_of(forest(20, 3, 4, budget=BUCKETS[0] - 1)) is None
+    assert bucket_of(forest(20, *range(1, 17))).num_leaves == 16
+    assert bucket_of(forest(20, *range(1, 18))) is None
 
 
 @pytest.mark.parametrize("lengths", [(20, 3, 4), (100, BUCKETS[0] - 102), (60, *range(1, 12))])
@@ -64,7 +89,7 @@ def test_a_filled_pass_says_the_same(lengths, checkpoint):
     runner = dense_runner(folder, config, attention="triton")
     runner._attention = TreeAttention("triton", "triton", group=2, scale=runner.model.shape.head_dim**-0.5)
     tree_pass = forest(*lengths)
-    bucket = Bucket.of(tree_pass, 64)
+    bucket = bucket_of(tree_pass)
     filled = bucket.fill(tree_pass)
     tables = in_triton(filled, bucket.tables)
     assert bucket.holds(tables)
@@ -81,7 +106,7 @@ def test_a_filled_pass_says_the_same(lengths, checkpoint):
 
 def test_more_of_anything_than_a_bucket_holds_is_seen():
     tree_pass = forest(20, 3, 4)
-    bucket = Bucket.of(tree_pass, 64)
+    bucket = bucket_of(tree_pass)
     assert bucket.holds(in_triton(bucket.fill(tree_pass), bucket.tables))
     # 600 ranges of one slot each, in front of the first span.
     spans_N2, range_offsets, ranges_R2 = tree_pass.spans
