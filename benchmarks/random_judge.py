@@ -1,22 +1,25 @@
 """Writes a judge of Qwen3's architecture with random weights, a real tokenizer and a chat template: a model to time.
 
-    python -m benchmarks.random_judge FOLDER
+    python -m benchmarks.random_judge FOLDER [--shape NAME] [--dtype DTYPE]
 
-The model has 13.5 M parameters. Its verdicts mean nothing. The tokenizer is trained on this repository's text, so token
-counts shift a little whenever that changes.
+The model has the sizes of a known one, but a vocabulary of 8,192 tokens: "small" has 13.5 M parameters. Its verdicts
+mean nothing. The tokenizer is trained on this repository's text, so token counts shift a little whenever that changes.
+FOLDER appears when all is written. Does not need the extension: run_gpu.sh builds it at the same time.
 """
 
-import sys
+import argparse
+import runpy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from gram_fast.training.small_judge.tokenizer import make_qwen_tokenizer
-
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
+DTYPES = ("float32", "bfloat16")
+# By path: `import gram_fast` needs the extension.
+make_qwen_tokenizer = runpy.run_path(str(ROOT / "training/small_judge/tokenizer.py"))["make_qwen_tokenizer"]
 
 
 class ModelSizes(NamedTuple):
@@ -31,6 +34,13 @@ class ModelSizes(NamedTuple):
 
 
 SMALL = ModelSizes(hidden=384, intermediate=1152, layers=6, heads=6, kv_heads=2, head_width=64)
+SHAPES = {
+    "small": SMALL,
+    "smollm2-135m": ModelSizes(576, 1536, 30, 9, 3, 64),
+    "qwen3-0.6b": ModelSizes(1024, 3072, 28, 16, 8, 128),
+    "qwen3-1.7b": ModelSizes(2048, 6144, 28, 16, 8, 128),
+    "qwen3-8b": ModelSizes(4096, 12288, 36, 32, 8, 128),
+}
 
 
 def repository_texts() -> list[str]:
@@ -88,5 +98,20 @@ def write_random_judge(
     tokenizer.save_pretrained(folder)
 
 
+def main() -> None:
+    """Writes the judge that the command line asks for, on the GPU where there is one."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    options = parser.parse_args()
+    if options.folder.exists():
+        parser.error(f"{options.folder} is there already")
+    device = torch.device("cuda") if torch.cuda.is_available() else CPU
+    partial = options.folder.with_name(f"{options.folder.name}.partial")
+    write_random_judge(partial, SHAPES[options.shape], device, getattr(torch, options.dtype))
+    partial.rename(options.folder)
+
+
 if __name__ == "__main__":
-    write_random_judge(Path(sys.argv[1]))
+    main()

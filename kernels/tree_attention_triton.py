@@ -166,10 +166,13 @@ def launch_shape(width: int, itemsize: int, group: int, num_programs: int, capab
     )
 
 
-def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Tensor, scale: float) -> Tensor:
+def tree_attention_triton(
+    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Tensor, scale: float, shape: LaunchShape | None = None
+) -> Tensor:
     """`tree_attention` from a table of gram_fast::attention_tiles with TILE_ROWS // (H // K) tokens per tile.
 
-    `tiles`: int32 on the device of q_THE, one row per tile.
+    `tiles`: int32 on the device of q_THE, one row per tile. `shape`: block sizes, to time others than those of
+    `launch_shape`.
     """
     num_tokens, num_heads, width = q_THE.shape
     num_kv_heads = k_SKE.shape[1]
@@ -179,7 +182,7 @@ def tree_attention_triton(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tiles: Te
     capability = torch.cuda.get_device_capability(q_THE.device)[0] if q_THE.is_cuda else 9
     # By the number of full tiles, since a table may hold empty ones.
     num_programs = triton.cdiv(num_tokens, tile_tokens) * num_kv_heads
-    shape = launch_shape(width, q_THE.element_size(), group, num_programs, capability)
+    shape = shape or launch_shape(width, q_THE.element_size(), group, num_programs, capability)
     parts = triton.cdiv(tile_tokens, shape.block_m // group)
     out_THE = torch.empty((num_tokens, num_heads, width), dtype=q_THE.dtype, device=q_THE.device)
     parts_of_table = tile_table_parts(tiles, num_tokens)

@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from benchmarks.kernel_speed.shapes import Forest, Heads, key_blocks, padded_rows
 from gram_fast import ops
 from gram_fast.extension import _C
+from gram_fast.kernels.compilation import LaunchShape
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,23 @@ def in_order(out_THE: Tensor) -> Tensor:
 
 
 def tree_attention(problem: Problem) -> Prepared:
-    """Prepares our own kernel."""
-    backend = ops.resolve_backend("tree_attention", "triton", problem.device, problem.q.dtype)
+    """Prepares our own kernel: Triton's, and the extension's on a CPU."""
+    name = "triton" if problem.device.type == "cuda" else "extension"
+    backend = ops.resolve_backend("tree_attention", name, problem.device, problem.q.dtype)
     tables = ops.TreeTables.of(ops.Spans(*problem.forest.tables), backend, problem.heads.group, problem.device)
     attend = ops.bind("tree_attention", backend)
     return Prepared(lambda: attend(problem.q, problem.k, problem.v, tables, problem.scale), in_order)
+
+
+def tree_attention_in(problem: Problem, shape: LaunchShape) -> Prepared:
+    """Prepares our Triton kernel in a launch shape that it would not choose by itself."""
+    from gram_fast.kernels.tree_attention_triton import tree_attention_triton
+
+    backend = ops.resolve_backend("tree_attention", "triton", problem.device, problem.q.dtype)
+    tables = ops.TreeTables.of(ops.Spans(*problem.forest.tables), backend, problem.heads.group, problem.device)
+    q_THE, k_TKE, v_TKE, tiles = problem.q, problem.k, problem.v, tables.tiles
+    assert tiles is not None
+    return Prepared(lambda: tree_attention_triton(q_THE, k_TKE, v_TKE, tiles, problem.scale, shape), in_order)
 
 
 Varlen = Callable[[Tensor, Tensor, Tensor, "Lengths", "Lengths", float, bool], tuple[Tensor, Tensor]]
@@ -373,3 +386,5 @@ RIVALS: dict[str, Callable[[Problem], Prepared]] = {
     "SDPA, dense mask": masked_sdpa,
     "FlexAttention": compiled_flex,
 }
+SLOW_TO_START = ("FlexAttention",)
+"""Measured after everything else: these are compiled for the forest, which takes most of a minute."""

@@ -1,149 +1,65 @@
 """How fast are the kernels on a CUDA GPU, against its own limits and against other implementations?
 
-    python -m benchmarks.kernel_speed.run [--data FILE] [--output FILE]
+    python -m benchmarks.kernel_speed.run [--forests NAME ...] [--heads MODEL ...] [--rivals NAME ...]
+        [--shapes MxNxWARPSxSTAGES ...] [--data FILE] [--output FILE]
 
 Measures attention over forests (shapes.py) beside every rival that is installed (rivals.py), then attention of the
-leaves' last tokens and the memory-bound ops (ops.py). FILE is what benchmarks/groups.py reads; without --data, the
-forest of real responses is left out.
+leaves' last tokens and the memory-bound ops (ops.py), at the sizes of each model of --heads. FlexAttention, which is
+compiled for every forest, comes last. --shapes are launch shapes of our Triton kernel beside the one that it takes:
+query rows and keys of a block, warps, stages. FILE is what benchmarks/groups.py reads; without --data, the forest of
+real responses is left out.
 
 Every time is the median of launches replayed from a CUDA graph, with the caches flushed before each. TFLOP/s count
-4 * E * H operations for every query and key that it sees, also for a rival that computes more. The GPU's limits, a
+4 * E * H operations for every query and key that it sees, also for a rival that computes more. The device's limits, a
 bfloat16 matrix product and a copy, are measured in the same run. Ours is checked against float64 on a sample of tokens,
-a rival against ours. Ends with one line of JSON, which --output also keeps in a file while it grows.
+a rival against ours. A backend of ours that raises, is wrong or cannot run there is a failure: it is named at the end,
+and the exit code is 1. The last line is JSON, which --output also keeps in a file while it grows.
+
+Without a GPU it runs on the CPU, on a tiny forest: to try the benchmark out, not to measure.
 
 Not called kernels.py: `import kernels` anywhere would find it, and transformers does that.
 """
 
-import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
 from benchmarks.environment import environment
+from benchmarks.kernel_speed.clock import Clock, ceilings, clock_on
+from benchmarks.kernel_speed.exactness import error_against, exact_rows, is_right, row_error, sample_of
 from benchmarks.kernel_speed.ops import OpCase, op_cases
-from benchmarks.kernel_speed.rivals import RIVALS, Problem, random_problem, tree_attention
-from benchmarks.kernel_speed.shapes import QWEN3_1_7B, QWEN3_8B, Forest, Heads, attention_flops, forests, leaf_bytes
+from benchmarks.kernel_speed.options import REAL, read_options
+from benchmarks.kernel_speed.report import FAILED, OURS, Report, Row
+from benchmarks.kernel_speed.rivals import (
+    RIVALS,
+    SLOW_TO_START,
+    Prepared,
+    Problem,
+    random_problem,
+    tree_attention,
+    tree_attention_in,
+)
+from benchmarks.kernel_speed.shapes import (
+    FORESTS,
+    Forest,
+    attention_flops,
+    heads_of,
+    leaf_bytes,
+    real_round_robin,
+)
+from benchmarks.random_judge import SHAPES
 from gram_fast import ops
 from gram_fast.errors import one_line
-from gram_fast.ops.backends import op_module
+from gram_fast.kernels.compilation import LaunchShape
+from gram_fast.ops.backends import is_interpreted, op_module
 
-Row = dict[str, Any]
-OURS = "ours, triton"
-FAILED = "FAILED: "
-SAMPLE = 64
-# Of the norm of one head's output. Rounding weights and output to bfloat16 costs 0.003 at most; a key too few, where a
-# query sees 1,700, costs 0.015 at least in the worst of eight heads (random inputs, head width 128).
-TOLERANCE = 0.01
-
-
-def visible_keys(subtree_ends: NDArray[np.int64], token: int) -> Tensor:
-    """Lists the packed tokens that one token sees: itself and all above it on its path."""
-    return torch.from_numpy(np.flatnonzero(subtree_ends[: token + 1] > token))
-
-
-def exact_rows(problem: Problem, tokens: Sequence[int]) -> Tensor:
-    """Computes attention of some tokens in float64 -> [N, H, E], from the tree, without the tables of kernels."""
-    found = []
-    for token in tokens:
-        keys = visible_keys(problem.forest.subtree_ends, token).to(problem.device)
-        group = problem.heads.group
-        k_XHE, v_XHE = (x[keys].double().repeat_interleave(group, dim=1) for x in (problem.k, problem.v))
-        weights_HX = (torch.einsum("he,xhe->hx", problem.q[token].double(), k_XHE) * problem.scale).softmax(dim=-1)
-        found.append(torch.einsum("hx,xhe->he", weights_HX, v_XHE))
-    return torch.stack(found)
-
-
-def row_error(actual: Tensor, expected: Tensor) -> float:
-    """Finds the largest error of a head's output [.., E], relative to its norm. NaN stays NaN."""
-    difference = torch.linalg.vector_norm(actual.double() - expected.double(), dim=-1)
-    return float((difference / torch.linalg.vector_norm(expected.double(), dim=-1)).max())
-
-
-def error_against(out_XHE: Tensor, rows_X: Tensor | None, expected_THE: Tensor, chunk: int = 8192) -> float:
-    """Finds the `row_error` of a rival, whose rows are these tokens of ours, in chunks that fit into memory."""
-    if rows_X is None:
-        rows_X = torch.arange(len(expected_THE), device=expected_THE.device)
-    if len(out_XHE) != len(rows_X):
-        return float("nan")
-    errors = []
-    for first in range(0, len(rows_X), chunk):
-        rows = rows_X[first : first + chunk]
-        errors.append(row_error(out_XHE[first : first + chunk][rows >= 0], expected_THE[rows[rows >= 0]]))
-    return float(np.max(errors))
-
-
-def is_right(error: float) -> bool:
-    """Whether an error is within tolerance; NaN is not."""
-    return error <= TOLERANCE
-
-
-def sample_of(count: int) -> list[int]:
-    """Picks up to SAMPLE numbers below `count`, evenly, with the first and the last."""
-    return sorted({int(number) for number in np.linspace(0, count - 1, min(count, SAMPLE))})
-
-
-def repeats_for(seconds: float, total: float = 0.25) -> int:
-    """Counts the launches that take a quarter of a second: 5 at least, 100 at most."""
-    return min(max(int(total / seconds), 5), 100)
-
-
-class Clock:
-    """Times launches on the current CUDA device."""
-
-    def __init__(self) -> None:
-        # Several times any L2.
-        self._flush = torch.empty(256 * 2**20, dtype=torch.int8, device="cuda")
-
-    def seconds(self, launch: Callable[[], Any]) -> float:
-        """Measures a launch: the median with warm code and cold caches, without the host's time."""
-        replay = self._captured(launch)
-        first = self._times(replay, 2)[-1]
-        return statistics.median(self._times(replay, repeats_for(first)))
-
-    def _times(self, launch: Callable[[], Any], count: int) -> list[float]:
-        """Measures the seconds of `count` launches, each with cold caches."""
-        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]  # type: ignore[no-untyped-call]
-        for start, end in events:
-            self._flush.zero_()
-            start.record()
-            launch()
-            end.record()
-        torch.cuda.synchronize()
-        return [start.elapsed_time(end) / 1e3 for start, end in events]
-
-    def _captured(self, launch: Callable[[], Any]) -> Callable[[], Any]:
-        """Captures a launch in a CUDA graph -> what replays it."""
-        torch.cuda.empty_cache()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            launch()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            launch()
-        return graph.replay
-
-
-def ceilings(clock: Clock) -> dict[str, float]:
-    """Measures the GPU's limits: TFLOP/s of a bfloat16 matrix product, GB/s read and written by a copy."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    product = clock.seconds(lambda: a @ b)
-    source = torch.randint(256, (2 * 2**30,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    copy = clock.seconds(lambda: target.copy_(source))
-    return {"tflops": 2 * 8192**3 / product / 1e12, "gbytes": 2 * source.numel() / copy / 1e9}
+TOKENS = {"cuda": (16384, 256), "cpu": (8,)}
+"""Of a pass, for the memory-bound ops, by kind of device."""
 
 
 def attention_row(problem: Problem, name: str, seconds: float, error: float) -> Row:
@@ -164,33 +80,43 @@ def guarded(op: str, name: str, measure: Callable[[], Row], prefix: str = "") ->
     except Exception as error:
         return problem_row(op, name, prefix + one_line(error))
     finally:
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-def measure_attention(problem: Problem, clock: Clock) -> list[Row]:
-    """Measures attention of all tokens: ours, then every rival that gives the same."""
+def measure_ours(problem: Problem, clock: Clock, shapes: Sequence[LaunchShape]) -> list[Row]:
+    """Measures our attention of all tokens, as it is launched and in other launch shapes."""
     tokens = sample_of(problem.forest.num_tokens)
-    run = tree_attention(problem)
+    exact_NHE = exact_rows(problem, tokens)
 
-    def ours() -> Row:
-        error = row_error(run.launch()[tokens], exact_rows(problem, tokens))
+    def measure(name: str, prepare: Callable[[Problem], Prepared]) -> Row:
+        run = prepare(problem)
+        error = row_error(run.launch()[tokens], exact_NHE)
         if not is_right(error):
             raise ValueError(f"row error {error:.2g}")
-        return attention_row(problem, OURS, clock.seconds(run.launch), error)
+        return attention_row(problem, name, clock.seconds(run.launch), error)
 
-    first = guarded("tree_attention", OURS, ours, FAILED)
-    if "problem" in first:
-        return [first]
-    expected_THE = run.launch()
+    ways: dict[str, Callable[[Problem], Prepared]] = {OURS: tree_attention}
+    for shape in shapes:
+        name = f"{OURS}, {shape.block_m}x{shape.block_n}x{shape.num_warps}x{shape.num_stages}"
+        ways[name] = partial(tree_attention_in, shape=shape)
+    return [guarded("tree_attention", name, partial(measure, name, way), FAILED) for name, way in ways.items()]
 
-    def rival(name: str) -> Row:
+
+def measure_rivals(problem: Problem, clock: Clock, names: Sequence[str]) -> list[Row]:
+    """Measures rivals that give the same as our attention of all tokens, which must be right."""
+    if not names:
+        return []
+    expected_THE = tree_attention(problem).launch()
+
+    def measure(name: str) -> Row:
         made = RIVALS[name](problem)
         error = error_against(made.flatten(made.launch()), made.rows, expected_THE)
         if not is_right(error):
             raise ValueError(f"differs from ours, row error {error:.2g}")
         return attention_row(problem, name, clock.seconds(made.launch), error)
 
-    return [first, *(guarded("tree_attention", name, partial(rival, name)) for name in RIVALS)]
+    return [guarded("tree_attention", name, partial(measure, name)) for name in names]
 
 
 def measure_leaves(problem: Problem, clock: Clock) -> list[Row]:
@@ -215,7 +141,7 @@ def measure_leaves(problem: Problem, clock: Clock) -> list[Row]:
         num_bytes = leaf_bytes(problem.forest, problem.heads)
         return bytes_row("leaf_attention", backend, num_bytes, clock.seconds(launch)) | {"error": error}
 
-    backends = [name for name in reversed(ops.BACKENDS["leaf_attention"]) if name != "reference"]
+    backends = [name for name in backends_on("leaf_attention", problem.device) if name != "reference"]
     return [guarded("leaf_attention", backend, partial(measure, backend), FAILED) for backend in backends]
 
 
@@ -224,9 +150,9 @@ def bytes_row(op: str, name: str, num_bytes: int, seconds: float) -> Row:
     return {"op": op, "name": name, "bytes": num_bytes, "seconds": seconds, "gbytes": num_bytes / seconds / 1e9}
 
 
-def measure_op(case: OpCase, device: torch.device, clock: Clock) -> list[Row]:
+def measure_op(case: OpCase, device: torch.device, dtype: torch.dtype, clock: Clock) -> list[Row]:
     """Measures an op on every backend, first the one that "auto" takes."""
-    run = case.prepare(device, torch.bfloat16)
+    run = case.prepare(device, dtype)
 
     def measure(backend: str) -> Row:
         return bytes_row(case.op, backend, case.num_bytes, clock.seconds(partial(run, backend)))
@@ -237,70 +163,10 @@ def measure_op(case: OpCase, device: torch.device, clock: Clock) -> list[Row]:
 def backends_on(op: str, device: torch.device) -> list[str]:
     """Backends that an op has for a device, first the one that "auto" takes; one that cannot run there is a failure."""
     backends = op_module(op).BACKENDS
-    return [name for name in reversed(backends.names) if device.type == "cpu" or name not in backends.cpu_only]
-
-
-def best_rival(rows: Sequence[Row]) -> float | None:
-    """Divides the time of the fastest rival by that of our tree attention; None with nothing to compare."""
-    times = {row["name"]: row["seconds"] for row in rows if row["op"] == "tree_attention" and "seconds" in row}
-    ours = times.pop(OURS, None)
-    return min(times.values()) / ours if ours and times else None
-
-
-def results_table(title: str, rows: Sequence[Row], ceiling: dict[str, float]) -> Table:
-    """Makes a table of one line for each row, with its time as a multiple of that of the op's first line."""
-    table = Table(title=title, title_justify="left")
-    for column in (
-        "op",
-        "by",
-        "µs",
-        "TFLOP/s",
-        "GB/s",
-        "of ceiling",
-        "times the first",
-        "row error",
-        "not timed because",
-    ):
-        table.add_column(column, justify="left" if column in ("op", "by", "not timed because") else "right")
-    first: dict[str, float] = {}
-    for row in rows:
-        if "problem" in row:
-            table.add_row(row["op"], row["name"], *[""] * 6, row["problem"])
-            continue
-        rate = "tflops" if "tflops" in row else "gbytes"
-        table.add_row(
-            row["op"],
-            row["name"],
-            f"{row['seconds'] * 1e6:,.1f}",
-            *(f"{row[unit]:,.0f}" if unit == rate else "" for unit in ("tflops", "gbytes")),
-            f"{row[rate] / ceiling[rate]:.0%}",
-            f"{row['seconds'] / first.setdefault(row['op'], row['seconds']):.2f}",
-            f"{row['error']:.1e}" if "error" in row else "",
-            "",
-        )
-    return table
-
-
-class Report:
-    """Prints tables as they come, and keeps the record on disk up to date in case the time runs out."""
-
-    def __init__(self, record: Row, output: Path | None, console: Console) -> None:
-        self.record = record | {"rows": []}
-        self._output, self._console = output, console
-
-    def add(self, title: str, rows: Sequence[Row]) -> None:
-        """Prints the rows of one shape, and adds them to the record."""
-        self._console.print(results_table(title, rows, self.record["ceilings"]))
-        if (ratio := best_rival(rows)) is not None:
-            self._console.print(f"the best rival takes {ratio:.2f} times as long as ours\n")
-        self.record["rows"] += [{"shape": title, **row} for row in rows]
-        if self._output:
-            self._output.write_text(json.dumps(self.record) + "\n", "utf-8")
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether a kernel of ours raised or was wrong."""
-        return any(row.get("problem", "").startswith(FAILED) for row in self.record["rows"])
+    left_out = () if is_interpreted() else ("triton",)
+    if device.type == "cuda":
+        left_out = backends.cpu_only
+    return [name for name in reversed(backends.names) if name not in left_out]
 
 
 def title_of(problem: Problem) -> str:
@@ -313,37 +179,65 @@ def title_of(problem: Problem) -> str:
     )
 
 
+class BenchmarkRun:
+    """Measures everything that was asked for on one device, and reports it as it comes."""
+
+    def __init__(self, device: torch.device, clock: Clock, report: Report, rivals: Sequence[str]) -> None:
+        self._device, self._clock, self._report = device, clock, report
+        # What the interpreter of Triton computes on a CPU, too.
+        self._dtype = torch.bfloat16 if device.type == "cuda" else torch.float16
+        self._first = [name for name in rivals if name not in SLOW_TO_START]
+        self._last = [name for name in rivals if name in SLOW_TO_START]
+
+    def attention(self, forest: Forest, model: str, shapes: Sequence[LaunchShape]) -> None:
+        """Measures attention of all tokens and of the last ones."""
+        problem = self._problem(forest, model)
+        rows = measure_ours(problem, self._clock, shapes)
+        if "problem" not in rows[0]:
+            rows += measure_rivals(problem, self._clock, self._first)
+        self._report.add(title_of(problem), [*rows, *measure_leaves(problem, self._clock)])
+
+    def memory_bound_ops(self, model: str) -> None:
+        """Measures the ops that are bound by memory."""
+        sizes = SHAPES[model]
+        for tokens in TOKENS[self._device.type]:
+            for case in op_cases(heads_of(model), sizes.hidden, sizes.intermediate, tokens):
+                title = f"{case.op}: {case.shape}"
+                self._report.add(title, measure_op(case, self._device, self._dtype, self._clock))
+
+    def slow_rivals(self, forest: Forest, model: str) -> None:
+        """Measures the rivals that are slow to start, where ours is right."""
+        problem = self._problem(forest, model)
+        if self._last and title_of(problem) in self._report.measured:
+            self._report.add(title_of(problem), measure_rivals(problem, self._clock, self._last))
+
+    def _problem(self, forest: Forest, model: str) -> Problem:
+        return random_problem(forest, heads_of(model), self._device, self._dtype)
+
+
 def main() -> None:
     """Measures everything, and prints the results."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("benchmarks/kernel_speed/run.py needs a CUDA GPU, and torch sees none")
-    console, clock, device = Console(width=180), Clock(), torch.device("cuda")
-    found = ceilings(clock)
-    console.print(f"ceilings: {found['tflops']:,.0f} TFLOP/s, {found['gbytes']:,.0f} GB/s")
-    report = Report(environment() | {"benchmark": "kernel_speed", "ceilings": found}, arguments.output, console)
-    if arguments.data is None:
-        console.print("no --data: the forest of real responses is left out")
-    measured = forests(arguments.data)
-
-    def attention(forest: Forest, heads: Heads) -> None:
-        problem = random_problem(forest, heads, device, torch.bfloat16)
-        report.add(title_of(problem), [*measure_attention(problem, clock), *measure_leaves(problem, clock)])
-
-    for forest in measured:
-        attention(forest, QWEN3_8B)
-    for tokens in (16384, 256):
-        for case in op_cases(QWEN3_8B, 4096, 12288, tokens):
-            report.add(f"{case.op}: {case.shape}", measure_op(case, device, clock))
-    # The smaller model last: its forests are the same.
-    for forest in measured[:2]:
-        attention(forest, QWEN3_1_7B)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = read_options(device, __doc__.partition("\n")[0])
+    console, clock = Console(width=180), clock_on(device)
+    found = ceilings(clock, device)
+    console.print(f"ceilings: {found['tflops']:,.3g} TFLOP/s, {found['gbytes']:,.0f} GB/s")
+    report = Report(environment() | {"benchmark": "kernel_speed", "ceilings": found}, options.output, console)
+    run = BenchmarkRun(device, clock, report, options.rivals)
+    forests = [real_round_robin(options.data, 16) if name == REAL else FORESTS[name]() for name in options.forests]
+    for model in options.heads:
+        for forest in forests:
+            run.attention(forest, model, options.shapes)
+    for model in options.heads:
+        run.memory_bound_ops(model)
+    for model in options.heads:
+        for forest in forests:
+            run.slow_rivals(forest, model)
+    for line in report.headlines:
+        console.print(line, soft_wrap=True)
     print(json.dumps(report.record))
-    if report.has_failed:
-        sys.exit("a kernel of ours failed")
+    if report.failed:
+        sys.exit(f"{len(report.failed)} kernels of ours failed: {', '.join(report.failed)}")
 
 
 if __name__ == "__main__":

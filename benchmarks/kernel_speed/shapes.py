@@ -5,9 +5,9 @@ Nothing here needs a GPU.
 Shape letters: T packed tokens, H query heads, K key/value heads, E head width, L leaves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 import gram_fast
 from benchmarks.groups import read_groups
+from benchmarks.random_judge import SHAPES
 from gram_fast.scoring.tree import TokenTree, TreePass, tree_pass_of
 from gram_fast.text.encoded import EncodedTexts
 from gram_fast.text.prompts import PairTemplate
@@ -42,8 +43,10 @@ class Heads:
         return self.num_heads // self.num_kv_heads
 
 
-QWEN3_8B = Heads("Qwen3-8B", 32, 8, 128)
-QWEN3_1_7B = Heads("Qwen3-1.7B", 16, 8, 128)
+def heads_of(model: str) -> Heads:
+    """Gives the heads of a model of benchmarks/random_judge.py."""
+    sizes = SHAPES[model]
+    return Heads(model, sizes.heads, sizes.kv_heads, sizes.head_width)
 
 
 @dataclass(frozen=True)
@@ -190,16 +193,14 @@ def real_round_robin(data: Path, count: int) -> Forest:
     return make_forest(name, encoded.head_ids, first_round.segments, first_round.sequences)
 
 
-def forests(data: Path | None) -> list[Forest]:
-    """Makes all forests that are measured; the one of real responses needs a data file."""
-    few_tokens = np.random.default_rng(0).integers(1, 21, 2000).tolist()
-    found = [
-        one_against_all(64, 512, 512),
-        round_robin(16, 512, 512),
-        root_and_leaves(512, few_tokens),
-        root_and_leaves(16384, [128] * 8),
-    ]
-    return [*found, real_round_robin(data, 16)] if data else found
+FORESTS: dict[str, Callable[[], Forest]] = {
+    "one-against-all": partial(one_against_all, 64, 512, 512),
+    "round-robin": partial(round_robin, 16, 512, 512),
+    "few-tokens": lambda: root_and_leaves(512, np.random.default_rng(0).integers(1, 21, 2000).tolist()),
+    "long-root": partial(root_and_leaves, 16384, [128] * 8),
+    "tiny": partial(one_against_all, 3, 4, 5),
+}
+"""What is measured, by name; "real" besides, which needs a data file: `real_round_robin` of 16."""
 
 
 def padded_rows(forest: Forest) -> Tensor:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.scorer.shapes import SHAPES
+from benchmarks.random_judge import DTYPES, SHAPES
 
-DTYPES = ("float32", "bfloat16")
 CONTENDERS = ("deterministic", "split", "transformers", "packed", "prefix", "padded", "loop", "vllm")
 """All but ours on its dense runner, which says what is compared and always runs."""
+STRATEGIES = ("reference", "knockout", "round_robin", "rewards", "unshared")
+"""Kinds of workloads. The sizes of each but "rewards" are the option of its name."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {
         "shape": "small",
@@ -49,13 +50,20 @@ def read_options(device: torch.device, description: str) -> argparse.Namespace:
         parser.add_argument(sizes, type=int, nargs="*", default=defaults[sizes[2:].replace("-", "_")])
     parser.add_argument("--prompts", type=int, default=defaults["prompts"])
     parser.add_argument("--of-prompt", type=int, default=8, help="responses of each of the --prompts")
+    parser.add_argument("--strategies", choices=STRATEGIES, nargs="+", default=STRATEGIES, help="of the workloads")
     parser.add_argument("--only", choices=CONTENDERS, nargs="*", default=CONTENDERS, help="beside ours, dense")
     parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="the Python of an environment with vLLM")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    for strategy in set(STRATEGIES) - set(options.strategies):
+        if strategy == "rewards":
+            options.prompts = 0
+        else:
+            setattr(options, strategy, [])
+    return options
 
 
 def kept_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A row is the measurement of one contender on one workload; the rows of a workload stand together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def table_of(rows: Sequence[Row]) -> Table:
             ", ".join(how),
         )
     return table
+
+
+def headline(rows: Sequence[Row], ours: Container[str]) -> str:
+    """Says in one line what ours, the first row of a workload, takes, and how much longer the best rival does."""
+    first, *others = rows
+    floors = first["seconds"] / first["floor_seconds"]
+    line = f"{first['workload']}: {first['name']} {first['seconds']:.4g} s, {floors:.2f} times the floor"
+    rivals = [row for row in others if row["name"] not in ours]
+    if not rivals:
+        return line
+    best = min(rivals, key=itemgetter("seconds"))
+    return f"{line}; the best rival, {best['name']}, takes {best['times_ours']:.2f} times as long"
 
 
 def curves(rows: Sequence[Row]) -> dict[str, dict[str, dict[int, float]]]:

@@ -1,6 +1,7 @@
 """How long does the judge take from text to preferences, against a lower bound and against other ways to get them?
 
-    python -m benchmarks.scorer.run [--shape NAME | --model DIR] [--data FILE] [--vllm PYTHON] [--only NAME ...] ...
+    python -m benchmarks.scorer.run [--shape NAME | --model DIR] [--strategies NAME ...] [--only NAME ...] [--data FILE]
+        [--vllm PYTHON] ...
 
 All contenders run the same model on the same pairs: those that our dense runner asked for. The workloads:
 
@@ -9,6 +10,8 @@ All contenders run the same model on the same pairs: those that our dense runner
 - --prompts prompts in one call of `judge.rewards`, in both orders, all of --of-prompt responses against the first;
 - pairs of as many prompts as --unshared says, in both orders, in one call of `judge.compare_many`: what an evaluation
   asks (`unshared`). Both orders of a pair share the prompt alone.
+
+--strategies names those of them that run: reference, knockout, round_robin, rewards, unshared.
 
 Ours is the judge on its dense runner, the same with deterministic=True, on CPUs with AMX also with products="split",
 which is less exact and may pass the floor, and the judge on its transformers runner. The rivals are in
@@ -41,10 +44,12 @@ How it is measured:
   CPU there is one number for the whole run.
 - `difference` of a row is the largest difference of a preference from that of a plain forward, on a sample of pairs;
   `spread` of a workload is the range of those preferences.
-- On a CPU all contenders run a workload before the next begins; on a GPU ours runs all workloads first, so that no two
-  models share its memory. vLLM, whose processes would compete with the others, runs all of them at the end. It is
-  started with each of its sizes for one workload, which the record names, and with the fastest for all. Its starts take
-  of --limit, two fifths of which are kept for it, and of nobody's seconds.
+- On a CPU all contenders run a workload before the next begins; on a GPU each runs all workloads, so that no two
+  models share its memory. Ours on the dense runner comes first, then padded, prefix and packed, then the rest: where
+  --limit is short, what is left out is neither a strong rival nor what it is compared with. vLLM, whose processes would
+  compete with the others, runs all of them at the end. It is started with each of its sizes for one workload, which the
+  record names, and with the fastest for all. Its starts take of --limit, two fifths of which are kept for it, and of
+  nobody's seconds.
 
 Ends with one line of JSON, which --output also keeps in a file while it grows.
 """
@@ -69,11 +74,11 @@ from transformers import AutoTokenizer
 
 from benchmarks.environment import environment
 from benchmarks.parts import comparer_of
-from benchmarks.random_judge import write_random_judge
+from benchmarks.random_judge import SHAPES, write_random_judge
 from benchmarks.scorer.cases import Allowance, Answer, Case, Contender, measure, rows_of
 from benchmarks.scorer.options import kept_options, read_options
 from benchmarks.scorer.ours import DENSE, TRANSFORMERS, ours_on, play
-from benchmarks.scorer.report import Row, curves, growth_table, plot, table_of, title_of
+from benchmarks.scorer.report import Row, curves, growth_table, headline, plot, table_of, title_of
 from benchmarks.scorer.rivals import (
     Rivals,
     Scored,
@@ -84,7 +89,6 @@ from benchmarks.scorer.rivals import (
     rivals_of,
 )
 from benchmarks.scorer.shapes import (
-    SHAPES,
     Workload,
     flops_a_token,
     make_workloads,
@@ -102,7 +106,7 @@ from gram_fast.models.dense.model import DenseShape
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.text.tokens import PairTokenizer
 
-RIVALS, VLLM = ("packed", "prefix", "padded", "loop"), "vLLM"
+RIVALS, VLLM = ("padded", "prefix", "packed", "loop"), "vLLM"
 VLLM_PART = 0.4
 """Of --limit, kept for vLLM where it runs. It comes last, and starts four times, 25 to 50 s each on two cores: under
 some 500 s of --limit these starts alone take its part."""
@@ -129,15 +133,15 @@ def plain_scores(rivals: Rivals, presentations: TextPresentations, size: int) ->
 
 
 def contenders_of(rivals: Rivals, pass_tokens: int) -> list[Contender]:
-    """Lists the rivals, fast ones first: what they leave of their share goes to the slower ones."""
+    """Lists the rivals, the slow one last: what the others leave of their share goes to it."""
 
     def sizes(workload: Workload) -> list[int]:
         return batch_sizes(rivals.runner.device, workload.forwards)
 
     return [
-        Contender("packed", partial(answer_of, rivals.packed), lambda workload: [pass_tokens]),
-        Contender("prefix", partial(answer_of, rivals.prefix), sizes),
         Contender("padded", partial(answer_of, rivals.padded), sizes),
+        Contender("prefix", partial(answer_of, rivals.prefix), sizes),
+        Contender("packed", partial(answer_of, rivals.packed), lambda workload: [pass_tokens]),
         Contender(
             "loop",
             partial(answer_of, rivals.loop),
@@ -187,22 +191,29 @@ class BenchmarkRun:
         judges = {name: self._judge(folder, name) for name in names}
         judge = judges[TRANSFORMERS]
         rivals = rivals_of(judge)
-        ours = [self._ours(name, judge) for name, judge in judges.items()]
-        self._run_all([*ours, *contenders_of(rivals, judge.comparer.tokens_at_once)], rivals)
+        dense, *variations = [self._ours(name, judge) for name, judge in judges.items()]
+        self._run_all([dense, *contenders_of(rivals, judge.comparer.tokens_at_once), *variations], rivals)
         return comparer_of(judge).tokenizer
 
     def run_apart(self, folder: Path) -> PairTokenizer:
-        """Runs contenders with one model in memory at a time, the rivals without our keys and values beside them."""
-        for name in [name for name in self._options_of if self._is_asked(name) and name != TRANSFORMERS]:
-            self._run_all([self._ours(name, self._judge(folder, name))])
-            free_memory()
+        """Runs contenders with one model in memory at a time, the rivals before ours keeps keys and values of it."""
+        self._run_alone(folder, DENSE)
         judge = self._judge(folder, TRANSFORMERS)
-        self._run_all([self._ours(TRANSFORMERS, judge)])
-        rivals, pass_tokens = rivals_of(judge), judge.comparer.tokens_at_once
-        del judge
+        rivals, ours = rivals_of(judge), self._ours(TRANSFORMERS, judge)
+        self._run_all(contenders_of(rivals, judge.comparer.tokens_at_once), rivals)
+        self._run_all([ours])
+        tokenizer = rivals.tokenizer
+        del judge, rivals, ours
         free_memory()
-        self._run_all(contenders_of(rivals, pass_tokens), rivals)
-        return rivals.tokenizer
+        for name in self._options_of:
+            if self._is_asked(name) and name not in (DENSE, TRANSFORMERS):
+                self._run_alone(folder, name)
+        return tokenizer
+
+    def _run_alone(self, folder: Path, name: str) -> None:
+        """Runs one of ours on all cases, and gives back its memory."""
+        self._run_all([self._ours(name, self._judge(folder, name))])
+        free_memory()
 
     def run_vllm(self, folder: Path, tokenizer: PairTokenizer) -> None:
         """Runs vLLM on all cases, where there is a Python that has it."""
@@ -250,6 +261,8 @@ class BenchmarkRun:
         for strategy, lines in curves(rows).items():
             self._console.print(growth_table(strategy, lines))
         self._console.print(f"peak resident memory of the whole run: {peak / 2**30:.1f} GiB")
+        for _, found in groupby(rows, key=lambda row: row["workload"]):
+            self._console.print(headline(list(found), self._options_of), soft_wrap=True)
         wrong = [
             f"{row['name']} of {row['workload']}: differs by {row['difference']:.2g}"
             for row in rows

@@ -12,17 +12,8 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from benchmarks.groups import read_groups
-from benchmarks.random_judge import SMALL, ModelSizes
 from gram_fast.comparing.orders import Orders
 from gram_fast.models.dense.model import DenseShape
-
-SHAPES = {
-    "small": SMALL,
-    "smollm2-135m": ModelSizes(576, 1536, 30, 9, 3, 64),
-    "qwen3-0.6b": ModelSizes(1024, 3072, 28, 16, 8, 128),
-    "qwen3-1.7b": ModelSizes(2048, 6144, 28, 16, 8, 128),
-    "qwen3-8b": ModelSizes(4096, 12288, 36, 32, 8, 128),
-}
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,33 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
 from helpers.attention import plain_varlen
-from helpers.ops import CPU
+from helpers.ops import CPU, on_each_device
 from rich.console import Console
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from benchmarks.environment import environment, output_of
+from benchmarks.kernel_speed import clock as clocks
+from benchmarks.kernel_speed import exactness
 from benchmarks.kernel_speed import ops as kernel_ops
+from benchmarks.kernel_speed import report as reports
 from benchmarks.kernel_speed import rivals as rivals
 from benchmarks.kernel_speed import run as speed
 from benchmarks.kernel_speed import shapes as shapes
+from benchmarks.kernel_speed.options import read_options
 from gram_fast import ops
+from gram_fast.kernels.compilation import LaunchShape
 from gram_fast.kernels.tree_attention import tree_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,7 +64,7 @@ def test_scores_keys_and_paths_are_those_of_the_mask(forest: shapes.Forest) -> N
     assert shapes.attention_flops(forest.num_scores, HEADS) == 4 * 16 * 4 * int(mask_TT.sum())
     for token in range(forest.num_tokens):
         seen = mask_TT[token].nonzero()[:, 0]
-        assert torch.equal(speed.visible_keys(forest.subtree_ends, token), seen)
+        assert torch.equal(exactness.visible_keys(forest.subtree_ends, token), seen)
     for row, path in zip(forest.tree_pass.leaf_rows.tolist(), forest.paths, strict=True):
         assert path.tolist() == mask_TT[row].nonzero()[:, 0].tolist()
     is_read = mask_TT[forest.tree_pass.leaf_rows].any(dim=0)
@@ -99,8 +105,8 @@ def test_the_mask_of_flex_attention_is_that_of_its_own_maker() -> None:
     problem = rivals.random_problem(forest, HEADS, CPU, torch.float32)
     q, k, v = (x.transpose(0, 1)[None] for x in (problem.q, problem.k, problem.v))
     out_1HTE = flex_attention(q, k, v, block_mask=made, scale=problem.scale, enable_gqa=True)
-    exact_THE = speed.exact_rows(problem, range(length))
-    assert speed.error_against(out_1HTE[0].transpose(0, 1), None, exact_THE) < 1e-4
+    exact_THE = exactness.exact_rows(problem, range(length))
+    assert exactness.error_against(out_1HTE[0].transpose(0, 1), None, exact_THE) < 1e-4
 
 
 def varlen_on_the_cpu(
@@ -133,11 +139,11 @@ def test_rivals_compute_the_same(name: str, forest: shapes.Forest) -> None:
     problem = rivals.random_problem(forest, HEADS, CPU, torch.float32)
     if name == "ours" and (why := ops.backend_problem("tree_attention", "triton", CPU, torch.float32)):
         pytest.skip(why)
-    exact_THE = speed.exact_rows(problem, range(forest.num_tokens))
+    exact_THE = exactness.exact_rows(problem, range(forest.num_tokens))
     run = ON_THE_CPU[name](problem)
     out_XHE = run.flatten(run.launch())
     assert out_XHE.shape[1:] == exact_THE.shape[1:]
-    assert speed.error_against(out_XHE, run.rows, exact_THE, chunk=7) < 1e-4
+    assert exactness.error_against(out_XHE, run.rows, exact_THE, chunk=7) < 1e-4
     if run.rows is not None:
         assert set(run.rows.tolist()) - {-1} == set(range(forest.num_tokens))
 
@@ -153,25 +159,25 @@ def test_heads_are_repeated_where_grouped_ones_are_refused(monkeypatch: pytest.M
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", without_groups)
     problem = rivals.random_problem(SMALL["deep"], HEADS, CPU, torch.float32)
     run = rivals.padded_sdpa(problem, SDPBackend.MATH)
-    exact_THE = speed.exact_rows(problem, range(len(problem.q)))
-    assert speed.error_against(run.flatten(run.launch()), run.rows, exact_THE) < 1e-4
+    exact_THE = exactness.exact_rows(problem, range(len(problem.q)))
+    assert exactness.error_against(run.flatten(run.launch()), run.rows, exact_THE) < 1e-4
 
 
 def test_what_counts_as_right() -> None:
     problem = rivals.random_problem(shapes.root_and_leaves(2000, [300, 200]), HEADS, CPU, torch.float32)
-    tokens = speed.sample_of(2500)
-    assert len(tokens) == speed.SAMPLE
+    tokens = exactness.sample_of(2500)
+    assert len(tokens) == exactness.SAMPLE
     assert {0, 2499} <= set(tokens)
-    exact = speed.exact_rows(problem, tokens)
+    exact = exactness.exact_rows(problem, tokens)
     halves = rivals.Problem(problem.forest, HEADS, problem.q.bfloat16(), problem.k.bfloat16(), problem.v.bfloat16())
-    exact_of_halves = speed.exact_rows(halves, tokens)
-    assert speed.is_right(speed.row_error(exact_of_halves.bfloat16(), exact_of_halves))
-    assert not speed.is_right(speed.row_error(exact.where(exact == exact.max(), float("nan")), exact))
+    exact_of_halves = exactness.exact_rows(halves, tokens)
+    assert exactness.is_right(exactness.row_error(exact_of_halves.bfloat16(), exact_of_halves))
+    assert not exactness.is_right(exactness.row_error(exact.where(exact == exact.max(), float("nan")), exact))
     # One key too few.
     blind = rivals.Problem(problem.forest, HEADS, problem.q, problem.k.clone(), problem.v)
     blind.k[700] = 0.0
-    assert not speed.is_right(speed.row_error(speed.exact_rows(blind, tokens), exact))
-    assert not speed.is_right(speed.error_against(exact, None, exact[1:]))
+    assert not exactness.is_right(exactness.row_error(exactness.exact_rows(blind, tokens), exact))
+    assert not exactness.is_right(exactness.error_against(exact, None, exact[1:]))
 
 
 def test_memory_is_asked_for_before_it_is_taken() -> None:
@@ -195,7 +201,7 @@ def test_ops_run_and_count_their_bytes(case: kernel_ops.OpCase) -> None:
 
 
 def test_large_shapes_are_larger_than_a_cache() -> None:
-    large = kernel_ops.op_cases(shapes.QWEN3_8B, 4096, 12288, 16384)
+    large = kernel_ops.op_cases(shapes.heads_of("qwen3-8b"), 4096, 12288, 16384)
     assert all(case.num_bytes > 64e6 for case in large)
     bound_by_products = {"tree_attention", "leaf_attention", "path_attention", "invariant_linear", "split_linear"}
     assert {case.op for case in large} | bound_by_products == set(ops.BACKENDS)
@@ -212,7 +218,7 @@ def test_real_responses_make_one_pass(tmp_path: Path) -> None:
 
 
 ROWS = [
-    {"op": "tree_attention", "name": speed.OURS, "seconds": 0.004, "tflops": 400.0, "error": 0.001},
+    {"op": "tree_attention", "name": reports.OURS, "seconds": 0.004, "tflops": 400.0, "error": 0.001},
     {"op": "tree_attention", "name": "slow", "seconds": 0.01, "tflops": 160.0, "error": 0.002},
     {"op": "tree_attention", "name": "gone", "problem": "ModuleNotFoundError: No module named 'gone'"},
     {"op": "swiglu", "name": "triton", "bytes": 10, "seconds": 1e-5, "gbytes": 1500.0},
@@ -221,25 +227,22 @@ ROWS = [
 
 def test_the_report_prints_and_keeps_everything(tmp_path: Path) -> None:
     console = Console(width=200, file=io.StringIO(), record=True)
-    report = speed.Report({"ceilings": {"tflops": 800.0, "gbytes": 3000.0}}, tmp_path / "out.json", console)
+    report = reports.Report({"ceilings": {"tflops": 800.0, "gbytes": 3000.0}}, tmp_path / "out.json", console)
     report.add("shape", ROWS)
     text = console.export_text()
-    assert "2.50 times as long as ours" in text
     for words in ("4,000.0", "400", "50%", "2.50", "1.0e-03", "No module named 'gone'", "1,500"):
         assert words in text
-    assert not report.has_failed
-    report.add("other", [speed.problem_row("swiglu", "triton", speed.FAILED + "boom")])
-    assert report.has_failed
+    assert report.failed == []
+    report.add("other", [speed.problem_row("swiglu", "triton", reports.FAILED + "boom")])
+    assert report.failed == ["swiglu (triton)"]
+    assert report.headlines == ["shape: ours 400 TFLOP/s, 50% of the ceiling; the best rival takes 2.50 times as long"]
     kept = json.loads((tmp_path / "out.json").read_text("utf-8"))
     assert kept == json.loads(json.dumps(report.record))
     assert [row["shape"] for row in kept["rows"]] == ["shape"] * 4 + ["other"]
 
 
-class OneSecond(speed.Clock):
+class OneSecond:
     """Launches once and says that it took a second."""
-
-    def __init__(self) -> None:
-        pass
 
     def seconds(self, launch: Callable[[], object]) -> float:
         launch()
@@ -255,15 +258,33 @@ def test_attention_is_measured_and_a_rival_that_differs_is_not(monkeypatch: pyte
 
     monkeypatch.setattr(speed, "tree_attention", ON_THE_CPU["cascade"])
     monkeypatch.setattr(speed, "RIVALS", {"right": ON_THE_CPU["no sharing"], "wrong": wrong, "gone": fails})
-    ours, right, differs, gone = speed.measure_attention(problem, OneSecond())
+    (ours,) = speed.measure_ours(problem, OneSecond(), [])
+    right, differs, gone = speed.measure_rivals(problem, OneSecond(), ["right", "wrong", "gone"])
     flops = shapes.attention_flops(problem.forest.num_scores, HEADS)
-    assert ours["name"] == speed.OURS
+    assert ours["name"] == reports.OURS
     assert ours["tflops"] == right["tflops"] == flops / 1e12
     assert differs["problem"] == "differs from ours, row error 0.02"
     assert gone["problem"] == "out of luck and a page of details"
     monkeypatch.setattr(speed, "tree_attention", wrong)
-    (failed,) = speed.measure_attention(problem, OneSecond())
-    assert failed["problem"] == f"{speed.FAILED}row error 0.02"
+    (failed,) = speed.measure_ours(problem, OneSecond(), [])
+    assert failed["problem"] == f"{reports.FAILED}row error 0.02"
+
+
+def test_other_launch_shapes_are_measured_and_one_that_cannot_run_is_a_failure() -> None:
+    problem = rivals.random_problem(SMALL["deep"], HEADS, CPU, torch.float16)
+    if why := ops.backend_problem("tree_attention", "triton", CPU, torch.float16):
+        pytest.skip(why)
+    ours, good, bad = speed.measure_ours(problem, OneSecond(), [LaunchShape(32, 16, 4, 2), LaunchShape(48, 16, 4, 2)])
+    assert [row["name"] for row in (ours, good, bad)] == ["ours", "ours, 32x16x4x2", "ours, 48x16x4x2"]
+    assert good["error"] < exactness.TOLERANCE
+    assert bad["problem"].startswith(reports.FAILED)
+
+
+def test_a_backend_that_cannot_run_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals.ops, "resolve_backend", fails)
+    problem = rivals.random_problem(SMALL["deep"], HEADS, CPU, torch.float32)
+    (failed,) = speed.measure_ours(problem, OneSecond(), [])
+    assert failed["problem"] == f"{reports.FAILED}out of luck and a page of details"
 
 
 def test_leaf_attention_is_measured() -> None:
@@ -276,7 +297,7 @@ def test_leaf_attention_is_measured() -> None:
 
 def test_ops_are_measured() -> None:
     for case in kernel_ops.op_cases(HEADS, 64, 96, 5):
-        rows = speed.measure_op(case, CPU, OneSecond())
+        rows = speed.measure_op(case, CPU, torch.float32, OneSecond())
         assert [row["name"] for row in rows] == list(reversed(ops.BACKENDS[case.op]))
         assert rows[-1]["gbytes"] == case.num_bytes / 1e9
 
@@ -290,9 +311,9 @@ def test_backends_for_the_cpu_alone_are_not_measured_on_a_gpu() -> None:
 
 
 def test_no_rival_no_ratio() -> None:
-    assert speed.best_rival(ROWS[:1]) is None
-    assert speed.best_rival(ROWS[1:]) is None
-    assert speed.best_rival([]) is None
+    assert reports.best_rival(ROWS[:1]) is None
+    assert reports.best_rival(ROWS[1:]) is None
+    assert reports.best_rival([]) is None
 
 
 def fails(*arguments: object) -> NoReturn:
@@ -301,11 +322,11 @@ def fails(*arguments: object) -> NoReturn:
 
 def test_what_fails_is_a_sentence() -> None:
     assert speed.guarded("op", "name", fails)["problem"] == "out of luck and a page of details"
-    assert speed.guarded("op", "name", fails, speed.FAILED)["problem"].startswith(speed.FAILED)
+    assert speed.guarded("op", "name", fails, reports.FAILED)["problem"].startswith(reports.FAILED)
 
 
 def test_repeats_fill_a_quarter_of_a_second() -> None:
-    assert [speed.repeats_for(seconds) for seconds in (1e-6, 0.01, 3.0)] == [100, 25, 5]
+    assert [clocks.repeats_for(seconds) for seconds in (1e-6, 0.01, 3.0)] == [100, 25, 5]
 
 
 def test_the_record_names_the_machine() -> None:
@@ -315,8 +336,62 @@ def test_the_record_names_the_machine() -> None:
     assert output_of("false") == "unknown"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["kernel_speed.py"])
-    with pytest.raises(SystemExit, match="needs a CUDA GPU"):
-        speed.main()
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, Any]:
+    """What the whole benchmark prints, and the record in its last line."""
+    monkeypatch.setattr("sys.argv", ["kernel_speed.py", *arguments])
+    speed.main()
+    text = capsys.readouterr().out
+    return text, json.loads(text.splitlines()[-1])
+
+
+@on_each_device
+def test_the_whole_benchmark(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if device == "cpu":
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rival, output = "no sharing, SDPA flash, padded", tmp_path / "out.json"
+    options = ["--forests", "tiny", "--heads", "small", "--rivals", rival, "--shapes", "32x32x4x2"]
+    text, record = run(monkeypatch, capsys, *options, "--output", str(output))
+    assert record == json.loads(output.read_text("utf-8"))
+    names = [row["name"] for row in record["rows"] if row["op"] == "tree_attention"]
+    assert names == ["ours", "ours, 32x32x4x2", rival]
+    assert {"leaf_attention", "merge_states", "label_logits", "add_rms_norm", "rotary_into_cache", "swiglu"} < {
+        row["op"] for row in record["rows"]
+    }
+    assert "problem" not in str(record["rows"])
+    for words in ("ceilings:", "heads of small (6/2, 64)", "the best rival takes"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--forests", "jungle"], "--forests: invalid choice: 'jungle' .*one-against-all"),
+        (["--heads", "gpt"], "--heads: invalid choice: 'gpt' .*qwen3-8b"),
+        (["--rivals", "fast"], "--rivals: invalid choice: 'fast' .*FlexAttention"),
+        (["--shapes", "128x64"], "--shapes: expected MxNxWARPSxSTAGES, such as 128x64x8x3, got '128x64'"),
+        (["--forests", "real"], "--forests real: needs --data"),
+    ],
+)
+def test_what_cannot_be_chosen(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["kernel_speed.py", *arguments])
+    with pytest.raises(SystemExit):
+        read_options(CPU, "")
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_slow_rivals_are_measured_after_the_ops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # which would be slow
+    monkeypatch.setattr(speed, "RIVALS", {"FlexAttention": ON_THE_CPU["dense mask"], "quick": ON_THE_CPU["dense mask"]})
+    monkeypatch.setattr("benchmarks.kernel_speed.options.RIVALS", speed.RIVALS)
+    _, record = run(monkeypatch, capsys)
+    names = [row["name"] for row in record["rows"]]
+    assert names[:2] == ["ours", "quick"]
+    assert names[-1] == "FlexAttention"
+    assert record["rows"][-1]["shape"] == record["rows"][0]["shape"]

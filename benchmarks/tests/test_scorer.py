@@ -1,6 +1,7 @@
 """What benchmarks/scorer/run.py does, on a tiny model: rivals that are right; what is measured, left out and kept."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from helpers.ops import CPU
 from helpers.small_models import tiny_judge, tiny_tokenizer, write_judge
 from rich.console import Console
 
-from benchmarks.random_judge import ModelSizes, write_random_judge
+from benchmarks.random_judge import SHAPES, ModelSizes, write_random_judge
 from benchmarks.scorer import cases as cases
 from benchmarks.scorer import report as report
 from benchmarks.scorer import rivals as rivals
@@ -28,6 +29,7 @@ from gram_fast.models.transformers_runner import TransformersRunner
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 OURS = ours_on(CPU, torch.float32)
+NAMES = ("ours, dense", "ours, transformers")
 WORDS = ["the", "better", "response", "is", "shown", "first", "of", "both"]
 
 
@@ -99,7 +101,7 @@ def test_random_texts_have_just_that_many_tokens() -> None:
     ("name", "parameters"), [("qwen3-1.7b", 1.409e9), ("qwen3-8b", 6.946e9)], ids=["qwen3-1.7b", "qwen3-8b"]
 )
 def test_flops_are_those_of_the_models(name: str, parameters: float) -> None:
-    hidden, intermediate, layers, heads, kv_heads, width = shapes.SHAPES[name]
+    hidden, intermediate, layers, heads, kv_heads, width = SHAPES[name]
     shape = shapes.DenseShape(hidden, intermediate, layers, heads, kv_heads, width, 8192, 1e-6)
     assert shapes.flops_a_token(shape) / 2 == pytest.approx(parameters, rel=1e-3)
 
@@ -266,7 +268,7 @@ def test_the_whole_benchmark(
         "rewards, 2 prompts, n = 4, both orders",
         "unshared, 3 prompts, n = 2, both orders",
     }
-    names = [*OURS, "packed", "prefix", "padded", "loop"]
+    names = ["ours, dense", "padded", "prefix", "packed", "loop", *list(OURS)[1:]]
     assert [row["name"] for row in record["rows"]] == names * 7
     assert set(record["matrix_by"].values()) <= {"torch", "onednn"}
     floors = {row["workload"]: row["matrix_flops"] for row in record["rows"]}
@@ -322,9 +324,34 @@ def test_only_those_that_are_asked_for_run(
     monkeypatch.setattr(scorer.BenchmarkRun, "run_together", getattr(scorer.BenchmarkRun, way))
     _, record = run(monkeypatch, capsys, "--model", str(checkpoint), "--only", "prefix", "transformers")
     assert record["left_out"] == []
-    assert [row["name"] for row in record["rows"][:3]] == ["ours, dense", "ours, transformers", "prefix"]
+    assert [row["name"] for row in record["rows"][:3]] == ["ours, dense", "prefix", "ours, transformers"]
     assert len(record["rows"]) == 3 * 7
     assert record["options"]["only"] == ["prefix", "transformers"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
+@pytest.mark.usefixtures("known_rates")
+def test_only_the_strategies_that_are_asked_for_are_measured(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strategies = ["--strategies", "reference", "rewards", "--only", "padded"]
+    text, record = run(monkeypatch, capsys, "--model", str(checkpoint), *strategies)
+    names = ["reference, n = 2, one order", "reference, n = 4, one order", "rewards, 2 prompts, n = 4, both orders"]
+    assert [row["workload"] for row in record["rows"]] == [name for name in names for _ in range(2)]
+    assert re.search(
+        r"\n" + names[0] + r": ours, dense \S+ s, \S+ times the floor; the best rival, padded, takes", text
+    )
+
+
+@pytest.mark.gpu
+def test_a_small_run_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    write_random_judge(tmp_path, SHAPES["small"], CPU, torch.bfloat16)
+    options = ["--model", str(tmp_path), "--limit", "60", "--strategies", "reference", "knockout"]
+    _, record = run(monkeypatch, capsys, *options)
+    assert [left["name"] for left in record["left_out"]] == ["vLLM"]
+    names = ["ours, dense", "padded", "prefix", "packed", "loop", "ours, transformers", "ours, deterministic"]
+    assert [row["name"] for row in record["rows"]] == names * 4
+    assert all(row["peak_bytes"] > 0 and row["checked"] > 0 for row in record["rows"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
@@ -343,7 +370,8 @@ def test_a_rival_that_raises_is_left_out_and_one_that_is_wrong_fails_the_run(
         run(monkeypatch, capsys, "--model", str(checkpoint))
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     whys = {left["workload"]: left["why"] for left in record["left_out"] if left["name"] == "loop"}
-    assert [row["name"] for row in record["rows"][: len(OURS) + 3]] == [*OURS, "packed", "prefix", "padded"]
+    ours, rest = "ours, dense", ["ours, transformers", *(name for name in OURS if name not in NAMES)]
+    assert [row["name"] for row in record["rows"][: len(OURS) + 3]] == [ours, "padded", "prefix", "packed", *rest]
     why = "out of luck and a page of details"
     assert whys == dict.fromkeys((f"reference, n = {n}, one order" for n in (2, 4)), why)
 
