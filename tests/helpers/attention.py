@@ -3,6 +3,7 @@
 Tensor letters: T tokens, H heads, K key/value heads, E columns a head, S slots, N spans, R ranges.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -78,13 +79,13 @@ def plain_attention(
     q_THE, k_SKE = q_THE[..., columns], k_SKE[..., columns]
     num_heads, num_kv_heads = q_THE.shape[1], k_SKE.shape[1]
     offsets, ranges = tables[1].tolist(), tables[2].tolist()
-    out_THE = torch.empty(q_THE.shape, dtype=dtype)
+    out_THE = torch.empty(q_THE.shape, dtype=dtype, device=q_THE.device)
     for index, (start, end) in enumerate(tables[0].tolist()):
         read = [slot for low, high in ranges[offsets[index] : offsets[index + 1]] for slot in range(low, high)]
         places = order(np.arange(len(read) + end - start))
         slots = np.array([*read, *range(start, end)])[places]
         # Query t sees all of `read` and its span up to itself.
-        is_hidden = torch.from_numpy(places > len(read) + np.arange(end - start)[:, None])
+        is_hidden = torch.from_numpy(places > len(read) + np.arange(end - start)[:, None]).to(q_THE.device)
         for head in range(num_heads):
             kv_head = head * num_kv_heads // num_heads
             scores = q_THE[start:end, head] @ k_SKE[slots, kv_head].T * scale
@@ -100,16 +101,16 @@ FACTOR = {torch.float32: 4.0, torch.float16: 1.5, torch.bfloat16: 1.5}
 
 def assert_as_exact_as_plain(actual: Tensor, inputs: Inputs, tables: Tables, scale: float) -> None:
     dtype = inputs[0].dtype
-    exact = plain_attention(inputs, tables, scale, torch.float64)
+    exact = plain_attention(inputs, tables, scale, torch.float64).cpu()
     orders = orders_of_summation(actual.numel())
-    plain = torch.stack([plain_attention(inputs, tables, scale, dtype, order) for order in orders])
+    plain = torch.stack([plain_attention(inputs, tables, scale, dtype, order) for order in orders]).cpu()
     assert actual.is_contiguous()
     assert_no_further(actual, exact, plain, FACTOR[dtype])
 
 
 def poisoned(tensor: Tensor, tables: Tables, num_tokens: int) -> Tensor:
     """NaN in every slot that nobody reads."""
-    is_read = torch.zeros(len(tensor), dtype=torch.bool)
+    is_read = torch.zeros(len(tensor), dtype=torch.bool, device=tensor.device)
     is_read[:num_tokens] = True
     for low, high in tables[2].tolist():
         is_read[low:high] = True
@@ -171,6 +172,29 @@ def passes_of(made: Rounds) -> Iterator[tuple[TreePass, int]]:
         tree.add_segment(ids)
     for rows in sequences:
         plan = plan_round(tree, tree.add_sequences(rows, 1), budget=budget, keep_limit=keep_limit, more_rounds=True)
+        yield from ((tree_pass, plan.num_slots) for tree_pass in plan.passes)
+        tree.keep(plan.kept)
+
+
+def tournament_passes(
+    num_prompts: int, num_responses: int, longest: int, budget: int
+) -> Iterator[tuple[TreePass, int]]:
+    """Passes of two rounds over texts of odd lengths up to `longest`, each with the number of slots.
+
+    First all pairs in both orders, then some again behind other last tokens: with keys and values that were kept.
+    """
+    rng = np.random.default_rng(0)
+    tree = TokenTree(rng.integers(0, 5000, 37))
+
+    def segments(count: int, limit: int) -> list[int]:
+        return [tree.add_segment(rng.integers(0, 5000, 2 * n + 1)) for n in rng.integers(0, (limit + 1) // 2, count)]
+
+    prompts, ends = segments(num_prompts, 2 * longest), segments(2, 9)
+    shown = [segments(num_responses, longest) for _ in prompts]
+    pairs = list(itertools.permutations(range(num_responses), 2))
+    for end, asked in zip(ends, (pairs, pairs[:: num_responses + 1]), strict=True):
+        rows = [[prompt, of[i], of[j], end] for prompt, of in zip(prompts, shown, strict=True) for i, j in asked]
+        plan = plan_round(tree, tree.add_sequences(rows, 2), budget=budget, keep_limit=10**6, more_rounds=True)
         yield from ((tree_pass, plan.num_slots) for tree_pass in plan.passes)
         tree.keep(plan.kept)
 

@@ -20,6 +20,7 @@ from helpers.attention import (
     rounds,
     span_tables,
     tables_of_lengths,
+    tournament_passes,
 )
 from helpers.layouts import every_other, offset_in_a_wider_buffer, strided_last, transposed
 from helpers.ops import CPU, on_each_device, on_each_dtype, skip_what_cannot_run
@@ -74,6 +75,19 @@ def test_one_span_alone(length: int, backend: str, device: str) -> None:
 def test_one_token_on_a_long_range(dtype: torch.dtype, backend: str, device: str) -> None:
     skip_what_cannot_run("tree_attention", backend, device, dtype)
     check_tree_attention(random_inputs(1, 1021, dtype=dtype), make_tables([(0, 1)], [[(2, 1019)]]), backend, device)
+
+
+@on_each_device
+@pytest.mark.parametrize("backend", ["cascade", "triton", "extension"])
+@pytest.mark.parametrize("heads", [(4, 2), (8, 2)])
+def test_plans_of_odd_lengths_and_hundreds_of_spans(heads: tuple[int, int], backend: str, device: str) -> None:
+    skip_what_cannot_run("tree_attention", backend, device, torch.bfloat16)
+    sizes = (3, 12, 61, 8192) if device == "cuda" else (3, 9, 9, 1500)
+    for number, (tree_pass, num_slots) in enumerate(tournament_passes(*sizes)):
+        inputs = random_inputs(tree_pass.num_tokens, num_slots, heads, 128, torch.bfloat16, seed=number)
+        # All of it there: the plain one takes a minute on a CPU.
+        q_THE, k_SKE, v_SKE = (tensor.to(device) for tensor in inputs)
+        check_tree_attention((q_THE, k_SKE, v_SKE), span_tables(tree_pass), backend, device)
 
 
 @pytest.mark.parametrize("backend", ["cascade", "extension"])

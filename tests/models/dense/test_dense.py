@@ -99,7 +99,9 @@ def test_triton_kernels_in_the_runner(tmp_path):
 def test_bfloat16_is_no_further_from_float32_than_the_plain_forward(family, products, tmp_path):
     model = save_in_shards(tmp_path, family, num_hidden_layers=4).bfloat16()
     model.save_pretrained(tmp_path / "rounded")
-    theirs = TransformersRunner(model, LABELS, "auto")
+    # Read in bfloat16: brought into it, the frequencies of the rotary embedding are rounded too.
+    read = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "rounded", dtype=torch.bfloat16)
+    theirs = TransformersRunner(read.eval(), LABELS, "auto")
     ours = dense_runner(tmp_path / "rounded", model.config, torch.bfloat16, products=products)
     exact = dense_runner(tmp_path / "rounded", model.config)
     rng = np.random.default_rng(0)
