@@ -69,44 +69,80 @@ class Planner {
     }
   }
 
-  // Depth first over the needed nodes; a node that does not fit opens the next pass.
+  // A node that does not fit opens the next pass.
   void assign_passes() {
+    order_nodes();
+    const int64_t limit = even_limit();
+    int64_t tokens = 0;
+    for (int32_t n : computed_) {
+      const int64_t length = tree_.node(n).length();
+      if (pass_nodes_.empty() || tokens + length > limit) {
+        pass_nodes_.emplace_back();
+        tokens = 0;
+      }
+      pass_of_[n] = static_cast<int32_t>(pass_nodes_.size()) - 1;
+      start_[n] = tokens;
+      pass_nodes_.back().push_back(n);
+      tokens += length;
+    }
+    for (auto n = order_.rbegin(); n != order_.rend(); ++n) {
+      last_read_[*n] = std::max(last_read_[*n], pass_of_[*n]);
+      int32_t& parent = last_read_[tree_.node(*n).parent];
+      parent = std::max(parent, last_read_[*n]);
+    }
+  }
+
+  // Depth first over the needed nodes.
+  void order_nodes() {
     const int32_t known = tree_.num_nodes();
     pass_of_.assign(known, kNone);
     start_.assign(known, kNone);
     last_read_.assign(known, kNone);
     row_of_.assign(known, kNone);
-    std::vector<int32_t> order;
     std::vector<int32_t> stack{0};
-    int64_t tokens = 0;
     while (!stack.empty()) {
       const int32_t n = stack.back();
       stack.pop_back();
       const TokenTree::Node& node = tree_.node(n);
       if (n != 0) {
-        order.push_back(n);
-        if (!is_kept(n)) {
-          if (pass_nodes_.empty() || tokens + node.length() > budget_) {
-            pass_nodes_.emplace_back();
-            tokens = 0;
-          }
-          pass_of_[n] = static_cast<int32_t>(pass_nodes_.size()) - 1;
-          start_[n] = tokens;
-          pass_nodes_.back().push_back(n);
-          tokens += node.length();
-        } else {
-          kept_.push_back(n);
-        }
+        order_.push_back(n);
+        (is_kept(n) ? kept_ : computed_).push_back(n);
       }
       for (auto child = node.children.rbegin(); child != node.children.rend(); ++child) {
         if (needed_[*child]) stack.push_back(*child);
       }
     }
-    for (auto n = order.rbegin(); n != order.rend(); ++n) {
-      last_read_[*n] = std::max(last_read_[*n], pass_of_[*n]);
-      int32_t& parent = last_read_[tree_.node(*n).parent];
-      parent = std::max(parent, last_read_[*n]);
+  }
+
+  // Fewest tokens of a pass that need no more passes than the budget: passes of about equal size, as a short rest takes
+  // a GPU nearly as long as more tokens would.
+  int64_t even_limit() const {
+    const int64_t passes = passes_of(budget_);
+    int64_t low = 1, high = budget_;
+    for (int32_t n : computed_) low = std::max(low, tree_.node(n).length());
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (passes_of(middle) > passes) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
     }
+    return high;
+  }
+
+  // Number of passes of at most `limit` tokens, which no node is longer than.
+  int64_t passes_of(int64_t limit) const {
+    int64_t passes = 0, tokens = limit;
+    for (int32_t n : computed_) {
+      const int64_t length = tree_.node(n).length();
+      if (tokens + length > limit) {
+        ++passes;
+        tokens = 0;
+      }
+      tokens += length;
+    }
+    return passes;
   }
 
   TreePass fill_pass(int32_t pass) {
@@ -215,6 +251,8 @@ class Planner {
   std::vector<int64_t> start_;                    // packed start within that pass
   std::vector<int32_t> last_read_;                // last pass that reads the node's keys
   std::vector<int64_t> row_of_;                   // row of the node in the pass that is filled, or kNone
+  std::vector<int32_t> order_;                    // needed nodes, depth first
+  std::vector<int32_t> computed_;                 // those of them that are computed
   std::vector<int32_t> kept_;                     // needed nodes that hold slots
   std::vector<std::vector<int32_t>> pass_nodes_;  // in packed order
   std::vector<int32_t> path_;

@@ -30,12 +30,12 @@ struct TreePlan {
   KeptSlots kept{0};      // for TokenTree::keep, once every pass has run
 };
 
-// Plans the passes that compute the logits of `leaves`, in depth-first order, each of at most `budget` tokens. Nodes
-// with kept keys and values are read, not computed. A node that a later pass reads is kept until then; with
-// `more_rounds`, reusable nodes are kept for the next round while at most `keep_limit` slots are in use. Kept nodes
-// that this round does not read are dropped, and all of them where `budget` is not the one they were kept with. The
-// spans and leaf rows of every pass are checked. Planning may split nodes of the tree; the tree's kept slots change
-// only when it is given the plan's (TokenTree::keep).
+// Plans the passes that compute the logits of `leaves`, in depth-first order, each of at most `budget` tokens and all
+// of about equal size. Nodes with kept keys and values are read, not computed. A node that a later pass reads is kept
+// until then; with `more_rounds`, reusable nodes are kept for the next round while at most `keep_limit` slots are in
+// use. Kept nodes that this round does not read are dropped, and all of them where `budget` is not the one they were
+// kept with. The spans and leaf rows of every pass are checked. Planning may split nodes of the tree; the tree's kept
+// slots change only when it is given the plan's (TokenTree::keep).
 TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
                      bool more_rounds);
 

@@ -23,6 +23,8 @@ from gram_fast.text.tokens import Ids
 
 CPU_BUDGET = 1024
 """Most tokens of a pass on a CPU, by default: activations stay near the caches."""
+# Memory of a pass on a GPU.
+_PASS_BYTES = 4 * 2**30
 # Fewer tokens per pass would not help against running out of memory.
 _SMALLEST_BUDGET = 16
 _NO_LOGITS = np.empty((0, 2), np.float32)
@@ -205,12 +207,13 @@ class ScoringRequest:
 def default_budget(runner: Runner, free: int) -> int:
     """Chooses the most tokens of a pass: CPU_BUDGET on a CPU.
 
-    On a GPU 16,384, enough to fill it, or fewer where their activations, keys and values would take more than half of
-    the `free` bytes.
+    On a GPU those whose activations, keys and values take 4 GiB, or half of the `free` bytes where that is less, and
+    65,536 at most: 16,900 for the shape of Qwen3-8B, more for smaller models, whose tokens fill a GPU less.
     """
     if runner.device.type != "cuda":
         return CPU_BUDGET
-    return max(_SMALLEST_BUDGET, min(16384, free // 2 // (runner.bytes_per_token + runner.bytes_per_slot)))
+    bytes_per_token = runner.bytes_per_token + runner.bytes_per_slot
+    return max(_SMALLEST_BUDGET, min(65536, min(_PASS_BYTES, free // 2) // bytes_per_token))
 
 
 def _free_memory(device: torch.device) -> int:

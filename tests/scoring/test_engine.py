@@ -2,13 +2,14 @@
 
 import itertools
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.small_models import plain, score, tiny_runner
 
-from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.engine import CPU_BUDGET, Engine, default_budget
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.text.encoded import EncodedRound
 
@@ -146,6 +147,26 @@ def test_requests_from_several_threads_take_turns():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+GIB = 2**30
+
+
+# Bytes of a token of Qwen3's shapes in bfloat16: activations, and keys and values.
+@pytest.mark.parametrize(
+    ("device", "of_token", "of_slot", "free", "budget"),
+    [
+        ("cuda", 107008, 147456, 60 * GIB, 16878),
+        ("cuda", 53760, 114688, 75 * GIB, 25497),
+        ("cuda", 53760, 114688, 2 * GIB, 6374),
+        ("cuda", 2000, 1000, 75 * GIB, 65536),
+        ("cuda", 107008, 147456, 0, 16),
+        ("cpu", 107008, 147456, 60 * GIB, CPU_BUDGET),
+    ],
+)
+def test_passes_on_a_gpu_go_by_memory(device, of_token, of_slot, free, budget):
+    runner = SimpleNamespace(device=torch.device(device), bytes_per_token=of_token, bytes_per_slot=of_slot)
+    assert default_budget(runner, free) == budget
 
 
 def test_a_store_has_a_new_layout_whenever_its_buffers_may_move():

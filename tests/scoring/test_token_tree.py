@@ -295,6 +295,26 @@ def test_a_plan_made_before_nodes_were_added_is_not_kept() -> None:
         trie.tree.keep(third.kept)
 
 
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(9, 40))
+def test_passes_are_as_even_as_nodes_allow(lengths: list[int], budget: int) -> None:
+    """No order of cuts between nodes has fewer passes, or as few and a shorter longest one."""
+    trie = Trie(())
+    trie.add_segments([(100 * n, *[1] * (length - 1)) for n, length in enumerate(lengths)])
+    leaves = trie.add([(n,) for n in range(len(lengths))], reusable=0)
+    plan = plan_round(trie.tree, leaves, budget=budget, keep_limit=0, more_rounds=False)
+    sizes = [tree_pass.num_tokens for tree_pass in plan.passes]
+    # Best longest pass by number of passes, over all cuts: longest[passes] of the nodes so far.
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    longest = np.full((len(lengths) + 1, len(lengths) + 1), np.inf)
+    longest[0, 0] = 0
+    for end in range(1, len(lengths) + 1):
+        for start in range(end):
+            longest[end, 1:] = np.minimum(longest[end, 1:], np.maximum(longest[start, :-1], ends[end] - ends[start]))
+    fewest = int(np.flatnonzero(longest[-1] <= budget)[0])
+    assert (len(sizes), max(sizes)) == (fewest, longest[-1, fewest])
+
+
 def test_no_leaves_no_passes() -> None:
     trie = Trie((1,))
     assert plan_round(trie.tree, np.empty(0, np.int32), budget=4, keep_limit=0, more_rounds=True).passes == []
