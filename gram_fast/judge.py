@@ -79,6 +79,7 @@ class PairwiseJudge:
         runner: str = "auto",
         attention: str = "auto",
         products: str = "auto",
+        quantization: str | None = None,
         max_batch_tokens: int | Literal["auto"] = "auto",
         max_length: int | None = None,
         deterministic: bool = False,
@@ -110,6 +111,12 @@ class PairwiseJudge:
             products: matrix products of runner "dense": "auto" (on a CPU oneDNN's, with weights packed for it),
                 "torch", "onednn", or on CPUs with AMX "split": float32 by three products of bfloat16, faster and a
                 little less exact (docs/performance.md).
+            quantization: None, or "fp8": the weights of products are kept as FP8 numbers with a factor for each output,
+                and multiplied with activations that are rounded to FP8 with a factor for each token. Half the memory of
+                16-bit weights, and up to twice the rate of their products on GPUs of compute capability 8.9 and higher;
+                less exact than bfloat16 (docs/performance.md). On a CPU it is emulated, for measuring. Needs runner
+                "dense", on CUDA bfloat16, and is not for `deterministic`. Checkpoints that are stored as FP8 need no
+                option: without it they run in `dtype`.
             max_batch_tokens: most tokens of one forward; bounds the memory of activations, keys and values. "auto"
                 chooses by device. Halved, with a warning, when memory runs out.
             max_length: most tokens of one presentation, at most (and by default) what the checkpoint allows.
@@ -144,6 +151,7 @@ class PairwiseJudge:
             runner=runner,
             attention=attention,
             products=products,
+            quantization=quantization,
             max_batch_tokens=max_batch_tokens,
             max_length=max_length,
             deterministic=deterministic,

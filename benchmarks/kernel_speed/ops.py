@@ -95,6 +95,16 @@ def swiglu(tokens: int, width: int) -> OpCase:
     return OpCase("swiglu", f"T = {tokens}, F = {width}", 2 * 3 * tokens * width, prepare)
 
 
+def quantize_rows(tokens: int, width: int) -> OpCase:
+    """Describes the rounding of activations to FP8."""
+
+    def prepare(device: torch.device, dtype: torch.dtype) -> Callable[[str], Any]:
+        x_TD = torch.randn(tokens, width, device=device, dtype=dtype)
+        return lambda backend: ops.quantize_rows(x_TD, backend=backend)
+
+    return OpCase("quantize_rows", f"T = {tokens}, D = {width}", tokens * (3 * width + 4), prepare)
+
+
 def op_cases(heads: Heads, model_width: int, feed_forward: int, tokens: int) -> list[OpCase]:
     """Lists every memory-bound op, each over `tokens` tokens of a model."""
     return [
@@ -103,4 +113,5 @@ def op_cases(heads: Heads, model_width: int, feed_forward: int, tokens: int) -> 
         add_rms_norm(tokens, model_width),
         rotary_into_cache(tokens, heads),
         swiglu(tokens, feed_forward),
+        quantize_rows(tokens, model_width),
     ]

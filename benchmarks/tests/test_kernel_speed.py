@@ -196,6 +196,7 @@ def test_ops_run_and_count_their_bytes(case: kernel_ops.OpCase) -> None:
         "add_rms_norm": 4 * 5 * 64 * 2 + 64 * 2,
         "rotary_into_cache": 2 * 5 * 8 * 16 * 2 + 2 * 5 * 8 * 4 + 2 * 16 * 2,
         "swiglu": 5 * 3 * 96 * 2,
+        "quantize_rows": 5 * (3 * 64 + 4),
     }
     assert case.num_bytes == expected[case.op]
 

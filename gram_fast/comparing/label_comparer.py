@@ -14,7 +14,7 @@ from gram_fast.comparing.preference import preference
 from gram_fast.devices import on_device
 from gram_fast.errors import InputError, NumericalError, UnsupportedModelError
 from gram_fast.models.finite import why_not_finite
-from gram_fast.models.known_answers import KnownAnswer, known_answers
+from gram_fast.models.known_answers import KnownAnswer, known_answers, rounding
 from gram_fast.results import ForwardStats, Preference
 from gram_fast.scoring.engine import Engine, ScoringRequest
 from gram_fast.scoring.runner import Runner
@@ -188,5 +188,5 @@ def _check(answers: Sequence[KnownAnswer], runner: Runner) -> None:
             raise UnsupportedModelError(
                 f"{type(runner.model).__name__} cannot be scored by prefix sharing on {runner.device} with "
                 f"attention {runner.attention!r}: its label logits are {answer.plain_logits} in a plain forward "
-                f"and {answer.logits} here"
+                f"and {answer.logits} here, where rounding to {rounding(runner)[0]} explains {answer.tolerance:.1e}"
             )

@@ -8,7 +8,11 @@ from gram_fast.scoring.runner import Runner
 
 def why_not_finite(runner: Runner) -> str:
     """The reason, as the end of a sentence about the model of a runner whose plain logits are not finite."""
-    bad = next((name for name, weight in named_weights(runner.model) if not bool(weight.isfinite().all())), None)
+    # torch cannot ask numbers of FP8.
+    weights = (
+        (name, weight.float() if weight.itemsize == 1 else weight) for name, weight in named_weights(runner.model)
+    )
+    bad = next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
     if runner.dtype == torch.float32:
         return f"its weight {bad!r} is not finite" if bad else "its weights are finite, but what it computes is not"
     remedy = "bfloat16 or float32" if runner.dtype == torch.float16 else "float32"

@@ -4,6 +4,7 @@ The plain forward of the transformers runner is the model's own code. That of th
 all ops on one sequence: it finds a wrong kernel, not a wrong model; tests compare the model with transformers.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,12 @@ RESPONSES = ["The capital of France is Paris.", "I think it is Lyon,\nbut I am n
 # Largest |logit| difference that rounding explains, per unit of the logits' size (at least 1). Wrong attention differs
 # by more in float32; for the 16-bit types this finds gross errors only.
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Of FP8 (e4m3: three bits of mantissa). A rounding errs by at most 2**-4 of a number, 2**-4 / sqrt(3) in standard
+# deviation, and so does a product of numbers with independent errors. Four products follow each other in a layer; the
+# updates of all layers add up, and so do the squares of their errors, which stay as large in proportion. Where one of
+# two computations rounds a sum otherwise, later numbers of FP8 are rounded otherwise, until the two are independent
+# draws. Six standard deviations of their difference: 0.61.
+_FP8_TOLERANCE = 6 * math.sqrt(2 * 4 / 3) * 2**-4
 # Fewer tokens than the pair has, so that keys and values kept from an earlier pass are read too.
 _BUDGET = 128
 
@@ -76,8 +83,15 @@ def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]
         if getattr(runner.model, "_supports_attention_backend", None) is False:
             reason = f"its layers do not attend through transformers' attention interface ({reason})"
         raise UnsupportedModelError(f"{name} cannot be run as a judge: {reason}") from error
-    answers = []
+    answers, relative = [], rounding(runner)[1]
     for logits, plain in zip(ours.tolist(), plain_logits, strict=True):
         size = max(1.0, *map(abs, plain))
-        answers.append(KnownAnswer(tuple(logits), tuple(plain), _TOLERANCES[runner.dtype] * size))
+        answers.append(KnownAnswer(tuple(logits), tuple(plain), relative * size))
     return answers
+
+
+def rounding(runner: Runner) -> tuple[str, float]:
+    """The coarsest format that a runner rounds to, for messages, and the tolerance for it, a unit of logits' size."""
+    if runner.products == "fp8":
+        return "FP8, by up to 2**-4 of a number,", _FP8_TOLERANCE
+    return str(runner.dtype), _TOLERANCES[runner.dtype]

@@ -42,7 +42,9 @@ def load_runners(
             if kind == "dense":
                 exact = dtype if isinstance(dtype, torch.dtype) else None
                 files = {"revision": options.revision, "token": options.token}
-                dense = read_dense_model(name, config, label_ids, device, exact, processes, **files)
+                dense = read_dense_model(
+                    name, config, label_ids, device, exact, processes, options.quantization, **files
+                )
                 runner = DenseRunner(
                     dense,
                     config,

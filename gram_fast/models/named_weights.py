@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gram_fast.models.dense.fp8 import Fp8Weight
 from gram_fast.models.dense.model import Projection
 
 
@@ -18,7 +19,7 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         if isinstance(value, Tensor):
             # Packed for oneDNN, its numbers are the same in another order.
             yield name, value.to_dense() if value.is_mkldnn else value
-        elif isinstance(value, Projection):
+        elif isinstance(value, Projection | Fp8Weight):
             yield from ((f"{name}.{inner}", weight) for inner, weight in named_weights(value))
         elif isinstance(value, list | tuple):
             for index, part in enumerate(value):

@@ -10,6 +10,7 @@ import torch
 
 from gram_fast.devices import find_dtype
 from gram_fast.errors import BackendError, InputError, shown_value
+from gram_fast.models.dense.fp8 import QUANTIZATIONS
 from gram_fast.models.dense.products import PRODUCTS, product_problem
 from gram_fast.ops import BACKENDS, backend_problem
 from gram_fast.text.prompts import PairTemplate
@@ -24,6 +25,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "runner": (str,),
     "attention": (str,),
     "products": (str,),
+    "quantization": (str, NoneType),
     "deterministic": (bool,),
     "tensor_parallel": (bool,),
     "include_reasoning": (bool,),
@@ -70,6 +72,9 @@ class JudgeOptions:
     runner: Annotated[str, Flag(str, "auto, dense (this package's own model) or transformers.")] = "auto"
     attention: Annotated[str, Flag(str, "Attention backend: auto, reference, cascade, triton or extension.")] = "auto"
     products: Annotated[str, Flag(str, "Matrix products: auto, torch, onednn or split.")] = "auto"
+    quantization: Annotated[
+        str | None, Flag(str, "fp8: products of FP8 numbers, faster and less exact; default: none.")
+    ] = None
     max_batch_tokens: Annotated[
         int | Literal["auto"], Flag(int, "Most tokens of one forward; default: what suits the device.")
     ] = "auto"
@@ -104,6 +109,8 @@ class JudgeOptions:
             raise BackendError(backend_problem("tree_attention", self.attention, _CPU, torch.float32))
         if self.products not in ("auto", *PRODUCTS):
             raise BackendError(product_problem(self.products, _CPU, torch.float32))
+        if self.quantization is not None:
+            self._check_quantization()
         for name in self.dense_only:
             if self.runner == "transformers":
                 raise BackendError(f"{name} needs runner 'dense', got 'transformers'")
@@ -114,10 +121,21 @@ class JudgeOptions:
                 f"deterministic=True has attention of its own: expected attention 'auto', got {self.attention!r}"
             )
 
+    def _check_quantization(self) -> None:
+        this = f"quantization={shown_value(self.quantization)}"
+        if self.quantization not in QUANTIZATIONS:
+            raise BackendError(f"there is no {this}: expected None or one of {', '.join(QUANTIZATIONS)}")
+        if self.products != "auto":
+            raise BackendError(f"{this} has products of its own: expected products 'auto', got {self.products!r}")
+        if self.deterministic:
+            raise BackendError(f"deterministic=True: products with {this} change with a pass; leave it out")
+
     @property
     def dense_only(self) -> list[str]:
         """Options in use that only the dense runner has."""
-        of_products = [] if self.products == "auto" else [f"products={self.products!r}"]
+        named = {"products": "auto", "quantization": None}
+        given = {name: getattr(self, name) for name in named}
+        of_products = [f"{name}={value!r}" for name, value in given.items() if value != named[name]]
         return of_products + [f"{name}=True" for name in ("deterministic", "tensor_parallel") if getattr(self, name)]
 
     @property

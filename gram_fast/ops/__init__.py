@@ -18,6 +18,7 @@ from gram_fast.ops.label_logits import label_logits as label_logits
 from gram_fast.ops.leaf_attention import leaf_attention as leaf_attention
 from gram_fast.ops.merge_states import merge_states as merge_states
 from gram_fast.ops.path_attention import path_attention as path_attention
+from gram_fast.ops.quantize_rows import quantize_rows as quantize_rows
 from gram_fast.ops.rotary_into_cache import rotary_into_cache as rotary_into_cache
 from gram_fast.ops.split_linear import split_linear as split_linear
 from gram_fast.ops.swiglu import swiglu as swiglu
@@ -38,6 +39,7 @@ _OPS = (
     "swiglu",
     "invariant_linear",
     "split_linear",
+    "quantize_rows",
 )
 
 BACKENDS: dict[str, tuple[str, ...]] = {op: op_module(op).BACKENDS.names for op in _OPS}

@@ -71,8 +71,10 @@ def backend_problem(
             return f"{this} on CUDA takes float16 and bfloat16, got float32"
         if name in ("cascade", "extension") and not _C.has_cuda:
             return f"{this} on CUDA needs the CUDA part of the extension: install nvcc and rebuild"
-        if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
-            return f"{this} on CUDA needs compute capability 8.0 or higher"
+        # Older ones have no conversion to float8.
+        least = (8, 9) if op == "quantize_rows" else (8, 0)
+        if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < least:
+            return f"{this} on CUDA needs compute capability {least[0]}.{least[1]} or higher"
     return None
 
 

@@ -26,6 +26,7 @@ GIVEN = {
     "runner": (["--runner", "dense"], "dense"),
     "attention": (["--attention", "cascade"], "cascade"),
     "products": (["--products", "torch"], "torch"),
+    "quantization": (["--quantization", "fp8"], "fp8"),
     "max_batch_tokens": (["--max-batch-tokens", "128"], 128),
     "max_length": (["--max-length", "700"], 700),
     "deterministic": (["--deterministic"], True),
@@ -96,6 +97,14 @@ def test_what_is_no_flag_is_a_usage_error(run, arguments):
         (["--chat-template-kwargs", "{x"], InputError, r"^chat_template_kwargs: expected a JSON object, got '{x': Exp"),
         (["--chat-template-kwargs", '{"tokenize": 1}'], InputError, "variables of the chat template, found 'tokenize'"),
         (["--preset", "nope"], InputError, "there is no preset or template file 'nope'"),
+        (["--quantization", "int4"], BackendError, "there is no quantization='int4': expected None or one of fp8"),
+        (["--quantization", "fp8", "--products", "torch"], BackendError, "expected products 'auto', got 'torch'"),
+        (["--quantization", "fp8", "--deterministic"], BackendError, "products with quantization='fp8' change with a"),
+        (
+            ["--quantization", "fp8", "--runner", "transformers"],
+            BackendError,
+            "quantization='fp8' needs runner 'dense'",
+        ),
         (["--deterministic", "--attention", "cascade"], BackendError, "expected attention 'auto', got 'cascade'"),
     ],
 )

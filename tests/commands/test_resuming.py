@@ -106,6 +106,7 @@ def test_another_name_for_the_same_goes_on(rank, begun, lines, arguments):
         (["--dtype", "bfloat16"], "dtype"),
         (["--attention", "reference"], "attention"),
         (["--products", "torch"], "products"),
+        (["--quantization", "fp8"], "products"),
         (["--runner", "transformers"], "runner"),
         (["--deterministic"], "deterministic"),
         (["--revision", "v2"], "revision"),

@@ -95,6 +95,10 @@ def split_linear(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
     return plain("split_linear", normal(131, 12), normal(7, 12), normal(7))(backend)
 
 
+def quantize_rows(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
+    return plain("quantize_rows", normal(5, 12, dtype=dtype))(backend)
+
+
 CASES = {name: globals()[name] for name in ops.BACKENDS}
 
 
@@ -125,6 +129,7 @@ def test_backends_are_public() -> None:
         ("swiglu", ("reference", "triton", "extension")),
         ("invariant_linear", ("reference", "triton")),
         ("split_linear", ("reference", "extension")),
+        ("quantize_rows", ("reference", "triton")),
     ]
 
 

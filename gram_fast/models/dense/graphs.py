@@ -26,6 +26,8 @@ BUCKETS = range(128, 2049, 128)
 # FLOPs of a layer's products up to which a pass is worth a bucket. The host takes some 100 us to launch a layer:
 # nine launches of 5 us, and Python. An H100 multiplies at some 600 TFLOP/s in half precision meanwhile.
 _LAYER_WORK = 100e-6 * 600e12
+# Of FP8: four launches more, of what quantizes activations, and twice the rate.
+_FP8_LAYER_WORK = 150e-6 * 1200e12
 # Sizes of a bucket's other inputs. A pass with more is launched without a graph.
 _LEAVES, _RANGES, _ITEMS, _ENTRIES = 16, 128, 64, 512
 # Held during a capture: torch allows one at a time in a process.
@@ -34,10 +36,14 @@ _CAPTURE = threading.Lock()
 Tables = PassTables[TreeAndLeafTables]
 
 
-def most_tokens(shape: DenseShape) -> int:
-    """Most tokens of a bucket: in a longer pass the host launches a layer faster than the GPU computes it."""
+def most_tokens(shape: DenseShape, is_fp8: bool = False) -> int:
+    """Most tokens of a bucket: in a longer pass the host launches a layer faster than the GPU computes it.
+
+    `is_fp8`: whether products are of FP8.
+    """
+    work = _FP8_LAYER_WORK if is_fp8 else _LAYER_WORK
     attention = 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
-    return int(_LAYER_WORK / (2 * shape.hidden_size * (attention + 3 * shape.intermediate_size)))
+    return int(work / (2 * shape.hidden_size * (attention + 3 * shape.intermediate_size)))
 
 
 @dataclass(frozen=True)

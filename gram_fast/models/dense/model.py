@@ -10,12 +10,13 @@ G = 2F fused gate and up projections, F feed-forward width, V vocabulary, S key/
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gram_fast.models.dense.products import Multiply, Weight
 from gram_fast.ops.add_rms_norm import AddRmsNorm
-from gram_fast.ops.invariant_linear import Linear
 from gram_fast.ops.label_logits import LabelLogits
 from gram_fast.ops.rotary_into_cache import RotaryIntoCache
 from gram_fast.ops.swiglu import Swiglu
@@ -46,7 +47,7 @@ class DenseShape:
 class Projection:
     """A weight [outputs, inputs], in the layout that the product of the runner wants, and its bias [outputs]."""
 
-    weight: Tensor
+    weight: Weight
     bias: Tensor | None
 
 
@@ -79,9 +80,9 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries [rows, H, E], keys [S, K, E], values [S, K, E]) -> attention [rows, H, E], contiguous."""
 
 
-ProjectOnto = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
-"""(residual_TO, x_TD, weight_OD, bias_O or None) -> [T, O], for the next norm to add to the residual stream, or None
-where it was added in place."""
+ProjectOnto = Callable[[Tensor, Tensor, Any, Tensor | None], Tensor | None]
+"""(residual_TO, x_TD, a prepared Weight, bias_O or None) -> [T, O], for the next norm to add to the residual stream, or
+None where it was added in place."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Operations:
     """Ops of a layer, bound to backends when the model is loaded. They trust their arguments."""
 
     norm: AddRmsNorm
-    project: Linear
+    project: Multiply
     project_onto: ProjectOnto
     """Product for the residual stream, with a part of a weight's columns: summed over the processes that hold the other
     parts."""
@@ -130,6 +131,8 @@ class DenseModel:
     """Processes among which heads and feed-forward width are divided."""
     read_output: Callable[[], Iterable[Tensor]] = tuple
     """Reads the output embedding, which no pass needs, from where it is stored -> its rows [C, D], in chunks."""
+    quantization: str | None = None
+    """One of QUANTIZATIONS (fp8.py) that the weights of all products were quantized by, or None."""
 
     def forward(self, ops: Operations, given: DensePass) -> Tensor:
         """Runs one pass and writes its keys and values into its buffers -> label logits float32 [L, 2]."""

@@ -6,6 +6,7 @@ Shape letters: T packed tokens, D inputs and O outputs of a product.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,18 @@ from torch.nn.functional import linear
 from gram_fast import ops
 from gram_fast.errors import BackendError
 from gram_fast.kernels.invariant_linear import in_blocks
-from gram_fast.ops.invariant_linear import Linear, in_one_layout
+from gram_fast.models.dense.fp8 import Fp8Weight, emulated, fp8_linear, fp8_linear_reference
+from gram_fast.ops.invariant_linear import in_one_layout
 
 logger = logging.getLogger(__name__)
 
 PRODUCTS = ("split", "torch", "onednn")
 """Names of products; "auto" is the last one that can run. By name alone: "split", which is less exact than float32."""
+
+Weight = Tensor | Fp8Weight
+"""A weight [O, D] of a product, in the layout that the product wants."""
+Multiply = Callable[[Tensor, Any, Tensor | None], Tensor]
+"""x_TD, a prepared Weight, bias_O or None -> [T, O]."""
 
 # Below so many rows torch's product reads a weight faster than `split_linear` packs it.
 _FEW_ROWS = 16
@@ -34,12 +41,13 @@ class Product:
     """One way to multiply rows by a weight."""
 
     name: str
-    multiply: Linear
-    """x_TD, a prepared weight, bias_O or None -> [T, O]."""
-    multiply_rows: Linear
+    multiply: Multiply
+    multiply_rows: Multiply | None
     """The same, but the bits of a row depend on that row alone: where `ops.row_dependence` finds nothing."""
-    prepare: Callable[[Tensor], Tensor] = lambda weight_OD: weight_OD
+    prepare: Callable[[Any], Any] = lambda weight_OD: weight_OD
     """Brings a weight [O, D] into the layout that `multiply` wants; its numbers stay, and `unpacked` is the inverse."""
+    plain: Multiply = lambda x_TD, weight, bias_O: linear(x_TD, unpacked(weight), bias_O)
+    """The product in plain PyTorch, which `multiply` is compared with when a judge is made."""
     add: Add | None = None
     """Adds a product as `multiply` makes it, without a bias, and rounds the sum once; None where the library does not
     add as it multiplies."""
@@ -76,6 +84,15 @@ def find_product(name: str, device: torch.device, dtype: torch.dtype) -> Product
         return Product(name, lambda *of: (linear if len(of[0]) < _FEW_ROWS else split_linear)(*of), split_linear)
     backend = ops.resolve_backend("invariant_linear", "auto", device, dtype)
     return Product(name, linear, ops.bind("invariant_linear", backend), add=_add)
+
+
+def fp8_product(device: torch.device, dtype: torch.dtype) -> Product:
+    """The product of a model that was quantized while it was read, emulated on a CPU.
+
+    There is none for single rows: on a GPU the library chooses its code by their number.
+    """
+    prepare = emulated if device.type == "cpu" else (lambda weight: weight)
+    return Product("fp8", fp8_linear(device, dtype), None, prepare, plain=fp8_linear_reference)
 
 
 def unpacked(weight: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from gram_fast import ops
 from gram_fast.devices import on_device
@@ -20,10 +19,9 @@ from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
 from gram_fast.models.dense.graphs import Bucket, PassGraphs, most_tokens
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
-from gram_fast.models.dense.products import Add, Product, find_product, unpacked
+from gram_fast.models.dense.products import Add, Multiply, Product, find_product, fp8_product
 from gram_fast.models.dense.rotation import RotationTable
 from gram_fast.models.supported import attention_span, check_dtype
-from gram_fast.ops.invariant_linear import Linear
 from gram_fast.ops.label_logits import LabelLogits
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
@@ -41,7 +39,7 @@ class DenseRunner:
         """Chooses and binds the backends of all ops, and brings the weights into the layout of the products.
 
         Args:
-            model: the model, on its device.
+            model: the model, on its device. A quantized one has products of its own, and none for `deterministic`.
             config: configuration of the checkpoint.
             attention: backend of `tree_attention`, or "auto".
             products: one of PRODUCTS (products.py), or "auto".
@@ -58,8 +56,9 @@ class DenseRunner:
         self.max_length, self.max_length_reason = attention_span(config)
         self._rotation = RotationTable(config, self.max_length, self.device)
         self._graphs: PassGraphs | None = None
-        product = find_product(products, self.device, self.dtype)
-        self.products = product.name
+        quantized = model.quantization is not None
+        product = (fp8_product if quantized else partial(find_product, products))(self.device, self.dtype)
+        self.products, self._plain_product = product.name, product.plain
         for projection in (projection for layer in model.layers for projection in layer.projections):
             projection.weight = product.prepare(projection.weight)
         self._attention: TreeAttention | PathAttention
@@ -156,7 +155,8 @@ class DenseRunner:
         store.reserve(len(input_ids))
         self._rotation.grow(len(input_ids))
         names = ("add_rms_norm", "rotary_into_cache", "swiglu")
-        operations = replace(self._operations_on(_plain, dict.fromkeys(names, "reference")), read_labels=read_labels)
+        plain = self._operations_on(self._plain_product, dict.fromkeys(names, "reference"))
+        operations = replace(plain, read_labels=read_labels)
         attention = TreeAttention("reference", "reference", self._group, self._scale)
         tables = attention.tables(TreePass.of_sequence(input_ids), self.device)
         return self._run(operations, attention, tables, store)
@@ -173,12 +173,14 @@ class DenseRunner:
 
     def _bucket(self, tree_pass: TreePass) -> Bucket | None:
         """The bucket of a small pass."""
-        return Bucket.of(tree_pass, TILE_ROWS // self._group, most_tokens(self.model.shape))
+        return Bucket.of(
+            tree_pass, TILE_ROWS // self._group, most_tokens(self.model.shape, self.model.quantization == "fp8")
+        )
 
     def _resolve(self, op: str, name: str = "auto") -> str:
         return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)
 
-    def _operations_on(self, project: Linear, backends: Mapping[str, str], add: Add | None = None) -> Operations:
+    def _operations_on(self, project: Multiply, backends: Mapping[str, str], add: Add | None = None) -> Operations:
         """Binds each op to its backend in `backends`, or to the one that "auto" stands for.
 
         `add`: multiplies as `project` and adds, where a product goes to the residual stream as it is.
@@ -189,10 +191,10 @@ class DenseRunner:
 
         processes = self.model.processes
 
-        def project_onto(residual_TO: Tensor, x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor | None:
+        def project_onto(residual_TO: Tensor, x_TD: Tensor, weight: Any, bias_O: Tensor | None) -> Tensor | None:
             if add is None or bias_O is not None or processes.count > 1:
-                return processes.sum(project(x_TD, weight_OD, bias_O))
-            add(residual_TO, x_TD, weight_OD)
+                return processes.sum(project(x_TD, weight, bias_O))
+            add(residual_TO, x_TD, weight)
             return None
 
         return Operations(
@@ -206,6 +208,8 @@ class DenseRunner:
 
     def _deterministic_operations(self, product: Product) -> Operations:
         """Binds ops that give a row the same bits at any place among any number of rows."""
+        if product.multiply_rows is None:
+            raise BackendError(f"deterministic=True: product {product.name!r} gives a row other bits in another pass")
         backends = {"label_logits": "extension"} | ({"swiglu": "extension"} if self.device.type == "cpu" else {})
         return self._operations_on(product.multiply_rows, backends)
 
@@ -236,14 +240,10 @@ class DenseRunner:
         """Raises BackendError when the bits of a row of a matrix product depend on its place or on other rows."""
         # Layers are alike but for the last, whose queries are a product of their own.
         ends = (self.model.layers[0], self.model.layers[-1])
-        for weight in (projection.weight for layer in ends for projection in layer.projections):
+        weights: list[Any] = [projection.weight for layer in ends for projection in layer.projections]
+        for weight in weights:
             if reason := ops.row_dependence(weight, None, self._operations.project):
                 raise BackendError(
                     f"deterministic=True: on {self.device} a product with a weight {list(weight.shape)} in "
                     f"{self.dtype} gives a row bits that depend on {reason}"
                 )
-
-
-def _plain(x_TD: Tensor, weight: Tensor, bias_O: Tensor | None) -> Tensor:
-    """The plain product with a prepared weight."""
-    return linear(x_TD, unpacked(weight), bias_O)

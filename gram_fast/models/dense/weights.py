@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gram_fast.errors import BackendError, InputError
+from gram_fast.errors import BackendError
+from gram_fast.models.dense.fp8 import Fp8Weight, fp8_problem, width_problem
 from gram_fast.models.dense.model import DenseLayer, DenseModel, DenseShape, Projection
+from gram_fast.models.dense.products import Weight
+from gram_fast.models.dense.stored import StoredTensors, block_sizes
 from gram_fast.models.files import find_files, find_source, opened
 from gram_fast.models.supported import check_label_ids, head_dim
 from gram_fast.ops.backends import MAX_HEAD_DIM
@@ -36,8 +39,8 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         return "it brings code of its own"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act!r}, expected 'silu'"
-    if getattr(config, "quantization_config", None) is not None:
-        return "its weights are quantized"
+    if getattr(config, "quantization_config", None) is not None and block_sizes(config) is None:
+        return "its weights are quantized, and not as FP8 in blocks"
     if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
         return "it rotates a part of a head only"
     if head_dim(config) > MAX_HEAD_DIM:
@@ -53,8 +56,11 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         if not tensors:
             return "it has no safetensors"
         _, places = _empty_model(config, torch.device("meta"), torch.float32, ALONE)
+        stored = StoredTensors.of(tensors, config)
         missing = _needed(config, places) - set(tensors)
-        unknown = {key for key in tensors if key not in places and not _is_passed_over(key)}
+        unknown = {key for key in tensors if key not in places and not _is_passed_over(key)} - stored.scales
+        if problem := stored.problem:
+            return problem
     if missing:
         return f"it lacks {len(missing)} weights of {config.model_type}, first {min(missing)!r}"
     return f"it has a weight that {config.model_type} does not know: {min(unknown)!r}" if unknown else None
@@ -67,6 +73,7 @@ def read_dense_model(
     device: torch.device,
     dtype: torch.dtype | None,
     processes: Processes = ALONE,
+    quantization: str | None = None,
     **hub: Any,
 ) -> DenseModel:
     """Reads the model of a checkpoint, or this process's part of it, onto its device.
@@ -77,10 +84,14 @@ def read_dense_model(
         label_ids: token ids of the two labels; of the output embedding only their rows are read.
         device, dtype: of the weights; None for the checkpoint's own dtype.
         processes: those among which heads and feed-forward width are divided. Each reads its own rows and columns.
+        quantization: one of QUANTIZATIONS (fp8.py), in which the weights of products are kept: each is quantized when
+            it has been read, so that no more than one is held in another dtype.
         hub: revision and token as in transformers.
 
-    `dense_problem` must be None for the checkpoint. Raises InputError for a broken file and a weight of the wrong
-    shape, BackendError when the number of processes does not divide the heads or the width.
+    `dense_problem` must be None for the checkpoint. Weights that are stored as FP8 are multiplied by their factors in
+    float32, and what that gives is rounded or quantized. Raises InputError for a broken file and a weight of the wrong
+    shape, BackendError when the number of processes does not divide the heads or the width, and where quantized weights
+    cannot be multiplied.
     """
     sizes = {"key/value heads": config.num_key_value_heads, "feed-forward columns": config.intermediate_size}
     for what, size in sizes.items():
@@ -92,13 +103,19 @@ def read_dense_model(
         expected = {key: place.whole_shape(processes) for key, place in places.items()}
         if _OUTPUT in tensors:
             expected[_OUTPUT] = expected[_EMBEDDING]
+        stored = StoredTensors.of(tensors, config)
         for key, shape in expected.items():
-            if tensors[key].get_shape() != shape:
-                raise InputError(f"checkpoint {name!r}: {key}: expected shape {shape}, got {tensors[key].get_shape()}")
+            stored.check_shape(key, shape, f"checkpoint {name!r}")
         first = next(iter(tensors.values()))
-        model, places = _empty_model(config, device, dtype or config.dtype or first[:].dtype, processes)
+        dtype = dtype or config.dtype or first[:].dtype
+        if quantization is not None and (problem := fp8_problem(device, dtype)):
+            raise BackendError(problem)
+        model, places = _empty_model(config, device, dtype, processes, quantization)
+        for projection in (projection for layer in model.layers for projection in layer.projections):
+            if isinstance(projection.weight, Fp8Weight) and (problem := width_problem(projection.weight)):
+                raise BackendError(f"{name!r}: {problem}")
         for key, place in places.items():
-            place.tensor.copy_(tensors[key][place.part_of(expected[key], processes)])
+            place.tensor.copy_(stored.read(key, place.part_of(expected[key], processes), device))
         # transformers ignores tied embeddings in the configuration when both are stored and differ.
         output = tensors[_output_of(tensors)]
         check_label_ids(label_ids, output.get_shape()[0])
@@ -129,7 +146,7 @@ def _output_of(tensors: Collection[str]) -> str:
 class _Place:
     """The place of a checkpoint's tensor, or of this process's part of it, in the model."""
 
-    tensor: Tensor
+    tensor: Weight
     divided: int | None = None
     """The dimension that is divided among processes, if any."""
 
@@ -169,7 +186,7 @@ def _shape(config: Any, processes: Processes) -> DenseShape:
 
 
 def _empty_model(
-    config: Any, device: torch.device, dtype: torch.dtype, processes: Processes
+    config: Any, device: torch.device, dtype: torch.dtype, processes: Processes, quantization: str | None = None
 ) -> tuple[DenseModel, dict[str, _Place]]:
     """A model with uninitialised weights, and the place of each tensor of a checkpoint in it."""
     shape = _shape(config, processes)
@@ -177,12 +194,15 @@ def _empty_model(
     def empty(*size: int) -> Tensor:
         return torch.empty(size, dtype=dtype, device=device)
 
+    def empty_weight(outputs: int, inputs: int) -> Weight:
+        return empty(outputs, inputs) if quantization is None else Fp8Weight.empty(outputs, inputs, device)
+
     width = shape.hidden_size
     embedding_VD, final_norm_D = empty(shape.vocab_size, width), empty(width)
     places = {_EMBEDDING: _Place(embedding_VD), "model.norm.weight": _Place(final_norm_D)}
     layers = []
     for index in range(shape.num_layers):
-        layer = _empty_layer(config, shape, empty, is_last=index == shape.num_layers - 1)
+        layer = _empty_layer(config, shape, empty, empty_weight, is_last=index == shape.num_layers - 1)
         of_layer = _places_in(layer, shape)
         if processes.rank > 0:
             # The first process alone adds the bias of a sum over processes.
@@ -190,13 +210,23 @@ def _empty_model(
             of_layer = {key: place for key, place in of_layer.items() if key not in _BIASES_OF_SUMS}
         layers.append(layer)
         places |= {f"model.layers.{index}.{key}": place for key, place in of_layer.items()}
-    return DenseModel(shape, embedding_VD, layers, final_norm_D, empty(2, width), processes), places
+    label_weight_2D = empty(2, width)
+    return DenseModel(
+        shape, embedding_VD, layers, final_norm_D, label_weight_2D, processes, quantization=quantization
+    ), places
 
 
 _BIASES_OF_SUMS = ("self_attn.o_proj.bias", "mlp.down_proj.bias")
 
 
-def _empty_layer(config: Any, shape: DenseShape, empty: Callable[..., Tensor], *, is_last: bool) -> DenseLayer:
+def _empty_layer(
+    config: Any,
+    shape: DenseShape,
+    empty: Callable[..., Tensor],
+    empty_weight: Callable[[int, int], Weight],
+    *,
+    is_last: bool,
+) -> DenseLayer:
     # Qwen2 always has biases on its projections and none behind attention; the others say so.
     has_qkv_bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
     has_out_bias = config.model_type != "qwen2" and getattr(config, "attention_bias", False)
@@ -207,7 +237,7 @@ def _empty_layer(config: Any, shape: DenseShape, empty: Callable[..., Tensor], *
     of_qkv = (queries, 2 * keys) if is_last else (queries + 2 * keys,)
 
     def projection(out: int, columns: int, has_bias: bool) -> Projection:
-        return Projection(empty(out, columns), empty(out) if has_bias else None)
+        return Projection(empty_weight(out, columns), empty(out) if has_bias else None)
 
     return DenseLayer(
         input_norm_D=empty(width),
@@ -226,7 +256,7 @@ def _places_in(layer: DenseLayer, shape: DenseShape) -> dict[str, _Place]:
 
     Projections to heads and to the feed-forward width are divided by rows, those back to the model width by columns.
     """
-    whole: dict[str, tuple[Tensor | None, int | None]] = {
+    whole: dict[str, tuple[Weight | None, int | None]] = {
         "input_layernorm.weight": (layer.input_norm_D, None),
         "post_attention_layernorm.weight": (layer.post_norm_D, None),
         "self_attn.q_norm.weight": (layer.q_norm_E, None),
@@ -241,9 +271,9 @@ def _places_in(layer: DenseLayer, shape: DenseShape) -> dict[str, _Place]:
         qkv, gate_up = [getattr(projection, kind) for projection in layer.qkv], getattr(layer.gate_up, kind)
         if qkv[0] is not None:
             sizes = ([queries, keys, keys],) if len(qkv) == 1 else ([queries], [keys, keys])
-            parts = [part for tensor, of in zip(qkv, sizes, strict=True) for part in torch.split(tensor, of)]
+            parts = [part for tensor, of in zip(qkv, sizes, strict=True) for part in tensor.split(of)]
             whole |= {f"self_attn.{p}_proj.{kind}": (part, 0) for p, part in zip("qkv", parts, strict=True)}
         if gate_up is not None:
-            halves = gate_up.chunk(2)
+            halves = gate_up.split([shape.intermediate_size] * 2)
             whole |= {f"mlp.{p}_proj.{kind}": (half, 0) for p, half in zip(("gate", "up"), halves, strict=True)}
     return {key: _Place(tensor, divided) for key, (tensor, divided) in whole.items() if tensor is not None}
