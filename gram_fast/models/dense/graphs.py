@@ -8,6 +8,7 @@ Shape letters: T packed tokens, L leaves.
 """
 
 import threading
+import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gram_fast.errors import one_line
 from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size, uploaded
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAndLeafTables
 from gram_fast.models.dense.model import DenseShape
@@ -119,6 +121,8 @@ class PassGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._graphs: dict[Bucket, _Captured | None] = {}
+        self._refused: set[Bucket] = set()
+        """Buckets that could not be captured."""
         self._addresses: Hashable = None
         self._pool: Any = None
         # torch's own stream for captures is shared by the process, on the GPU that captured first.
@@ -136,16 +140,29 @@ class PassGraphs:
         """
         if addresses != self._addresses:
             self._graphs.clear()
+            self._refused.clear()
             # A pool is freed with the last of its graphs.
             self._pool, self._addresses = None, addresses
         if bucket not in self._graphs:
             # The first pass compiles kernels and allocates the buffers of keys and values: neither can be captured.
             self._graphs[bucket] = None
-            return launch(_on(tables, self._device))
+        elif self._graphs[bucket] is None and bucket not in self._refused:
+            self._graphs[bucket] = self._captured_or_not(bucket, tables, launch)
         captured = self._graphs[bucket]
-        if captured is None:
-            captured = self._graphs[bucket] = self._capture(tables, launch)
-        return captured.replay(tables)
+        return launch(_on(tables, self._device)) if captured is None else captured.replay(tables)
+
+    def _captured_or_not(self, bucket: Bucket, tables: Tables, launch: Callable[[Tables], Tensor]) -> _Captured | None:
+        """Captures the pass. Where that fails, memory having run out say, it warns: what is launched needs no graph."""
+        try:
+            return self._capture(tables, launch)
+        except RuntimeError as error:
+            self._refused.add(bucket)
+            warnings.warn(
+                f"passes of {bucket.num_tokens} tokens are launched kernel by kernel, which is slower: their CUDA "
+                f"graph could not be captured ({one_line(error)})",
+                stacklevel=2,
+            )
+        return None
 
     def _capture(self, tables: Tables, launch: Callable[[Tables], Tensor]) -> _Captured:
         inputs = _on(tables, self._device)
