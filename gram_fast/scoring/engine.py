@@ -103,8 +103,8 @@ class Engine:
             with tqdm(total=plan.num_tokens, unit="tok", unit_scale=True, delay=2, leave=False, disable=None) as bar:
                 for tree_pass in plan.passes:
                     done.append((tree_pass.leaf_index, self._runner.forward(tree_pass, self._store)))
-                    self._store.copy(tree_pass.copies)
                     num_tokens += tree_pass.num_tokens
+                    self._store.copy(tree_pass.copies)
                     bar.update(tree_pass.num_tokens)
         except (RuntimeError, MemoryError) as error:
             # With several processes, the others wait in the middle of this pass and cannot be told to start over.

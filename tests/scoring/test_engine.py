@@ -100,6 +100,27 @@ def test_out_of_memory_halves_the_budget_and_goes_on(error):
     np.testing.assert_allclose(logits, plain(RUNNER, HEAD, sequences), atol=1e-4)
 
 
+def test_memory_that_runs_out_in_a_copy_loses_nothing(monkeypatch):
+    """The pass before it is done: its logits stay, and its tokens are counted."""
+    engine, copies = Engine(RUNNER, max_batch_tokens=100), []
+
+    def copy(store, rows):
+        copies.append(rows)
+        if len(copies) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(KeyValueStore, "copy", copy)
+    sequences = [[PROMPT, A, [k]] for k in range(4)]
+    with engine.request(np.array(HEAD, np.int32)) as request:
+        segments = [np.array(ids, np.int32) for ids in (PROMPT, A, *([k] for k in range(4)))]
+        leaves = request.add(EncodedRound(segments, np.array([[0, 1, 2 + k] for k in range(4)], np.int32), 2))
+        with pytest.warns(UserWarning, match="passes of 100 tokens are halved to 50"):
+            logits = request.score(leaves, more_rounds=False)
+        stats = request.stats(0.5)
+    np.testing.assert_allclose(logits, plain(RUNNER, HEAD, sequences), atol=1e-4)
+    assert (stats.passes, stats.tokens_computed) == (1, len([*HEAD, *PROMPT, *A]) + 4)
+
+
 def test_out_of_memory_at_the_smallest_budget_is_an_error():
     runner = CountingRunner(limit=0, error=torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="out of memory"):
