@@ -2,9 +2,9 @@
 
     python -m gram_fast.kernels.offline [--write docs/performance.md]
 
-Prints a markdown table, or puts it between the two markers of a page. Exits with 1 when a kernel does not fit its chip
-or spills. Triton kernels are compiled as for contiguous tensors, with addresses and strides that are multiples of 16:
-without them loads are narrow and nothing is prefetched.
+Prints a markdown table, or puts it between the two markers of a page. Exits with 1 when a kernel does not fit its chip,
+spills, or waits for each of its asynchronous products. Triton kernels are compiled as for contiguous tensors, with
+addresses and strides that are multiples of 16: without them loads are narrow and nothing is prefetched.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from gram_fast.kernels.compilation import Compilation
 
@@ -54,12 +55,19 @@ class Usage:
     tensor_columns: int = 0
     """Columns of tensor memory (sm_100)."""
     may_spill: bool = False
+    waits: int = 0
+    """Waits for asynchronous products in the machine code (sm_90)."""
+    written_waits: int = 0
+    """Waits that Triton wrote: one for each product of blocks, which takes several instructions."""
+    warnings: tuple[str, ...] = ()
+    """Warnings of ptxas about such products (C75xx)."""
 
     @property
     def cell(self) -> str:
         """Text of the table's cell."""
         parts = [str(self.registers), f"{self.shared / 1024:.1f} KiB".replace(".0 ", " ")]
         parts += [self.matrix_unit] if self.matrix_unit else []
+        parts += [f"{self.waits} waits"] if self.waits else []
         return " · ".join([*parts, f"{self.stack} B spilled"] if self.stack else parts)
 
     @property
@@ -75,6 +83,9 @@ class Usage:
             found.append(f"{self.stack} bytes a thread are spilled")
         if self.tensor_columns > _MAX_TENSOR_COLUMNS:
             found.append(f"{self.tensor_columns} columns of tensor memory, there are {_MAX_TENSOR_COLUMNS}")
+        if self.waits > self.written_waits:
+            found.append(f"{self.waits} waits for asynchronous products, {self.written_waits} were written")
+        found += self.warnings
         return [f"{self.kernel} on sm_{self.capability}: {problem}" for problem in found]
 
 
@@ -99,37 +110,68 @@ def check_distinct(compilations: Sequence[Compilation]) -> None:
             seen[key] = c.name
 
 
-def compile_for(number: int, capability: int) -> Usage:
-    """Compiles `all_compilations()[number]` for a compute capability, times ten."""
+def compiled(compilation: Compilation, capability: int) -> Any:
+    """Triton's compiled kernel for a compute capability, times ten; `asm` has its "ptx" and its "cubin"."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    compilation = all_compilations()[number]
     kernel = compilation.kernel
     divisible = [
         name for name, kind in compilation.signature.items() if (kind[0] == "*" and kind != "*i32") or "stride" in name
     ]
     attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in divisible}
-    compiled = triton.compile(
+    return triton.compile(
         ASTSource(kernel, compilation.signature, compilation.constants, attributes),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": compilation.num_warps, "num_stages": compilation.num_stages},
     )
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
-        cubin.flush()
-        (usage,) = resource_usage(Path(cubin.name))
+
+
+def compile_for(number: int, capability: int) -> Usage:
+    """Compiles `all_compilations()[number]` for a compute capability, times ten."""
+    compilation = all_compilations()[number]
+    kernel = compiled(compilation, capability)
+    ptx = kernel.asm["ptx"]
+    unit = next((unit for instruction, unit in _MATRIX_UNITS.items() if instruction in ptx), "")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        (usage,) = resource_usage(Path(file.name))
+        waits = machine_code(Path(file.name)).count("WARPGROUP.DEPBAR") if unit == "wgmma" else 0
     return Usage(
         compilation.name,
         capability,
         usage.registers,
         usage.stack,
-        compiled.metadata.shared,
-        next((unit for ptx, unit in _MATRIX_UNITS.items() if ptx in compiled.asm["ptx"]), ""),
-        getattr(compiled.metadata, "tmem_size", None) or 0,
+        kernel.metadata.shared,
+        unit,
+        getattr(kernel.metadata, "tmem_size", None) or 0,
         compilation.may_spill,
+        waits,
+        written_waits=ptx.count("wgmma.wait_group"),
+        warnings=assembler_warnings(ptx) if unit == "wgmma" else (),
     )
+
+
+def machine_code(binary: Path) -> str:
+    """Disassembled code of a cubin."""
+    from triton import knobs
+
+    command = [knobs.nvidia.cuobjdump.path, "--dump-sass", str(binary)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def assembler_warnings(ptx: str) -> tuple[str, ...]:
+    """What ptxas says of asynchronous products on sm_90a that it cannot keep so. Triton drops its output."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [knobs.nvidia.ptxas.path, "--gpu-name=sm_90a", file.name, "-o", os.devnull]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    return tuple(re.findall(r"C75\d\d.*", said))
 
 
 def resource_usage(binary: Path) -> list[Usage]:

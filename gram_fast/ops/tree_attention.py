@@ -74,6 +74,7 @@ def tree_attention(
     Args:
         q_THE: queries [T, H, E], float32, float16 or bfloat16.
         k_SKE, v_SKE: keys and values [S, K, E], S >= T; slots [0, T) belong to the packed tokens. H is a multiple of K.
+            For "triton" every slot is finite: it loads whole blocks, and weighs what nobody reads with zero.
         spans_N2: int64 [N, 2] on the CPU: start, end; they cover [0, T) in order.
         range_offsets: int64 [N + 1] on the CPU: rows of `ranges_R2` that each span reads.
         ranges_R2: int64 [R, 2] on the CPU: slots [start, end), 0 <= start < end <= S. Ranges of one span are disjoint.

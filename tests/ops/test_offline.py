@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -54,6 +55,7 @@ def test_every_kernel_fits_every_chip_and_the_page_names_it() -> None:
     on_hopper = {row[0]: row[3] for row in rows if row[0].startswith(in_half)}
     units = {cell.split(" · ")[2] for cell in on_hopper.values() if cell}
     assert units == {"wgmma"}, "matrix units of an older generation"
+    assert all(cell.split(" · ")[3].endswith("waits") for cell in on_hopper.values() if cell)
 
 
 def test_the_report_of_cuobjdump() -> None:
@@ -74,6 +76,8 @@ FITS = Usage("swiglu", 90, 255, 0, 227 * 1024, "wgmma", 512)
         ({"shared": 227 * 1024 + 1}, "sm_90 has 227"),
         ({"capability": 80}, "sm_80 has 163"),
         ({"tensor_columns": 513}, "513 columns"),
+        ({"waits": 36, "written_waits": 6}, "36 waits for asynchronous products, 6 were written"),
+        ({"warnings": ("C7515) Potential Performance Loss",)}, "C7515"),
     ],
 )
 def test_what_does_not_fit_is_said(change: dict[str, int], words: str) -> None:
@@ -117,6 +121,25 @@ def test_the_page_keeps_what_is_not_between_the_markers() -> None:
     assert offline.replace_between_markers(made, "new") == made
     with pytest.raises(ValueError, match="in this order"):
         offline.replace_between_markers(f"{end}{begin}", "new")
+
+
+# In a process of its own, since the tests interpret kernels. ptxas waits where a wait is missing, and says so.
+WITHOUT_WAITS = """
+import re
+from gram_fast.kernels import offline
+on_hopper = (c for c in offline.all_compilations() if 90 in c.capabilities)
+kernel = next(c for c in on_hopper if c.name.startswith("tree_attention bf16"))
+ptx = offline.compiled(kernel, 90).asm["ptx"]
+assert not offline.assembler_warnings(ptx)
+print(*offline.assembler_warnings(re.sub(r"wgmma.wait_group.*", "", ptx)))
+"""
+
+
+def test_products_that_are_waited_for_one_by_one_are_seen() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", WITHOUT_WAITS]
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+    assert re.match(r"C75\d\d\) warpgroup.wait is injected", said)
 
 
 def test_the_same_launch_twice_is_an_error() -> None:

@@ -16,13 +16,14 @@ from helpers.attention import (
     on_each_forest,
     passes_of,
     plain_attention,
+    poisoned,
     random_inputs,
     rounds,
     span_tables,
     tables_of_lengths,
     tournament_passes,
 )
-from helpers.layouts import every_other, offset_in_a_wider_buffer, strided_last, transposed
+from helpers.layouts import every_other, off_its_alignment, offset_in_a_wider_buffer, strided_last, transposed
 from helpers.ops import CPU, on_each_device, on_each_dtype, skip_what_cannot_run
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
@@ -131,6 +132,19 @@ def test_strided_inputs(tables: Tables, layout, dtype: torch.dtype, backend: str
     scale = 0.25
     out_THE = ops.tree_attention(*(layout(x.to(device)) for x in inputs), *tables, scale, backend)
     assert_as_exact_as_plain(out_THE, inputs, tables, scale)
+
+
+@on_each_device
+@on_each_dtype
+@pytest.mark.parametrize("width", [24, 64])
+def test_triton_without_descriptors_loads_only_what_is_read(width: int, dtype: torch.dtype, device: str) -> None:
+    """Where an address is no multiple of 16 bytes. Every other slot may hold NaN."""
+    skip_what_cannot_run("tree_attention", "triton", device, dtype)
+    inputs = random_inputs(FOREST_TOKENS, FOREST_SLOTS, width=width, dtype=dtype)
+    q_THE, k_SKE, v_SKE = inputs
+    unread_is_nan = (off_its_alignment(poisoned(x, FOREST, len(q_THE)).to(device)) for x in (k_SKE, v_SKE))
+    out_THE = ops.tree_attention(q_THE.to(device), *unread_is_nan, *FOREST, 0.25, "triton")
+    assert_as_exact_as_plain(out_THE, inputs, FOREST, 0.25)
 
 
 @on_each_backend
