@@ -1,6 +1,7 @@
 """Finds torch devices and dtypes by name."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -12,6 +13,9 @@ log = logging.getLogger(__name__)
 
 Device = str | torch.device
 _DEVICES = "auto, cpu, cuda, cuda:N or cuda:all"
+
+capturing = threading.Lock()
+"""Held while a CUDA graph is captured: torch allows one capture at a time in a process."""
 
 
 def find_devices(device: Device | Sequence[Device]) -> list[torch.device]:
@@ -91,3 +95,10 @@ def find_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dt
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Context that makes a GPU the thread's current one, for allocations and launches that name none."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def give_memory_back(device: torch.device) -> None:
+    """Gives memory that torch keeps unused back to all GPUs, which it cannot while another thread captures."""
+    if device.type == "cuda":
+        with capturing:
+            torch.cuda.empty_cache()

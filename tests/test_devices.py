@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gram_fast.devices import find_devices
+from gram_fast.devices import capturing, find_devices, give_memory_back
 from gram_fast.errors import BackendError, InputError
 
 
@@ -66,3 +66,12 @@ def test_all_gpus_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackendError, match="device 'cuda:all' is not there: torch sees 0 CUDA GPUs"):
         find_devices("cuda:all")
+
+
+def test_memory_is_given_back_between_captures(monkeypatch):
+    """torch gives back that of all GPUs at once, and fails where one of them captures."""
+    freed = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(capturing.locked()))
+    give_memory_back(torch.device("cuda", 1))
+    give_memory_back(torch.device("cpu"))
+    assert freed == [True]

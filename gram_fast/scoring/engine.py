@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from gram_fast.devices import give_memory_back
 from gram_fast.results import ForwardStats
 from gram_fast.scoring.forks import check_forked_child, in_forked_children
 from gram_fast.scoring.key_values import KeyValueStore
@@ -130,8 +131,7 @@ class Engine:
         self.budget //= 2
         self.keep_limit //= 2
         self._forget()
-        if self._runner.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_memory_back(self._runner.device)
 
     def _after_fork(self) -> None:
         """Starts over in a forked child: a request of another thread, half run, does not end there."""

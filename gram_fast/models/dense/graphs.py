@@ -7,7 +7,6 @@ used. All passes of a bucket have the same shapes, so a replayed pass has the bi
 Shape letters: T packed tokens, L leaves.
 """
 
-import threading
 import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gram_fast.devices import capturing
 from gram_fast.errors import one_line
 from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size, uploaded
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAndLeafTables
@@ -32,8 +32,6 @@ _LAYER_WORK = 100e-6 * 600e12
 _FP8_LAYER_WORK = 150e-6 * 1200e12
 # Sizes of a bucket's other inputs. A pass with more is launched without a graph.
 _LEAVES, _RANGES, _ITEMS, _ENTRIES = 16, 128, 64, 512
-# Held during a capture: torch allows one at a time in a process.
-_CAPTURE = threading.Lock()
 
 Tables = PassTables[TreeAndLeafTables]
 
@@ -169,7 +167,7 @@ class PassGraphs:
         graph = torch.cuda.CUDAGraph()
         caller = torch.cuda.current_stream(self._device)
         # This context brings the caller's stream back even where a capture without memory cannot be ended.
-        with _CAPTURE, torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+        with capturing, torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             self._stream.wait_stream(caller)
             try:
                 # cuBLAS makes a handle for every thread and a workspace for every stream, neither within a capture.
