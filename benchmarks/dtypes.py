@@ -1,10 +1,12 @@
-"""What does a model's dtype change in a judge's verdicts?
+"""What does a model's dtype, or FP8 in its products, change in a judge's verdicts?
 
-    python -m benchmarks.dtypes --model DIR --data FILE [--pairs 300] [--dtypes float32 bfloat16 float16]
+    python -m benchmarks.dtypes --model DIR --data FILE [--pairs 300] [--dtypes float32 bfloat16 float16 fp8 ...]
 
-Pairs are the first response of a group against another of the same, one of each group in turn, in both orders; FILE is
+"fp8" is quantization="fp8" in bfloat16, as on a GPU; "fp8-float32" shows what it does without bfloat16. On a CPU both are
+emulated, and their seconds say nothing. Pairs are the first response of a group against another of the same, one of each group in turn, in both orders; FILE is
 as benchmarks/groups.py reads it. Every dtype is compared with the first one: the share of pairs whose winner is another
-one, how far from 1/2 the first dtype's p of such a pair was at most, and how far p moved. Seconds are of one call of
+one, how far from 1/2 the first dtype's p of such a pair was at most, and how far p moved. "first wins" is the share of
+pairs whose first response wins, which is the right one in rows of `chosen` and `rejected`. Seconds are of one call of
 `judge.compare_many` after a first one of a single pair. Prints a table and ends with one line of JSON.
 """
 
@@ -28,7 +30,14 @@ from benchmarks.scorer.rivals import TextPair
 from benchmarks.timing import timed
 from gram_fast import PairwiseJudge
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "float16": {"dtype": "float16"},
+    "fp8": {"dtype": "bfloat16", "quantization": "fp8"},
+    "fp8-float32": {"dtype": "float32", "quantization": "fp8"},
+}
+"""Options of a judge by the name of a dtype."""
 
 
 def pairs_of(groups: list[tuple[str, list[str]]]) -> Iterator[TextPair]:
@@ -38,8 +47,8 @@ def pairs_of(groups: list[tuple[str, list[str]]]) -> Iterator[TextPair]:
 
 
 def verdicts(model: str, dtype: str, pairs: list[TextPair]) -> tuple[float, NDArray[np.float64]]:
-    """Loads the judge in a dtype and compares all pairs -> seconds, P(first better) of each."""
-    judge = PairwiseJudge.from_pretrained(model, dtype=dtype)
+    """Loads the judge in one of DTYPES and compares all pairs -> seconds, P(first better) of each."""
+    judge = PairwiseJudge.from_pretrained(model, **DTYPES[dtype])
     prompts, responses = [prompt for prompt, _, _ in pairs], [pair[1:] for pair in pairs]
     judge.compare_many(prompts[:1], responses[:1])
     seconds, found = timed(partial(judge.compare_many, prompts, responses))
@@ -55,6 +64,7 @@ def changes(reference: NDArray[np.float64], p: NDArray[np.float64]) -> dict[str,
         "flipped_margin": float(np.abs(reference - 0.5)[is_flipped].max(initial=0.0)),
         "mean_change": float(moved.mean()),
         "worst_change": float(moved.max()),
+        "first_wins": float((p > 0.5).mean()),
     }
 
 
@@ -64,7 +74,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=300)
-    parser.add_argument("--dtypes", nargs="+", default=DTYPES, choices=DTYPES)
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     arguments = parser.parse_args()
     pairs = list(islice(pairs_of(read_groups(arguments.data)), arguments.pairs))
     rows: list[dict[str, Any]] = []

@@ -36,6 +36,7 @@ def test_changes_are_of_winners_and_p() -> None:
         "flipped_margin": pytest.approx(0.05),
         "mean_change": pytest.approx(0.06),
         "worst_change": pytest.approx(0.1),
+        "first_wins": 0.5,
     }
 
 
@@ -44,10 +45,11 @@ def test_it_prints_a_record(
 ) -> None:
     model, data = write_judge(tmp_path / "model"), tmp_path / "rows.json"
     data.write_text(json.dumps(ROWS), "utf-8")
-    given = ["--model", str(model), "--data", str(data), "--dtypes", "float32", "bfloat16"]
+    given = ["--model", str(model), "--data", str(data), "--dtypes", "float32", "bfloat16", "fp8"]
     monkeypatch.setattr(sys, "argv", ["dtypes", *given])
     dtypes.main()
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
-    same, other = record["rows"]
+    same, half, quarter = record["rows"]
     assert (record["pairs"], same["dtype"], same["worst_change"]) == (4, "float32", 0.0)
-    assert 0 < other["worst_change"] < 0.1
+    assert 0 < half["worst_change"] < 0.1
+    assert half["worst_change"] < quarter["worst_change"] < 0.5
