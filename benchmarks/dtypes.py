@@ -2,8 +2,10 @@
 
     python -m benchmarks.dtypes --model DIR --data FILE [--pairs 300] [--dtypes float32 bfloat16 float16 fp8 ...]
 
-"fp8" is quantization="fp8" in bfloat16, as on a GPU; "fp8-float32" shows what it does without bfloat16. On a CPU both are
-emulated, and their seconds say nothing. Pairs are the first response of a group against another of the same, one of each group in turn, in both orders; FILE is
+"fp8" is quantization="fp8" in bfloat16, as on a GPU; "fp8-float32" shows what it does without bfloat16. On a CPU both
+are emulated, and their seconds say nothing.
+
+Pairs are the first response of a group against another of the same, one of each group in turn, in both orders; FILE is
 as benchmarks/groups.py reads it. Every dtype is compared with the first one: the share of pairs whose winner is another
 one, how far from 1/2 the first dtype's p of such a pair was at most, and how far p moved. "first wins" is the share of
 pairs whose first response wins, which is the right one in rows of `chosen` and `rejected`. Seconds are of one call of

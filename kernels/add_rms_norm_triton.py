@@ -10,16 +10,17 @@ import triton.language as tl
 from torch import Tensor
 
 from gram_fast.kernels.compilation import TYPES, Compilation
+from gram_fast.kernels.float8 import store_quantized
 
 MAX_WIDTH = 65536
 """Widest row that one block takes: 64 elements for each of the 1024 threads of a program."""
 
 
 @triton.jit
-def _add_rms_norm_kernel(
-    residual, x, weight, out, residual_stride, x_stride, eps, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr
+def add_rms_norm_kernel(
+    residual, x, weight, out, scales, residual_stride, x_stride, eps, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
-    """One program per row."""
+    """One program per row. With `scales`, `out` is float8."""
     row = tl.program_id(0).to(tl.int64)
     column_D = tl.arange(0, BLOCK_D)
     is_column_D = column_D < WIDTH
@@ -28,12 +29,16 @@ def _add_rms_norm_kernel(
     weight_D = tl.load(weight + column_D, mask=is_column_D, other=0.0).to(tl.float32)
     if x is not None:
         x_D = tl.load(x + row * x_stride + column_D, mask=is_column_D, other=0.0).to(tl.float32)
-        rounded_D = (sum_D + x_D).to(residual.dtype.element_ty)
-        tl.store(residual + column_D, rounded_D, mask=is_column_D)
-        sum_D = rounded_D.to(tl.float32)
+        new_D = (sum_D + x_D).to(residual.dtype.element_ty)
+        tl.store(residual + column_D, new_D, mask=is_column_D)
+        sum_D = new_D.to(tl.float32)
     scale = tl.rsqrt(tl.sum(sum_D * sum_D) / WIDTH + eps)
     normed_D = sum_D * scale * weight_D
-    tl.store(out + row * WIDTH + column_D, normed_D.to(out.dtype.element_ty), mask=is_column_D)
+    rounded_D = normed_D.to(residual.dtype.element_ty)
+    if scales is None:
+        tl.store(out + row * WIDTH + column_D, rounded_D, mask=is_column_D)
+    else:
+        store_quantized(rounded_D.to(tl.float32), out + row * WIDTH, scales + row, column_D, is_column_D)
 
 
 def launch_shape(width: int) -> tuple[int, int]:
@@ -49,16 +54,16 @@ def add_rms_norm_triton(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tens
     if not normed_TD.numel():
         return normed_TD
     block, num_warps = launch_shape(width)
-    _add_rms_norm_kernel[(num_tokens,)](
-        residual_TD, x_TD, weight_D, normed_TD,
+    add_rms_norm_kernel[(num_tokens,)](
+        residual_TD, x_TD, weight_D, normed_TD, None,
         residual_TD.stride(0), 0 if x_TD is None else x_TD.stride(0), eps,
         WIDTH=width, BLOCK_D=block, num_warps=num_warps, num_stages=1,
     )  # fmt: skip
     return normed_TD
 
 
-def compilations() -> list[Compilation]:
-    """Launches by dtype and model width, and one without an addend."""
+def compilations(is_fp8: bool = False) -> list[Compilation]:
+    """Launches by dtype and model width, and one without an addend; with `is_fp8` those of `add_rms_norm_fp8`."""
     cases = [("bfloat16", width, True) for width in (1024, 2048, 4096, 5120)]
     cases += [("bfloat16", 4096, False), ("float16", 4096, True), ("float32", 4096, True)]
     found = []
@@ -66,9 +71,12 @@ def compilations() -> list[Compilation]:
         block, num_warps = launch_shape(width)
         pointers = ("residual", "x", "weight", "out") if has_x else ("residual", "weight", "out")
         signature = dict.fromkeys(pointers, f"*{TYPES[dtype]}")
+        signature |= {"out": "*fp8e4nv", "scales": "*fp32"} if is_fp8 else {}
         signature |= {"residual_stride": "i32", "x_stride": "i32", "eps": "fp32"}
         constants: dict[str, int | None] = {"WIDTH": width, "BLOCK_D": block}
-        constants |= {} if has_x else {"x": None}
-        name = f"add_rms_norm {TYPES[dtype]} D={width}{'' if has_x else ' no addend'}"
-        found.append(Compilation(name, _add_rms_norm_kernel, signature, constants, num_warps, 1))
+        constants |= ({} if has_x else {"x": None}) | ({} if is_fp8 else {"scales": None})
+        name = f"add_rms_norm{'_fp8' if is_fp8 else ''} {TYPES[dtype]} D={width}{'' if has_x else ' no addend'}"
+        # Compute capability 8.0 has no conversion to float8.
+        chips = (90, 100) if is_fp8 else (80, 90, 100)
+        found.append(Compilation(name, add_rms_norm_kernel, signature, constants, num_warps, 1, chips))
     return found

@@ -105,6 +105,27 @@ def quantize_rows(tokens: int, width: int) -> OpCase:
     return OpCase("quantize_rows", f"T = {tokens}, D = {width}", tokens * (3 * width + 4), prepare)
 
 
+def add_rms_norm_fp8(tokens: int, width: int) -> OpCase:
+    """Describes the sum of residual and update with its norm, which is quantized."""
+
+    def prepare(device: torch.device, dtype: torch.dtype) -> Callable[[str], Any]:
+        residual_TD, x_TD = (torch.randn(tokens, width, device=device, dtype=dtype) for _ in range(2))
+        weight_D = torch.ones(width, device=device, dtype=dtype)
+        return lambda backend: ops.add_rms_norm_fp8(residual_TD, x_TD, weight_D, 1e-6, backend=backend)
+
+    return OpCase("add_rms_norm_fp8", f"T = {tokens}, D = {width}", tokens * (7 * width + 4) + 2 * width, prepare)
+
+
+def swiglu_fp8(tokens: int, width: int) -> OpCase:
+    """Describes the gated activation, which is quantized."""
+
+    def prepare(device: torch.device, dtype: torch.dtype) -> Callable[[str], Any]:
+        gate_up_TG = torch.randn(tokens, 2 * width, device=device, dtype=dtype)
+        return lambda backend: ops.swiglu_fp8(gate_up_TG, backend=backend)
+
+    return OpCase("swiglu_fp8", f"T = {tokens}, F = {width}", tokens * (5 * width + 4), prepare)
+
+
 def op_cases(heads: Heads, model_width: int, feed_forward: int, tokens: int) -> list[OpCase]:
     """Lists every memory-bound op, each over `tokens` tokens of a model."""
     return [
@@ -114,4 +135,6 @@ def op_cases(heads: Heads, model_width: int, feed_forward: int, tokens: int) -> 
         rotary_into_cache(tokens, heads),
         swiglu(tokens, feed_forward),
         quantize_rows(tokens, model_width),
+        add_rms_norm_fp8(tokens, model_width),
+        swiglu_fp8(tokens, feed_forward),
     ]

@@ -197,6 +197,8 @@ def test_ops_run_and_count_their_bytes(case: kernel_ops.OpCase) -> None:
         "rotary_into_cache": 2 * 5 * 8 * 16 * 2 + 2 * 5 * 8 * 4 + 2 * 16 * 2,
         "swiglu": 5 * 3 * 96 * 2,
         "quantize_rows": 5 * (3 * 64 + 4),
+        "add_rms_norm_fp8": 5 * (7 * 64 + 4) + 64 * 2,
+        "swiglu_fp8": 5 * (5 * 96 + 4),
     }
     assert case.num_bytes == expected[case.op]
 

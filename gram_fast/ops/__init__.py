@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gram_fast.ops.add_rms_norm import add_rms_norm as add_rms_norm
+from gram_fast.ops.add_rms_norm_fp8 import add_rms_norm_fp8 as add_rms_norm_fp8
 from gram_fast.ops.backends import backend_problem as backend_problem
 from gram_fast.ops.backends import op_module
 from gram_fast.ops.backends import resolve_backend as resolve_backend
@@ -22,6 +23,7 @@ from gram_fast.ops.quantize_rows import quantize_rows as quantize_rows
 from gram_fast.ops.rotary_into_cache import rotary_into_cache as rotary_into_cache
 from gram_fast.ops.split_linear import split_linear as split_linear
 from gram_fast.ops.swiglu import swiglu as swiglu
+from gram_fast.ops.swiglu_fp8 import swiglu_fp8 as swiglu_fp8
 from gram_fast.ops.tables import LeafTables as LeafTables
 from gram_fast.ops.tables import PathTables as PathTables
 from gram_fast.ops.tables import Spans as Spans
@@ -40,6 +42,8 @@ _OPS = (
     "invariant_linear",
     "split_linear",
     "quantize_rows",
+    "add_rms_norm_fp8",
+    "swiglu_fp8",
 )
 
 BACKENDS: dict[str, tuple[str, ...]] = {op: op_module(op).BACKENDS.names for op in _OPS}

@@ -28,6 +28,8 @@ class Backends:
     """Those that do not run on CUDA."""
     narrow: tuple[str, ...] = ("triton",)
     """Those that take heads of at most MAX_HEAD_DIM columns."""
+    capability: tuple[int, int] = (8, 0)
+    """Least compute capability of those but "reference" on CUDA."""
 
 
 def op_module(op: str) -> ModuleType:
@@ -71,10 +73,8 @@ def backend_problem(
             return f"{this} on CUDA takes float16 and bfloat16, got float32"
         if name in ("cascade", "extension") and not _C.has_cuda:
             return f"{this} on CUDA needs the CUDA part of the extension: install nvcc and rebuild"
-        # Older ones have no conversion to float8.
-        least = (8, 9) if op == "quantize_rows" else (8, 0)
-        if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < least:
-            return f"{this} on CUDA needs compute capability {least[0]}.{least[1]} or higher"
+        if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < backends.capability:
+            return f"{this} on CUDA needs compute capability {'.'.join(map(str, backends.capability))} or higher"
     return None
 
 

@@ -12,7 +12,8 @@ from gram_fast.kernels.quantize_rows import FLOAT8, quantize_rows_reference
 from gram_fast.ops.backends import Backends, check_backend
 from gram_fast.ops.checks import DTYPES, Sizes, expect, on_device_of
 
-BACKENDS = Backends(("reference", "triton"))
+# Older GPUs have no conversion to float8.
+BACKENDS = Backends(("reference", "triton"), capability=(8, 9))
 
 QuantizeRows = Callable[[Tensor], tuple[Tensor, Tensor]]
 """x_TD -> values float8_e4m3fn [T, D], scales float32 [T, 1]."""

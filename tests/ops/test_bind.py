@@ -99,6 +99,15 @@ def quantize_rows(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
     return plain("quantize_rows", normal(5, 12, dtype=dtype))(backend)
 
 
+def add_rms_norm_fp8(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
+    residual_TD, x_TD, weight_D = normal(5, 12, dtype=dtype), normal(5, 12, dtype=dtype) + 1, normal(12, dtype=dtype)
+    return plain("add_rms_norm_fp8", residual_TD, x_TD, weight_D, 1e-5)(backend)
+
+
+def swiglu_fp8(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
+    return plain("swiglu_fp8", normal(5, 14, dtype=dtype))(backend)
+
+
 CASES = {name: globals()[name] for name in ops.BACKENDS}
 
 
@@ -130,6 +139,8 @@ def test_backends_are_public() -> None:
         ("invariant_linear", ("reference", "triton")),
         ("split_linear", ("reference", "extension")),
         ("quantize_rows", ("reference", "triton")),
+        ("add_rms_norm_fp8", ("reference", "triton")),
+        ("swiglu_fp8", ("reference", "triton")),
     ]
 
 

@@ -37,8 +37,8 @@ def check(x_TD: Tensor, backend: str, device: str = "cpu", layout: Layout = Tens
     assert values_TD.is_contiguous()
     assert scales_T1.is_contiguous()
     largest_T1 = x_TD.float().abs().amax(dim=1, keepdim=True).clamp(min=2.0**-100)
-    assert torch.equal(scales_T1.cpu(), largest_T1 / 448)
-    expected_TD = float8((x_TD.float() * (448 / largest_T1)).double())
+    assert torch.equal(scales_T1.cpu(), (largest_T1.double() / 448).float())
+    expected_TD = float8((x_TD.float() * (448 / largest_T1.double()).float()).double())
     assert torch.equal(values_TD.cpu().double(), expected_TD)
 
 

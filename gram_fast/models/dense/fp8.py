@@ -5,7 +5,6 @@ Shape letters: T packed tokens, D inputs and O outputs of a product.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from torch import Tensor
 from gram_fast import ops
 from gram_fast.errors import one_line
 from gram_fast.kernels.quantize_rows import FLOAT8, quantize_rows_reference
-from gram_fast.ops.quantize_rows import QuantizeRows
 
 QUANTIZATIONS = ("fp8",)
 """Names of ways to quantize a model while it is read."""
@@ -56,8 +54,24 @@ class Fp8Weight:
         self.scales_O1.copy_(scales_O1)
 
 
-Multiply = Callable[[Tensor, Fp8Weight, Tensor | None], Tensor]
-"""x_TD, weight, bias_O or None -> [T, O] in x_TD's dtype."""
+@dataclass(frozen=True)
+class Fp8Activations:
+    """Activations [T, D] as float8 numbers times one factor a token, as an op before the product made them."""
+
+    values_TD: Tensor
+    """float8_e4m3fn"""
+    scales_T1: Tensor
+    """float32 [T, 1]"""
+
+    def __getitem__(self, rows_L: Tensor) -> "Fp8Activations":
+        """Those of the tokens with these numbers, int64 [L]."""
+        # Bytes: not every version of torch gathers float8 on every device.
+        values_LD = self.values_TD.view(torch.uint8)[rows_L].view(FLOAT8)
+        return Fp8Activations(values_LD, self.scales_T1[rows_L])
+
+
+Multiply = Callable[[Tensor | Fp8Activations, Fp8Weight, Tensor | None], Tensor]
+"""x_TD or what an op has quantized of it, weight, bias_O or None -> [T, O]."""
 
 
 def fp8_problem(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -89,14 +103,25 @@ def width_problem(weight: Fp8Weight) -> str | None:
 
 
 def fp8_linear(device: torch.device, dtype: torch.dtype) -> Multiply:
-    """The product for activations of that dtype on that device, where `fp8_problem` has none."""
+    """The product with outputs of that dtype on that device, where `fp8_problem` has none."""
     backend = ops.resolve_backend("quantize_rows", "auto", device, dtype)
-    return partial(_scaled if device.type == "cuda" else _emulated, ops.bind("quantize_rows", backend))
+    quantize, multiply = ops.bind("quantize_rows", backend), _scaled if device.type == "cuda" else _emulated
+
+    def fp8(x_TD: Tensor | Fp8Activations, weight: Fp8Weight, bias_O: Tensor | None) -> Tensor:
+        quantized = x_TD if isinstance(x_TD, Fp8Activations) else Fp8Activations(*quantize(x_TD))
+        return multiply(quantized, weight, bias_O, dtype)
+
+    return fp8
 
 
 def fp8_linear_reference(x_TD: Tensor, weight: Fp8Weight, bias_O: Tensor | None) -> Tensor:
     """The product in plain PyTorch on any device: the same float8 numbers, summed in float32 and rounded once."""
-    return _emulated(quantize_rows_reference, x_TD, weight, bias_O)
+    return _emulated(Fp8Activations(*quantize_rows_reference(x_TD)), weight, bias_O, x_TD.dtype)
+
+
+def quantizing(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Fp8Activations]:
+    """An op that gives values and scales, such as `add_rms_norm_fp8`, as one that gives what a product takes."""
+    return lambda *arguments: Fp8Activations(*op(*arguments))
 
 
 def emulated(weight: Fp8Weight) -> Fp8Weight:
@@ -104,21 +129,19 @@ def emulated(weight: Fp8Weight) -> Fp8Weight:
     return Fp8Weight(weight.values_OD.float(), weight.scales_O1)
 
 
-def _scaled(quantize: QuantizeRows, x_TD: Tensor, weight: Fp8Weight, bias_O: Tensor | None) -> Tensor:
-    values_TD, scales_T1 = quantize(x_TD)
+def _scaled(x: Fp8Activations, weight: Fp8Weight, bias_O: Tensor | None, dtype: torch.dtype) -> Tensor:
     # Without use_fast_accum Hopper adds its 14-bit sums of 128 products up in float32.
     return torch._scaled_mm(
-        values_TD,
+        x.values_TD,
         weight.values_OD.T,
-        scales_T1,
+        x.scales_T1,
         weight.scales_O1.T,
         bias=bias_O,
-        out_dtype=x_TD.dtype,
+        out_dtype=dtype,
         use_fast_accum=False,
     )
 
 
-def _emulated(quantize: QuantizeRows, x_TD: Tensor, weight: Fp8Weight, bias_O: Tensor | None) -> Tensor:
-    values_TD, scales_T1 = quantize(x_TD)
-    product_TO = values_TD.float() @ weight.values_OD.float().T * scales_T1 * weight.scales_O1.T
-    return (product_TO if bias_O is None else product_TO + bias_O).to(x_TD.dtype)
+def _emulated(x: Fp8Activations, weight: Fp8Weight, bias_O: Tensor | None, dtype: torch.dtype) -> Tensor:
+    product_TO = x.values_TD.float() @ weight.values_OD.float().T * x.scales_T1 * weight.scales_O1.T
+    return (product_TO if bias_O is None else product_TO + bias_O).to(dtype)

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from gram_fast.models.dense.products import Multiply, Weight
-from gram_fast.ops.add_rms_norm import AddRmsNorm
 from gram_fast.ops.label_logits import LabelLogits
 from gram_fast.ops.rotary_into_cache import RotaryIntoCache
-from gram_fast.ops.swiglu import Swiglu
 from gram_fast.scoring.processes import ALONE, Processes
 
 
@@ -80,7 +78,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries [rows, H, E], keys [S, K, E], values [S, K, E]) -> attention [rows, H, E], contiguous."""
 
 
-ProjectOnto = Callable[[Tensor, Tensor, Any, Tensor | None], Tensor | None]
+ProjectOnto = Callable[[Tensor, Any, Any, Tensor | None], Tensor | None]
 """(residual_TO, x_TD, a prepared Weight, bias_O or None) -> [T, O], for the next norm to add to the residual stream, or
 None where it was added in place."""
 
@@ -89,13 +87,15 @@ None where it was added in place."""
 class Operations:
     """Ops of a layer, bound to backends when the model is loaded. They trust their arguments."""
 
-    norm: AddRmsNorm
+    norm: Callable[[Tensor, Tensor | None, Tensor, float], Any]
+    """`add_rms_norm`, or one that also quantizes: its result goes to `project`, or rows of it."""
     project: Multiply
     project_onto: ProjectOnto
     """Product for the residual stream, with a part of a weight's columns: summed over the processes that hold the other
     parts."""
     rotate: RotaryIntoCache
-    activate: Swiglu
+    activate: Callable[[Tensor], Any]
+    """`swiglu`, or one that also quantizes: its result goes to `project_onto`."""
     read_labels: LabelLogits
 
 

@@ -25,8 +25,9 @@ PRODUCTS = ("split", "torch", "onednn")
 
 Weight = Tensor | Fp8Weight
 """A weight [O, D] of a product, in the layout that the product wants."""
-Multiply = Callable[[Tensor, Any, Tensor | None], Tensor]
-"""x_TD, a prepared Weight, bias_O or None -> [T, O]."""
+Multiply = Callable[[Any, Any, Tensor | None], Tensor]
+"""x_TD, or what `Operations.norm` and `activate` make for this product in its place, a prepared Weight, bias_O or None
+-> [T, O]."""
 
 # Below so many rows torch's product reads a weight faster than `split_linear` packs it.
 _FEW_ROWS = 16

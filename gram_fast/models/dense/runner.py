@@ -17,6 +17,7 @@ from gram_fast.errors import BackendError
 from gram_fast.kernels.label_logits import final_hidden, label_logits_reference
 from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
+from gram_fast.models.dense.fp8 import quantizing
 from gram_fast.models.dense.graphs import Bucket, PassGraphs, most_tokens
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.products import Add, Multiply, Product, find_product, fp8_product
@@ -72,6 +73,8 @@ class DenseRunner:
             leaf_attention = self._resolve("leaf_attention")
             self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale)
             self._operations = self._operations_on(product.multiply, {}, product.add)
+            if quantized:
+                self._operations = self._quantizing(self._operations)
             # Other backends make tables between their launches, which no graph can hold.
             can_capture = model.processes.count == 1 and self.device.type == "cuda"
             if can_capture and self.attention == leaf_attention == "triton":
@@ -191,7 +194,7 @@ class DenseRunner:
 
         processes = self.model.processes
 
-        def project_onto(residual_TO: Tensor, x_TD: Tensor, weight: Any, bias_O: Tensor | None) -> Tensor | None:
+        def project_onto(residual_TO: Tensor, x_TD: Any, weight: Any, bias_O: Tensor | None) -> Tensor | None:
             if add is None or bias_O is not None or processes.count > 1:
                 return processes.sum(project(x_TD, weight, bias_O))
             add(residual_TO, x_TD, weight)
@@ -205,6 +208,11 @@ class DenseRunner:
             activate=bind("swiglu"),
             read_labels=bind("label_logits"),
         )
+
+    def _quantizing(self, operations: Operations) -> Operations:
+        """The operations with ops that quantize what they give to a product of FP8."""
+        norm, activate = (ops.bind(op, self._resolve(op)) for op in ("add_rms_norm_fp8", "swiglu_fp8"))
+        return replace(operations, norm=quantizing(norm), activate=quantizing(activate))
 
     def _deterministic_operations(self, product: Product) -> Operations:
         """Binds ops that give a row the same bits at any place among any number of rows."""

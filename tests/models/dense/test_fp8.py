@@ -13,7 +13,7 @@ import gram_fast
 from gram_fast import PairwiseJudge, ops
 from gram_fast.errors import BackendError, NumericalError, UnsupportedModelError
 from gram_fast.models.dense import fp8
-from gram_fast.models.dense.fp8 import Fp8Weight, fp8_linear, fp8_linear_reference, fp8_problem
+from gram_fast.models.dense.fp8 import Fp8Activations, Fp8Weight, fp8_linear, fp8_linear_reference, fp8_problem
 from gram_fast.models.dense.products import fp8_product
 from gram_fast.models.dense.weights import read_dense_model
 from gram_fast.models.digest import weights_digest
@@ -71,6 +71,16 @@ def test_a_product_errs_by_roundings_of_float8():
     bound_TO = 2 * 2.0**-4 * (x_TD.double().abs() @ weight_OD.double().abs().T)
     assert (error_TO.abs() <= 1.1 * bound_TO).all()
     assert 0.01 < error_TO.square().mean().sqrt() / exact_TO.square().mean().sqrt() <= math.sqrt(2 / 3) * 2.0**-4
+
+
+def test_what_an_op_has_quantized_is_multiplied_as_it_is():
+    x_TD, weight, bias_O = random_product(7, 48, 35)
+    product = fp8_product(CPU, torch.bfloat16)
+    expected_TO = product.multiply(x_TD, weight, bias_O)
+    quantized = Fp8Activations(*ops.quantize_rows(x_TD, backend="reference"))
+    assert torch.equal(product.multiply(quantized, weight, bias_O), expected_TO)
+    rows_L = torch.tensor([6, 0])
+    assert torch.equal(product.multiply(quantized[rows_L], weight, bias_O), expected_TO[rows_L])
 
 
 def test_a_weight_is_quantized_where_it_stands():
@@ -137,9 +147,10 @@ def test_a_wrong_product_is_found_when_a_judge_is_made(tmp_path, monkeypatch):
     folder = write_judge(tmp_path)
     assert PairwiseJudge.from_pretrained(folder, device="cpu", quantization="fp8")
 
-    def wrong(x_TD, weight, bias_O):
-        return fp8_linear_reference(x_TD, Fp8Weight(weight.values_OD, weight.scales_O1.roll(1) ** 2 * 50), bias_O)
+    def wrong(x, weight, bias_O):
+        return right(x, Fp8Weight(weight.values_OD, weight.scales_O1.roll(1) ** 2 * 50), bias_O)
 
+    right = fp8_linear(CPU, torch.float32)
     monkeypatch.setattr("gram_fast.models.dense.products.fp8_linear", lambda *_: wrong)
     with pytest.raises(UnsupportedModelError, match=r"where rounding to FP8, by up to 2\*\*-4 of a number, explains"):
         PairwiseJudge.from_pretrained(folder, device="cpu", quantization="fp8")
