@@ -233,8 +233,7 @@ def main() -> None:
     for model in options.heads:
         for forest in forests:
             run.slow_rivals(forest, model)
-    for line in report.headlines:
-        console.print(line, soft_wrap=True)
+    console.print("; ".join(report.headlines), soft_wrap=True)
     print(json.dumps(report.record))
     if report.failed:
         sys.exit(f"{len(report.failed)} kernels of ours failed: {', '.join(report.failed)}")

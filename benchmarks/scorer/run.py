@@ -261,8 +261,10 @@ class BenchmarkRun:
         for strategy, lines in curves(rows).items():
             self._console.print(growth_table(strategy, lines))
         self._console.print(f"peak resident memory of the whole run: {peak / 2**30:.1f} GiB")
-        for _, found in groupby(rows, key=lambda row: row["workload"]):
-            self._console.print(headline(list(found), self._options_of), soft_wrap=True)
+        by_workload = groupby(rows, key=lambda row: row["workload"])
+        self._console.print(
+            "; ".join(headline(list(found), self._options_of) for _, found in by_workload), soft_wrap=True
+        )
         wrong = [
             f"{row['name']} of {row['workload']}: differs by {row['difference']:.2g}"
             for row in rows

@@ -1,0 +1,57 @@
+"""What the canary of benchmarks/run_gpu.sh takes for right, on the CPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.ops import CPU, on_each_device
+from torch import Tensor
+
+from benchmarks.gpu import canary
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@on_each_device
+@pytest.mark.parametrize("op", canary.CASES)
+def test_every_op_is_right(op: str, device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert canary.wrong_ops([op], torch.device(device)) == []
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= len(canary.MODELS[device])
+    assert all(line.endswith(": right") for line in lines)
+
+
+@pytest.fixture(params=["swiglu", "add_rms_norm", "merge_states", "label_logits", "invariant_linear", "tree_attention"])
+def case(request: pytest.FixtureRequest) -> canary.Case:
+    torch.manual_seed(0)
+    return canary.CASES[request.param](canary.Sizes.of("small", CPU))
+
+
+def changed(case: canary.Case, change: dict[int, float]) -> canary.Case:
+    """The case with an op whose first output has other values in a few places."""
+
+    def bound(backend: str) -> canary.Compute:
+        def run(*inputs: Tensor) -> canary.Tensors:
+            first, *others = case.reference(*inputs)
+            first = first.clone(memory_format=torch.contiguous_format)
+            for place, value in change.items():
+                first.view(-1)[place] = value
+            return (first, *others)
+
+        return run
+
+    return replace(case, bound=bound)
+
+
+def test_a_wrong_number_anywhere_is_seen(case: canary.Case) -> None:
+    assert canary.check(changed(case, {}), "any") == []
+    for value in (float("nan"), 100.0):
+        wrong, *_ = canary.check(changed(case, {-1: value}), "any")
+        assert wrong.startswith("output 0 has a row error of")
+
+
+def test_other_bits_of_a_replay_are_seen() -> None:
+    case = canary.CASES["swiglu"](canary.Sizes.of("small", CPU))
+    launches = iter([1.0, 1.0 + 2**-11])
+    drifting = replace(case, bound=lambda backend: lambda *inputs: (case.reference(*inputs)[0] * next(launches),))
+    assert canary.check(drifting, "any") == ["a replay gives other bits than a launch"]
