@@ -98,15 +98,20 @@ def write_random_judge(
     tokenizer.save_pretrained(folder)
 
 
+def parser() -> argparse.ArgumentParser:
+    """Makes what reads the command line."""
+    found = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    found.add_argument("folder", type=Path)
+    found.add_argument("--shape", choices=SHAPES, default="small")
+    found.add_argument("--dtype", choices=DTYPES, default="float32")
+    return found
+
+
 def main() -> None:
     """Writes the judge that the command line asks for, on the GPU where there is one."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    options = parser.parse_args()
+    options = parser().parse_args()
     if options.folder.exists():
-        parser.error(f"{options.folder} is there already")
+        parser().error(f"{options.folder} is there already")
     device = torch.device("cuda") if torch.cuda.is_available() else CPU
     partial = options.folder.with_name(f"{options.folder.name}.partial")
     write_random_judge(partial, SHAPES[options.shape], device, getattr(torch, options.dtype))

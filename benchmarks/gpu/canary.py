@@ -7,7 +7,8 @@ with the plain reference in float64, and what a CUDA graph replays with what a l
 it runs on the CPU, at tiny sizes, and compares two launches.
 
 A row of the last dimension may be off by 1.5 times what the reference is off by in the same dtype, with half a unit in
-the last place for the output's own rounding; a result in float32, whose sums have another order, by 4 times.
+the last place for the output's own rounding; a result in float32, whose sums have another order, by 4 times. Results in
+float8 have the reference's bits.
 
 Shape letters: T packed tokens, S slots, L leaves, H query heads, K key/value heads, E head width, C channels, D model
 width, G gate and up, O columns out, F half a head.
@@ -28,18 +29,21 @@ from benchmarks.kernel_speed.shapes import Forest, Heads, heads_of, one_against_
 from benchmarks.random_judge import SHAPES, ModelSizes
 from gram_fast import ops
 from gram_fast.kernels.add_rms_norm import add_rms_norm_reference
+from gram_fast.kernels.add_rms_norm_fp8 import add_rms_norm_fp8_reference
 from gram_fast.kernels.invariant_linear import invariant_linear_reference
 from gram_fast.kernels.label_logits import label_logits_reference
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.kernels.merge_states import merge_states_reference
+from gram_fast.kernels.quantize_rows import FLOAT8, quantize_rows_reference
 from gram_fast.kernels.rotary_into_cache import rotary_into_cache_reference
 from gram_fast.kernels.swiglu import swiglu_reference
+from gram_fast.kernels.swiglu_fp8 import swiglu_fp8_reference
 from gram_fast.kernels.tree_attention import tree_attention_reference
 
 Tensors = tuple[Tensor, ...]
 Compute = Callable[..., Tensors]
 """(inputs) -> the outputs, and inputs that were written to."""
-FACTOR = {torch.float32: 4.0, torch.float16: 1.5, torch.bfloat16: 1.5}
+FACTOR = {torch.float32: 4.0, torch.float16: 1.5, torch.bfloat16: 1.5, FLOAT8: 0.0}
 EPS = 1e-6
 MODELS = {"cuda": ("qwen3-8b", "qwen3-1.7b"), "cpu": ("small",)}
 DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float16}
@@ -217,6 +221,46 @@ def invariant_linear(sizes: Sizes) -> Case:
     )
 
 
+def quantize_rows(sizes: Sizes) -> Case:
+    """Rows as float8 numbers times one factor a row."""
+    inputs = (sizes.normal(sizes.tokens, sizes.model.intermediate),)
+    return Case(inputs, quantize_rows_reference, lambda backend: ops.bind("quantize_rows", backend))
+
+
+def dequantized(values: Tensor, scales: Tensor, like: Tensor) -> Tensor:
+    """What quantized rows stand for."""
+    return (values.to(scales.dtype) * scales).to(like.dtype)
+
+
+def add_rms_norm_fp8(sizes: Sizes) -> Case:
+    """The sum of residual, which it writes to, and update, with its norm quantized."""
+
+    def compute(function: Callable[..., Tensors]) -> Compute:
+        def run(residual_TD: Tensor, x_TD: Tensor, weight_D: Tensor) -> Tensors:
+            return dequantized(*function(residual_TD, x_TD, weight_D, EPS), residual_TD), residual_TD
+
+        return run
+
+    return Case(
+        add_rms_norm(sizes).inputs,
+        compute(add_rms_norm_fp8_reference),
+        lambda backend: compute(ops.bind("add_rms_norm_fp8", backend)),
+    )
+
+
+def swiglu_fp8(sizes: Sizes) -> Case:
+    """The gated activation, quantized."""
+
+    def compute(function: Callable[..., Tensors]) -> Compute:
+        return lambda gate_up_TG: (dequantized(*function(gate_up_TG), gate_up_TG),)
+
+    return Case(
+        swiglu(sizes).inputs,
+        compute(swiglu_fp8_reference),
+        lambda backend: compute(ops.bind("swiglu_fp8", backend)),
+    )
+
+
 CASES: dict[str, Callable[[Sizes], Case]] = {
     made.__name__: made
     for made in (
@@ -229,6 +273,9 @@ CASES: dict[str, Callable[[Sizes], Case]] = {
         rotary_into_cache,
         swiglu,
         invariant_linear,
+        quantize_rows,
+        add_rms_norm_fp8,
+        swiglu_fp8,
     )
 }
 """All ops that run on a GPU."""
@@ -237,6 +284,11 @@ CASES: dict[str, Callable[[Sizes], Case]] = {
 def copies(inputs: Tensors, dtype: torch.dtype | None = None) -> list[Tensor]:
     """Copies inputs, which a computation may write to, in another dtype where one is given."""
     return [x.to(dtype or x.dtype, copy=True) for x in inputs]
+
+
+def bits(x: Tensor) -> Tensor:
+    """Views numbers of any dtype as bytes."""
+    return x.contiguous().view(torch.uint8)
 
 
 def check(case: Case, backend: str) -> list[str]:
@@ -251,7 +303,7 @@ def check(case: Case, backend: str) -> list[str]:
         if not error <= limit:
             wrong.append(f"output {k} has a row error of {error:.2g}, expected at most {limit:.2g}")
     replayed = replay(compute, case.inputs) if case.inputs[0].is_cuda else compute(*copies(case.inputs))
-    if not all(torch.equal(one, other) for one, other in zip(actual, replayed, strict=True)):
+    if not all(torch.equal(bits(one), bits(other)) for one, other in zip(actual, replayed, strict=True)):
         wrong.append("a replay gives other bits than a launch")
     return wrong
 
@@ -274,12 +326,17 @@ def replay(compute: Compute, inputs: Tensors) -> Tensors:
     return outputs
 
 
+def parser() -> argparse.ArgumentParser:
+    """Makes what reads the command line."""
+    found = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    found.add_argument("ops", choices=CASES, nargs="+", metavar="OP")
+    return found
+
+
 def main() -> None:
     """Checks the ops of the command line on all their backends, at the sizes of all models."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("ops", choices=CASES, nargs="+", metavar="OP")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    failed = wrong_ops(parser.parse_args().ops, device)
+    failed = wrong_ops(parser().parse_args().ops, device)
     if failed:
         sys.exit(f"wrong: {'; '.join(failed)}")
     print("right")

@@ -20,6 +20,9 @@ OPS = (
     "rotary_into_cache",
     "swiglu",
     "invariant_linear",
+    "quantize_rows",
+    "add_rms_norm_fp8",
+    "swiglu_fp8",
 )
 """Those with a backend for a GPU."""
 JUDGES = ("qwen3-1.7b", "qwen3-8b")
@@ -45,8 +48,8 @@ class Place:
     """Whether everything is tiny and on the CPU."""
 
     def judge(self, shape: str) -> Path:
-        """Names the checkpoint of a random judge."""
-        return self.work / "judges" / shape
+        """Names the checkpoint of a random judge; in a dry run one stands for all."""
+        return self.work / "judges" / ("small" if self.is_dry else shape)
 
 
 @dataclass(frozen=True)
@@ -84,18 +87,18 @@ def build(place: Place, seconds: float, judges: Sequence[str]) -> list[Command]:
     """The extension, for Hopper alone; beside it the random judges that are not there yet."""
     setup, cuda = [place.python, "setup.py", "build_ext"], {"GRAM_FAST_CUDA": "ON", "CUDAARCHS": "90-real"}
     found = [Command("extension", [*setup, "--help" if place.is_dry else "--inplace"], cuda, is_vital=True)]
-    for name in judges:
-        if not place.judge(name).exists():
-            shape = "small" if place.is_dry else name
-            options = ("--shape", shape, "--dtype", "bfloat16")
-            found.append(Command(name, module(place, "random_judge", place.judge(name), *options)))
+    for folder in dict.fromkeys(map(place.judge, judges)):
+        if not folder.exists():
+            options = ("--shape", folder.name, "--dtype", "bfloat16")
+            found.append(Command(folder.name, module(place, "random_judge", folder, *options)))
     return found
 
 
 def canary(place: Place, seconds: float) -> list[Command]:
     """A process for each op, so that one which breaks the GPU's state spoils no other; a tiny judge on all runners."""
-    ops = OPS[:1] if place.is_dry else OPS
-    found = [Command(name, module(place, "gpu.canary", name), is_vital=name == "tree_attention") for name in ops]
+    found = [Command(name, module(place, "gpu.canary", name), is_vital=name == "tree_attention") for name in OPS]
+    if place.is_dry:
+        return found[:1]
     tiny = ["--shape", "small", "--prompt-tokens", 64, "--response-tokens", 64, "--reference", 8, "--knockout", 8]
     few = ["--strategies", "reference", "knockout", "--only", "transformers", "deterministic", "--repeats", 1]
     limits = ["--dtype", "bfloat16", "--limit", max(seconds - TO_FINISH, 1)]

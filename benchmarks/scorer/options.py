@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.random_judge import DTYPES, SHAPES
 
-CONTENDERS = ("deterministic", "split", "transformers", "packed", "prefix", "padded", "loop", "vllm")
+CONTENDERS = ("fp8", "deterministic", "split", "transformers", "packed", "prefix", "padded", "loop", "vllm")
 """All but ours on its dense runner, which says what is compared and always runs."""
 STRATEGIES = ("reference", "knockout", "round_robin", "rewards", "unshared")
 """Kinds of workloads. The sizes of each but "rewards" are the option of its name."""

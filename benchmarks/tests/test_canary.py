@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.gpu import canary
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "rounded_float8")
 
 
 @on_each_device

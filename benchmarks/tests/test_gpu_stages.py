@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import random_judge
+from benchmarks.gpu import canary
 from benchmarks.gpu import run as gpu_run
-from benchmarks.gpu.canary import CASES
 from benchmarks.gpu.run import deadlines, keep, run_all
 from benchmarks.gpu.stages import (
     AGAIN_SECONDS,
@@ -25,10 +27,13 @@ from benchmarks.gpu.stages import (
     Stage,
     chosen,
 )
+from benchmarks.kernel_speed.options import read_options as kernel_options
+from benchmarks.scorer.options import read_options as scorer_options
 from gram_fast import ops
 from gram_fast.ops.backends import op_module
 
 REPOSITORY = Path(__file__).parents[2]
+CUDA = torch.device("cuda")
 
 
 @pytest.fixture
@@ -80,7 +85,7 @@ def test_stages_are_repeated_within_four_minutes_behind_a_build_of_what_they_nee
 
 def test_the_canary_has_a_process_for_every_op_that_runs_on_a_gpu(place: Place) -> None:
     on_gpu = [name for name in ops.BACKENDS if len(op_module(name).BACKENDS.names) > 1 + len(cpu_only(name))]
-    assert sorted(OPS) == sorted(on_gpu) == sorted(CASES)
+    assert sorted(OPS) == sorted(on_gpu) == sorted(canary.CASES)
     commands = next(stage for stage in STAGES if stage.name == "canary").commands(place, 50.0)
     assert [command.name for command in commands] == [*OPS, "judge"]
     assert [command.name for command in commands if command.is_vital] == ["tree_attention"]
@@ -97,6 +102,26 @@ def test_the_scorer_ends_before_its_stage(place: Place) -> None:
         assert float(command.argv[command.argv.index("--limit") + 1]) == 75.0
         assert str(place.judge(f"qwen3-{name.removeprefix('scorer-')}")) in command.argv
     assert {need for stage in STAGES for need in stage.needs} == set(JUDGES)
+
+
+def test_every_command_line_is_understood(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a real run, which a dry run does not start."""
+    readers = {
+        "benchmarks.scorer.run": lambda: scorer_options(CUDA, ""),
+        "benchmarks.kernel_speed.run": lambda: kernel_options(CUDA, ""),
+        "benchmarks.gpu.canary": lambda: canary.parser().parse_args(),
+        "benchmarks.random_judge": lambda: random_judge.parser().parse_args(),
+    }
+    read = []
+    for stage in STAGES:
+        for command in stage.commands(place, 90.0):
+            name = command.argv[2]
+            if name in readers:
+                monkeypatch.setattr("sys.argv", ["program", *command.argv[3:]])
+                readers[name]()
+                read.append(name)
+    assert set(read) == set(readers)
+    assert len(read) == len(JUDGES) + len(OPS) + 1 + 1 + len(JUDGES)
 
 
 def test_what_a_stage_leaves_is_the_next_ones() -> None:

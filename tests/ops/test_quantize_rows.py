@@ -56,6 +56,14 @@ def test_awkward_sizes(num_rows: int, width: int, dtype: torch.dtype, backend: s
 
 @on_each_device
 @on_each_backend
+def test_a_factor_that_torch_divides_another_way(backend: str, device: str) -> None:
+    """448 / 3 by its reciprocal is a unit in the last place larger, and 1.125 times that no tie any more."""
+    skip_what_cannot_run("quantize_rows", backend, device)
+    check(torch.tensor([[3.0, 1.125]]), backend, device)
+
+
+@on_each_device
+@on_each_backend
 def test_ties_carries_and_small_numbers(backend: str, device: str) -> None:
     """Every number of float8, and what lies half way between two of them, on a row whose factor is 1."""
     skip_what_cannot_run("quantize_rows", backend, device)
@@ -116,6 +124,7 @@ def test_strides(layout: Layout, dtype: torch.dtype, backend: str, device: str) 
     check(random_input(7, 97, dtype), backend, device, layout)
 
 
+@pytest.mark.large_memory
 @on_each_device
 @on_each_backend
 def test_offsets_beyond_32_bits(backend: str, device: str) -> None:
