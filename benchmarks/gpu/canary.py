@@ -227,17 +227,18 @@ def quantize_rows(sizes: Sizes) -> Case:
     return Case(inputs, quantize_rows_reference, lambda backend: ops.bind("quantize_rows", backend))
 
 
-def dequantized(values: Tensor, scales: Tensor, like: Tensor) -> Tensor:
-    """What quantized rows stand for."""
+def dequantized(rows: tuple[Tensor, Tensor], like: Tensor) -> Tensor:
+    """What values and scales of quantized rows stand for."""
+    values, scales = rows
     return (values.to(scales.dtype) * scales).to(like.dtype)
 
 
 def add_rms_norm_fp8(sizes: Sizes) -> Case:
     """The sum of residual, which it writes to, and update, with its norm quantized."""
 
-    def compute(function: Callable[..., Tensors]) -> Compute:
+    def compute(function: Callable[..., tuple[Tensor, Tensor]]) -> Compute:
         def run(residual_TD: Tensor, x_TD: Tensor, weight_D: Tensor) -> Tensors:
-            return dequantized(*function(residual_TD, x_TD, weight_D, EPS), residual_TD), residual_TD
+            return dequantized(function(residual_TD, x_TD, weight_D, EPS), residual_TD), residual_TD
 
         return run
 
@@ -251,8 +252,8 @@ def add_rms_norm_fp8(sizes: Sizes) -> Case:
 def swiglu_fp8(sizes: Sizes) -> Case:
     """The gated activation, quantized."""
 
-    def compute(function: Callable[..., Tensors]) -> Compute:
-        return lambda gate_up_TG: (dequantized(*function(gate_up_TG), gate_up_TG),)
+    def compute(function: Callable[..., tuple[Tensor, Tensor]]) -> Compute:
+        return lambda gate_up_TG: (dequantized(function(gate_up_TG), gate_up_TG),)
 
     return Case(
         swiglu(sizes).inputs,
