@@ -19,6 +19,14 @@ PROMPT = "Which?"
 RESPONSES = ["a prompt is", "the response", "the response B", "better", "is better, which"]
 
 
+def load(folder: str | Path, **options: bool) -> PairwiseJudge:
+    """The judge of a folder, quantized where its name ends in "fp8"."""
+    quantization = "fp8" if str(folder).endswith("fp8") else None
+    return PairwiseJudge.from_pretrained(
+        folder, max_batch_tokens=100, device="cpu", quantization=quantization, **options
+    )
+
+
 def answers(judge: PairwiseJudge) -> dict[str, object]:
     """What a judge says, and how large its part of the model is."""
     ranking = judge.rank(PROMPT, RESPONSES, strategy="knockout", seed=3)
@@ -30,6 +38,7 @@ def answers(judge: PairwiseJudge) -> dict[str, object]:
             weight.numel() for name, weight in named_weights(judge.comparer.runner.model) if name.startswith("layers.")
         ),
         "qkv": list(judge.comparer.runner.model.layers[0].qkv[0].weight.shape),
+        "products": judge.comparer.runner.products,
     }
 
 
@@ -37,7 +46,7 @@ def main(folders: list[str]) -> None:
     """Writes the answers of this process."""
     torch.set_num_threads(1)
     for folder in folders:
-        judge = PairwiseJudge.from_pretrained(folder, device="cpu", tensor_parallel=True, max_batch_tokens=100)
+        judge = load(folder, tensor_parallel=True)
         rank = distributed.get_rank()
         (Path(folder) / f"answers-{rank}.json").write_text(json.dumps(answers(judge)), "utf-8")
     distributed.barrier()

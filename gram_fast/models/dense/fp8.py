@@ -47,9 +47,7 @@ class Fp8Weight:
 
     def copy_(self, weight_OD: Tensor) -> None:
         """Quantizes a weight, on any device and of any floating-point dtype, into this one's place."""
-        weight_OD = weight_OD.to(self.values_OD.device)
-        backend = ops.resolve_backend("quantize_rows", "auto", weight_OD.device, weight_OD.dtype)
-        values_OD, scales_O1 = ops.quantize_rows(weight_OD, backend=backend)
+        values_OD, scales_O1 = quantize_rows_reference(weight_OD.to(self.values_OD.device))
         self.values_OD.copy_(values_OD)
         self.scales_O1.copy_(scales_O1)
 

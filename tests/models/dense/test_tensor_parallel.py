@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     for family, folder in folders.items():
         save_in_shards(folder, family, vocab_size=len(tokenizer), max_position_embeddings=4096, **FAMILIES[family])
         tokenizer.save_pretrained(folder)
+    folders["fp8"] = shutil.copytree(folders["qwen3"], tmp_path_factory.mktemp("quantized") / "fp8")
     script = Path(tensor_parallel.__file__)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -44,13 +46,25 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_processes_say_what_one_says(family, checkpoints, one_thread):
     first, second = (json.loads((checkpoints[family] / f"answers-{rank}.json").read_text()) for rank in (0, 1))
-    alone = tensor_parallel.answers(PairwiseJudge.from_pretrained(checkpoints[family], max_batch_tokens=100))
+    alone = tensor_parallel.answers(tensor_parallel.load(checkpoints[family]))
     assert first["p"] == second["p"]
     assert first["order"] == second["order"] == list(alone["order"])
     assert first["p"] == pytest.approx(alone["p"], abs=1e-5)
     # Each holds half of all but norms, and of the biases behind sums one has all and the other none.
     assert 2 * first["qkv"][0] == alone["qkv"][0]
     assert second["numbers"] <= first["numbers"] < 0.6 * alone["numbers"]
+
+
+def test_two_processes_say_what_one_says_in_fp8(checkpoints, one_thread):
+    """Each rounds its part of the columns with factors of its own: about as near to float32 as one process is."""
+    first, second = (json.loads((checkpoints["fp8"] / f"answers-{rank}.json").read_text()) for rank in (0, 1))
+    assert first["products"] == "fp8"
+    assert first["p"] == second["p"]
+    folders = ("fp8", "qwen3")
+    alone, exact = (tensor_parallel.answers(tensor_parallel.load(checkpoints[name]))["p"] for name in folders)
+    # A knockout may go on with others once a pair turns: its first pair is that of all.
+    errors = [abs(found[0] - exact[0]) for found in (first["p"], alone)]
+    assert errors[0] < 2 * errors[1] + 0.01
 
 
 def test_parts_make_the_whole(checkpoints):
