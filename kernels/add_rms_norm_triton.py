@@ -63,9 +63,13 @@ def add_rms_norm_triton(residual_TD: Tensor, x_TD: Tensor | None, weight_D: Tens
 
 
 def compilations(is_fp8: bool = False) -> list[Compilation]:
-    """Launches by dtype and model width, and one without an addend; with `is_fp8` those of `add_rms_norm_fp8`."""
+    """Launches by dtype and model width; with `is_fp8` those of `add_rms_norm_fp8`.
+
+    Those without an addend follow products that add to the residual.
+    """
     cases = [("bfloat16", width, True) for width in (1024, 2048, 4096, 5120)]
-    cases += [("bfloat16", 4096, False), ("float16", 4096, True), ("float32", 4096, True)]
+    cases += [("bfloat16", width, False) for width in (1024, 2048, 4096, 5120)]
+    cases += [("float16", 4096, True), ("float32", 4096, True)]
     found = []
     for dtype, width, has_x in cases:
         block, num_warps = launch_shape(width)
