@@ -18,6 +18,8 @@ QUANTIZATIONS = ("fp8",)
 
 # cuBLAS and CUTLASS take rows of whole 16 bytes.
 _MULTIPLE = 16
+# Inputs and outputs of the product that is tried.
+_TRIED = 128
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,19 @@ def fp8_problem(device: torch.device, dtype: torch.dtype) -> str | None:
         return None
     try:
         # Which GPUs torch has this product for changes from version to version.
-        weight = Fp8Weight.empty(_MULTIPLE, _MULTIPLE, device)
+        weight = Fp8Weight.empty(_TRIED, _TRIED, device)
         weight.copy_(torch.ones(weight.shape, dtype=dtype))
-        fp8_linear(device, dtype)(torch.ones((2, _MULTIPLE), dtype=dtype, device=device), weight, None)
+        fp8_linear(device, dtype)(torch.ones((2, _TRIED), dtype=dtype, device=device), weight, None)
     except (RuntimeError, ValueError) as error:  # NotImplementedError is a RuntimeError
         return f"{this}: torch cannot multiply FP8 numbers with a factor a row on {device}: {one_line(error)}"
     return None
 
 
-def width_problem(weight: Fp8Weight) -> str | None:
-    """The reason why a weight of this shape cannot be multiplied on its device, or None when it can."""
-    if weight.values_OD.device.type == "cpu" or all(size % _MULTIPLE == 0 for size in weight.shape):
+def width_problem(shape: torch.Size, device: torch.device) -> str | None:
+    """The reason why a weight of a shape [O, D] cannot be multiplied on a device, or None when it can."""
+    if device.type == "cpu" or all(size % _MULTIPLE == 0 for size in shape):
         return None
-    return f"quantization='fp8' on CUDA needs weights of multiples of {_MULTIPLE}, got one of {list(weight.shape)}"
+    return f"quantization='fp8' on CUDA needs weights of multiples of {_MULTIPLE}, got one of {list(shape)}"
 
 
 def fp8_linear(device: torch.device, dtype: torch.dtype) -> Multiply:

@@ -99,7 +99,7 @@ def read_dense_model(
             raise BackendError(f"{name!r} has {size} {what}: they cannot be divided among {processes.count} processes")
     with opened(find_files(name, **hub)) as tensors:
         # Before memory is taken, for which the configuration alone is no bound.
-        _, places = _empty_model(config, torch.device("meta"), torch.float32, processes)
+        shapes, places = _empty_model(config, torch.device("meta"), torch.float32, processes)
         expected = {key: place.whole_shape(processes) for key, place in places.items()}
         if _OUTPUT in tensors:
             expected[_OUTPUT] = expected[_EMBEDDING]
@@ -108,12 +108,9 @@ def read_dense_model(
             stored.check_shape(key, shape, f"checkpoint {name!r}")
         first = next(iter(tensors.values()))
         dtype = dtype or config.dtype or first[:].dtype
-        if quantization is not None and (problem := fp8_problem(device, dtype)):
-            raise BackendError(problem)
+        if quantization is not None:
+            _check_fp8(shapes.layers, device, dtype)
         model, places = _empty_model(config, device, dtype, processes, quantization)
-        for projection in (projection for layer in model.layers for projection in layer.projections):
-            if isinstance(projection.weight, Fp8Weight) and (problem := width_problem(projection.weight)):
-                raise BackendError(f"{name!r}: {problem}")
         for key, place in places.items():
             place.tensor.copy_(stored.read(key, place.part_of(expected[key], processes), device))
         # transformers ignores tied embeddings in the configuration when both are stored and differ.
@@ -122,6 +119,14 @@ def read_dense_model(
         for row, label in enumerate(label_ids):
             model.label_weight_2D[row].copy_(output[label : label + 1][0])
     return replace(model, read_output=partial(_read_output, name, **hub))
+
+
+def _check_fp8(layers: Sequence[DenseLayer], device: torch.device, dtype: torch.dtype) -> None:
+    """Raises BackendError when products with quantized weights of these shapes cannot run on the device."""
+    shapes = {projection.weight.shape for layer in layers for projection in layer.projections}
+    for problem in (fp8_problem(device, dtype), *(width_problem(shape, device) for shape in sorted(shapes))):
+        if problem:
+            raise BackendError(problem)
 
 
 def _read_output(name: str, **hub: Any) -> Iterator[Tensor]:

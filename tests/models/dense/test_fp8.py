@@ -12,8 +12,14 @@ from torch import Tensor
 import gram_fast
 from gram_fast import PairwiseJudge, ops
 from gram_fast.errors import BackendError, NumericalError, UnsupportedModelError
-from gram_fast.models.dense import fp8
-from gram_fast.models.dense.fp8 import Fp8Activations, Fp8Weight, fp8_linear, fp8_linear_reference, fp8_problem
+from gram_fast.models.dense.fp8 import (
+    Fp8Activations,
+    Fp8Weight,
+    fp8_linear,
+    fp8_linear_reference,
+    fp8_problem,
+    width_problem,
+)
 from gram_fast.models.dense.products import fp8_product
 from gram_fast.models.dense.weights import read_dense_model
 from gram_fast.models.digest import weights_digest
@@ -165,6 +171,14 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
         PairwiseJudge.from_pretrained(tmp_path, device="cpu", quantization="fp8")
 
 
+def test_what_cannot_run_is_said_before_memory_is_taken(tmp_path, monkeypatch):
+    config = save_in_shards(tmp_path, "qwen3").config
+    for name, message in (("width_problem", "too narrow"), ("fp8_problem", "too old")):
+        monkeypatch.setattr(f"gram_fast.models.dense.weights.{name}", lambda *_, found=message: found)
+        with pytest.raises(BackendError, match=message):
+            read_dense_model(str(tmp_path), config, LABELS, CPU, torch.float32, quantization="fp8")
+
+
 def test_no_row_has_bits_of_its_own(tmp_path):
     config = save_in_shards(tmp_path, "qwen3").config
     with pytest.raises(BackendError, match="deterministic=True: product 'fp8' gives a row other bits in another pass"):
@@ -191,9 +205,8 @@ def test_what_a_gpu_needs_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     assert "needs compute capability 8.9 or higher" in str(fp8_problem(CUDA, torch.bfloat16))
-    weight = Fp8Weight(torch.empty(40, 32, device="meta"), torch.empty(40, 1, device="meta"))
-    assert "needs weights of multiples of 16, got one of [40, 32]" in str(fp8.width_problem(weight))
-    assert fp8.width_problem(Fp8Weight.empty(40, 32, CPU)) is None
+    assert "needs weights of multiples of 16, got one of [40, 32]" in str(width_problem(torch.Size([40, 32]), CUDA))
+    assert width_problem(torch.Size([48, 32]), CUDA) is width_problem(torch.Size([40, 32]), CPU) is None
 
 
 SHAPES = {  # inputs, outputs
@@ -252,5 +265,7 @@ def test_a_judge_on_a_gpu():
     prompt, responses = "Sort from smallest to largest: 72, 15, 48, 31", ["15, 31, 48, 72", "72, 48, 31, 15"]
     on_cpu, on_gpu = (judge.compare(prompt, *responses) for judge in judges)
     assert (on_cpu.p > 0.5) == (on_gpu.p > 0.5)
+    # Launched, captured and replayed.
+    assert {judges[1].compare(prompt, *responses).p for _ in range(3)} == {on_gpu.p}
     weights = {p.weight.values_OD.dtype for layer in judges[1].comparer.runner.model.layers for p in layer.projections}
     assert weights == {torch.float8_e4m3fn}
