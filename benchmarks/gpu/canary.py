@@ -1,10 +1,10 @@
 """Is an op right on this GPU, at the shapes of real models?
 
-    python -m benchmarks.gpu.canary OP [OP ...]
+    python -m benchmarks.gpu.canary OP [OP ...] [--backend NAME]
 
-Runs every backend that the op has there in bfloat16, at the sizes of Qwen3-8B and Qwen3-1.7B. Each result is compared
-with the plain reference in float64, and what a CUDA graph replays with what a launch gives, bit by bit. Without a GPU
-it runs on the CPU, at tiny sizes, and compares two launches.
+Runs every backend that the op has there, or one, in bfloat16, at the sizes of Qwen3-8B and Qwen3-1.7B. Each result is
+compared with the plain reference in float64, and what a CUDA graph replays with what a launch gives, bit by bit.
+Without a GPU it runs on the CPU, at tiny sizes, and compares two launches.
 
 A row of the last dimension may be off by 1.5 times what the reference is off by in the same dtype, with half a unit in
 the last place for the output's own rounding; a result in float32, whose sums have another order, by 4 times. Results in
@@ -331,19 +331,21 @@ def parser() -> argparse.ArgumentParser:
     """Makes what reads the command line."""
     found = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     found.add_argument("ops", choices=CASES, nargs="+", metavar="OP")
+    found.add_argument("--backend", help="all that there are unless one is named")
     return found
 
 
 def main() -> None:
     """Checks the ops of the command line on all their backends, at the sizes of all models."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    failed = wrong_ops(parser().parse_args().ops, device)
+    options = parser().parse_args()
+    failed = wrong_ops(options.ops, device, options.backend)
     if failed:
         sys.exit(f"wrong: {'; '.join(failed)}")
     print("right")
 
 
-def wrong_ops(names: Sequence[str], device: torch.device) -> list[str]:
+def wrong_ops(names: Sequence[str], device: torch.device, only: str | None = None) -> list[str]:
     """Checks ops, and prints a line for each check -> those that are wrong."""
     failed = []
     for model in MODELS[device.type]:
@@ -351,7 +353,7 @@ def wrong_ops(names: Sequence[str], device: torch.device) -> list[str]:
             torch.manual_seed(0)
             case = CASES[op](Sizes.of(model, device))
             for backend in backends_on(op, device):
-                if backend == "reference":
+                if backend == "reference" or only not in (None, backend):
                     continue
                 name = f"{op} ({backend}) at the sizes of {model}"
                 wrong = check(case, backend)

@@ -52,9 +52,10 @@ class Outcome:
 
 def environment(place: Place) -> dict[str, str]:
     """Makes the environment of all stages: this tree, caches that stay, no network."""
-    tools = str(Path(place.python).parent)  # cmake and ninja of a virtual environment stand beside its Python
+    # cmake and ninja of a virtual environment stand beside its Python, nvcc where nobody may have looked for it.
+    folders = [str(Path(place.python).parent), os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
     found = os.environ | {
-        "PATH": os.pathsep.join([tools, os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join(folders),
         "PYTHONPATH": str(REPOSITORY),
         "PYTHONUNBUFFERED": "1",
         "TRITON_CACHE_DIR": str(place.work / "triton"),

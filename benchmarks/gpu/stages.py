@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 OPS = (
-    "tree_attention",
     "leaf_attention",
     "path_attention",
     "merge_states",
@@ -24,7 +23,7 @@ OPS = (
     "add_rms_norm_fp8",
     "swiglu_fp8",
 )
-"""Those with a backend for a GPU."""
+"""Those with a backend for a GPU, beside tree attention."""
 JUDGES = ("qwen3-1.7b", "qwen3-8b")
 """Models whose random checkpoints are measured."""
 LAUNCH_SHAPES = ("64x64x4x3", "128x128x8x2", "64x64x4x2")
@@ -96,9 +95,11 @@ def build(place: Place, seconds: float, judges: Sequence[str]) -> list[Command]:
 
 def canary(place: Place, seconds: float) -> list[Command]:
     """A process for each op, so that one which breaks the GPU's state spoils no other; a tiny judge on all runners."""
-    found = [Command(name, module(place, "gpu.canary", name), is_vital=name == "tree_attention") for name in OPS]
+    tree = module(place, "gpu.canary", "tree_attention", "--backend")
+    found = [Command("tree_attention", [*tree, "triton"], is_vital=True), Command("cascade", [*tree, "cascade"])]
     if place.is_dry:
         return found[:1]
+    found += [Command(name, module(place, "gpu.canary", name)) for name in OPS]
     tiny = ["--shape", "small", "--prompt-tokens", 64, "--response-tokens", 64, "--reference", 8, "--knockout", 8]
     few = ["--strategies", "reference", "knockout", "--only", "transformers", "deterministic", "--repeats", 1]
     limits = ["--dtype", "bfloat16", "--limit", max(seconds - TO_FINISH, 1)]
@@ -151,8 +152,8 @@ def sanitizer(place: Place, seconds: float) -> list[Command]:
 STAGES = (
     Stage("build", 100, partial(build, judges=JUDGES)),
     Stage("canary", 50, canary),
-    Stage("kernels", 50, kernels),
-    Stage("scorer-1.7b", 90, partial(scorer, judge="qwen3-1.7b"), needs=("qwen3-1.7b",)),
+    Stage("kernels", 60, kernels),
+    Stage("scorer-1.7b", 80, partial(scorer, judge="qwen3-1.7b"), needs=("qwen3-1.7b",)),
     Stage("scorer-8b", 150, partial(scorer, judge="qwen3-8b"), needs=("qwen3-8b",)),
     Stage("tests", 100, tests),
     Stage("tests-large", 40, large_tests),

@@ -4,7 +4,7 @@ A row is one implementation of one op at one shape; the first row of an op at a 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -69,12 +69,14 @@ class Report:
         self.record = record | {"rows": []}
         self._output, self._console = output, console
 
-    def add(self, title: str, rows: Sequence[Row]) -> None:
-        """Prints the rows of one shape, and adds them to the record."""
-        self._console.print(results_table(title, rows, self.record["ceilings"]))
-        self.record["rows"] += [{"shape": title, **row} for row in rows]
-        if self._output:
-            self._output.write_text(json.dumps(self.record) + "\n", "utf-8")
+    def add(self, title: str, rows: Iterable[Row]) -> None:
+        """Adds rows of one shape to the record, each as it comes, and prints all that there are of that shape."""
+        for row in rows:
+            self.record["rows"].append({"shape": title, **row})
+            if self._output:
+                self._output.write_text(json.dumps(self.record) + "\n", "utf-8")
+        of_shape = [row for row in self.record["rows"] if row["shape"] == title]
+        self._console.print(results_table(title, of_shape, self.record["ceilings"]))
 
     @property
     def failed(self) -> list[str]:

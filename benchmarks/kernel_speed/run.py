@@ -20,9 +20,10 @@ Without a GPU it runs on the CPU, on a tiny forest: to try the benchmark out, no
 Not called kernels.py: `import kernels` anywhere would find it, and transformers does that.
 """
 
+import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -84,7 +85,7 @@ def guarded(op: str, name: str, measure: Callable[[], Row], prefix: str = "") ->
             torch.cuda.empty_cache()
 
 
-def measure_ours(problem: Problem, clock: Clock, shapes: Sequence[LaunchShape]) -> list[Row]:
+def measure_ours(problem: Problem, clock: Clock, shapes: Sequence[LaunchShape]) -> Iterator[Row]:
     """Measures our attention of all tokens, as it is launched and in other launch shapes."""
     tokens = sample_of(problem.forest.num_tokens)
     exact_NHE = exact_rows(problem, tokens)
@@ -100,13 +101,12 @@ def measure_ours(problem: Problem, clock: Clock, shapes: Sequence[LaunchShape]) 
     for shape in shapes:
         name = f"{OURS}, {shape.block_m}x{shape.block_n}x{shape.num_warps}x{shape.num_stages}"
         ways[name] = partial(tree_attention_in, shape=shape)
-    return [guarded("tree_attention", name, partial(measure, name, way), FAILED) for name, way in ways.items()]
+    for name, way in ways.items():
+        yield guarded("tree_attention", name, partial(measure, name, way), FAILED)
 
 
-def measure_rivals(problem: Problem, clock: Clock, names: Sequence[str]) -> list[Row]:
+def measure_rivals(problem: Problem, clock: Clock, names: Sequence[str]) -> Iterator[Row]:
     """Measures rivals that give the same as our attention of all tokens, which must be right."""
-    if not names:
-        return []
     expected_THE = tree_attention(problem).launch()
 
     def measure(name: str) -> Row:
@@ -116,7 +116,8 @@ def measure_rivals(problem: Problem, clock: Clock, names: Sequence[str]) -> list
             raise ValueError(f"differs from ours, row error {error:.2g}")
         return attention_row(problem, name, clock.seconds(made.launch), error)
 
-    return [guarded("tree_attention", name, partial(measure, name)) for name in names]
+    for name in names:
+        yield guarded("tree_attention", name, partial(measure, name))
 
 
 def measure_leaves(problem: Problem, clock: Clock) -> list[Row]:
@@ -192,10 +193,11 @@ class BenchmarkRun:
     def attention(self, forest: Forest, model: str, shapes: Sequence[LaunchShape]) -> None:
         """Measures attention of all tokens and of the last ones."""
         problem = self._problem(forest, model)
-        rows = measure_ours(problem, self._clock, shapes)
-        if "problem" not in rows[0]:
-            rows += measure_rivals(problem, self._clock, self._first)
-        self._report.add(title_of(problem), [*rows, *measure_leaves(problem, self._clock)])
+        title = title_of(problem)
+        self._report.add(title, measure_ours(problem, self._clock, shapes))
+        self._report.add(title, measure_leaves(problem, self._clock))
+        if title in self._report.measured:
+            self._report.add(title, measure_rivals(problem, self._clock, self._first))
 
     def memory_bound_ops(self, model: str) -> None:
         """Measures the ops that are bound by memory."""
@@ -211,6 +213,18 @@ class BenchmarkRun:
         if self._last and title_of(problem) in self._report.measured:
             self._report.add(title_of(problem), measure_rivals(problem, self._clock, self._last))
 
+    def everything(self, options: argparse.Namespace) -> None:
+        """Measures what was asked for, what matters most first."""
+        forests = [real_round_robin(options.data, 16) if name == REAL else FORESTS[name]() for name in options.forests]
+        for model in options.heads:
+            for forest in forests:
+                self.attention(forest, model, options.shapes)
+        for model in options.heads:
+            self.memory_bound_ops(model)
+        for model in options.heads:
+            for forest in forests:
+                self.slow_rivals(forest, model)
+
     def _problem(self, forest: Forest, model: str) -> Problem:
         return random_problem(forest, heads_of(model), self._device, self._dtype)
 
@@ -224,15 +238,10 @@ def main() -> None:
     console.print(f"ceilings: {found['tflops']:,.3g} TFLOP/s, {found['gbytes']:,.0f} GB/s")
     report = Report(environment() | {"benchmark": "kernel_speed", "ceilings": found}, options.output, console)
     run = BenchmarkRun(device, clock, report, options.rivals)
-    forests = [real_round_robin(options.data, 16) if name == REAL else FORESTS[name]() for name in options.forests]
-    for model in options.heads:
-        for forest in forests:
-            run.attention(forest, model, options.shapes)
-    for model in options.heads:
-        run.memory_bound_ops(model)
-    for model in options.heads:
-        for forest in forests:
-            run.slow_rivals(forest, model)
+    try:
+        run.everything(options)
+    except KeyboardInterrupt:
+        console.print("stopped before the end")
     console.print("; ".join(report.headlines), soft_wrap=True)
     print(json.dumps(report.record))
     if report.failed:

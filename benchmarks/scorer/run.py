@@ -198,23 +198,32 @@ class BenchmarkRun:
 
     def run_apart(self, folder: Path) -> PairTokenizer:
         """Runs contenders with one model in memory at a time, the rivals before ours keeps keys and values of it."""
-        self._run_alone(folder, DENSE)
-        judge = self._judge(folder, TRANSFORMERS)
-        rivals, ours = rivals_of(judge), self._ours(TRANSFORMERS, judge)
-        self._run_all(contenders_of(rivals, judge.comparer.tokens_at_once), rivals)
-        self._run_all([ours])
-        tokenizer = rivals.tokenizer
-        del judge, rivals, ours
+        dense = self._judge(folder, DENSE)
+        tokenizer = comparer_of(dense).tokenizer
+        self._run_all([self._ours(DENSE, dense)])
+        del dense
         free_memory()
+        if judge := self._loaded(folder, TRANSFORMERS):
+            rivals, ours = rivals_of(judge), self._ours(TRANSFORMERS, judge)
+            self._run_all(contenders_of(rivals, judge.comparer.tokens_at_once), rivals)
+            self._run_all([ours])
+            del rivals, ours
         for name in self._options_of:
             if self._is_asked(name) and name not in (DENSE, TRANSFORMERS):
-                self._run_alone(folder, name)
+                del judge
+                free_memory()
+                if judge := self._loaded(folder, name):
+                    self._run_all([self._ours(name, judge)])
         return tokenizer
 
-    def _run_alone(self, folder: Path, name: str) -> None:
-        """Runs one of ours on all cases, and gives back its memory."""
-        self._run_all([self._ours(name, self._judge(folder, name))])
-        free_memory()
+    def _loaded(self, folder: Path, name: str) -> PairwiseJudge | None:
+        """Loads a judge that the others can do without."""
+        try:
+            return self._judge(folder, name)
+        except Exception as error:
+            self._leave_out(name, None, one_line(error))
+            self._ours_failed = True
+            return None
 
     def run_vllm(self, folder: Path, tokenizer: PairTokenizer) -> None:
         """Runs vLLM on all cases, where there is a Python that has it."""

@@ -348,3 +348,24 @@ def test_a_rival_that_raises_is_left_out_and_one_that_is_wrong_fails_the_run(
     assert [row["name"] for row in record["rows"][: len(OURS) + 3]] == [ours, "padded", "prefix", "packed", *rest]
     why = "out of luck and a page of details"
     assert whys == dict.fromkeys((f"reference, n = {n}, one order" for n in (2, 4)), why)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="sizes and rivals are those of the CPU")
+@pytest.mark.usefixtures("known_rates")
+def test_a_judge_that_cannot_be_loaded_keeps_nobody_else_from_running(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loaded(self: Any, folder: Path, name: str) -> PairwiseJudge:
+        if name == "ours, transformers":
+            raise RuntimeError("too large")
+        return load(self, folder, name)
+
+    load = scorer.BenchmarkRun._judge
+    monkeypatch.setattr(scorer.BenchmarkRun, "_judge", loaded)
+    monkeypatch.setattr(scorer.BenchmarkRun, "run_together", scorer.BenchmarkRun.run_apart)  # as on a GPU
+    options = ["--strategies", "reference", "--only", "deterministic", "transformers", "padded"]
+    with pytest.raises(SystemExit, match="ours failed"):
+        run(monkeypatch, capsys, "--model", str(checkpoint), *options)
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["name"] for row in record["rows"]] == ["ours, dense", "ours, deterministic"] * 2
+    assert record["left_out"] == [{"name": "ours, transformers", "workload": None, "why": "too large"}]
