@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.kernel_speed.exactness import row_error
 from benchmarks.kernel_speed.run import backends_on
-from benchmarks.kernel_speed.shapes import Forest, Heads, heads_of, one_against_all
+from benchmarks.kernel_speed.shapes import Forest, Heads, heads_of, one_against_all, random_lengths
 from benchmarks.random_judge import SHAPES, ModelSizes
 from gram_fast import ops
 from gram_fast.kernels.add_rms_norm import add_rms_norm_reference
@@ -73,8 +73,9 @@ class Sizes:
 
     @classmethod
     def of(cls, name: str, device: torch.device) -> "Sizes":
-        """Gives the sizes of a model, and a forest of odd lengths: 3,435 tokens on a GPU, where dense scores fit."""
-        forest = one_against_all(8, 157, 149) if device.type == "cuda" else one_against_all(3, 5, 7)
+        """Gives the sizes of a model, and a forest of odd lengths: 3,000 tokens on a GPU, where dense scores fit."""
+        lengths = random_lengths(80, 180, 8) if device.type == "cuda" else [7, 5, 6]
+        forest = one_against_all(157 if device.type == "cuda" else 5, lengths)
         return cls(SHAPES[name], heads_of(name), forest, device, DTYPES[device.type])
 
     @property

@@ -108,7 +108,7 @@ def canary(place: Place, seconds: float) -> list[Command]:
 
 def kernels(place: Place, seconds: float) -> list[Command]:
     """Every kernel's speed at the sizes of the larger model; attention over one forest, in four launch shapes."""
-    chosen = ["--forests", "one-against-all", "--heads", "qwen3-8b", "--shapes", *LAUNCH_SHAPES]
+    chosen = ["--forests", "mixed-lengths", "--heads", "qwen3-8b", "--shapes", *LAUNCH_SHAPES]
     if place.is_dry:
         chosen = ["--forests", "tiny", "--heads", "small", "--shapes", "16x16x4x2", "--rivals", "SDPA, dense mask"]
     return [Command("", module(place, "kernel_speed.run", *chosen, "--output", place.results / "kernels.json"))]
@@ -127,6 +127,7 @@ def pytest(place: Place, markers: str, *arguments: str) -> list[str]:
     """Makes the command line of the tests with these markers, all that there are unless paths are given."""
     plugins = ["-p", "no:cacheprovider", "-p", "benchmarks.gpu.left_out", "--continue-on-collection-errors"]
     options = ["-v", "-m", markers, *plugins, *arguments]
+    options += ["--timeout", "60"] if find_spec("pytest_timeout") else []
     few = ["tests/ops/test_swiglu.py"] if place.is_dry else []
     return [place.python, "-m", "pytest", *options, *few]
 

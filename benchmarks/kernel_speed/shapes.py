@@ -7,7 +7,7 @@ Shape letters: T packed tokens, H query heads, K key/value heads, E head width, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -153,30 +153,36 @@ def both_orders(pairs: Sequence[tuple[int, int]]) -> SlotPairs:
     return [order for i, j in pairs for order in ((i, j), (j, i))]
 
 
-def of_slot_pairs(name: str, shown: SlotPairs, prompt: int, response: int) -> Forest:
-    """Makes the forest of one prompt and responses of one length. All tokens differ: only whole texts are shared."""
-    count = 1 + max(max(slots) for slots in shown)
-    ids = np.arange(prompt + count * response, dtype=np.int32)
-    return make_forest(name, ids[:prompt], np.split(ids[prompt:], count), np.array(shown, np.int32))
+def of_slot_pairs(name: str, shown: SlotPairs, prompt: int, lengths: Sequence[int]) -> Forest:
+    """Makes the forest of one prompt and responses of these lengths. All tokens differ: only whole texts are shared."""
+    ids = np.arange(prompt + sum(lengths), dtype=np.int32)
+    segments = np.split(ids[prompt:], np.cumsum(lengths)[:-1])
+    name = f"{name}, n = {len(lengths)}, P = {prompt}, R = {span_of(lengths)}"
+    return make_forest(name, ids[:prompt], segments, np.array(shown, np.int32))
 
 
-def one_against_all(count: int, prompt: int, response: int) -> Forest:
+def span_of(lengths: Sequence[int]) -> str:
+    """Describes lengths by the smallest and the largest."""
+    low, high = min(lengths), max(lengths)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def one_against_all(prompt: int, lengths: Sequence[int]) -> Forest:
     """Makes the forest of a first response against all others, in both orders."""
-    shown = both_orders([(0, i) for i in range(1, count)])
-    return of_slot_pairs(f"one against all, n = {count}, P = {prompt}, R = {response}", shown, prompt, response)
+    shown = both_orders([(0, i) for i in range(1, len(lengths))])
+    return of_slot_pairs("one against all", shown, prompt, lengths)
 
 
-def round_robin(count: int, prompt: int, response: int) -> Forest:
+def round_robin(prompt: int, lengths: Sequence[int]) -> Forest:
     """Makes the forest of all pairs of responses, in both orders."""
-    shown = both_orders([(i, j) for j in range(count) for i in range(j)])
-    return of_slot_pairs(f"round robin, n = {count}, P = {prompt}, R = {response}", shown, prompt, response)
+    shown = both_orders([(i, j) for j in range(len(lengths)) for i in range(j)])
+    return of_slot_pairs("round robin", shown, prompt, lengths)
 
 
 def root_and_leaves(root: int, lengths: Sequence[int]) -> Forest:
     """Makes the forest of one root with leaves of these lengths right below it."""
     ids = np.arange(root + sum(lengths), dtype=np.int32)
-    low, high = min(lengths), max(lengths)
-    name = f"root of {root}, {len(lengths)} leaves of {low if low == high else f'{low} to {high}'}"
+    name = f"root of {root}, {len(lengths)} leaves of {span_of(lengths)}"
     segments = np.split(ids[root:], np.cumsum(lengths)[:-1])
     return make_forest(name, ids[:root], segments, np.arange(len(lengths), dtype=np.int32)[:, None])
 
@@ -193,12 +199,19 @@ def real_round_robin(data: Path, count: int) -> Forest:
     return make_forest(name, encoded.head_ids, first_round.segments, first_round.sequences)
 
 
+def random_lengths(low: int, high: int, count: int) -> list[int]:
+    """Draws lengths, the same in every run."""
+    drawn: list[int] = np.random.default_rng(0).integers(low, high + 1, count).tolist()
+    return drawn
+
+
 FORESTS: dict[str, Callable[[], Forest]] = {
-    "one-against-all": partial(one_against_all, 64, 512, 512),
-    "round-robin": partial(round_robin, 16, 512, 512),
-    "few-tokens": lambda: root_and_leaves(512, np.random.default_rng(0).integers(1, 21, 2000).tolist()),
-    "long-root": partial(root_and_leaves, 16384, [128] * 8),
-    "tiny": partial(one_against_all, 3, 4, 5),
+    "one-against-all": lambda: one_against_all(512, [512] * 64),
+    "mixed-lengths": lambda: one_against_all(512, random_lengths(200, 800, 64)),
+    "round-robin": lambda: round_robin(512, [512] * 16),
+    "few-tokens": lambda: root_and_leaves(512, random_lengths(1, 20, 2000)),
+    "long-root": lambda: root_and_leaves(16384, [128] * 8),
+    "tiny": lambda: one_against_all(4, [5, 6, 3]),
 }
 """What is measured, by name; "real" besides, which needs a data file: `real_round_robin` of 16."""
 

@@ -7,6 +7,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from benchmarks.gpu.stages import (
     AGAIN_SECONDS,
     DEFAULT_SECONDS,
     JUDGES,
+    LAUNCH_SHAPES,
     OPS,
     STAGES,
     Command,
@@ -27,9 +29,11 @@ from benchmarks.gpu.stages import (
     Stage,
     chosen,
 )
+from benchmarks.kernel_speed.options import launch_shape as read_launch_shape
 from benchmarks.kernel_speed.options import read_options as kernel_options
 from benchmarks.scorer.options import read_options as scorer_options
 from gram_fast import ops
+from gram_fast.kernels.tree_attention_triton import OTHER_SHAPES, launch_shape
 from gram_fast.ops.backends import op_module
 
 REPOSITORY = Path(__file__).parents[2]
@@ -102,6 +106,12 @@ def test_the_scorer_ends_before_its_stage(place: Place) -> None:
         assert float(command.argv[command.argv.index("--limit") + 1]) == 75.0
         assert str(place.judge(f"qwen3-{name.removeprefix('scorer-')}")) in command.argv
     assert {need for stage in STAGES for need in stage.needs} == set(JUDGES)
+
+
+def test_the_launch_shapes_are_those_that_the_kernel_names() -> None:
+    large, small = (launch_shape(128, 2, 4, programs, 9) for programs in (1000, 10))
+    timed = [read_launch_shape(text) for text in LAUNCH_SHAPES]
+    assert sorted(map(astuple, timed)) == sorted(map(astuple, {small, *OTHER_SHAPES} - {large}))
 
 
 def test_every_command_line_is_understood(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 HEADS = shapes.Heads("tiny", 4, 2, 16)
 SMALL = {
-    "one against all": shapes.one_against_all(4, 5, 7),
-    "round robin": shapes.round_robin(4, 3, 6),
+    "one against all": shapes.one_against_all(5, [7, 3, 9, 6]),
+    "round robin": shapes.round_robin(3, [6] * 4),
     "root and leaves": shapes.root_and_leaves(9, [1, 4, 2, 3]),
     "deep": shapes.make_forest(
         "deep",
@@ -51,8 +51,8 @@ def mask_of(forest: shapes.Forest) -> Tensor:
 
 
 def test_forests_are_those_of_the_cost_model() -> None:
-    assert shapes.one_against_all(64, 512, 512).num_tokens == 97_792
-    assert shapes.round_robin(16, 512, 512).num_tokens == 512 + 16 * 512 + 240 * 512
+    assert shapes.one_against_all(512, [512] * 64).num_tokens == 97_792
+    assert shapes.round_robin(512, [512] * 16).num_tokens == 512 + 16 * 512 + 240 * 512
 
 
 @on_each_forest
