@@ -101,7 +101,7 @@ def canary(place: Place, seconds: float) -> list[Command]:
         return found[:1]
     found += [Command(name, module(place, "gpu.canary", name)) for name in OPS]
     tiny = ["--shape", "small", "--prompt-tokens", 64, "--response-tokens", 64, "--reference", 8, "--knockout", 8]
-    few = ["--strategies", "reference", "knockout", "--only", "transformers", "deterministic", "--repeats", 1]
+    few = ["--strategies", "reference", "knockout", "--only", "transformers", "fp8", "deterministic", "--repeats", 1]
     limits = ["--dtype", "bfloat16", "--limit", max(seconds - TO_FINISH, 1)]
     return [*found, Command("judge", module(place, "scorer.run", *tiny, *few, *limits))]
 
@@ -127,15 +127,15 @@ def pytest(place: Place, markers: str, *arguments: str) -> list[str]:
     """Makes the command line of the tests with these markers, all that there are unless paths are given."""
     plugins = ["-p", "no:cacheprovider", "-p", "benchmarks.gpu.left_out", "--continue-on-collection-errors"]
     options = ["-v", "-m", markers, *plugins, *arguments]
-    options += ["--timeout", "60"] if find_spec("pytest_timeout") else []
     few = ["tests/ops/test_swiglu.py"] if place.is_dry else []
     return [place.python, "-m", "pytest", *options, *few]
 
 
 def tests(place: Place, seconds: float) -> list[Command]:
     """The tests that need a GPU, side by side."""
-    workers = ["-n", str(min(os.cpu_count() or 1, WORKERS)), "--dist", "worksteal"] if find_spec("xdist") else []
-    return [Command("", pytest(place, "gpu and not large_memory", *workers), {"OMP_NUM_THREADS": "1"})]
+    options = ["-n", str(min(os.cpu_count() or 1, WORKERS)), "--dist", "worksteal"] if find_spec("xdist") else []
+    options += ["--timeout", "60"] if find_spec("pytest_timeout") else []
+    return [Command("", pytest(place, "gpu and not large_memory", *options), {"OMP_NUM_THREADS": "1"})]
 
 
 def large_tests(place: Place, seconds: float) -> list[Command]:

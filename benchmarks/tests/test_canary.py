@@ -1,9 +1,13 @@
 """What the canary of benchmarks/run_gpu.sh takes for right, on the CPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from helpers.graphs import stand_in
 from helpers.ops import CPU
 from torch import Tensor
 
@@ -52,6 +56,24 @@ def test_a_wrong_number_anywhere_is_seen(case: canary.Case) -> None:
     for value in (float("nan"), 100.0):
         wrong, *_ = canary.check(changed(case, {-1: value}), "any")
         assert wrong.startswith("output 0 has a row error of")
+
+
+@pytest.mark.parametrize("op", ["add_rms_norm", "merge_states", "rotary_into_cache", "tree_attention"])
+def test_a_replay_starts_from_the_inputs_again(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def captured(graph: Any) -> Iterator[None]:
+        with graph:
+            yield
+        graph.capture_end()
+
+    stand_in(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "graph", captured)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    case = canary.CASES[op](canary.Sizes.of("small", CPU))
+    before = canary.copies(case.inputs)
+    replayed = canary.replay(case.reference, case.inputs)
+    assert all(map(torch.equal, before, case.inputs))
+    assert all(map(torch.equal, replayed, case.reference(*canary.copies(case.inputs))))
 
 
 def test_other_bits_of_a_replay_are_seen() -> None:
