@@ -1,5 +1,6 @@
 """Describes the machine and software that a benchmark ran on."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -32,5 +33,6 @@ def environment() -> dict[str, Any]:
         "triton": triton.__version__,
         "python": platform.python_version(),
         "gram_fast": gram_fast.__version__,
-        "commit": output_of("git", "describe", "--always", "--dirty"),
+        # A tree that was copied to a machine may have come without its history.
+        "commit": os.environ.get("COMMIT") or output_of("git", "describe", "--always", "--dirty"),
     }

@@ -20,6 +20,7 @@
 # measurements as JSON, and a summary with a line a stage, which is also printed. The exit code is 1 when one failed.
 #
 # Needs torch and the package's other requirements, nvcc, cmake, ninja, pybind11, pytest and hypothesis; fetches nothing.
-# PYTHON names the interpreter (python3). Judges and what compilers cache stay in build/gpu, for the next call.
+# PYTHON names the interpreter (python3), COMMIT what is measured where the tree has no history. Judges and what
+# compilers cache stay in build/gpu, for the next call.
 set -euo pipefail
 PYTHONPATH=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..") exec "${PYTHON:-python3}" -m benchmarks.gpu.run "$@"
