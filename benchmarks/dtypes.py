@@ -8,7 +8,8 @@ are emulated, and their seconds say nothing.
 Pairs are the first response of a group against another of the same, one of each group in turn, in both orders; FILE is
 as benchmarks/groups.py reads it. Every dtype is compared with the first one: the share of pairs whose winner is another
 one, how far from 1/2 the first dtype's p of such a pair was at most, and how far p moved. "first wins" is the share of
-pairs whose first response wins, which is the right one in rows of `chosen` and `rejected`. Seconds are of one call of
+pairs whose first response wins, which is the right one in rows of `chosen` and `rejected`; `make_data(folder, 0, 0)` of
+gram_fast/training/small_judge/make.py writes such rows, new tasks of the small judge. Seconds are of one call of
 `judge.compare_many` after a first one of a single pair. Prints a table and ends with one line of JSON.
 """
 
