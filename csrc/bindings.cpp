@@ -64,10 +64,6 @@ SpanTables views(const Table& spans, const Table& range_offsets, const Table& ra
 SpanTables span_tables(const Table& spans, const Table& range_offsets, const Table& ranges) {
   const SpanTables tables = views(spans, range_offsets, ranges);
   check_spans(tables, kMaxSlots, tables.num_tokens());
-  if (tables.num_tokens() > kMaxSlots) {
-    throw std::invalid_argument("spans_N2: expected at most " + std::to_string(kMaxSlots) + " tokens, got " +
-                                std::to_string(tables.num_tokens()));
-  }
   return tables;
 }
 

@@ -143,6 +143,21 @@ def test_a_table_without_leaves_has_the_size_asked_for() -> None:
     assert not table.any()
 
 
+@pytest.mark.parametrize("end", [2**31, 2**63 - 1])
+def test_more_tokens_than_slots_can_be_counted(end: int) -> None:
+    """They are refused before anything is made for each of them."""
+    made = ops.Spans(torch.tensor([[0, end]]), torch.tensor([0, 0]), torch.empty((0, 2), dtype=torch.int64))
+    rows_L = torch.tensor([0])
+    for make in (
+        lambda: ops.TreeTables.of(made, "triton", 2, CPU),
+        lambda: ops.TreeTables.of(made, "cascade", 2, CPU),
+        lambda: ops.LeafTables.of(made, rows_L, "extension", CPU),
+        lambda: ops.PathTables.of(made, 2, CPU),
+    ):
+        with pytest.raises(ValueError, match=f"^spans_N2: expected at most 2147483647 tokens, got {end}$"):
+            make()
+
+
 # Values that tables of a pass do not have at most places: too large, negative, beyond 32 bits, overflowing.
 WILD = st.sampled_from([-1, 0, 1, 5, 41, 2**20, 2**31 - 1, 2**31, 2**33, 2**62, 2**63 - 1, -(2**31), -(2**63)])
 
