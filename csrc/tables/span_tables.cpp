@@ -31,8 +31,8 @@ void check_spans(const SpanTables& tables, int64_t num_slots, int64_t num_tokens
     throw std::invalid_argument(expected_spans() + ", got " + std::to_string(spans.size()) + " that end at " +
                                 std::to_string(covered));
   }
-  if (covered > num_slots) {
-    throw std::invalid_argument("spans_N2: expected at most " + std::to_string(num_slots) + " tokens, got " +
+  if (covered > kMaxSlots) {
+    throw std::invalid_argument("spans_N2: expected at most " + std::to_string(kMaxSlots) + " tokens, got " +
                                 std::to_string(covered));
   }
   if (offsets.size() != spans.size() + 1) {

@@ -25,8 +25,8 @@ struct SpanTables {
 // Most slots that the 32-bit tables of kernels can count.
 constexpr int64_t kMaxSlots = std::numeric_limits<int32_t>::max();
 
-// Throws std::invalid_argument unless the spans cover [0, num_tokens) in order, which are the first of the slots, and
-// their ranges lie in the slots. The message names the table as the ops do (gram_fast/ops/tables.py).
+// Throws std::invalid_argument unless the spans cover [0, num_tokens) in order, at most kMaxSlots tokens, and their
+// ranges lie in the slots. The message names the table as the ops do (gram_fast/ops/tables.py).
 void check_spans(const SpanTables& tables, int64_t num_slots, int64_t num_tokens);
 
 // Throws std::invalid_argument unless the packed rows lie in [0, num_tokens).
