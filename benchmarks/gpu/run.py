@@ -184,6 +184,15 @@ def run_all(stages: Sequence[Stage], ends: Sequence[float], place: Place, archiv
     return code
 
 
+def handle_signals() -> None:
+    """Makes SIGTERM, and SIGINT where a shell's background processes ignore it, do as Ctrl-C: what runs is stopped.
+
+    Children listen to SIGINT again too: what is ignored is inherited.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def main() -> int:
     """Reads the command line, and runs the stages that it asks for."""
     parser = argparse.ArgumentParser(prog="benchmarks/run_gpu.sh")
@@ -205,8 +214,7 @@ def main() -> int:
     else:
         stages = chosen(options.again)
         ends = deadlines(stages, AGAIN_SECONDS if options.again else DEFAULT_SECONDS)
-    # As Ctrl-C: what runs is stopped, and what there is is kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handle_signals()
     return run_all(stages, ends, place, out / "results.tar.gz")
 
 

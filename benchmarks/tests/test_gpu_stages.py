@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from pathlib import Path
 
@@ -38,6 +38,16 @@ from gram_fast.ops.backends import op_module
 
 REPOSITORY = Path(__file__).parents[2]
 CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Those of a run, whatever the tests were started by."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    gpu_run.handle_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -165,6 +175,7 @@ def test_a_failure_of_what_is_vital_ends_the_run(place: Place) -> None:
     assert summary[-1].split(maxsplit=5)[5].startswith("other: failed (1)")
 
 
+@pytest.mark.usefixtures("signals")
 def test_a_stage_is_stopped_with_its_children_and_says_what_it_has(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,16 +217,16 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 def test_the_archive_is_whole_whenever_it_ends(tmp_path: Path) -> None:
     source = f"""
-import signal, sys
+import sys
 from pathlib import Path
-from benchmarks.gpu.run import run_all
+from benchmarks.gpu.run import handle_signals, run_all
 from benchmarks.gpu.stages import Command, Place, Stage
 place = Place(sys.executable, Path({str(tmp_path)!r}), Path({str(tmp_path / "results")!r}))
 place.results.mkdir()
 def stage(name, source):
     return Stage(name, 60, lambda place, left: [Command("", [sys.executable, "-c", source])])
 stages = stage("first", "print(1)"), stage("second", "import time; print(2, flush=True); time.sleep(60)")
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+handle_signals()
 run_all(stages, [60, 120], place, place.work / "results.tar.gz")
 """
     with subprocess.Popen([sys.executable, "-c", source], cwd=REPOSITORY, stderr=subprocess.DEVNULL) as process:
