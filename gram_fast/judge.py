@@ -111,12 +111,9 @@ class PairwiseJudge:
             products: matrix products of runner "dense": "auto" (on a CPU oneDNN's, with weights packed for it),
                 "torch", "onednn", or on CPUs with AMX "split": float32 by three products of bfloat16, faster and a
                 little less exact (docs/performance.md).
-            quantization: None, or "fp8": the weights of products are kept as FP8 numbers with a factor for each output,
-                and multiplied with activations that are rounded to FP8 with a factor for each token. Half the memory of
-                16-bit weights, and at most twice the rate of their products on GPUs of compute capability 8.9 and
-                higher (not run on one yet); less exact than bfloat16 (docs/design/running.md). On a CPU it is emulated,
-                for measuring. Needs runner "dense", on CUDA bfloat16, and is not for `deterministic`. Checkpoints that
-                are stored as FP8 need no option: without it they run in `dtype`.
+            quantization: None, or "fp8": products of FP8 numbers (docs/design/running.md), half the memory of 16-bit
+                weights; less exact than bfloat16 (docs/performance.md). Needs runner "dense" and on CUDA bfloat16, and
+                is not for `deterministic`. Checkpoints that are stored as FP8 run in `dtype` without it.
             max_batch_tokens: most tokens of one forward; bounds the memory of activations, keys and values. "auto"
                 chooses by device. Halved, with a warning, when memory runs out.
             max_length: most tokens of one presentation, at most (and by default) what the checkpoint allows.

@@ -12,6 +12,7 @@ from gram_fast.kernels.add_rms_norm_triton import launch_shape
 from gram_fast.kernels.compilation import TYPES, Compilation
 from gram_fast.kernels.float8 import store_quantized
 from gram_fast.kernels.quantize_rows import empty_quantized
+from gram_fast.kernels.swiglu_triton import gated
 
 
 @triton.jit
@@ -20,10 +21,9 @@ def _swiglu_fp8_kernel(gate_up, values, scales, gate_up_stride, WIDTH: tl.conste
     row = tl.program_id(0).to(tl.int64)
     column_F = tl.arange(0, BLOCK_F)
     is_column_F = column_F < WIDTH
-    gate_up += row * gate_up_stride
-    gate_F = tl.load(gate_up + column_F, mask=is_column_F, other=0.0).to(tl.float32)
-    up_F = tl.load(gate_up + WIDTH + column_F, mask=is_column_F, other=0.0).to(tl.float32)
-    gated_F = (gate_F / (1.0 + tl.exp(-gate_F)) * up_F).to(gate_up.dtype.element_ty).to(tl.float32)
+    gated_F = gated(gate_up + row * gate_up_stride, column_F, is_column_F, WIDTH)
+    # Rounded as if it had been stored.
+    gated_F = gated_F.to(gate_up.dtype.element_ty).to(tl.float32)
     store_quantized(gated_F, values + row * WIDTH, scales + row, column_F, is_column_F)
 
 

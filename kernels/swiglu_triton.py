@@ -13,16 +13,21 @@ from gram_fast.kernels.compilation import TYPES, Compilation
 
 
 @triton.jit
+def gated(gate_up, column_F, is_column_F, WIDTH: tl.constexpr):
+    """Columns of the row at `gate_up`, in float32: zero where they are masked."""
+    gate_F = tl.load(gate_up + column_F, mask=is_column_F, other=0.0).to(tl.float32)
+    up_F = tl.load(gate_up + WIDTH + column_F, mask=is_column_F, other=0.0).to(tl.float32)
+    return gate_F / (1.0 + tl.exp(-gate_F)) * up_F
+
+
+@triton.jit
 def _swiglu_kernel(gate_up, out, gate_up_stride, WIDTH: tl.constexpr, BLOCK_F: tl.constexpr):
     """One program per block of columns of a row. The grid has one dimension: the others are limited to 65,535."""
     blocks = tl.cdiv(WIDTH, BLOCK_F)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column_F = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
     is_column_F = column_F < WIDTH
-    gate_up += row * gate_up_stride
-    gate_F = tl.load(gate_up + column_F, mask=is_column_F, other=0.0).to(tl.float32)
-    up_F = tl.load(gate_up + WIDTH + column_F, mask=is_column_F, other=0.0).to(tl.float32)
-    gated_F = gate_F / (1.0 + tl.exp(-gate_F)) * up_F
+    gated_F = gated(gate_up + row * gate_up_stride, column_F, is_column_F, WIDTH)
     tl.store(out + row * WIDTH + column_F, gated_F.to(out.dtype.element_ty), mask=is_column_F)
 
 

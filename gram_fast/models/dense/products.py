@@ -28,13 +28,11 @@ Weight = Tensor | Fp8Weight
 Multiply = Callable[[Any, Any, Tensor | None], Tensor]
 """x_TD, or what `Operations.norm` and `activate` make for this product in its place, a prepared Weight, bias_O or None
 -> [T, O]."""
+Add = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(residual_TO, x_TD, a prepared weight) -> the residual, to which the product was added in place."""
 
 # Below so many rows torch's product reads a weight faster than `split_linear` packs it.
 _FEW_ROWS = 16
-
-
-Add = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(residual_TO, x_TD, a prepared weight) -> the residual, to which the product was added in place."""
 
 
 @dataclass(frozen=True)
