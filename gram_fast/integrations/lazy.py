@@ -1,0 +1,64 @@
+"""The judge of a process: loaded when it is first needed, once, whoever asks."""
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gram_fast import InputError, PairwiseJudge
+
+RANK = "rank"
+"""Device name: the GPU of this process's local rank, or what "auto" finds where there is no GPU or no launcher."""
+
+# One copy of the weights a process, however many reward functions name them. Guarded by the lock, which is held while a
+# judge loads: whoever comes then waits for it.
+_loaded: dict[str, PairwiseJudge] = {}
+_lock = threading.Lock()
+
+
+class LazyJudge:
+    """A judge, or the name of one that is loaded at the first `get`.
+
+    It pickles and deep-copies as a name with options, so that a reward function can go to other processes; one that
+    was made from a judge in memory copies as that judge does.
+    """
+
+    def __init__(self, judge: PairwiseJudge | str | os.PathLike[str], **options: Any) -> None:
+        """`judge`: one in memory, or a folder or a name on the hub.
+
+        `options`: of `PairwiseJudge.from_pretrained`, beside a name; `device` also takes "rank", the default: the GPU
+        of the process's local rank. Raises InputError on anything else.
+        """
+        if not isinstance(judge, PairwiseJudge | str | os.PathLike):
+            raise InputError(f"judge: expected a PairwiseJudge, a folder or a name, got {type(judge).__name__}")
+        if isinstance(judge, PairwiseJudge) and options:
+            raise InputError(f"judge: expected no options beside a judge in memory, got {', '.join(options)}")
+        self._judge = judge
+        self._options: Mapping[str, Any] = {"device": RANK, **options}
+
+    def get(self) -> PairwiseJudge:
+        """The judge. Threads that ask while it loads wait for it; the same name with the same options is loaded once.
+
+        Raises errors like `PairwiseJudge.from_pretrained`; the next call tries again.
+        """
+        if isinstance(self._judge, PairwiseJudge):
+            return self._judge
+        options = dict(self._options)
+        if options["device"] == RANK:
+            options["device"] = rank_device()
+        key = repr((str(self._judge), sorted(options.items())))
+        with _lock:
+            if key not in _loaded:
+                _loaded[key] = PairwiseJudge.from_pretrained(str(self._judge), **options)
+            return _loaded[key]
+
+
+def rank_device() -> str:
+    """The device of this process: "cuda:N" of the local rank N that a launcher set, else "auto"."""
+    local = os.environ.get("LOCAL_RANK", "")
+    # Ray and some schedulers show each process one GPU, whatever its rank.
+    if local.isdigit() and int(local) < torch.cuda.device_count():
+        return f"cuda:{local}"
+    return "auto"
