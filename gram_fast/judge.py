@@ -14,13 +14,13 @@ from gram_fast.comparing.loading import comparer_of_model, load_comparer
 from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
+from gram_fast.ranking.packed import compare_groups, rank_groups, verify_groups
 from gram_fast.ranking.play import play
 from gram_fast.ranking.scores import find_scores, win_rate
-from gram_fast.ranking.tournament import EACH_ALONE, Strategy, Tournament, find_strategy, fixed_pairs
+from gram_fast.ranking.tournament import find_strategy, fixed_pairs
 from gram_fast.results import (
     Comparison,
     Flagged,
-    Preference,
     PreferenceMatrix,
     Ranking,
     Rewards,
@@ -30,15 +30,6 @@ from gram_fast.results import (
 from gram_fast.text.arguments import check_list, read_group, read_pair
 from gram_fast.text.group import Group
 from gram_fast.text.messages import Prompt
-
-
-def _duel(count: int, rng: np.random.Generator) -> Tournament:
-    """Compares the two responses of a pair: two distinct texts, or one text with itself."""
-    yield [(0, count - 1)]
-    return []
-
-
-_DUEL = Strategy(_duel, has_one_round=True)
 
 
 class PairwiseJudge:
@@ -198,7 +189,7 @@ class PairwiseJudge:
         that is not text and on a pair over `max_length` tokens, NumericalError when the model returns NaN or infinity.
         """
         group = Group.of(prompt, [a, b], name=lambda index: "ab"[index], include_reasoning=self.include_reasoning)
-        return self._compare([group], orders)[0]
+        return compare_groups([group], self.comparer, orders)[0]
 
     def compare_many(
         self, prompts: Sequence[Prompt], pairs: Sequence[Sequence[Prompt]], orders: Orders = "both"
@@ -216,15 +207,7 @@ class PairwiseJudge:
         check_list("pairs", pairs)
         check_list("prompts", prompts, len(pairs), "pairs")
         read = [read_pair(k, prompts[k], pair, self.include_reasoning) for k, pair in enumerate(pairs)]
-        return self._compare(read, orders)
-
-    def _compare(self, groups: Sequence[Group], orders: Orders) -> list[Comparison]:
-        """Compares the two candidates of each group."""
-        outcome = play(groups, _DUEL, self.comparer, orders)
-        return [
-            Comparison(**{**vars(only), "i": 0, "j": 1}, flagged=group.flags(self.comparer.flags), stats=outcome.stats)
-            for group, (only,) in zip(groups, outcome.comparisons, strict=True)
-        ]
+        return compare_groups(read, self.comparer, orders)
 
     def matrix(self, prompt: Prompt, responses: Sequence[Prompt], orders: Orders = "both") -> PreferenceMatrix:
         """Compares all responses with each other -> float64 [C, C], entry (i, j) = P(response i better than j).
@@ -276,17 +259,7 @@ class PairwiseJudge:
         group = Group.of(prompt, responses, include_reasoning=self.include_reasoning)
         found = find_strategy(strategy, k)
         score = find_scores(scores, strategy)
-        outcome = play([group], found, self.comparer, orders, seed)
-        values = score(len(group.texts), outcome.comparisons[0])[group.text_of]
-        order = _order(values, group, outcome.leaders[0])
-        return Ranking(
-            best=order[0],
-            order=order,
-            scores=tuple(values.tolist()),
-            comparisons=_by_candidate(group, outcome.comparisons[0]),
-            flagged=group.flags(self.comparer.flags),
-            stats=outcome.stats,
-        )
+        return rank_groups([group], self.comparer, found, score, orders, seed)[0]
 
     def verify(self, prompt: Prompt, responses: Sequence[Prompt]) -> Verification:
         """Verifies responses one by one -> P(the response is right) of each, of a template's first label: "Yes".
@@ -296,9 +269,7 @@ class PairwiseJudge:
         `max_length` tokens; NumericalError when the model returns NaN or infinity.
         """
         group = Group.of(prompt, responses, at_least=1, include_reasoning=self.include_reasoning)
-        outcome = play([group], EACH_ALONE, self.comparer, "ab")
-        p = np.array([answer.p for answer in outcome.comparisons[0]])
-        return Verification(tuple(p[group.text_of].tolist()), group.flags(self.comparer.flags), outcome.stats)
+        return verify_groups([group], self.comparer)[0]
 
     def best_of_n(
         self,
@@ -384,17 +355,3 @@ class PairwiseJudge:
 
     def _flags(self, groups: Sequence[Group]) -> Flagged:
         return {name: flags for group in groups for name, flags in group.flags(self.comparer.flags).items()}
-
-
-def _order(values: np.ndarray, group: Group, leaders: Sequence[int]) -> tuple[int, ...]:
-    """Sorts candidates from best to worst: those with the leaders' texts, then by score, ties by number."""
-    place = {text: number for number, text in enumerate(leaders)}
-    return tuple(
-        sorted(range(len(values)), key=lambda c: (place.get(int(group.text_of[c]), len(leaders)), -values[c], c))
-    )
-
-
-def _by_candidate(group: Group, comparisons: Sequence[Preference]) -> tuple[Preference, ...]:
-    """Renumbers comparisons from distinct texts to the caller's candidates."""
-    first_of = group.first_of.tolist()
-    return tuple(Preference(**{**vars(c), "i": first_of[c.i], "j": first_of[c.j]}) for c in comparisons)

@@ -10,6 +10,9 @@ from scipy.special import expit, log_expit
 from gram_fast.errors import InputError, shown_value
 from gram_fast.results import Preference
 
+Scores = Callable[[int, Sequence[Preference]], NDArray[np.float64]]
+"""Scores of a group's candidates: (count, comparisons) -> float64 [count], higher is better."""
+
 # Probabilities are clipped to [this, 1 - this], +-13.8 in log odds: certainty would have infinite log odds.
 _CERTAIN = 1e-6
 
@@ -65,13 +68,13 @@ def bradley_terry(count: int, comparisons: Sequence[Preference]) -> NDArray[np.f
     return np.asarray(fit.x)
 
 
-SCORES: dict[str, Callable[[int, Sequence[Preference]], NDArray[np.float64]]] = {
+SCORES: dict[str, Scores] = {
     "win_rate": win_rate,
     "bradley_terry": bradley_terry,
 }
 
 
-def find_scores(name: str, strategy: str) -> Callable[[int, Sequence[Preference]], NDArray[np.float64]]:
+def find_scores(name: str, strategy: str) -> Scores:
     """Finds the score function of that name. Raises InputError that lists the names.
 
     "auto" is the win rate for round_robin and Bradley-Terry elsewhere: win rates over different opponents cannot be

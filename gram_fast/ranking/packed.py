@@ -1,0 +1,91 @@
+"""Plays the groups of one call together, and makes the result of each: comparisons, rankings, verifications.
+
+Groups share passes, so that no part of the cost is one group's own: `stats` of every result are those of the call.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram_fast.comparing.comparer import Comparer
+from gram_fast.comparing.orders import Orders
+from gram_fast.ranking.play import play
+from gram_fast.ranking.scores import Scores
+from gram_fast.ranking.tournament import EACH_ALONE, Strategy, Tournament
+from gram_fast.results import Comparison, Preference, Ranking, Verification
+from gram_fast.text.group import Group
+
+
+def _duel(count: int, rng: np.random.Generator) -> Tournament:
+    """Compares the two responses of a pair: two distinct texts, or one text with itself."""
+    yield [(0, count - 1)]
+    return []
+
+
+DUEL = Strategy(_duel, has_one_round=True)
+"""The two candidates of a pair."""
+
+
+def compare_groups(groups: Sequence[Group], comparer: Comparer, orders: Orders = "both") -> list[Comparison]:
+    """Compares the two candidates of each group. Raises errors like `play`."""
+    outcome = play(groups, DUEL, comparer, orders)
+    return [
+        Comparison(**{**vars(only), "i": 0, "j": 1}, flagged=group.flags(comparer.flags), stats=outcome.stats)
+        for group, (only,) in zip(groups, outcome.comparisons, strict=True)
+    ]
+
+
+def rank_groups(
+    groups: Sequence[Group],
+    comparer: Comparer,
+    strategy: Strategy,
+    scores: Scores,
+    orders: Orders = "both",
+    seed: int = 0,
+) -> list[Ranking]:
+    """Ranks the candidates of each group: the leaders of its tournament, then by score. Raises errors like `play`."""
+    outcome = play(groups, strategy, comparer, orders, seed)
+    rankings = []
+    for group, leaders, comparisons in zip(groups, outcome.leaders, outcome.comparisons, strict=True):
+        values = scores(len(group.texts), comparisons)[group.text_of]
+        order = _order(values, group, leaders)
+        rankings.append(
+            Ranking(
+                best=order[0],
+                order=order,
+                scores=tuple(values.tolist()),
+                comparisons=_by_candidate(group, comparisons),
+                flagged=group.flags(comparer.flags),
+                stats=outcome.stats,
+            )
+        )
+    return rankings
+
+
+def verify_groups(groups: Sequence[Group], comparer: Comparer) -> list[Verification]:
+    """Verifies the candidates of each group one by one. Raises errors like `play`."""
+    outcome = play(groups, EACH_ALONE, comparer, "ab")
+    return [
+        Verification(_of_candidates(group, answers), group.flags(comparer.flags), outcome.stats)
+        for group, answers in zip(groups, outcome.comparisons, strict=True)
+    ]
+
+
+def _of_candidates(group: Group, answers: Sequence[Preference]) -> tuple[float, ...]:
+    p = np.array([answer.p for answer in answers])
+    return tuple(p[group.text_of].tolist())
+
+
+def _order(values: NDArray[np.float64], group: Group, leaders: Sequence[int]) -> tuple[int, ...]:
+    """Sorts candidates from best to worst: those with the leaders' texts, then by score, ties by number."""
+    place = {text: number for number, text in enumerate(leaders)}
+    return tuple(
+        sorted(range(len(values)), key=lambda c: (place.get(int(group.text_of[c]), len(leaders)), -values[c], c))
+    )
+
+
+def _by_candidate(group: Group, comparisons: Sequence[Preference]) -> tuple[Preference, ...]:
+    """Renumbers comparisons from distinct texts to the caller's candidates."""
+    first_of = group.first_of.tolist()
+    return tuple(Preference(**{**vars(c), "i": first_of[c.i], "j": first_of[c.j]}) for c in comparisons)
