@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Flagged = Mapping[str, tuple[str, ...]]
-"""Suspicious texts: by place ("responses[2]", "a", "groups[0][1]"), the lines of the judge's template and the special
-tokens that the text contains. It is scored unchanged, but may try to pass for part of the judge's prompt. Of chat
-messages also the keys whose words the judge does not read, such as "reasoning_content left out"."""
+"""Suspicious texts: by place ("responses[2]", "a", "groups[0][1]"), what the text contains of the judge's template (its
+lines), of its special tokens and of any model's chat template (marks such as "[INST]"). It is scored unchanged, but may
+try to pass for part of the judge's prompt, or still have a policy's chat around it. Of chat messages also the keys
+whose words the judge does not read, such as "reasoning_content left out"."""
 
 
 @dataclass(frozen=True, kw_only=True)

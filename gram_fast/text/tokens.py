@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from gram_fast.errors import UnsupportedModelError
+from gram_fast.text.chat_marks import chat_marks
 from gram_fast.text.cuts import PROBES, CutProver
 from gram_fast.text.dates import date_remedy
 from gram_fast.text.messages import Message
@@ -132,11 +133,13 @@ class PairTokenizer:
         )
 
     def flags(self, text: str) -> tuple[str, ...]:
-        """Finds the lines of the template, the special tokens and the words of the chat template in `text`.
+        """Finds the lines of the template, the special tokens, the words and the marks of chats in `text`.
 
-        The words are those to which the chat template would react; to the judge they are text.
+        The words are those to which the chat template would react; to the judge they are text. The marks are those of
+        any model's chat template: a policy's need not be the judge's.
         """
-        return tuple(marker for marker in self._markers if marker in text)
+        own = tuple(marker for marker in self._markers if marker in text)
+        return own + tuple(mark for mark in chat_marks(text) if mark not in own)
 
     def long_beginning(self, text: str, limit: int) -> tuple[int, int] | None:
         """Finds a beginning of a long text that alone has far more than `limit` tokens -> (its characters, its tokens).
