@@ -16,11 +16,11 @@ from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.packed import compare_groups, rank_groups, verify_groups
 from gram_fast.ranking.play import play
-from gram_fast.ranking.scores import find_scores, win_rate
+from gram_fast.ranking.rewards import find_rule, reward_groups
+from gram_fast.ranking.scores import find_scores
 from gram_fast.ranking.tournament import find_strategy, fixed_pairs
 from gram_fast.results import (
     Comparison,
-    Flagged,
     PreferenceMatrix,
     Ranking,
     Rewards,
@@ -247,7 +247,8 @@ class PairwiseJudge:
                 "linear" (the running best against the next) or "reference" (all against the first); see
                 gram_fast/ranking/tournament.py.
             orders: "both", or one order at half the cost and with the judge's position bias.
-            scores: "win_rate", "bradley_terry", or "auto": win rate for round_robin, Bradley-Terry elsewhere.
+            scores: "win_rate", "bradley_terry", "margin", "points" or "rank" (see gram_fast/ranking/scores.py), or
+                "auto": win rate for round_robin, Bradley-Terry elsewhere.
             seed: seed of the bracket of "knockout" and "top_k", at least 0; the same seed gives the same ranking.
             k: places that "top_k" decides, at least 1; all where there are fewer responses.
 
@@ -300,58 +301,37 @@ class PairwiseJudge:
         orders: Orders = "both",
         scores: str = "auto",
         seed: int = 0,
+        k: int | None = None,
+        duplicates: str = "merged",
     ) -> Rewards:
         """Computes one reward per candidate for a batch of prompts with groups of any size, packed together.
 
         Args:
             prompts: one for each group.
             groups: candidates, two or more a group (one or more with `references`).
-            references: one response for each prompt. The reward is then P(candidate better than reference) in [0, 1],
-                as in GRAM's PPO recipe (arXiv 2506.14175), and `strategy` and `scores` are left out.
+            references: one response for each prompt. Every candidate is then compared with its reference alone, as in
+                GRAM's PPO recipe (arXiv 2506.14175), and `strategy` is left out.
             strategy: as for `rank`; the default, "round_robin", makes a reward the win rate in its group, in [0, 1].
             orders: as for `rank`.
-            scores: as for `rank`.
+            scores: as for `rank`. With references "probability" (and "auto"), P(candidate better than reference) in
+                [0, 1], or "margin", the logit for the candidate less that for the reference.
             seed: as for `rank`.
+            k: as for `rank`.
+            duplicates: equal candidates of a group share a reward and are compared once. "merged": they are one
+                candidate to the others, whose rewards do not depend on how often it occurs. "counted": each is an
+                opponent of all others, and of the equal ones in a draw.
 
-        Raises errors like `rank`; their message names the group.
+        The mean of win rates over a group is exactly 0.5 where all candidates have the same number of comparisons, as
+        in a round robin of candidates that differ, or that are counted (docs/rewards.md has the other scores). Raises
+        errors like `rank`; their message names the group.
         """
         check_list("groups", groups)
         check_list("prompts", prompts, len(groups))
-        strategy = ("round_robin" if references is None else "reference") if strategy is None else strategy
-        found = find_strategy(strategy)
-        score = find_scores(scores, strategy)
+        rule = find_rule(strategy, scores, k, duplicates, references is not None)
         if references is not None:
-            if strategy != "reference" or scores != "auto":
-                raise InputError("references: expected neither strategy nor scores beside them")
-            return self._rewards_against(references, prompts, groups, orders, seed)
-        reasoning = self.include_reasoning
-        read = [read_group(g, prompts[g], group, include_reasoning=reasoning) for g, group in enumerate(groups)]
-        outcome = play(read, found, self.comparer, orders, seed)
-        values = [
-            score(len(group.texts), comparisons)[group.text_of].tolist()
-            for group, comparisons in zip(read, outcome.comparisons, strict=True)
-        ]
-        return Rewards(values, self._flags(read), outcome.stats)
-
-    def _rewards_against(
-        self,
-        references: Sequence[Prompt],
-        prompts: Sequence[Prompt],
-        groups: Sequence[Sequence[Prompt]],
-        orders: Orders,
-        seed: int,
-    ) -> Rewards:
-        check_list("references", references, len(groups))
+            check_list("references", references, len(groups))
         read = [
-            read_group(g, prompts[g], group, [references[g]], self.include_reasoning) for g, group in enumerate(groups)
+            read_group(g, prompts[g], group, () if references is None else [references[g]], self.include_reasoning)
+            for g, group in enumerate(groups)
         ]
-        outcome = play(read, find_strategy("reference"), self.comparer, orders, seed)
-        values = []
-        for group, comparisons in zip(read, outcome.comparisons, strict=True):
-            p = win_rate(len(group.texts), comparisons)
-            p[0] = 0.5  # a candidate that equals the reference
-            values.append(p[group.text_of[1:]].tolist())
-        return Rewards(values, self._flags(read), outcome.stats)
-
-    def _flags(self, groups: Sequence[Group]) -> Flagged:
-        return {name: flags for group in groups for name, flags in group.flags(self.comparer.flags).items()}
+        return reward_groups(read, self.comparer, rule, orders, seed)

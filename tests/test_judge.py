@@ -219,7 +219,7 @@ def test_nan_logits_name_the_pair():
         (lambda j: j.rewards(["p"], [["a", "b"], ["c", "d"]]), "prompts: expected one for each of 2 groups, got 1"),
         (lambda j: j.rewards(["p", "q"], [["a", "b"], ["c"]]), r"groups\[1\]: expected at least 2 responses, got 1"),
         (lambda j: j.rewards(["p"], [["a"]], references=[]), "references: .* one for each of 1 groups, got 0"),
-        (lambda j: j.rewards(["p"], [["a"]], references=["b"], strategy="linear"), "references: expected neither"),
+        (lambda j: j.rewards(["p"], [["a"]], references=["b"], strategy="linear"), "references: expected no strategy"),
     ],
 )
 def test_bad_input_is_one_sentence_that_names_the_thing(judge, call, message):

@@ -39,7 +39,7 @@ CALLS = {
 }
 OF_A_TOURNAMENT = ("strategy", "orders", "scores", "seed")
 OPTIONS = [(call, name) for call in list(CALLS)[:4] for name in OF_A_TOURNAMENT]
-OPTIONS += [("rank", "k"), *((call, "orders") for call in list(CALLS)[4:])]
+OPTIONS += [("rank", "k"), ("rewards", "k"), ("rewards", "duplicates"), *((call, "orders") for call in list(CALLS)[4:])]
 
 
 def check(call, wrong, name):

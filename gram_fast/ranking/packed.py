@@ -3,7 +3,9 @@
 Groups share passes, so that no part of the cost is one group's own: `stats` of every result are those of the call.
 """
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import Orders
 from gram_fast.ranking.play import play
-from gram_fast.ranking.scores import Scores
+from gram_fast.ranking.scores import Played, Scores
 from gram_fast.ranking.tournament import EACH_ALONE, Strategy, Tournament
 from gram_fast.results import Comparison, Preference, Ranking, Verification
 from gram_fast.text.group import Group
@@ -45,10 +47,17 @@ def rank_groups(
     seed: int = 0,
 ) -> list[Ranking]:
     """Ranks the candidates of each group: the leaders of its tournament, then by score. Raises errors like `play`."""
+    started = time.perf_counter()
     outcome = play(groups, strategy, comparer, orders, seed)
+    values_of = [
+        scores(Played(np.ones(len(group.texts), np.int64), comparisons, leaders))[group.text_of]
+        for group, leaders, comparisons in zip(groups, outcome.leaders, outcome.comparisons, strict=True)
+    ]
+    stats = replace(outcome.stats, seconds=time.perf_counter() - started)
     rankings = []
-    for group, leaders, comparisons in zip(groups, outcome.leaders, outcome.comparisons, strict=True):
-        values = scores(len(group.texts), comparisons)[group.text_of]
+    for group, leaders, comparisons, values in zip(
+        groups, outcome.leaders, outcome.comparisons, values_of, strict=True
+    ):
         order = _order(values, group, leaders)
         rankings.append(
             Ranking(
@@ -57,7 +66,7 @@ def rank_groups(
                 scores=tuple(values.tolist()),
                 comparisons=_by_candidate(group, comparisons),
                 flagged=group.flags(comparer.flags),
-                stats=outcome.stats,
+                stats=stats,
             )
         )
     return rankings

@@ -1,6 +1,8 @@
-"""Scores candidates by the comparisons of a tournament: win rate and Bradley-Terry strength."""
+"""Scores candidates by the comparisons of their tournament: win rate, margin, Bradley-Terry strength, place, points."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,38 +12,110 @@ from scipy.special import expit, log_expit
 from gram_fast.errors import InputError, shown_value
 from gram_fast.results import Preference
 
-Scores = Callable[[int, Sequence[Preference]], NDArray[np.float64]]
-"""Scores of a group's candidates: (count, comparisons) -> float64 [count], higher is better."""
-
 # Probabilities are clipped to [this, 1 - this], +-13.8 in log odds: certainty would have infinite log odds.
 _CERTAIN = 1e-6
 
 
-def win_rate(count: int, comparisons: Sequence[Preference]) -> NDArray[np.float64]:
-    """Computes each candidate's mean P(it is better), in [0, 1]; 0.5 without comparisons -> float64 [C]."""
-    wins, games = np.zeros(count), np.zeros(count)
-    for c in comparisons:
-        wins[c.i] += c.p
-        wins[c.j] += 1 - c.p
-        games[[c.i, c.j]] += 1
-    return np.where(games > 0, wins / np.maximum(games, 1), 0.5)
+@dataclass(frozen=True)
+class Played:
+    """What a tournament found about the C distinct candidates of a group: what a score is made of."""
+
+    copies: NDArray[np.int64]
+    """How often each candidate counts, int64 [C]: as an opponent of the others, and in means over the group."""
+    comparisons: Sequence[Preference]
+    leaders: Sequence[int] = ()
+    """Candidates whose place the tournament decided, best first."""
+
+    def sums(
+        self, value: Callable[[Preference], float], draw: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sums a value over each candidate's comparisons -> (sums, number of comparisons), float64 [C] each.
+
+        `value` is that of the comparison for i; that for j is as far on the other side of `draw`, the value of a
+        candidate beside its equal. A candidate meets each copy of an opponent, and its own other copies.
+        """
+        i_M = np.array([c.i for c in self.comparisons], np.int64)
+        j_M = np.array([c.j for c in self.comparisons], np.int64)
+        value_M = np.array([value(c) for c in self.comparisons], np.float64)
+        games = (self.copies - 1).astype(np.float64)
+        sums = games * draw
+        for one_M, other_M, of_one_M in ((i_M, j_M, value_M), (j_M, i_M, 2 * draw - value_M)):
+            games += np.bincount(one_M, self.copies[other_M], len(games))
+            sums += np.bincount(one_M, self.copies[other_M] * of_one_M, len(games))
+        return sums, games
 
 
-def bradley_terry(count: int, comparisons: Sequence[Preference]) -> NDArray[np.float64]:
-    """Fits Bradley-Terry strengths s, P(i better than j) = sigmoid(s_i - s_j) -> float64 [C] in log odds, mean 0.
+Scores = Callable[[Played], NDArray[np.float64]]
+"""Scores of a group's candidates, float64 [C], higher is better."""
 
+
+def win_rate(played: Played) -> NDArray[np.float64]:
+    """Computes each candidate's mean P(it is better) over its comparisons, in [0, 1] -> float64 [C].
+
+    The mean over the group is 0.5 wherever all have the same number of comparisons, as in a round robin and among
+    `opponents` with n k even: what one gains, another loses. Without comparisons: 0.5.
+    """
+    return _mean(*played.sums(lambda c: c.p, 0.5), 0.5)
+
+
+def margin(played: Played) -> NDArray[np.float64]:
+    """Computes each candidate's mean margin over its comparisons, any number of log odds -> float64 [C].
+
+    A margin is the label logit for the candidate less that for its opponent. It grows where the win rate is near 0 or 1
+    and stands still. The mean over the group is 0 where that of win rates is 0.5. Without comparisons: 0.
+    """
+    return _mean(*played.sums(lambda c: c.margin, 0), 0)
+
+
+def _mean(sums: NDArray[np.float64], games: NDArray[np.float64], without: float) -> NDArray[np.float64]:
+    return np.where(games > 0, sums / np.maximum(games, 1), without)
+
+
+def points(played: Played) -> NDArray[np.float64]:
+    """Counts the comparisons that each candidate won, draws as half, and spreads the counts over [0, 1] -> float64 [C].
+
+    The least count becomes 0 and the greatest 1; equal counts are 0.5 (Tournament-GRPO, arXiv 2605.26958, whose
+    tournaments are `knockouts`). The mean over the group can be anything between.
+    """
+    won, _ = played.sums(lambda c: (1 + np.sign(c.p - 0.5)) / 2, 0.5)
+    spread = np.ptp(won)
+    return (won - won.min()) / spread if spread else np.full(len(won), 0.5)
+
+
+def rank(played: Played, scores: Scores) -> NDArray[np.float64]:
+    """Spreads the candidates evenly over [0, 1] by place, the best at 1 -> float64 [C].
+
+    Places are those of a ranking: the leaders', then by `scores`. Scores that are equal to six decimals share the mean
+    of their places: sums in another order leave no more of a tie. The mean over the group is 0.5. Only the order within
+    the group counts, as in RULER (OpenPipe's ART), where a model scores whole groups.
+    """
+    values = scores(played).round(6)
+    values[list(played.leaders)] = values.max() + np.arange(len(played.leaders), 0, -1)
+    _, place = np.unique(values, return_inverse=True)
+    at_place = np.bincount(place, played.copies)
+    worse = np.cumsum(at_place) - at_place
+    others = played.copies.sum() - 1
+    return ((worse + (at_place - 1) / 2) / others)[place] if others else np.full(1, 0.5)
+
+
+def bradley_terry(played: Played) -> NDArray[np.float64]:
+    """Fits Bradley-Terry strengths s, P(i better than j) = sigmoid(s_i - s_j) -> float64 [C] in log odds.
+
+    Any number, about -14 to 14 times the most comparisons between two candidates; the mean over the group is 0.
     Maximum likelihood (Bradley and Terry, Biometrika 39, 1952), every comparison counted as p wins and 1 - p losses.
     The problem is convex; trust-region Newton steps converge even where strengths are hundreds apart, where spectral
     and minorization methods fail. The comparisons must connect all candidates. Where they form a tree, as those of
     eliminations do, the fit is exact: differences of compared candidates are their log odds.
     """
+    count = len(played.copies)
     if count == 1:
         return np.zeros(1)
     wins_CC = np.zeros((count, count))
-    for c in comparisons:
+    for c in played.comparisons:
         p = min(max(c.p, _CERTAIN), 1 - _CERTAIN)
         wins_CC[c.i, c.j] += p
         wins_CC[c.j, c.i] += 1 - p
+    wins_CC *= np.outer(played.copies, played.copies)
     games_CC = wins_CC + wins_CC.T
 
     # The likelihood depends on differences only; the mean's term makes it strictly convex with the mean at 0.
@@ -65,23 +139,23 @@ def bradley_terry(count: int, comparisons: Sequence[Preference]) -> NDArray[np.f
         method="trust-exact",
         options={"gtol": 1e-11, "maxiter": 2000},
     )
-    return np.asarray(fit.x)
+    return np.asarray(fit.x - np.average(fit.x, weights=played.copies))
 
 
-SCORES: dict[str, Scores] = {
-    "win_rate": win_rate,
-    "bradley_terry": bradley_terry,
-}
+SCORES: dict[str, Scores] = {"win_rate": win_rate, "bradley_terry": bradley_terry, "margin": margin, "points": points}
+SCORE_NAMES = (*SCORES, "rank")
+"""Names for `find_scores`."""
 
 
 def find_scores(name: str, strategy: str) -> Scores:
     """Finds the score function of that name. Raises InputError that lists the names.
 
     "auto" is the win rate for round_robin and Bradley-Terry elsewhere: win rates over different opponents cannot be
-    compared.
+    compared. "rank" is the place by these.
     """
-    if isinstance(name, str) and name == "auto":
-        name = "win_rate" if strategy == "round_robin" else "bradley_terry"
-    if not isinstance(name, str) or name not in SCORES:
-        raise InputError(f"there are no scores {shown_value(name)}: expected auto or one of {', '.join(SCORES)}")
-    return SCORES[name]
+    usual = SCORES["win_rate" if strategy == "round_robin" else "bradley_terry"]
+    if not isinstance(name, str) or name not in ("auto", *SCORE_NAMES):
+        raise InputError(f"there are no scores {shown_value(name)}: expected auto or one of {', '.join(SCORE_NAMES)}")
+    if name == "rank":
+        return partial(rank, scores=usual)
+    return usual if name == "auto" else SCORES[name]
