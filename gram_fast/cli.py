@@ -12,16 +12,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from transformers.utils import logging as transformers_logging
 
-from gram_fast.commands import doctor
 from gram_fast.commands.jobs import JobRow, parse_columns, read_job_rows, run_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.commands.output import id_key, open_output
-from gram_fast.comparing.loading import load_comparer
 from gram_fast.comparing.orders import check_orders
 from gram_fast.errors import GramFastError, InterruptedRunError
 from gram_fast.evaluation.command import app as evaluation_app
@@ -161,6 +159,9 @@ class DoctorOptions(JudgeOptions):
 @command(app, "doctor", DoctorOptions)
 def diagnose(options: DoctorOptions) -> None:
     """Say what is installed and can run; with a checkpoint, test template, labels and engine on a known answer."""
+    from gram_fast.commands import doctor
+    from gram_fast.comparing.loading import load_comparer
+
     _print_table(doctor.installation())
     if options.model is not None:
         _print_table(doctor.checkpoint(load_comparer(options.model, options)))
@@ -186,7 +187,8 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: str(message)
     hub_logging.disable_propagation()  # it prints what it logs itself
     if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+        disable_progress_bars()  # transformers' too, which reads this when it is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP reads it when torch is imported
     try:
         try:
             app()

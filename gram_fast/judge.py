@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import nn
 
 from gram_fast.comparing.comparer import Comparer
-from gram_fast.comparing.loading import comparer_of_model, load_comparer
 from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
@@ -30,6 +27,10 @@ from gram_fast.results import (
 from gram_fast.text.arguments import check_list, read_group, read_pair
 from gram_fast.text.group import Group
 from gram_fast.text.messages import Prompt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 class PairwiseJudge:
@@ -62,8 +63,8 @@ class PairwiseJudge:
         cls,
         name_or_path: str | Path,
         *,
-        device: str | torch.device | Sequence[str | torch.device] = "auto",
-        dtype: str | torch.dtype = "auto",
+        device: "str | torch.device | Sequence[str | torch.device]" = "auto",
+        dtype: "str | torch.dtype" = "auto",
         preset: str = "auto",
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tokenizer: str | None = None,
@@ -151,12 +152,14 @@ class PairwiseJudge:
         )
         if not isinstance(name_or_path, str | PathLike):
             raise InputError(f"name_or_path: expected a folder or a name on the hub, got {shown_value(name_or_path)}")
+        from gram_fast.comparing.loading import load_comparer
+
         return cls(load_comparer(str(name_or_path), options), include_reasoning=include_reasoning)
 
     @classmethod
     def from_model(
         cls,
-        model: nn.Module,
+        model: "nn.Module",
         tokenizer: Any,
         *,
         preset: str = "auto",
@@ -178,8 +181,8 @@ class PairwiseJudge:
             max_length=max_length,
             include_reasoning=include_reasoning,
         )
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model: expected a transformers model, got {type(model).__name__}")
+        from gram_fast.comparing.loading import comparer_of_model
+
         return cls(comparer_of_model(model, tokenizer, options), include_reasoning=include_reasoning)
 
     def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:

@@ -4,16 +4,17 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import distributed
 
 from gram_fast.commands.options import stderr
 from gram_fast.errors import BackendError, InterruptedRunError
-from gram_fast.training.config import RunConfig, Stage, accelerate_configs, recipes
+
+if TYPE_CHECKING:
+    from gram_fast.training.config import Stage
 
 app = typer.Typer(
     help="Train a judge: both stages of GRAM, or a scalar reward model to compare with.", no_args_is_help=True
@@ -44,6 +45,8 @@ def scalar(config: Config, overrides: Overrides = None) -> None:
 @app.command("recipes")
 def list_recipes() -> None:
     """List the recipes and the accelerate configurations that ship with the package."""
+    from gram_fast.training.config import accelerate_configs, recipes
+
     table = Table(box=None)
     table.add_column("name", style="bold")
     table.add_column("file", overflow="fold")
@@ -54,9 +57,12 @@ def list_recipes() -> None:
     Console().print(table)
 
 
-def _run(stage: Stage, name: str, overrides: list[str] | None) -> None:
+def _run(stage: "Stage", name: str, overrides: list[str] | None) -> None:
+    from torch import distributed
+
     try:
         from gram_fast.training.checkpoints import how_to_go_on
+        from gram_fast.training.config import RunConfig
         from gram_fast.training.train import train
     except ModuleNotFoundError as error:
         raise BackendError(f"training wants the extra 'train', pip install 'gram_fast[train]': {error}") from None

@@ -10,12 +10,8 @@ import typer
 from rich.console import Console
 
 from gram_fast.commands.output import Output
-from gram_fast.comparing.loading import load_comparer
-from gram_fast.comparing.replicas import Replicas
 from gram_fast.errors import GramFastError, InputError, one_line
 from gram_fast.judge import PairwiseJudge
-from gram_fast.models.checkpoint import load_config
-from gram_fast.models.digest import config_digest, weights_digest
 from gram_fast.models.options import Flag, JudgeOptions
 from gram_fast.ranking.play import check_verifies
 
@@ -33,6 +29,9 @@ class ModelOptions(JudgeOptions):
     @property
     def recorded(self) -> dict[str, Any]:
         """Options that every output row records, and the digest of the checkpoint's configuration."""
+        from gram_fast.models.checkpoint import load_config
+        from gram_fast.models.digest import config_digest
+
         of_prompt = ("preset", "chat_template_kwargs", "tokenizer", "include_reasoning")
         options = {
             name: getattr(self, name) for name in ("model", "revision", *of_prompt, "deterministic", "max_length")
@@ -45,6 +44,10 @@ class ModelOptions(JudgeOptions):
         Raises errors like PairwiseJudge.from_pretrained, and like `Output.record`; and InputError on a verifier, or
         where one is wanted (`verifies`) on another judge.
         """
+        from gram_fast.comparing.loading import load_comparer
+        from gram_fast.comparing.replicas import Replicas
+        from gram_fast.models.digest import weights_digest
+
         comparer = load_comparer(self.model, self)
         check_verifies(comparer, verifies)
         first = comparer.comparers[0] if isinstance(comparer, Replicas) else comparer

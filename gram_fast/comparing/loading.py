@@ -8,7 +8,7 @@ from torch import nn
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.devices import find_devices, on_device
-from gram_fast.errors import BackendError
+from gram_fast.errors import BackendError, InputError
 from gram_fast.models.checkpoint import find_template, load_config, records_template, warn_of_another_prompt
 from gram_fast.models.loading import load_runners
 from gram_fast.models.next_tokens import NextTokens
@@ -46,6 +46,8 @@ def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -
     Uses the options preset, chat_template_kwargs, include_reasoning, attention, max_batch_tokens and max_length. Raises
     errors like PairwiseJudge.from_pretrained.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a transformers model, got {type(model).__name__}")
     pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options)
     runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention)
     comparer = _comparer_of(pair_tokenizer, runner, options)

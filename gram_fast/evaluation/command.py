@@ -13,7 +13,6 @@ from gram_fast.commands.output import open_output
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS
 from gram_fast.evaluation.rows import Benchmark, read_benchmark_pairs, read_results, split_items
-from gram_fast.evaluation.run import score_pairs
 from gram_fast.evaluation.summary import Summary, render, summarize
 from gram_fast.text.digest import digest
 
@@ -33,6 +32,8 @@ class EvalOptions(RowOptions):
 
     def evaluate(self, benchmark: Benchmark) -> None:
         """Scores the data, prints the summary, and writes result file, summary and leaderboard files."""
+        from gram_fast.evaluation.run import score_pairs
+
         bad = BadRows(self.skip_bad)
         pairs = read_benchmark_pairs(benchmark, self.data, bad, self.include_reasoning)
         folder = _folder(self.out or benchmark.NAME)

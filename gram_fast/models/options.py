@@ -4,20 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from types import NoneType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-
-from gram_fast.devices import find_dtype
 from gram_fast.errors import BackendError, InputError, shown_value
-from gram_fast.models.dense.fp8 import QUANTIZATIONS
-from gram_fast.models.dense.products import PRODUCTS, product_problem
-from gram_fast.ops import BACKENDS, backend_problem
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.settings import check_kwargs
 
+if TYPE_CHECKING:
+    import torch
+
 _LARGEST = 2**24
-_CPU = torch.device("cpu")
 # Of names and switches. A switch that is text would count as on, "false" too.
 _TYPES: dict[str, tuple[type, ...]] = {
     "preset": (str, PathLike),
@@ -65,10 +61,10 @@ class JudgeOptions:
         str | None, Flag(str, "Checkpoint whose tokenizer and chat template are used in place of the model's own.")
     ] = None
     device: Annotated[
-        str | torch.device | Sequence[str | torch.device],
+        "str | torch.device | Sequence[str | torch.device]",
         Flag(str, "auto, cpu, cuda, cuda:N, cuda:all, or several with commas."),
     ] = "auto"
-    dtype: Annotated[str | torch.dtype, Flag(str, "auto, float32, float16 or bfloat16.")] = "auto"
+    dtype: Annotated["str | torch.dtype", Flag(str, "auto, float32, float16 or bfloat16.")] = "auto"
     runner: Annotated[str, Flag(str, "auto, dense (this package's own model) or transformers.")] = "auto"
     attention: Annotated[str, Flag(str, "Attention backend: auto, reference, cascade, triton or extension.")] = "auto"
     products: Annotated[str, Flag(str, "Matrix products: auto, torch, onednn or split.")] = "auto"
@@ -102,13 +98,9 @@ class JudgeOptions:
             PairTemplate.load(self.preset)
         if self.chat_template_kwargs is not None:
             check_kwargs(self.chat_template_kwargs)
-        find_dtype(self.dtype, _CPU)
         if self.runner not in RUNNERS:
             raise BackendError(f"there is no runner {shown_value(self.runner)}: expected one of {', '.join(RUNNERS)}")
-        if self.attention not in ("auto", *BACKENDS["tree_attention"]):
-            raise BackendError(backend_problem("tree_attention", self.attention, _CPU, torch.float32))
-        if self.products not in ("auto", *PRODUCTS):
-            raise BackendError(product_problem(self.products, _CPU, torch.float32))
+        self._check_names()
         if self.quantization is not None:
             self._check_quantization()
         for name in self.dense_only:
@@ -121,7 +113,24 @@ class JudgeOptions:
                 f"deterministic=True has attention of its own: expected attention 'auto', got {self.attention!r}"
             )
 
+    def _check_names(self) -> None:
+        """Checks the names that modules with torch define; they are imported here, so that options alone load none."""
+        import torch
+
+        from gram_fast.devices import find_dtype
+        from gram_fast.models.dense.products import PRODUCTS, product_problem
+        from gram_fast.ops import BACKENDS, backend_problem
+
+        cpu = torch.device("cpu")
+        find_dtype(self.dtype, cpu)
+        if self.attention not in ("auto", *BACKENDS["tree_attention"]):
+            raise BackendError(backend_problem("tree_attention", self.attention, cpu, torch.float32))
+        if self.products not in ("auto", *PRODUCTS):
+            raise BackendError(product_problem(self.products, cpu, torch.float32))
+
     def _check_quantization(self) -> None:
+        from gram_fast.models.dense.fp8 import QUANTIZATIONS
+
         this = f"quantization={shown_value(self.quantization)}"
         if self.quantization not in QUANTIZATIONS:
             raise BackendError(f"there is no {this}: expected None or one of {', '.join(QUANTIZATIONS)}")

@@ -54,7 +54,7 @@ def backend_problem(
     if name not in backends.names:
         return f"there is no {this}: expected auto or one of {', '.join(backends.names)}"
     if name == "triton" and importlib.util.find_spec("triton") is None:
-        return f"{this} needs the package triton, which is for Linux"
+        return f"{this} needs the package triton, for Linux: install gram_fast[cuda]"
     if name in backends.narrow and (head_dim or 0) > MAX_HEAD_DIM:
         return f"{this} takes heads of up to {MAX_HEAD_DIM} columns, got {head_dim}"
     if name == "triton" and device.type == "cpu":

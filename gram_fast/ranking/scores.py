@@ -6,8 +6,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit
 
 from gram_fast.errors import InputError, shown_value
 from gram_fast.results import Preference
@@ -107,6 +105,9 @@ def bradley_terry(played: Played) -> NDArray[np.float64]:
     and minorization methods fail. The comparisons must connect all candidates. Where they form a tree, as those of
     eliminations do, the fit is exact: differences of compared candidates are their log odds.
     """
+    from scipy.optimize import minimize
+    from scipy.special import expit, log_expit
+
     count = len(played.copies)
     if count == 1:
         return np.zeros(1)

@@ -11,9 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from gram_fast.errors import InputError
-from gram_fast.models.checkpoint import find_template, load_config
-from gram_fast.models.tokenizer import load_tokenizer
-from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.data.check import DataReport, Finding, LengthSummary, check_data
 
 app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
@@ -43,6 +40,10 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count rows, lengths, labels and duplicates of a set of pairs; exit code 1 when there are bad rows."""
+    from gram_fast.models.checkpoint import find_template, load_config
+    from gram_fast.models.tokenizer import load_tokenizer
+    from gram_fast.text.tokens import PairTokenizer
+
     if max_length is not None and model is None:
         raise InputError("--max-length: expected --model as well, in whose tokens to count")
     template = find_template(preset, load_config(model) if model and preset == "auto" else None)
