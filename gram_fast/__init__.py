@@ -18,6 +18,7 @@ from gram_fast.errors import (
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import (
     Comparison,
+    Comparisons,
     ForwardStats,
     Preference,
     PreferenceMatrix,
@@ -38,6 +39,7 @@ __all__ = [
     "SMALL_JUDGE",
     "BackendError",
     "Comparison",
+    "Comparisons",
     "ForwardStats",
     "GramFastError",
     "InputError",

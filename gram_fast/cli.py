@@ -111,9 +111,13 @@ def rank(
 ) -> None:
     """Rank the responses of every row."""
     settings = _tournament(strategy, orders, scores, seed, k)
-    options.run(
-        lambda judge, row: asdict(judge.rank(row.prompt, row.responses, **settings)), command="rank", **settings
-    )
+
+    def score(judge: PairwiseJudge, row: JobRow) -> dict[str, Any]:
+        found = asdict(judge.rank(row.prompt, row.responses, **settings))
+        del found["errors"]  # a response that cannot be judged is an error of its row
+        return found
+
+    options.run(score, command="rank", **settings)
 
 
 @command(app, "best-of-n", JobOptions)

@@ -1,5 +1,13 @@
 """Exceptions of the package. Each message is one sentence that names the cause and what was expected."""
 
+from collections.abc import Mapping
+from itertools import islice
+from types import MappingProxyType
+from typing import Self
+
+# Of many things that are wrong, as many are in a message with their reasons, and as many more by name.
+_WITH_REASONS, _NAMED = 4, 16
+
 
 class GramFastError(Exception):
     """Base class of the exceptions that gram_fast raises on purpose."""
@@ -7,6 +15,21 @@ class GramFastError(Exception):
 
 class InputError(GramFastError, ValueError):
     """Invalid prompt, response, file or option."""
+
+    reasons: Mapping[str, str] = MappingProxyType({})
+    """What is wrong with each prompt and response of the call that cannot be judged, by name ("groups[3][1]")."""
+
+    @classmethod
+    def of(cls, reasons: Mapping[str, str]) -> Self:
+        """Makes the error of one or more things that are wrong; the message has the first ones and counts the rest."""
+        names = iter(reasons)
+        message = "; ".join(f"{name}: {reasons[name]}" for name in islice(names, _WITH_REASONS))
+        if (left := len(reasons) - _WITH_REASONS) > 0:
+            more = [*islice(names, _NAMED), *(["..."] if left > _NAMED else [])]
+            message += f"; and {left} more: {', '.join(more)}"
+        error = cls(message)
+        error.reasons = reasons
+        return error
 
 
 class UnsupportedModelError(GramFastError):

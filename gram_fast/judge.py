@@ -1,6 +1,7 @@
 """The public API: a pairwise judge that compares, ranks and rewards responses."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,21 +12,23 @@ from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
-from gram_fast.ranking.packed import compare_groups, rank_groups, verify_groups
+from gram_fast.ranking.packed import compare_groups, no_ranking, rank_groups, verify_groups
 from gram_fast.ranking.play import play
 from gram_fast.ranking.rewards import find_rule, reward_groups
 from gram_fast.ranking.scores import find_scores
 from gram_fast.ranking.tournament import find_strategy, fixed_pairs
 from gram_fast.results import (
     Comparison,
+    Comparisons,
     PreferenceMatrix,
     Ranking,
     Rewards,
     Selection,
+    Stats,
     Verification,
 )
-from gram_fast.text.arguments import check_list, read_group, read_pair
-from gram_fast.text.group import Group
+from gram_fast.text.arguments import OnError, read_groups, read_pairs, read_responses
+from gram_fast.text.group import Group, Names
 from gram_fast.text.messages import Prompt
 
 if TYPE_CHECKING:
@@ -191,26 +194,31 @@ class PairwiseJudge:
         `orders`: a in slot A ("ab"), b in slot A ("ba"), or the mean of both ("both"). Raises InputError on an argument
         that is not text and on a pair over `max_length` tokens, NumericalError when the model returns NaN or infinity.
         """
-        group = Group.of(prompt, [a, b], name=lambda index: "ab"[index], include_reasoning=self.include_reasoning)
+        group = Group.of(prompt, [a, b], Names(candidate="ab".__getitem__), include_reasoning=self.include_reasoning)
         return compare_groups([group], self.comparer, orders)[0]
 
     def compare_many(
-        self, prompts: Sequence[Prompt], pairs: Sequence[Sequence[Prompt]], orders: Orders = "both"
-    ) -> list[Comparison]:
+        self,
+        prompts: Sequence[Prompt],
+        pairs: Sequence[Sequence[Prompt]],
+        orders: Orders = "both",
+        on_error: OnError = "raise",
+    ) -> Comparisons:
         """Compares the two responses of many pairs, packed together -> one result per pair, as from `compare`.
 
         Args:
             prompts: one for each pair; a prompt that several pairs share is computed once (at most once per device).
             pairs: (a, b), the two responses of each pair.
             orders: as for `compare`.
+            on_error: "raise", or "none": a pair that cannot be judged is None, with a reason in `errors`.
 
         The `stats` of every result are those of the whole call. Raises errors like `compare`; their message names
         the pair.
         """
-        check_list("pairs", pairs)
-        check_list("prompts", prompts, len(pairs), "pairs")
-        read = [read_pair(k, prompts[k], pair, self.include_reasoning) for k, pair in enumerate(pairs)]
-        return compare_groups(read, self.comparer, orders)
+        batch = read_pairs(prompts, pairs, on_error, self.include_reasoning)
+        found = compare_groups(batch.groups, self.comparer, orders)
+        stats = found[0].stats if found else Stats(comparisons=0, seconds=0.0)
+        return Comparisons(batch.restored(found, lambda size: None), errors=batch.errors, stats=stats)
 
     def matrix(self, prompt: Prompt, responses: Sequence[Prompt], orders: Orders = "both") -> PreferenceMatrix:
         """Compares all responses with each other -> float64 [C, C], entry (i, j) = P(response i better than j).
@@ -240,6 +248,7 @@ class PairwiseJudge:
         scores: str = "auto",
         seed: int = 0,
         k: int | None = None,
+        on_error: OnError = "raise",
     ) -> Ranking:
         """Ranks two or more responses.
 
@@ -254,16 +263,19 @@ class PairwiseJudge:
                 "auto": win rate for round_robin, Bradley-Terry elsewhere.
             seed: seed of the bracket of "knockout" and "top_k", at least 0; the same seed gives the same ranking.
             k: places that "top_k" decides, at least 1; all where there are fewer responses.
+            on_error: "raise", or "none": a response that is no text scores None and is left out of `order`, with a
+                reason in `errors`; the others are ranked as if it had not been given. With fewer than two others, or
+                a prompt that is no text, nothing is ranked: `best` is None.
 
         What a strategy decided comes first whatever the scores: the winner of "knockout" and "linear", the best `k` of
         "top_k", all of "sort". The others follow by score, ties by number. Raises InputError on fewer than two
         responses, on an argument that is not text, on a pair over `max_length` tokens and on an unknown option,
         NumericalError when the model returns NaN or infinity.
         """
-        group = Group.of(prompt, responses, include_reasoning=self.include_reasoning)
-        found = find_strategy(strategy, k)
-        score = find_scores(scores, strategy)
-        return rank_groups([group], self.comparer, found, score, orders, seed)[0]
+        found, score = find_strategy(strategy, k), find_scores(scores, strategy)
+        batch = read_responses(prompt, responses, on_error, self.include_reasoning)
+        rankings = rank_groups(batch.groups, self.comparer, found, score, orders, seed)
+        return replace(batch.restored(rankings, no_ranking)[0], errors=batch.errors)
 
     def verify(self, prompt: Prompt, responses: Sequence[Prompt]) -> Verification:
         """Verifies responses one by one -> P(the response is right) of each, of a template's first label: "Yes".
@@ -288,7 +300,7 @@ class PairwiseJudge:
         ranking = self.rank(prompt, responses, strategy, orders, scores, seed)
         return Selection(
             index=ranking.best,
-            response=responses[ranking.best],
+            response=list(responses)[ranking.best],
             scores=ranking.scores,
             comparisons=ranking.comparisons,
             flagged=ranking.flagged,
@@ -306,6 +318,7 @@ class PairwiseJudge:
         seed: int = 0,
         k: int | None = None,
         duplicates: str = "merged",
+        on_error: OnError = "raise",
     ) -> Rewards:
         """Computes one reward per candidate for a batch of prompts with groups of any size, packed together.
 
@@ -323,18 +336,14 @@ class PairwiseJudge:
             duplicates: equal candidates of a group share a reward and are compared once. "merged": they are one
                 candidate to the others, whose rewards do not depend on how often it occurs. "counted": each is an
                 opponent of all others, and of the equal ones in a draw.
+            on_error: "raise", or "none": a candidate that is no text has the reward None and a reason in `errors`; the
+                others have the rewards that they would have without it. All of a group have None where fewer than two
+                are left (one with `references`), or where its prompt or reference is no text.
 
         The mean of win rates over a group is exactly 0.5 where all candidates have the same number of comparisons, as
         in a round robin of candidates that differ, or that are counted (docs/rewards.md has the other scores). Raises
-        errors like `rank`; their message names the group.
+        errors like `rank`; their message names the group. Lists of different lengths are always an error.
         """
-        check_list("groups", groups)
-        check_list("prompts", prompts, len(groups))
         rule = find_rule(strategy, scores, k, duplicates, references is not None)
-        if references is not None:
-            check_list("references", references, len(groups))
-        read = [
-            read_group(g, prompts[g], group, () if references is None else [references[g]], self.include_reasoning)
-            for g, group in enumerate(groups)
-        ]
-        return reward_groups(read, self.comparer, rule, orders, seed)
+        batch = read_groups(prompts, groups, references, on_error, self.include_reasoning)
+        return reward_groups(batch, self.comparer, rule, orders, seed)

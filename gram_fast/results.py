@@ -1,8 +1,8 @@
 """Result types of PairwiseJudge. Candidates are numbered in the caller's order; results carry `stats` and `flagged`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,12 @@ Flagged = Mapping[str, tuple[str, ...]]
 lines), of its special tokens and of any model's chat template (marks such as "[INST]"). It is scored unchanged, but may
 try to pass for part of the judge's prompt, or still have a policy's chat around it. Of chat messages also the keys
 whose words the judge does not read, such as "reasoning_content left out"."""
+
+MaybeNone: TypeAlias = Any
+"""None of what was not judged. Only calls with `on_error="none"` have it, so that type checkers need not ask for it."""
+Errors = Mapping[str, str]
+"""Why prompts and responses were not judged: one sentence by place ("responses[2]", "groups[3][1]", "prompts[3]", and
+"groups[3]" where too few of a group were left). Empty unless `on_error` is "none"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +83,18 @@ class Comparison(Preference):
 class Ranking:
     """Ranking of candidates, from `PairwiseJudge.rank`."""
 
-    best: int
-    """Number of the winner: order[0]."""
+    best: int | MaybeNone
+    """Number of the winner: order[0]; None where nothing was judged."""
     order: tuple[int, ...]
-    """Numbers of all candidates, from best to worst."""
-    scores: tuple[float, ...]
-    """Score of each candidate, higher is better: win rate in [0, 1], or Bradley-Terry strength (log odds, mean 0)."""
+    """Numbers of the candidates, from best to worst; without those that were not judged (`errors`)."""
+    scores: tuple[float | MaybeNone, ...]
+    """Score of each candidate, higher is better: win rate in [0, 1], or Bradley-Terry strength (log odds, mean 0). None
+    for one that was not judged."""
     comparisons: tuple[Preference, ...]
     """All comparisons in the order they were made; equal responses are compared once, under the first one's number."""
     flagged: Flagged
     stats: Stats
+    errors: Errors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,12 +122,39 @@ class Verification:
     stats: Stats
 
 
-class Rewards(list[list[float]]):
-    """Rewards from `PairwiseJudge.rewards`: one list per prompt of one float per candidate, higher is better."""
+class Rewards(list[list[float | MaybeNone]]):
+    """Rewards from `PairwiseJudge.rewards`: one list per prompt of one float per candidate, higher is better.
 
-    def __init__(self, values: Iterable[list[float]], flagged: Flagged, stats: Stats) -> None:
+    None for a candidate that was not judged (`on_error="none"`): its reason is in `errors` under its own name, or that
+    of its group, prompt or reference.
+    """
+
+    def __init__(
+        self,
+        values: Iterable[list[float | MaybeNone]],
+        *,
+        comparisons: Iterable[tuple[Preference, ...]],
+        errors: Errors,
+        flagged: Flagged,
+        stats: Stats,
+    ) -> None:
         super().__init__(values)
+        self.comparisons = list(comparisons)
+        """Of each group its comparisons, as in Ranking; the reference of a group is number -1."""
+        self.errors = errors
         self.flagged = flagged
+        self.stats = stats
+
+
+class Comparisons(list[Comparison | MaybeNone]):
+    """Results of `PairwiseJudge.compare_many`, one for each pair; None for one that was not judged.
+
+    Its reason is in `errors` under the name of its responses ("pairs[3][1]"), of the pair or of the prompt.
+    """
+
+    def __init__(self, values: Iterable[Comparison | MaybeNone], *, errors: Errors, stats: Stats) -> None:
+        super().__init__(values)
+        self.errors = errors
         self.stats = stats
 
 

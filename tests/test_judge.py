@@ -200,8 +200,8 @@ def test_nan_logits_name_the_pair():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda j: j.rank(PROMPT, []), "responses: expected at least 2, got 0"),
-        (lambda j: j.rank(PROMPT, ["one"]), "responses: expected at least 2, got 1"),
+        (lambda j: j.rank(PROMPT, []), "responses: expected at least 2 responses, got 0"),
+        (lambda j: j.rank(PROMPT, ["one"]), "responses: expected at least 2 responses, got 1"),
         (lambda j: j.rank(PROMPT, "ab"), "responses: expected a list of responses, got str"),
         (lambda j: j.rank(PROMPT, ["a", 3]), r"responses\[1\]: expected a string or a list of chat messages, got int"),
         (lambda j: j.rank(None, ["a", "b"]), "prompt: expected a string or a list of chat messages, got NoneType"),
@@ -215,7 +215,7 @@ def test_nan_logits_name_the_pair():
         (lambda j: j.rank(PROMPT, ["a", "b"], "knockout", seed=-1), "seed: expected an integer of at least 0, got -1"),
         (lambda j: j.rewards("p", [["a", "b"]]), "prompts: expected a list, got str"),
         (lambda j: j.rewards(["p"], 5), "groups: expected a list, got int"),
-        (lambda j: j.rewards(["p"], ["ab"]), r"groups\[0\]: expected a list, got str"),
+        (lambda j: j.rewards(["p"], ["ab"]), r"groups\[0\]: expected a list of responses, got str"),
         (lambda j: j.rewards(["p"], [["a", "b"], ["c", "d"]]), "prompts: expected one for each of 2 groups, got 1"),
         (lambda j: j.rewards(["p", "q"], [["a", "b"], ["c"]]), r"groups\[1\]: expected at least 2 responses, got 1"),
         (lambda j: j.rewards(["p"], [["a"]], references=[]), "references: .* one for each of 1 groups, got 0"),

@@ -40,6 +40,7 @@ CALLS = {
 OF_A_TOURNAMENT = ("strategy", "orders", "scores", "seed")
 OPTIONS = [(call, name) for call in list(CALLS)[:4] for name in OF_A_TOURNAMENT]
 OPTIONS += [("rank", "k"), ("rewards", "k"), ("rewards", "duplicates"), *((call, "orders") for call in list(CALLS)[4:])]
+OPTIONS += [(call, "on_error") for call in ("rank", "rewards", "rewards with references", "compare_many")]
 
 
 def check(call, wrong, name):

@@ -133,7 +133,7 @@ def test_a_judge_of_pairs_refuses_to_verify():
 
 
 def test_mistakes_are_named(folder, judge):
-    with pytest.raises(InputError, match="responses: expected at least 1, got 0"):
+    with pytest.raises(InputError, match="responses: expected at least 1 responses, got 0"):
         judge.verify(PROMPT, [])
     with pytest.raises(InputError, match=r"responses\[1\]: expected .* got int"):
         judge.verify(PROMPT, ["4", 4])

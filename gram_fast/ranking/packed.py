@@ -15,7 +15,7 @@ from gram_fast.comparing.orders import Orders
 from gram_fast.ranking.play import play
 from gram_fast.ranking.scores import Played, Scores
 from gram_fast.ranking.tournament import EACH_ALONE, Strategy, Tournament
-from gram_fast.results import Comparison, Preference, Ranking, Verification
+from gram_fast.results import Comparison, Ranking, Stats, Verification
 from gram_fast.text.group import Group
 
 
@@ -50,7 +50,7 @@ def rank_groups(
     started = time.perf_counter()
     outcome = play(groups, strategy, comparer, orders, seed)
     values_of = [
-        scores(Played(np.ones(len(group.texts), np.int64), comparisons, leaders))[group.text_of]
+        scores(Played(np.ones(len(group.texts), np.int64), comparisons, leaders))
         for group, leaders, comparisons in zip(groups, outcome.leaders, outcome.comparisons, strict=True)
     ]
     stats = replace(outcome.stats, seconds=time.perf_counter() - started)
@@ -63,8 +63,8 @@ def rank_groups(
             Ranking(
                 best=order[0],
                 order=order,
-                scores=tuple(values.tolist()),
-                comparisons=_by_candidate(group, comparisons),
+                scores=tuple(group.by_candidate(values)),
+                comparisons=group.preferences(comparisons),
                 flagged=group.flags(comparer.flags),
                 stats=stats,
             )
@@ -72,29 +72,24 @@ def rank_groups(
     return rankings
 
 
+def no_ranking(size: int) -> Ranking:
+    """Makes the ranking of that many candidates of which none was judged."""
+    stats = Stats(comparisons=0, seconds=0.0)
+    return Ranking(best=None, order=(), scores=(None,) * size, comparisons=(), flagged={}, stats=stats)
+
+
 def verify_groups(groups: Sequence[Group], comparer: Comparer) -> list[Verification]:
     """Verifies the candidates of each group one by one. Raises errors like `play`."""
     outcome = play(groups, EACH_ALONE, comparer, "ab")
+    p = [np.array([answer.p for answer in answers]) for answers in outcome.comparisons]
     return [
-        Verification(_of_candidates(group, answers), group.flags(comparer.flags), outcome.stats)
-        for group, answers in zip(groups, outcome.comparisons, strict=True)
+        Verification(tuple(group.by_candidate(of_group)), group.flags(comparer.flags), outcome.stats)
+        for group, of_group in zip(groups, p, strict=True)
     ]
-
-
-def _of_candidates(group: Group, answers: Sequence[Preference]) -> tuple[float, ...]:
-    p = np.array([answer.p for answer in answers])
-    return tuple(p[group.text_of].tolist())
 
 
 def _order(values: NDArray[np.float64], group: Group, leaders: Sequence[int]) -> tuple[int, ...]:
     """Sorts candidates from best to worst: those with the leaders' texts, then by score, ties by number."""
     place = {text: number for number, text in enumerate(leaders)}
-    return tuple(
-        sorted(range(len(values)), key=lambda c: (place.get(int(group.text_of[c]), len(leaders)), -values[c], c))
-    )
-
-
-def _by_candidate(group: Group, comparisons: Sequence[Preference]) -> tuple[Preference, ...]:
-    """Renumbers comparisons from distinct texts to the caller's candidates."""
-    first_of = group.first_of.tolist()
-    return tuple(Preference(**{**vars(c), "i": first_of[c.i], "j": first_of[c.j]}) for c in comparisons)
+    texts = zip(group.numbers, group.text_of.tolist(), strict=True)
+    return tuple(i for *_, i in sorted((place.get(text, len(leaders)), -values[text], i) for i, text in texts))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def play(
 
 def check_seed(seed: int) -> None:
     """Raises InputError on anything but an integer of at least 0."""
-    if type(seed) is not int or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise InputError(f"seed: expected an integer of at least 0, got {shown_value(seed)}")
 
 

@@ -1,7 +1,6 @@
 """Rewards of groups: which scores of which tournament they are, and what duplicates and references are to them."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +12,8 @@ from gram_fast.errors import InputError, shown_value
 from gram_fast.ranking.play import play
 from gram_fast.ranking.scores import Played, Scores, find_scores, margin, win_rate
 from gram_fast.ranking.tournament import Strategy, find_strategy
-from gram_fast.results import Rewards
+from gram_fast.results import MaybeNone, Rewards
+from gram_fast.text.batch import Batch
 from gram_fast.text.group import Group
 
 DUPLICATES = ("merged", "counted")
@@ -31,13 +31,12 @@ class RewardRule:
     equal_to_reference: float | None = None
     """Reward of the reference's own text; None without references, where candidates meet each other."""
 
-    def rewards(self, group: Group, played: Played) -> list[float]:
-        """Computes the rewards of a group's candidates; a reference, its first, is none of them."""
+    def rewards(self, group: Group, played: Played) -> list[float | MaybeNone]:
+        """Computes the rewards of the candidates that the caller gave of a group."""
         scores = self.scores(played)
         if self.equal_to_reference is not None:
             scores[0] = self.equal_to_reference
-        has_reference = self.equal_to_reference is not None
-        return [float(scores[text]) for text in group.text_of[has_reference:]]
+        return group.by_candidate(scores)
 
 
 def find_rule(strategy: str | None, scores: str, k: int | None, duplicates: str, has_references: bool) -> RewardRule:
@@ -60,17 +59,23 @@ def find_rule(strategy: str | None, scores: str, k: int | None, duplicates: str,
 
 
 def reward_groups(
-    groups: Sequence[Group], comparer: Comparer, rule: RewardRule, orders: Orders = "both", seed: int = 0
+    batch: Batch, comparer: Comparer, rule: RewardRule, orders: Orders = "both", seed: int = 0
 ) -> Rewards:
-    """Rewards the candidates of each group; with references, these are the first of each. Raises errors like `play`."""
+    """Rewards the candidates of each group of a batch. Raises errors like `play`."""
     started = time.perf_counter()
-    outcome = play(groups, rule.strategy, comparer, orders, seed)
+    outcome = play(batch.groups, rule.strategy, comparer, orders, seed)
     values = [
         rule.rewards(group, Played(_copies(group, rule.counts_copies), comparisons, leaders))
-        for group, comparisons, leaders in zip(groups, outcome.comparisons, outcome.leaders, strict=True)
+        for group, comparisons, leaders in zip(batch.groups, outcome.comparisons, outcome.leaders, strict=True)
     ]
-    flagged = {name: flags for group in groups for name, flags in group.flags(comparer.flags).items()}
-    return Rewards(values, flagged, replace(outcome.stats, seconds=time.perf_counter() - started))
+    comparisons = [group.preferences(found) for group, found in zip(batch.groups, outcome.comparisons, strict=True)]
+    return Rewards(
+        batch.restored(values, lambda size: [None] * size),
+        comparisons=batch.restored(comparisons, lambda size: ()),
+        errors=batch.errors,
+        flagged=batch.flags(comparer.flags),
+        stats=replace(outcome.stats, seconds=time.perf_counter() - started),
+    )
 
 
 def _copies(group: Group, counted: bool) -> NDArray[np.int64]:

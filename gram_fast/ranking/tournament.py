@@ -8,6 +8,7 @@ its leaders: the candidates whose place it decided, best first. The scores over 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,6 +199,6 @@ def find_strategy(name: str, k: int | None = None) -> Strategy:
         return STRATEGIES[name]
     if name != "top_k":
         raise InputError(f"k: expected it beside strategy 'top_k' alone, got {shown_value(k)} with {name!r}")
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
         raise InputError(f"k: expected an integer of at least 1 for strategy 'top_k' of rank, got {shown_value(k)}")
-    return top_k(k)
+    return top_k(int(k))

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from gram_fast.errors import InputError, one_line
+from gram_fast.text.lists import as_list
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
@@ -47,13 +48,14 @@ def read_text(value: Any, name: str, include_reasoning: bool = False) -> tuple[s
     """
     left_out: tuple[str, ...] = ()
     if isinstance(value, str):
-        text = value
+        text = str(value)  # numpy's own are no plain strings
     else:
-        if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:
-            got = "an empty list" if isinstance(value, list | tuple) else type(value).__name__
+        messages = as_list(value)
+        if not messages:
+            got = "an empty list" if messages is not None else type(value).__name__
             raise InputError(f"{name}: expected a string or a list of chat messages, got {got}")
         writer = _Writer(include_reasoning)
-        text = writer.write(value, name)
+        text = writer.write(messages, name)
         left_out = tuple(writer.left_out)
     try:
         text.encode("utf-8")
@@ -195,18 +197,20 @@ def _parts(content: Any, where: str) -> Sequence[Any]:
         return ()
     if isinstance(content, str):
         return ({"text": content},)
-    if isinstance(content, list | tuple):
-        return content
-    raise InputError(f"{where}: expected 'content' to be text, got {type(content).__name__}")
+    parts = as_list(content)
+    if parts is None:
+        raise InputError(f"{where}: expected 'content' to be text, got {type(content).__name__}")
+    return parts
 
 
 def _calls(message: Message, where: str) -> Sequence[Any]:
     """Tool calls of a message, that of OpenAI's older API included."""
-    calls = message.get("tool_calls") or ()
-    if not isinstance(calls, list | tuple):
-        raise InputError(f"{where}: expected 'tool_calls' to be a list, got {type(calls).__name__}")
+    value = message.get("tool_calls")
+    calls = as_list(value)
+    if calls is None and value:
+        raise InputError(f"{where}: expected 'tool_calls' to be a list, got {type(value).__name__}")
     function_call = message.get("function_call")
-    return calls if function_call is None else [*calls, function_call]
+    return [*(calls or ()), *([] if function_call is None else [function_call])]
 
 
 def _text(holder: Message, key: str, where: str, needed: bool = False) -> str:

@@ -33,7 +33,7 @@ ROW = {"id": "x", "prompt": "p", "responses": ["a", "b"]}
         ({**ROW, "id": True}, "line 2: expected 'id' to be a string or an integer, got bool"),
         ([1, 2], "line 2: expected a JSON object, got list"),
         ({"id": "y", "prompt": "p"}, "line 2: expected a field 'responses', found 'id', 'prompt'"),
-        ({"id": "y", "prompt": "p", "responses": ["a"]}, "line 2: responses: expected at least 2, got 1"),
+        ({"id": "y", "prompt": "p", "responses": ["a"]}, "line 2: responses: expected at least 2 responses, got 1"),
         ({"id": "y", "prompt": "p", "responses": "ab"}, "line 2: responses: expected a list of responses, got str"),
         ({"id": "y", "prompt": 1, "responses": ["a", "b"]}, "line 2: prompt: expected a string"),
         ({"id": None, "prompt": "p", "responses": ["a", "b"]}, "line 2: expected 'id' to be a string or an integer"),

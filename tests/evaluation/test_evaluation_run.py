@@ -70,8 +70,8 @@ def test_pairs_of_one_prompt_share_their_tokens(judge):
     ("prompts", "pairs", "message"),
     [
         (["p"], [("a", "b"), ("c", "d")], "prompts: expected one for each of 2 pairs, got 1"),
-        (["p"], [("a", "b", "c")], r"pairs\[0\]: expected 2 responses, got 3"),
-        (["p", "p"], [("a", "b"), "ab"], r"pairs\[1\]: expected a list, got str"),
+        (["p"], [("a", "b", "c")], r"pairs\[0\]: expected a list of 2 responses, got a list of 3"),
+        (["p", "p"], [("a", "b"), "ab"], r"pairs\[1\]: expected a list of 2 responses, got str"),
         (["p"], [("a", 1)], r"pairs\[0\]\[1\]: expected a string"),
         (
             ["p", "p"],
