@@ -47,8 +47,12 @@ from gram_fast.training.small_judge.tasks import SEEN, distinct_tasks
 COUNTS = (4, 8, 16, 32)
 K = 3
 """Places that "top_k" decides, and that are compared with the round robin's."""
+PARAMETERS = {"top_k": K, "opponents": 4, "knockouts": 4}
+"""`k` of the strategies that have one: Tournament-GRPO (arXiv 2605.26958) plays four knockouts."""
 STRATEGIES = {
     "round_robin": "-",
+    "opponents": "-",
+    "knockouts": "--",
     "sort": "-",
     "top_k": "-.",
     "knockout": "--",
@@ -118,8 +122,8 @@ def draw(candidates: Sequence[str], count: int, rng: random.Random) -> list[str]
 
 
 def rank(judge: PairwiseJudge, prompt: str, responses: Sequence[str], strategy: str, seed: int) -> Any:
-    """Ranks with a strategy; "top_k" decides K places."""
-    return judge.rank(prompt, responses, strategy, seed=seed, k=K if strategy == "top_k" else None)
+    """Ranks with a strategy, with its parameter."""
+    return judge.rank(prompt, responses, strategy, seed=seed, k=PARAMETERS.get(strategy))
 
 
 def agreement(order: Sequence[int], best: Sequence[int]) -> tuple[float, float]:

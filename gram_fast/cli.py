@@ -26,7 +26,7 @@ from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.play import check_seed
-from gram_fast.ranking.scores import find_scores
+from gram_fast.ranking.scores import SCORE_NAMES, find_scores
 from gram_fast.ranking.tournament import STRATEGIES, STRATEGY_NAMES, find_strategy
 from gram_fast.training.command import app as training_app
 from gram_fast.training.data.command import app as data_app
@@ -95,9 +95,11 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
 
 RankStrategy = Annotated[str, typer.Option("--strategy", help=", ".join(STRATEGY_NAMES) + ".")]
 BestStrategy = Annotated[str, typer.Option("--strategy", help=", ".join(STRATEGIES) + ".")]
-Scores = Annotated[str, typer.Option(help="auto, win_rate or bradley_terry.")]
-Seed = Annotated[int, typer.Option(help="Draws the bracket of knockout and top_k.")]
-K = Annotated[int | None, typer.Option("-k", help="Places that top_k decides.")]
+Scores = Annotated[str, typer.Option(help="auto, " + ", ".join(SCORE_NAMES) + ".")]
+Seed = Annotated[int, typer.Option(help="Draws brackets, and who meets whom of opponents.")]
+K = Annotated[
+    int | None, typer.Option("-k", help="Places that top_k decides, opponents of each response, or knockouts.")
+]
 
 
 @command(app, "rank", JobOptions)

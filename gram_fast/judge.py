@@ -255,14 +255,15 @@ class PairwiseJudge:
         Args:
             prompt: the prompt that the responses answer.
             responses: the candidates; equal ones are scored once and share a score.
-            strategy: "round_robin" (all pairs), "sort" (merge sort), "top_k" (the best `k` in order), "knockout",
-                "linear" (the running best against the next) or "reference" (all against the first); see
-                gram_fast/ranking/tournament.py.
+            strategy: "round_robin" (all pairs), "opponents" (each against `k` others), "sort" (merge sort), "top_k"
+                (the best `k` in order), "knockout", "knockouts" (`k` of them), "linear" (the running best against the
+                next) or "reference" (all against the first); see docs/ranking.md.
             orders: "both", or one order at half the cost and with the judge's position bias.
-            scores: "win_rate", "bradley_terry", "margin", "points" or "rank" (see gram_fast/ranking/scores.py), or
-                "auto": win rate for round_robin, Bradley-Terry elsewhere.
-            seed: seed of the bracket of "knockout" and "top_k", at least 0; the same seed gives the same ranking.
-            k: places that "top_k" decides, at least 1; all where there are fewer responses.
+            scores: "win_rate", "bradley_terry", "margin", "points" or "rank" (docs/ranking.md), or "auto": win rate for
+                "round_robin", points for "knockouts", Bradley-Terry elsewhere.
+            seed: draws brackets, and who meets whom of "opponents"; at least 0. The same seed gives the same ranking.
+            k: places that "top_k" decides (at least 1), opponents of each response (at least 2) or knockouts (at least
+                1); where there are fewer responses, all places and all opponents.
             on_error: "raise", or "none": a response that is no text scores None and is left out of `order`, with a
                 reason in `errors`; the others are ranked as if it had not been given. With fewer than two others, or
                 a prompt that is no text, nothing is ranked: `best` is None.

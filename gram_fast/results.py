@@ -88,7 +88,7 @@ class Ranking:
     order: tuple[int, ...]
     """Numbers of the candidates, from best to worst; without those that were not judged (`errors`)."""
     scores: tuple[float | MaybeNone, ...]
-    """Score of each candidate, higher is better: win rate in [0, 1], or Bradley-Terry strength (log odds, mean 0). None
+    """Score of each candidate, higher is better, in the range of the scores that were asked for (docs/ranking.md). None
     for one that was not judged."""
     comparisons: tuple[Preference, ...]
     """All comparisons in the order they were made; equal responses are compared once, under the first one's number."""

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPT = "Name a colour of the sky."
 RESPONSES = ["Blue.", "It is blue, mostly.\n", "", "Green?", "Blue.", "Red, at dusk 🌇"]
-STRATEGIES = ["linear", "knockout", "reference", "round_robin", "sort"]
+STRATEGIES = ["linear", "knockout", "reference", "round_robin", "sort", "opponents", "knockouts"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_matrix_of_one_order_shows_the_row_in_that_slot(judge):
 @pytest.mark.parametrize("orders", ["ab", "ba", "both"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_rank_orders_by_plain_preferences(judge, strategy, orders):
-    ranking = judge.rank(PROMPT, RESPONSES, strategy, orders)
+    ranking = judge.rank(PROMPT, RESPONSES, strategy, orders, k=2 if strategy in ("opponents", "knockouts") else None)
     assert sorted(ranking.order) == list(range(6))
     assert ranking.order[0] == ranking.best
     assert ranking.scores[0] == ranking.scores[4]
@@ -208,7 +208,10 @@ def test_nan_logits_name_the_pair():
         (lambda j: j.rank(PROMPT, ["a", "\ud800b"]), r"responses\[1\]: .* lone surrogate U\+D800 at character 0"),
         (lambda j: j.rank(PROMPT, ["a", "b"], "nope"), "no strategy 'nope'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], "top_k"), "k: expected an integer of at least 1"),
-        (lambda j: j.rank(PROMPT, ["a", "b"], k=2), "k: expected it beside strategy 'top_k' alone"),
+        (
+            lambda j: j.rank(PROMPT, ["a", "b"], k=2),
+            "k: expected it beside strategy top_k or opponents or knockouts alone",
+        ),
         (lambda j: j.best_of_n(PROMPT, ["a", "b"], "top_k"), "k: expected an integer of at least 1"),
         (lambda j: j.rank(PROMPT, ["a", "b"], orders="aa"), "no orders 'aa'"),
         (lambda j: j.rank(PROMPT, ["a", "b"], scores="elo"), "no scores 'elo'"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import gram_fast
 from gram_fast.judge import PairwiseJudge
-from gram_fast.ranking.tournament import STRATEGY_NAMES
+from gram_fast.ranking.tournament import STRATEGY_NAMES, WITH_K
 
 IMAGE = [{"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
 BAD = {
@@ -75,7 +75,7 @@ def test_the_others_have_the_rewards_that_they_have_alone(judge, rows, has_refer
 @settings(deadline=None, max_examples=25)
 @given(responses=mixed, seed=st.integers(0, 3))
 def test_a_ranking_is_that_of_the_others(judge, strategy, responses, seed):
-    how = {"strategy": strategy, "seed": seed, "k": 2 if strategy == "top_k" else None}
+    how = {"strategy": strategy, "seed": seed, "k": 2 if strategy in WITH_K else None}
     ranking = judge.rank("p", responses, **how, on_error="none")
     judged = [c for c, response in enumerate(responses) if not is_bad(response)]
     if len(judged) < 2:

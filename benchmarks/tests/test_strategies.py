@@ -37,7 +37,7 @@ def test_strategies_find_what_is_known_and_are_counted(monkeypatch: pytest.Monke
     found = list(strategies.quality("a prompt", candidates, known, 3, random.Random(0)))
     assert len(found) == 2 * 3 * len(strategies.STRATEGIES)
     for (strategy, count), (pairs, rounds, is_right, tau, best) in found:
-        if strategy != "reference":
+        if strategy not in ("reference", "opponents"):
             assert is_right == 1
         if strategy in ("round_robin", "sort"):
             assert (tau, best) == (pytest.approx(1), 1)
@@ -45,7 +45,7 @@ def test_strategies_find_what_is_known_and_are_counted(monkeypatch: pytest.Monke
             assert best == 1
         if strategy in ("knockout", "linear", "reference"):
             assert pairs == count - 1
-        assert (rounds == 1) == (strategy in ("round_robin", "reference"))
+        assert (rounds == 1) == (strategy in ("round_robin", "reference", "opponents"))
     assert PairwiseJudge(known).rank("a prompt", candidates).stats.comparisons == 2 * 28
 
 
@@ -67,7 +67,7 @@ def test_it_prints_a_record_and_draws(
     record = json.loads(out.read_text("utf-8"))
     assert record == json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [(row["strategy"], row["n"]) for row in record["rows"][:3]] == [
-        ("round_robin", 4), ("round_robin", 6), ("sort", 4),
+        ("round_robin", 4), ("round_robin", 6), ("opponents", 4),
     ]  # fmt: skip
     assert all(row["tokens_computed"] > 0 and 0 <= row["first_is_right"] <= 1 for row in record["rows"])
     assert picture.read_bytes().startswith(b"\x89PNG")

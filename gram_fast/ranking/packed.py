@@ -50,8 +50,8 @@ def rank_groups(
     started = time.perf_counter()
     outcome = play(groups, strategy, comparer, orders, seed)
     values_of = [
-        scores(Played(np.ones(len(group.texts), np.int64), comparisons, leaders))
-        for group, leaders, comparisons in zip(groups, outcome.leaders, outcome.comparisons, strict=True)
+        scores(Played(np.ones(len(group.texts), np.int64), matches, leaders))
+        for group, matches, leaders in zip(groups, outcome.matches, outcome.leaders, strict=True)
     ]
     stats = replace(outcome.stats, seconds=time.perf_counter() - started)
     rankings = []

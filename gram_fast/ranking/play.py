@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gram_fast.comparing.comparer import Comparer
+from gram_fast.comparing.comparer import Comparer, Pair
 from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.ranking.tournament import Round, Strategy, Tournament
@@ -22,6 +23,10 @@ class Outcome:
     """Candidates whose place each group's tournament decided, best first; the scores over all comparisons order the
     others."""
     comparisons: list[list[Preference]]
+    """Of each pair that was compared, in the order of the comparisons."""
+    matches: list[list[Preference]]
+    """Of each pair that a tournament asked for, in its order. A pair that meets again, as in `knockouts`, is here
+    again; all scores are made of these."""
     stats: Stats
 
 
@@ -51,7 +56,12 @@ def play(
                 matches[g].send(preferences)
             rounds = {g: matches[g].round for g in answers if matches[g].round}
             waiting = waiting - answers.keys() | rounds.keys()
-        return Outcome([match.leaders for match in matches], [match.comparisons for match in matches], session.stats)
+        return Outcome(
+            [match.leaders for match in matches],
+            [list(match.known.values()) for match in matches],
+            [match.met for match in matches],
+            session.stats,
+        )
 
 
 def check_seed(seed: int) -> None:
@@ -71,14 +81,16 @@ def check_verifies(comparer: Comparer, verifies: bool) -> None:
 
 
 class _Match:
-    """State of one tournament: its current round, its comparisons so far, and its leaders."""
+    """State of one tournament: its current round, its preferences so far, and its leaders."""
 
     def __init__(self, tournament: Tournament) -> None:
         self._tournament = tournament
+        self._asked: Round = []
         self.round: Round = []
-        """Pairs to compare next; empty when the tournament is over."""
+        """Pairs to compare next, those of the tournament's round that are new; empty when the tournament is over."""
+        self.known: dict[Pair, Preference] = {}
+        self.met: list[Preference] = []
         self.leaders: list[int] = []
-        self.comparisons: list[Preference] = []
         self._advance(None)
 
     def send(self, preferences: Sequence[Preference]) -> None:
@@ -86,14 +98,21 @@ class _Match:
         pairs = [(preference.i, preference.j) for preference in preferences]
         if pairs != self.round:
             raise ValueError(f"preferences: expected one for each of {self.round}, in order, got {pairs}")
-        self.comparisons += preferences
-        self._advance(np.array([preference.p for preference in preferences]))
+        self.known.update(zip(pairs, preferences, strict=True))
+        self._advance(self._answers())
 
-    def _advance(self, p: "np.ndarray | None") -> None:
-        """Sends P(i better than j) of the round (None to start) and advances to the next round that is not empty."""
+    def _answers(self) -> NDArray[np.float64]:
+        """P(i better than j) of what the tournament asked for, all of it known."""
+        preferences = [self.known[pair] for pair in self._asked]
+        self.met += preferences
+        return np.array([preference.p for preference in preferences])
+
+    def _advance(self, p: NDArray[np.float64] | None) -> None:
+        """Sends P(i better than j) (None to start) and advances to the next round with a pair that is new."""
         try:
-            self.round = next(self._tournament) if p is None else self._tournament.send(p)
-            while not self.round:
-                self.round = self._tournament.send(np.empty(0))
+            self._asked = next(self._tournament) if p is None else self._tournament.send(p)
+            while not (new := [pair for pair in dict.fromkeys(self._asked) if pair not in self.known]):
+                self._asked = self._tournament.send(self._answers())
+            self.round = new
         except StopIteration as stop:
             self.round, self.leaders = [], stop.value

@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram_fast.errors import InputError, shown_value
+from gram_fast.ranking.bradley_terry import fit_strengths
 from gram_fast.results import Preference
-
-# Probabilities are clipped to [this, 1 - this], +-13.8 in log odds: certainty would have infinite log odds.
-_CERTAIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -21,8 +19,14 @@ class Played:
     copies: NDArray[np.int64]
     """How often each candidate counts, int64 [C]: as an opponent of the others, and in means over the group."""
     comparisons: Sequence[Preference]
+    """As the tournament asked for them: a pair that met twice counts twice."""
     leaders: Sequence[int] = ()
     """Candidates whose place the tournament decided, best first."""
+
+    @property
+    def candidates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Candidates i and j of every comparison, int64 [M] each."""
+        return np.array([c.i for c in self.comparisons], np.int64), np.array([c.j for c in self.comparisons], np.int64)
 
     def sums(
         self, value: Callable[[Preference], float], draw: float
@@ -32,8 +36,7 @@ class Played:
         `value` is that of the comparison for i; that for j is as far on the other side of `draw`, the value of a
         candidate beside its equal. A candidate meets each copy of an opponent, and its own other copies.
         """
-        i_M = np.array([c.i for c in self.comparisons], np.int64)
-        j_M = np.array([c.j for c in self.comparisons], np.int64)
+        i_M, j_M = self.candidates
         value_M = np.array([value(c) for c in self.comparisons], np.float64)
         games = (self.copies - 1).astype(np.float64)
         sums = games * draw
@@ -97,50 +100,16 @@ def rank(played: Played, scores: Scores) -> NDArray[np.float64]:
 
 
 def bradley_terry(played: Played) -> NDArray[np.float64]:
-    """Fits Bradley-Terry strengths s, P(i better than j) = sigmoid(s_i - s_j) -> float64 [C] in log odds.
+    """Fits Bradley-Terry strengths s, P(i better than j) = sigmoid(s_i - s_j) -> float64 [C] in log odds, mean 0.
 
-    Any number, about -14 to 14 times the most comparisons between two candidates; the mean over the group is 0.
-    Maximum likelihood (Bradley and Terry, Biometrika 39, 1952), every comparison counted as p wins and 1 - p losses.
-    The problem is convex; trust-region Newton steps converge even where strengths are hundreds apart, where spectral
-    and minorization methods fail. The comparisons must connect all candidates. Where they form a tree, as those of
-    eliminations do, the fit is exact: differences of compared candidates are their log odds.
+    Any number: one comparison sets two candidates up to 13.8 apart, a chain of n up to n times that. The comparisons
+    must connect all candidates; see bradley_terry.py.
     """
-    from scipy.optimize import minimize
-    from scipy.special import expit, log_expit
-
-    count = len(played.copies)
-    if count == 1:
-        return np.zeros(1)
-    wins_CC = np.zeros((count, count))
-    for c in played.comparisons:
-        p = min(max(c.p, _CERTAIN), 1 - _CERTAIN)
-        wins_CC[c.i, c.j] += p
-        wins_CC[c.j, c.i] += 1 - p
-    wins_CC *= np.outer(played.copies, played.copies)
-    games_CC = wins_CC + wins_CC.T
-
-    # The likelihood depends on differences only; the mean's term makes it strictly convex with the mean at 0.
-    def loss(s_C: NDArray[np.float64]) -> float:
-        likelihood = (wins_CC * log_expit(s_C[:, None] - s_C)).sum()
-        return float(0.5 * count * s_C.mean() ** 2 - likelihood)
-
-    def gradient(s_C: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(s_C.mean() - (wins_CC - games_CC * expit(s_C[:, None] - s_C)).sum(axis=1))
-
-    def hessian(s_C: NDArray[np.float64]) -> NDArray[np.float64]:
-        difference_CC = s_C[:, None] - s_C
-        weight_CC = games_CC * expit(difference_CC) * expit(-difference_CC)
-        return np.asarray(np.diag(weight_CC.sum(axis=1)) - weight_CC + 1 / count)
-
-    fit = minimize(
-        loss,
-        np.zeros(count),
-        jac=gradient,
-        hess=hessian,
-        method="trust-exact",
-        options={"gtol": 1e-11, "maxiter": 2000},
-    )
-    return np.asarray(fit.x - np.average(fit.x, weights=played.copies))
+    i_M, j_M = played.candidates
+    p_M = np.array([c.p for c in played.comparisons], np.float64)
+    weight_M = (played.copies[i_M] * played.copies[j_M]).astype(np.float64)
+    s_C = fit_strengths(len(played.copies), i_M, j_M, p_M, weight_M)
+    return np.asarray(s_C - played.copies @ s_C / played.copies.sum())
 
 
 SCORES: dict[str, Scores] = {"win_rate": win_rate, "bradley_terry": bradley_terry, "margin": margin, "points": points}
@@ -151,10 +120,10 @@ SCORE_NAMES = (*SCORES, "rank")
 def find_scores(name: str, strategy: str) -> Scores:
     """Finds the score function of that name. Raises InputError that lists the names.
 
-    "auto" is the win rate for round_robin and Bradley-Terry elsewhere: win rates over different opponents cannot be
-    compared. "rank" is the place by these.
+    "auto" is the win rate for round_robin, points for knockouts, and Bradley-Terry elsewhere: win rates over different
+    opponents cannot be compared. "rank" is the place by these.
     """
-    usual = SCORES["win_rate" if strategy == "round_robin" else "bradley_terry"]
+    usual = SCORES[{"round_robin": "win_rate", "knockouts": "points"}.get(strategy, "bradley_terry")]
     if not isinstance(name, str) or name not in ("auto", *SCORE_NAMES):
         raise InputError(f"there are no scores {shown_value(name)}: expected auto or one of {', '.join(SCORE_NAMES)}")
     if name == "rank":

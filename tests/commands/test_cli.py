@@ -102,7 +102,11 @@ def test_help_is_whole_in_80_columns(gram_fast, monkeypatch, name):
     [
         (["rank", "--strategy", "nope"], ROWS, "there is no strategy 'nope'"),
         (["rank", "--strategy", "top_k"], ROWS, "k: expected an integer of at least 1"),
-        (["rank", "-k", "2"], ROWS, "k: expected it beside strategy 'top_k' alone, got 2 with 'round_robin'"),
+        (
+            ["rank", "-k", "2"],
+            ROWS,
+            "k: expected it beside strategy top_k or opponents or knockouts alone, got 2 with 'round_robin'",
+        ),
         (["rank", "--seed", "-1"], ROWS, "seed: expected an integer of at least 0, got -1"),
         (["rank", "--preset", "nope"], ROWS, "there is no preset or template file 'nope'"),
         (["rank", "--attention", "nope"], ROWS, "there is no tree_attention backend 'nope'"),

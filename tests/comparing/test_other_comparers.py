@@ -45,6 +45,13 @@ def test_rank_and_best_of_n(judge, strategy):
     assert (selection.index, selection.response) == (1, "a longer one")
 
 
+@pytest.mark.parametrize(("strategy", "scores"), [("opponents", "bradley_terry"), ("knockouts", "points")])
+def test_strategies_whose_scores_decide(judge, strategy, scores):
+    ranking = judge.rank(PROMPT, RESPONSES, strategy, k=2)
+    assert (ranking.best, ranking.scores) == (1, judge.rank(PROMPT, RESPONSES, strategy, k=2, scores=scores).scores)
+    assert ranking.stats.comparisons == 2 * len(ranking.comparisons)
+
+
 def test_top_k(judge):
     ranking = judge.rank(PROMPT, RESPONSES, "top_k", k=2)
     assert ranking.order == (1, 4, 0, 3, 2)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram_fast.comparing.replicas import costs, spread, together
-from gram_fast.ranking.tournament import STRATEGIES
+from gram_fast.ranking.tournament import STRATEGIES, knockouts, opponents
 from gram_fast.text.group import Group
 
 Costs = st.lists(st.integers(1, 1000), max_size=60)
@@ -53,6 +53,16 @@ def test_costs_grow_with_text_and_with_comparisons():
     small, long, many = (
         Group.of("p", responses) for responses in (["a", "b"], ["a" * 500, "b" * 500], list("abcdefgh"))
     )
-    for strategy, pairs in {"round_robin": 28, "reference": 7, "knockout": 7, "linear": 7, "sort": 17}.items():
-        found = costs([small, long, many], [STRATEGIES[strategy].num_pairs(n) for n in (2, 2, 8)])
+    strategies = STRATEGIES | {"opponents": opponents(4), "knockouts": knockouts(4)}
+    expected = {
+        "round_robin": 28,
+        "reference": 7,
+        "knockout": 7,
+        "linear": 7,
+        "sort": 17,
+        "opponents": 16,
+        "knockouts": 16,
+    }
+    for strategy, pairs in expected.items():
+        found = costs([small, long, many], [strategies[strategy].num_pairs(n) for n in (2, 2, 8)])
         assert found == [1 + 2 + 101, 1 + 1000 + 600, 1 + 8 + pairs * 101]

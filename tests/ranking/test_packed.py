@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gram_fast.ranking.packed import compare_groups, rank_groups
 from gram_fast.ranking.scores import find_scores
-from gram_fast.ranking.tournament import STRATEGY_NAMES, find_strategy
+from gram_fast.ranking.tournament import STRATEGY_NAMES, WITH_K, find_strategy
 from gram_fast.text.group import Group
 
 GROUPS = st.lists(st.lists(st.text("ab", max_size=5), min_size=2, max_size=6), max_size=6)
@@ -20,7 +20,7 @@ GROUPS = st.lists(st.lists(st.text("ab", max_size=5), min_size=2, max_size=6), m
 @given(GROUPS, st.sampled_from([None, 1, 2]), st.integers(0, 3))
 def test_rankings_are_those_of_single_calls(name, drawn, at_once, seed):
     groups = [Group.of("prompt", responses) for responses in drawn]
-    strategy, scores = find_strategy(name, 2 if name == "top_k" else None), find_scores("win_rate", name)
+    strategy, scores = find_strategy(name, 2 if name in WITH_K else None), find_scores("win_rate", name)
     rankings = rank_groups(groups, LengthComparer(at_once), strategy, scores, "ab", seed)
     for responses, group, ranking in zip(drawn, groups, rankings, strict=True):
         (alone,) = rank_groups([group], LengthComparer(), strategy, scores, "ab", seed)

@@ -6,32 +6,40 @@ from helpers.comparers import LengthComparer, LengthSession, p_longer
 
 from gram_fast.errors import InputError
 from gram_fast.ranking.play import play
-from gram_fast.ranking.tournament import STRATEGIES, fixed_pairs
+from gram_fast.ranking.tournament import STRATEGIES, fixed_pairs, knockouts, opponents, top_k
 from gram_fast.text.group import Group
 
 GROUPS = [
     Group.of(f"prompt {g}", ["x" * (1 + (7 * k + g) % 11) for k in range(count)], at_least=1)
     for g, count in enumerate([5, 1, 2, 8, 3])
 ]
-PAIRS = {"linear": 4 + 0 + 1 + 7 + 2, "knockout": 14, "reference": 14, "round_robin": 10 + 0 + 1 + 28 + 3}
-LEADERS = {"linear": 1, "knockout": 1, "reference": 0, "round_robin": 0, "sort": 8}
+PAIRS = {
+    "linear": 4 + 0 + 1 + 7 + 2,
+    "knockout": 14,
+    "reference": 14,
+    "round_robin": 10 + 0 + 1 + 28 + 3,
+    "opponents": 5 + 0 + 1 + 8 + 3,
+}
+WITH_K = {"top_k": top_k(2), "opponents": opponents(2), "knockouts": knockouts(3)}
+ALL = STRATEGIES | WITH_K
+LEADERS = dict.fromkeys(ALL, 0) | {"linear": 1, "knockout": 1, "sort": 8, "top_k": 2}
 
 
 @pytest.mark.parametrize("at_once", [1, 2, None])
 @pytest.mark.parametrize("strategy", PAIRS)
 def test_every_strategy_sees_what_it_asked_for(strategy, at_once):
     comparer = LengthComparer(at_once)
-    outcome = play(GROUPS, STRATEGIES[strategy], comparer, "both", seed=2)
+    outcome = play(GROUPS, ALL[strategy], comparer, "both", seed=2)
     assert outcome.stats.comparisons == 2 * PAIRS[strategy]
     assert [len(found) for found in outcome.comparisons] == comparer.opened[0]["num_pairs"]
-    assert comparer.opened[0]["has_one_round"] == (strategy in ("reference", "round_robin"))
+    assert comparer.opened[0]["has_one_round"] == (strategy in ("reference", "round_robin", "opponents"))
     assert not comparer.is_open
 
 
 @pytest.mark.parametrize("at_once", [1, 2, None])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ALL)
 def test_leaders_are_the_best(strategy, at_once):
-    outcome = play(GROUPS, STRATEGIES[strategy], LengthComparer(at_once), "both", seed=2)
+    outcome = play(GROUPS, ALL[strategy], LengthComparer(at_once), "both", seed=2)
     for group, leaders, comparisons in zip(GROUPS, outcome.leaders, outcome.comparisons, strict=True):
         for c in comparisons:
             assert c.p == pytest.approx(p_longer(group.texts[c.i], group.texts[c.j]))
@@ -39,10 +47,21 @@ def test_leaders_are_the_best(strategy, at_once):
         assert leaders == from_longest[: LEADERS[strategy]]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ALL)
 def test_answers_in_parts_change_nothing(strategy):
-    outcomes = [play(GROUPS, STRATEGIES[strategy], LengthComparer(at_once), "ab", 5) for at_once in (1, None)]
+    outcomes = [play(GROUPS, ALL[strategy], LengthComparer(at_once), "ab", 5) for at_once in (1, None)]
     assert outcomes[0] == outcomes[1]
+
+
+def test_who_meets_again_is_not_compared_again_but_counts_again():
+    outcome = play(GROUPS, knockouts(3), LengthComparer(), "ab", seed=2)
+    for group, matches, comparisons in zip(GROUPS, outcome.matches, outcome.comparisons, strict=True):
+        assert len(matches) == 3 * (len(group.texts) - 1)
+        assert set(matches) == set(comparisons)
+        assert len({frozenset((c.i, c.j)) for c in comparisons}) == len(comparisons)
+    assert outcome.stats.comparisons == sum(map(len, outcome.comparisons)) < sum(map(len, outcome.matches))
+    plain = play(GROUPS, STRATEGIES["sort"], LengthComparer(), "ab")
+    assert plain.matches == plain.comparisons
 
 
 @pytest.mark.parametrize(("orders", "margin"), [("ab", 2.25), ("ba", 1.75), ("both", 2.0)])

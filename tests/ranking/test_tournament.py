@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram_fast.errors import InputError
-from gram_fast.ranking.tournament import STRATEGIES, find_strategy, top_k
+from gram_fast.ranking.tournament import STRATEGIES, WITH_K, find_strategy, knockouts, opponents, top_k
 
 
 def play(strategy, strength, seed: int = 0, prefer=lambda x, y: 0.5 + 0.5 * np.sign(x - y)):
@@ -152,14 +152,79 @@ def test_top_k_is_the_repeated_best_without_repeated_questions():
     assert ours == pytest.approx(theirs, rel=0.06)  # 48.6 and 46.8 pairs in the mean
 
 
-@given(st.integers(1, 12), st.randoms(use_true_random=False), st.sampled_from([*STRATEGIES, "top_k"]))
-def test_whatever_the_judge_says_no_pair_is_asked_twice_and_all_are_connected(count, random, name):
-    strategy = top_k(4) if name == "top_k" else STRATEGIES[name]
+def degrees(count: int, pairs) -> list[int]:
+    return np.bincount(np.array(pairs, int).ravel(), minlength=count).tolist()
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 9, 16, 31, 32, 33])
+def test_opponents_are_as_many_as_asked_for(count):
+    for k in range(2, count + 2):
+        leaders, (pairs,) = play(opponents(k), range(count), seed=k)
+        assert leaders == []
+        found = degrees(count, pairs)
+        if k >= count - 1:
+            assert pairs == play("round_robin", range(count))[1][0]
+        else:
+            assert len(pairs) == (count * k + 1) // 2
+            assert sorted(found) == [k] * (count - 1) + [k + count * k % 2]
+        if k % 2 == 0 and k < count - 1:  # in slot A as often as in slot B
+            assert np.bincount([i for i, _ in pairs], minlength=count).tolist() == [k // 2] * count
+
+
+def test_opponents_are_drawn_by_the_seed():
+    assert play(opponents(4), range(16), 1) == play(opponents(4), range(16), 1) != play(opponents(4), range(16), 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "k", "most"), [(16, 4, 1.25), (32, 4, 1.4), (32, 6, 1.2), (256, 4, 2), (256, 6, 1.4)]
+)
+def test_opponents_leave_differences_of_strengths_little_variance(count, k, most):
+    """Against 2 (n - 1) / n k, where all eigenvalues of the Laplacian are equal: the mean over pairs cannot be less."""
+    _, (pairs,) = play(opponents(k), range(count))
+    laplacian = np.diag(np.array(degrees(count, pairs), float))
+    i, j = np.array(pairs).T
+    np.subtract.at(laplacian, (np.r_[i, j], np.r_[j, i]), 1)
+    mean_variance = 2 / (count - 1) * np.trace(np.linalg.pinv(laplacian))
+    assert mean_variance < most * 2 * (count - 1) / (count * k)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 13])
+def test_knockouts_are_knockouts_in_brackets_of_their_own(count):
+    strength = strengths(count, 5)
+    leaders, rounds = play(knockouts(4), strength, 7)
+    assert leaders == []
+    rng = np.random.default_rng(7)
+    brackets: list[list] = []
+    for _ in range(4):
+        tournament = STRATEGIES["knockout"].start(count, rng)
+        pairs, bracket = next(tournament, None), []
+        while pairs is not None:
+            bracket.append(pairs)
+            try:
+                pairs = tournament.send(np.array([float(strength[i] > strength[j]) for i, j in pairs]))
+            except StopIteration:
+                pairs = None
+        brackets.append(bracket)
+    for number, pairs in enumerate(rounds):
+        theirs = [pair for bracket in brackets for pair in bracket[number]]
+        assert list(map(frozenset, pairs)) == list(map(frozenset, theirs))
+    asked = [pair for pairs in rounds for pair in pairs]
+    assert len(asked) == 4 * (count - 1)
+    assert len(set(asked)) == len(set(map(frozenset, asked)))  # who meets again is asked for in the same order
+
+
+NAMES = [*STRATEGIES, *WITH_K]
+
+
+@given(st.integers(1, 12), st.randoms(use_true_random=False), st.sampled_from(NAMES))
+def test_whatever_the_judge_says_no_pair_is_compared_twice_and_all_are_connected(count, random, name):
+    strategy = WITH_K[name][0](4) if name in WITH_K else STRATEGIES[name]
     said = [[random.choice((0.0, 0.5, 1.0)) for _ in range(count)] for _ in range(count)]
     leaders, rounds = play(strategy, range(count), 3, lambda i, j: said[i][j])
     assert play(strategy, range(count), 3, lambda i, j: said[i][j]) == (leaders, rounds)
     assert len(set(leaders)) == len(leaders) == {"sort": count, "top_k": min(4, count)}.get(name, len(leaders))
-    pairs = [frozenset(pair) for pairs in rounds for pair in pairs]
+    asked = [pair for pairs in rounds for pair in pairs]
+    pairs = list(map(frozenset, asked if name != "knockouts" else dict.fromkeys(asked)))
     assert len(set(pairs)) == len(pairs)
     component = list(range(count))
     for i, j in pairs:
@@ -167,15 +232,18 @@ def test_whatever_the_judge_says_no_pair_is_asked_twice_and_all_are_connected(co
     assert len(set(component)) == 1
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_num_pairs_is_exact_where_results_do_not_matter(name):
+    strategy = WITH_K[name][0](2) if name in WITH_K else STRATEGIES[name]
     for count in (1, 2, 7, 16):
-        pairs = sum(map(len, play(name, strengths(count, 1))[1]))
-        assert STRATEGIES[name].num_pairs(count) == pytest.approx(pairs, abs=count // 4 if name == "sort" else 0)
+        pairs = len({pair for pairs in play(strategy, strengths(count, 1))[1] for pair in pairs})
+        near = {"sort": count // 4, "top_k": 3, "knockouts": 2}.get(name, 0)
+        assert strategy.num_pairs(count) == pytest.approx(pairs, abs=near)
 
 
 def test_unknown_strategies_are_named():
-    expected = "no strategy 'nope': expected one of linear, knockout, reference, round_robin, sort, top_k"
+    names = "linear, knockout, reference, round_robin, sort, top_k, opponents, knockouts"
+    expected = f"no strategy 'nope': expected one of {names}"
     with pytest.raises(InputError, match=expected):
         find_strategy("nope")
     with pytest.raises(InputError, match=r"there is no strategy \['sort'\]"):
@@ -183,13 +251,21 @@ def test_unknown_strategies_are_named():
 
 
 @pytest.mark.parametrize("k", [None, 0, -1, 1.5, True, "3"])
-def test_top_k_wants_a_number_of_places(k):
+@pytest.mark.parametrize("name", WITH_K)
+def test_k_is_a_number(name, k):
+    least = WITH_K[name][1]
+    expected = f"k: expected an integer of at least {least} for strategy '{name}' of rank and rewards, got {k!r}"
+    with pytest.raises(InputError, match=expected):
+        find_strategy(name, k)
+
+
+def test_one_opponent_would_connect_nobody():
+    with pytest.raises(InputError, match="at least 2 for strategy 'opponents'"):
+        find_strategy("opponents", 1)
+
+
+def test_k_is_for_strategies_that_have_it():
     with pytest.raises(
-        InputError, match=f"k: expected an integer of at least 1 for strategy 'top_k' of rank, got {k!r}"
+        InputError, match="k: expected it beside strategy top_k or opponents or knockouts alone, got 3 with 'sort'"
     ):
-        find_strategy("top_k", k)
-
-
-def test_k_is_for_top_k():
-    with pytest.raises(InputError, match="k: expected it beside strategy 'top_k' alone, got 3 with 'sort'"):
         find_strategy("sort", 3)
