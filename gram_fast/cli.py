@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -17,17 +17,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gram_fast.commands.jobs import JobRow, parse_columns, read_job_rows, run_rows
+from gram_fast.commands.jobs import Job, JobRow, parse_columns, pending_rows, read_ahead, read_job_rows, score_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
-from gram_fast.commands.output import id_key, open_output
+from gram_fast.commands.output import open_output
+from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import check_orders
 from gram_fast.errors import GramFastError, InterruptedRunError
 from gram_fast.evaluation.command import app as evaluation_app
-from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import JudgeOptions
+from gram_fast.ranking.packed import DUEL, compare_groups, rank_groups, select, verify_groups
 from gram_fast.ranking.play import check_seed
 from gram_fast.ranking.scores import SCORE_NAMES, find_scores
-from gram_fast.ranking.tournament import STRATEGIES, STRATEGY_NAMES, find_strategy
+from gram_fast.ranking.tournament import EACH_ALONE, STRATEGIES, STRATEGY_NAMES, find_strategy
+from gram_fast.results import Comparison, Ranking, Selection, Verification
+from gram_fast.rows.source import comes_live
+from gram_fast.text.group import Names
 from gram_fast.training.command import app as training_app
 from gram_fast.training.data.command import app as data_app
 
@@ -44,7 +48,6 @@ app.add_typer(data_app, name="data")
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-Score = Callable[[PairwiseJudge, JobRow], dict[str, Any]]
 Orders = Annotated[str, typer.Option(help="Which of a pair stands in slot A: ab, ba or both.")]
 
 
@@ -61,22 +64,22 @@ class JobOptions(RowOptions):
     ] = None
     output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
 
-    def run(self, score: Score, num_responses: int | None = None, verifies: bool = False, **settings: Any) -> None:
+    def run(self, job: Job, **settings: Any) -> None:
         """Scores the rows, writes the results and prints a summary on standard error.
 
-        `num_responses`: number of responses that every row must have, where it is fixed. `verifies`: for a verifier, to
-        which one response is enough. `settings`: the command's own; recorded in every row with the judge's, and checked
-        by --resume.
+        `settings`: the command's own; recorded in every row with the judge's, and checked by --resume.
         """
         bad = BadRows(self.skip_bad)
         columns = {} if self.columns is None else parse_columns(self.columns)
-        rows = read_job_rows(self.input, bad, num_responses, 1 if verifies else 2, columns)
-        bad.check(len(rows))
+        is_live = comes_live(self.input)
         with open_output(self.output, self.input, self.resume) as output:
-            output.check_inputs({id_key(row.id): row.digest for row in rows})
-            output.record(**settings, **self.recorded)
-            judge = self.load(output, verifies)
-            written = run_rows(rows, lambda row: score(judge, row), output, bad)
+            read = read_job_rows(self.input, job, bad, columns, self.include_reasoning)
+            with read_ahead(pending_rows(read, output), is_live) as rows:
+                if rows.has_ended:
+                    bad.check(rows.count + len(output.done))
+                output.record(**settings, **self.recorded)
+                judge = self.load(output, job.strategy.verifies)
+                written = score_rows(rows, job, judge.comparer, output, bad, is_live)
             bad.check(written + len(output.done))
         stderr.print(f"gram-fast: {written} rows written, {len(output.done)} already there, {len(bad.skipped)} skipped")
 
@@ -86,11 +89,12 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
     """Compare the two responses of every row: P(first better than second)."""
     check_orders(orders)
 
-    def score(judge: PairwiseJudge, row: JobRow) -> dict[str, Any]:
-        a, b = row.responses
-        return asdict(judge.compare(row.prompt, a, b, orders))  # type: ignore[arg-type]
+    def score(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Comparison]:
+        return compare_groups([row.group for row in rows], comparer, orders)  # type: ignore[arg-type]
 
-    options.run(score, num_responses=2, command="compare", orders=orders)
+    options.run(
+        Job(DUEL, score, num_responses=2, names=Names(candidate="ab".__getitem__)), command="compare", orders=orders
+    )
 
 
 RankStrategy = Annotated[str, typer.Option("--strategy", help=", ".join(STRATEGY_NAMES) + ".")]
@@ -112,14 +116,8 @@ def rank(
     k: K = None,
 ) -> None:
     """Rank the responses of every row."""
-    settings = _tournament(strategy, orders, scores, seed, k)
-
-    def score(judge: PairwiseJudge, row: JobRow) -> dict[str, Any]:
-        found = asdict(judge.rank(row.prompt, row.responses, **settings))
-        del found["errors"]  # a response that cannot be judged is an error of its row
-        return found
-
-    options.run(score, command="rank", **settings)
+    rank_rows, settings = _tournament(strategy, orders, scores, seed, k)
+    options.run(Job(find_strategy(strategy, k), rank_rows), command="rank", **settings)
 
 
 @command(app, "best-of-n", JobOptions)
@@ -131,28 +129,38 @@ def best_of_n(
     seed: Seed = 0,
 ) -> None:
     """Choose the best response of every row."""
-    settings = _tournament(strategy, orders, scores, seed)
-    options.run(
-        lambda judge, row: asdict(judge.best_of_n(row.prompt, row.responses, **settings)),
-        command="best-of-n",
-        **settings,
-    )
+    rank_rows, settings = _tournament(strategy, orders, scores, seed)
+
+    def score(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Selection]:
+        rankings = rank_rows(rows, comparer)
+        return [select(ranking, row.responses) for row, ranking in zip(rows, rankings, strict=True)]
+
+    options.run(Job(find_strategy(strategy), score), command="best-of-n", **settings)
 
 
 @command(app, "verify", JobOptions)
 def verify(options: JobOptions) -> None:
     """Verify the responses of every row one by one: P(right). Takes a verifier's --preset."""
-    options.run(lambda judge, row: asdict(judge.verify(row.prompt, row.responses)), verifies=True, command="verify")
+
+    def score(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Verification]:
+        return verify_groups([row.group for row in rows], comparer)
+
+    options.run(Job(EACH_ALONE, score), command="verify")
 
 
-def _tournament(strategy: str, orders: str, scores: str, seed: int, k: int | None = None) -> dict[str, Any]:
-    """Checks the settings of a tournament before a model is loaded, and returns them by name."""
-    find_strategy(strategy, k)
-    find_scores(scores, strategy)
+def _tournament(
+    strategy: str, orders: str, scores: str, seed: int, k: int | None = None
+) -> tuple[Callable[[Sequence[JobRow], Comparer], Sequence[Ranking]], dict[str, Any]]:
+    """Checks the settings of a tournament before a model is loaded -> what ranks rows, and the settings by name."""
+    found, score = find_strategy(strategy, k), find_scores(scores, strategy)
     check_orders(orders)
     check_seed(seed)
+
+    def rank_rows(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Ranking]:
+        return rank_groups([row.group for row in rows], comparer, found, score, orders, seed)  # type: ignore[arg-type]
+
     settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
-    return settings if k is None else {**settings, "k": k}
+    return rank_rows, settings if k is None else {**settings, "k": k}
 
 
 @dataclass(frozen=True, kw_only=True)

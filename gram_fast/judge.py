@@ -12,7 +12,7 @@ from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
-from gram_fast.ranking.packed import compare_groups, no_ranking, rank_groups, verify_groups
+from gram_fast.ranking.packed import compare_groups, no_ranking, rank_groups, select, verify_groups
 from gram_fast.ranking.play import play
 from gram_fast.ranking.rewards import find_rule, reward_groups
 from gram_fast.ranking.scores import find_scores
@@ -298,15 +298,7 @@ class PairwiseJudge:
         seed: int = 0,
     ) -> Selection:
         """Chooses the best of two or more responses. Arguments and errors as for `rank`."""
-        ranking = self.rank(prompt, responses, strategy, orders, scores, seed)
-        return Selection(
-            index=ranking.best,
-            response=list(responses)[ranking.best],
-            scores=ranking.scores,
-            comparisons=ranking.comparisons,
-            flagged=ranking.flagged,
-            stats=ranking.stats,
-        )
+        return select(self.rank(prompt, responses, strategy, orders, scores, seed), list(responses))
 
     def rewards(
         self,

@@ -1,27 +1,39 @@
-"""Reads the input of the scoring commands and scores it row by row.
+"""Reads the input of the scoring commands and scores it, many rows in a call.
 
 An input row is {"id", "prompt", "responses"}; prompt and responses are strings or lists of chat messages. A row without
-"id" is identified by the number of its line or row. The whole input is read and validated before scoring starts;
-output.py writes.
+"id" is identified by the number of its line or row. Rows are read and checked ahead of scoring; output.py writes.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
 
+from gram_fast.commands.chunks import CHARACTERS, chunks, score_chunk
 from gram_fast.commands.output import INPUT_DIGEST, Output, id_key
+from gram_fast.comparing.comparer import Comparer
+from gram_fast.comparing.costs import costs
 from gram_fast.errors import GramFastError, InputError
+from gram_fast.ranking.tournament import Strategy
+from gram_fast.rows.ahead import ReadAhead
 from gram_fast.rows.bad_rows import OnBad, get_field
 from gram_fast.rows.source import read_rows
 from gram_fast.text.digest import digest
-from gram_fast.text.group import Group
+from gram_fast.text.group import Group, Names
 from gram_fast.text.messages import read_text, to_text
 
 _RESPONSE = re.compile(r"response_(\d+|[a-zA-Z])")
+
+
+# Characters of text that are read ahead. An input of less is checked whole before a model is loaded.
+_AHEAD = 2**25
+# Seconds without a row after which a pipe is not waited for before a model is loaded.
+_PAUSE = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class JobRow:
     id: str | int
     prompt: Any
     responses: list[Any]
+    group: Group
     where: str
     """Place in messages, such as "candidates.jsonl line 7"."""
 
@@ -39,6 +52,24 @@ class JobRow:
         """Digest of the texts of prompt and responses, reasoning included."""
         texts = (self.prompt, *self.responses)
         return digest([read_text(text, "text", include_reasoning=True)[0] for text in texts])
+
+    @property
+    def characters(self) -> int:
+        """Characters of the texts that are judged."""
+        return len(self.group.prompt) + sum(map(len, self.group.texts))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command asks of its rows."""
+
+    strategy: Strategy
+    score: Callable[[Sequence[JobRow], Comparer], Sequence[Any]]
+    """Results of many rows in one call, such as Rankings."""
+    num_responses: int | None = None
+    """Number of responses that every row must have, where it is fixed."""
+    names: Names = field(default_factory=Names)
+    """What prompt and responses are called in messages and flags."""
 
 
 Columns = Mapping[str, list[str]]
@@ -61,49 +92,43 @@ def parse_columns(text: str) -> Columns:
 
 
 def read_job_rows(
-    path: str,
-    on_bad: OnBad,
-    num_responses: int | None = None,
-    at_least: int = 2,
-    columns: Columns = MappingProxyType({}),
-) -> list[JobRow]:
-    """Reads all rows of a source, as `read_rows`.
+    path: str, job: Job, on_bad: OnBad, columns: Columns = MappingProxyType({}), include_reasoning: bool = False
+) -> Iterator[JobRow]:
+    """Yields the rows of a source, as `read_rows`, checked.
 
-    `on_bad` receives the error of a bad row, which names its place. `num_responses`: number of responses that every row
-    must have; None for `at_least` or more. `columns`: other names of fields. Raises InputError when the source cannot
-    be read.
+    `on_bad` receives the error of a bad row, which names its place. `columns`: other names of fields. Raises InputError
+    when the source cannot be read.
     """
-    rows: list[JobRow] = []
-    line_of: dict[str, str] = {}
+    # Numbers, as there is one for each row of an input that may not fit memory.
+    number_of: dict[str | int, int] = {}
     for where, value in read_rows(path, on_bad):
+        source, _, number = where.rpartition(" ")
         try:
-            row = _parse_job_row(where, value, at_least, columns)
-            if num_responses not in (None, len(row.responses)):
-                raise InputError(f"{where}: responses: expected {num_responses}, got {len(row.responses)}")
-            key = id_key(row.id)
-            if key in line_of:
-                raise InputError(f"{where}: expected an id of its own, {row.id!r} is also that of {line_of[key]}")
-            line_of[key] = where
-            rows.append(row)
+            row = _parse_job_row(where, value, int(number), job, columns, include_reasoning)
+            if (first := number_of.setdefault(row.id, int(number))) != int(number):
+                raise InputError(f"{where}: expected an id of its own, {row.id!r} is also that of {source} {first}")
         except InputError as error:
             on_bad(error)
-    return rows
+        else:
+            yield row
 
 
-def _parse_job_row(where: str, row: Any, at_least: int, columns: Columns) -> JobRow:
+def _parse_job_row(where: str, row: Any, number: int, job: Job, columns: Columns, include_reasoning: bool) -> JobRow:
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, got {type(row).__name__}")
     try:
         prompt, responses = get_field(row, *columns.get("prompt", ["prompt"])), _responses(row, columns)
-        number = int(where.rpartition(" ")[2])
         row_id = get_field(row, *columns["id"]) if "id" in columns else row.get("id", number)
         if not isinstance(row_id, str | int) or isinstance(row_id, bool):
             raise InputError(f"expected 'id' to be a string or an integer, got {type(row_id).__name__}")
         to_text(str(row_id), "id")
-        Group.of(prompt, responses, at_least=at_least)
+        if isinstance(responses, list) and job.num_responses not in (None, len(responses)):
+            raise InputError(f"responses: expected {job.num_responses}, got {len(responses)}")
+        at_least = 1 if job.strategy.verifies else 2
+        group = Group.of(prompt, responses, job.names, at_least=at_least, include_reasoning=include_reasoning)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    return JobRow(row_id, prompt, responses, where)
+    return JobRow(row_id, prompt, responses, group, where)
 
 
 def _responses(row: dict[str, Any], columns: Columns) -> Any:
@@ -123,28 +148,76 @@ def _responses(row: dict[str, Any], columns: Columns) -> Any:
     return values
 
 
-def run_rows(
-    rows: list[JobRow],
-    score: Callable[[JobRow], dict[str, Any]],
+def pending_rows(rows: Iterable[JobRow], output: Output) -> Iterator[JobRow]:
+    """Yields the rows that the output does not hold.
+
+    Raises InputError where it holds a row of other texts under the same id and, at the end, one that is not among them.
+    """
+    found = set()
+    for row in rows:
+        if (key := id_key(row.id)) in output.done:
+            output.check_input(key, row.digest)
+            found.add(key)
+        else:
+            yield row
+    output.check_keys(found)
+
+
+@contextmanager
+def read_ahead(rows: Iterable[JobRow], is_live: bool) -> Iterator[ReadAhead[JobRow]]:
+    """Reads rows in a thread during the context, which begins when the input has ended, paused or is far ahead.
+
+    `is_live`: rows come as somebody writes them. Raises the error of a row that was read until then.
+    """
+    ahead = ReadAhead(rows, lambda row: row.characters, _AHEAD)
+    try:
+        ahead.settle(_PAUSE if is_live else None)
+        if ahead.error is not None:
+            raise ahead.error
+        yield ahead
+    finally:
+        ahead.close()
+
+
+def score_rows(
+    rows: ReadAhead[JobRow],
+    job: Job,
+    comparer: Comparer,
     output: Output,
     on_bad: Callable[[GramFastError], None],
+    is_live: bool = False,
 ) -> int:
-    """Scores every row that is not done, writes one output row for each, and returns the number written.
+    """Scores rows in chunks, writes one output row for each, in order, and returns the number written.
 
     Shows a progress bar. The error of a row that cannot be scored goes to `on_bad`, which raises to stop or returns to
-    skip the row.
+    skip the row. `is_live`: what has been read is scored when the next row is not there yet.
     """
+    num_pairs = cache(job.strategy.num_pairs)
+
+    def cost(row: JobRow) -> int:
+        return costs([row.group], [num_pairs(len(row.group.texts))])[0]
+
+    def score(chunk: Sequence[JobRow]) -> list[dict[str, Any]]:
+        return [_fields(result, len(chunk)) for result in job.score(chunk, comparer)]
+
     written = 0
-    with tqdm(total=len(rows), initial=len(output.done), unit="row", disable=None) as bar:
-        for row in rows:
-            if id_key(row.id) in output.done:
-                continue
-            try:
-                result = score(row)
-            except GramFastError as error:
-                on_bad(type(error)(f"{row.where}: {error}"))
-            else:
+    with tqdm(initial=len(output.done), unit="row", disable=None) as bar:
+        least = CHARACTERS * comparer.tokens_at_once
+        for chunk in chunks(rows, cost, least, lambda: is_live and rows.is_waiting):
+            for row, result in score_chunk(chunk, score, lambda row: row.where, on_bad):
                 output.write({"id": row.id, **result, INPUT_DIGEST: row.digest})
                 written += 1
-            bar.update()
+            if rows.has_ended:
+                bar.total = len(output.done) + rows.count
+            bar.update(len(chunk))
     return written
+
+
+def _fields(result: Any, count: int) -> dict[str, Any]:
+    """Fields of a result of one of `count` rows, whose stats they share.
+
+    There are no errors among them: a response that cannot be judged is an error of its row.
+    """
+    fields = asdict(result)
+    fields.pop("errors", None)
+    return {**fields, "stats": {"rows": count, **fields["stats"]}}

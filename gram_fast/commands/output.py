@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -73,18 +73,22 @@ class Output:
                 if before[name] != value:
                     raise InputError(f"{where}: {name} was {before[name]!r}, now it is {value!r}: it is of another run")
 
-    def check_inputs(self, digests: Mapping[str, str]) -> None:
-        """Checks that every row that the file already holds is of a row of this input, with the same texts.
+    def check_input(self, key: str, input_digest: str) -> None:
+        """Checks that a row that the file already holds was made of these texts. Raises InputError where it was not."""
+        row = self.done[key]
+        if row.input_digest is None:
+            raise InputError(f"{row.where}: expected a field {INPUT_DIGEST!r}: {_OLDER}")
+        if row.input_digest != input_digest:
+            raise InputError(f"{row.where}: prompt or responses of id {key} are others now: it is of another run")
 
-        `digests`: of the input rows, by `id_key`. Raises InputError for the first that is not.
+    def check_keys(self, keys: Collection[str]) -> None:
+        """Checks that every row that the file already holds is of the input, which has these keys.
+
+        Raises InputError for the first that is not.
         """
         for key, row in self.done.items():
-            if key not in digests:
+            if key not in keys:
                 raise InputError(f"{row.where} holds id {key}, which the input lacks: it is of another run")
-            if row.input_digest is None:
-                raise InputError(f"{row.where}: expected a field {INPUT_DIGEST!r}: {_OLDER}")
-            if row.input_digest != digests[key]:
-                raise InputError(f"{row.where}: prompt or responses of id {key} are others now: it is of another run")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a row, with its settings, and flushes it.

@@ -10,13 +10,12 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from gram_fast.comparing.comparer import Answers, Comparer, Rounds, Session
+from gram_fast.comparing.costs import costs
 from gram_fast.comparing.orders import Orders
 from gram_fast.results import Stats, total_stats
 from gram_fast.scoring.forks import in_forked_children
 from gram_fast.text.group import Group
 
-# Characters of template text after the second response of a presentation, roughly.
-_TEMPLATE = 100
 # Groups of one prompt stay together up to this part of an even share; beyond it, balance saves more than sharing.
 _PART = 0.25
 
@@ -223,20 +222,6 @@ class _SpreadSession:
         for share in self._shares:
             if share.error is not None:
                 raise share.error
-
-
-def costs(groups: Sequence[Group], num_pairs: Sequence[int]) -> list[int]:
-    """Estimates the cost of each group in characters to compute.
-
-    The prompt and, in slot A, every response count once; every pair adds a response of average length and the template
-    text after it. Characters, because each replica tokenizes its own share later.
-    """
-    return [_cost(group, pairs) for group, pairs in zip(groups, num_pairs, strict=True)]
-
-
-def _cost(group: Group, num_pairs: int) -> int:
-    characters = sum(map(len, group.texts))
-    return len(group.prompt) + characters + num_pairs * (characters // len(group.texts) + _TEMPLATE)
 
 
 def together(prompts: Sequence[str], costs: Sequence[int], count: int) -> list[list[int]]:

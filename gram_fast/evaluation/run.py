@@ -1,21 +1,19 @@
 """Scores the pairs of a benchmark in batches with a judge and writes one result row for each pair, resumably."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 from tqdm import tqdm
 
+from gram_fast.commands.chunks import CHARACTERS, chunks, score_chunk
 from gram_fast.commands.output import Output, id_key
 from gram_fast.errors import GramFastError
 from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Preference
 from gram_fast.text.messages import read_text
-
-# Characters of text in a batch for each token of one forward. With two orders and about four characters in a token, a
-# batch takes four forwards or more: enough to pack well, and little is lost in an interruption.
-_CHARACTERS = 8
 
 NumberedPair = tuple[int, BenchmarkPair]
 """A pair with its number in the data file, from 1."""
@@ -35,8 +33,8 @@ def score_pairs(
     pending = [(number, pair) for number, pair in enumerate(pairs, 1) if id_key(number) not in output.done]
     written = 0
     with tqdm(total=len(pairs), initial=len(pairs) - len(pending), unit="pair", disable=None) as bar:
-        for batch in batches(pending, _CHARACTERS * judge.comparer.tokens_at_once):
-            for (number, pair), preference in _compare(judge, batch, on_bad):
+        for batch in batches(pending, CHARACTERS * judge.comparer.tokens_at_once):
+            for (number, pair), preference in score_chunk(batch, partial(_compare, judge), _where, on_bad):
                 output.write({"pair_number": number, **_scored(pair.texts.fields, preference)})
                 written += 1
             bar.update(len(batch))
@@ -48,42 +46,26 @@ def batches(pairs: Iterable[NumberedPair], characters: int) -> Iterator[list[Num
 
     Pairs of one item stay together, as they share text.
     """
-    batch: list[NumberedPair] = []
-    size = 0
-    for _, of_item in groupby(pairs, key=lambda numbered: numbered[1].place.item or numbered[0]):
-        for numbered in of_item:
-            batch.append(numbered)
-            texts = numbered[1].texts
-            size += sum(len(read_text(text, "text")[0]) for text in (texts.prompt, texts.chosen, texts.rejected))
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    items = (list(of_item) for _, of_item in groupby(pairs, key=lambda numbered: numbered[1].place.item or numbered[0]))
+    for chunk in chunks(items, _characters, characters):
+        yield [numbered for item in chunk for numbered in item]
 
 
-def _compare(
-    judge: PairwiseJudge, batch: list[NumberedPair], on_bad: Callable[[GramFastError], None]
-) -> Iterator[tuple[NumberedPair, Preference]]:
-    """Yields pairs with their preferences; a batch that fails is halved until the pair at fault is found."""
-    answers: Sequence[Preference]
+def _characters(item: Sequence[NumberedPair]) -> int:
+    texts = (text for _, pair in item for text in (pair.texts.prompt, pair.texts.chosen, pair.texts.rejected))
+    return sum(len(read_text(text, "text")[0]) for text in texts)
+
+
+def _where(numbered: NumberedPair) -> str:
+    return numbered[1].where
+
+
+def _compare(judge: PairwiseJudge, batch: Sequence[NumberedPair]) -> Sequence[Preference]:
+    """Compares the chosen response of each pair with the rejected one."""
     texts = [pair.texts for _, pair in batch]
-    try:
-        if len(batch) == 1:
-            answers = [judge.compare(texts[0].prompt, texts[0].chosen, texts[0].rejected)]
-        else:
-            answers = judge.compare_many([t.prompt for t in texts], [(t.chosen, t.rejected) for t in texts])
-    except GramFastError as error:
-        failure = error
-    else:
-        yield from zip(batch, answers, strict=True)
-        return
     if len(batch) == 1:
-        on_bad(type(failure)(f"{batch[0][1].where}: {failure}"))
-    else:
-        half = len(batch) // 2
-        yield from _compare(judge, batch[:half], on_bad)
-        yield from _compare(judge, batch[half:], on_bad)
+        return [judge.compare(texts[0].prompt, texts[0].chosen, texts[0].rejected)]
+    return judge.compare_many([t.prompt for t in texts], [(t.chosen, t.rejected) for t in texts])
 
 
 def _scored(fields: Fields, preference: Preference) -> dict[str, Any]:

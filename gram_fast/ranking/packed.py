@@ -6,6 +6,7 @@ Groups share passes, so that no part of the cost is one group's own: `stats` of 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from gram_fast.comparing.orders import Orders
 from gram_fast.ranking.play import play
 from gram_fast.ranking.scores import Played, Scores
 from gram_fast.ranking.tournament import EACH_ALONE, Strategy, Tournament
-from gram_fast.results import Comparison, Ranking, Stats, Verification
+from gram_fast.results import Comparison, Ranking, Selection, Stats, Verification
 from gram_fast.text.group import Group
 
 
@@ -76,6 +77,18 @@ def no_ranking(size: int) -> Ranking:
     """Makes the ranking of that many candidates of which none was judged."""
     stats = Stats(comparisons=0, seconds=0.0)
     return Ranking(best=None, order=(), scores=(None,) * size, comparisons=(), flagged={}, stats=stats)
+
+
+def select(ranking: Ranking, responses: Sequence[Any]) -> Selection:
+    """The best of the responses that were ranked."""
+    return Selection(
+        index=ranking.best,
+        response=responses[ranking.best],
+        scores=ranking.scores,
+        comparisons=ranking.comparisons,
+        flagged=ranking.flagged,
+        stats=ranking.stats,
+    )
 
 
 def verify_groups(groups: Sequence[Group], comparer: Comparer) -> list[Verification]:

@@ -9,6 +9,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -21,8 +22,9 @@ from gram_fast.rows.tables import csv_rows, dataset_rows, find_delimiter, parque
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FILE_NAME = re.compile(r".*\.(jsonl?|parquet|[ct]sv|txt|arrow|gz|bz2|xz|zst|zip)")
 _CSV_NAME = re.compile(r".*\.[ct]sv(\.(gz|bz2|xz))?", re.IGNORECASE)
-# Bytes in which a format is looked for; the header of a CSV file is one line of them.
+# Most bytes in which a format is looked for; the header of a CSV file is one line of them.
 _BEGINNING = 4096
+_BUFFER = 2**17
 
 # By the first bytes of a file: what unpacks it, or what it is, where that is not read.
 _PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
@@ -76,10 +78,11 @@ def read_rows(source: str | RowSource, on_bad: OnBad) -> Iterator[tuple[str, Any
     """Yields (where, row) for every row of a source, such as ("pairs.jsonl line 7", {...}), in order.
 
     A file is JSON Lines, one JSON array, CSV or parquet, as it is or packed with gzip, bzip2 or xz. Its content tells
-    which; only CSV whose columns have unusual names is known by its own name. JSON Lines, CSV and parquet are streamed;
-    an array, and what cannot be read twice, such as standard input, is held in memory. `on_bad` receives the error of a
-    row that cannot be parsed. Raises InputError for a source that cannot be read, naming what it is or how far reading
-    got, and BackendError where the library for it is not installed.
+    which; only CSV whose columns have unusual names is known by its own name. Rows are yielded as they are read, those
+    of a pipe as they are written. An array is held in memory, and so is parquet that comes through a pipe or is packed:
+    it is read from its end. `on_bad` receives the error of a row that cannot be parsed. Raises InputError for a source
+    that cannot be read, naming what it is or how far reading got, and BackendError where the library for it is not
+    installed.
     """
     found = find_rows(source) if isinstance(source, str) else source
     if found is None:
@@ -96,28 +99,37 @@ def read_rows(source: str | RowSource, on_bad: OnBad) -> Iterator[tuple[str, Any
         raise InputError(f"cannot read {name}: {reason}") from None
 
 
-def _open(path: str) -> IO[bytes]:
-    """Opens a file whose beginning can be read twice."""
-    if path == "-":
-        if sys.stdin is None:
-            raise InputError("standard input is closed: expected a file")
-        return io.BytesIO(sys.stdin.buffer.read())
-    stream = open(path, "rb")  # noqa: SIM115
-    if stream.seekable():
-        return stream
-    with stream:
-        return io.BytesIO(stream.read())
+def comes_live(name: str) -> bool:
+    """Whether rows come as somebody writes them: from a pipe or a terminal, not from a file or a data set."""
+    if name == "-":
+        return sys.stdin is not None and not sys.stdin.buffer.seekable()
+    return os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[IO[bytes]]:
+    """Opens a file without a buffer, so that what a pipe holds is read without waiting for more."""
+    if path != "-":
+        with open(path, "rb", buffering=0) as stream:
+            yield stream
+    elif sys.stdin is None:
+        raise InputError("standard input is closed: expected a file")
+    else:
+        # Python ends with an error where a thread waits in a read of its own buffer of standard input.
+        yield getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
 
 
 def _file_rows(stream: IO[bytes], name: str, on_bad: OnBad) -> Iterator[tuple[str, Any]]:
-    begin = _beginning(stream)
+    begin, rest = _begun(stream)
     unpack = next((unpack for magic, unpack in _PACKED.items() if begin.startswith(magic)), None)
     if unpack is not None:
-        stream = unpack(stream)
-        begin = _beginning(stream)
+        begin, rest = _begun(unpack(rest))
     if begin.startswith(b"PAR1"):
-        # Parquet is read from its end, for which a packed file would be unpacked again and again.
-        return parquet_rows(stream if unpack is None else io.BytesIO(stream.read()), name)
+        # It is read from its end, for which a packed file would be unpacked again and again.
+        if unpack is None and stream.seekable():
+            stream.seek(0)
+            return parquet_rows(stream, name)
+        return parquet_rows(io.BytesIO(rest.read()), name)
     for magic, what in _UNREADABLE.items():
         if begin.startswith(magic):
             raise InputError(f"{name} is {what}: expected {_EXPECTED}")
@@ -125,14 +137,34 @@ def _file_rows(stream: IO[bytes], name: str, on_bad: OnBad) -> Iterator[tuple[st
         raise InputError(f"{name} is UTF-16 without its mark, or no text: expected {_EXPECTED}")
     text = begin.removeprefix(BYTE_ORDER_MARK).lstrip()
     if text.startswith(b"["):
-        return json_array_rows(stream, name)
+        return json_array_rows(rest, name)
     is_csv = _CSV_NAME.fullmatch(name) is not None
     if not text.startswith(b"{") and (delimiter := find_delimiter(text, is_csv)):
-        return csv_rows(stream, name, delimiter, on_bad)
-    return json_line_rows(stream, name, on_bad)
+        return csv_rows(rest, name, delimiter, on_bad)
+    return json_line_rows(rest, name, on_bad)
 
 
-def _beginning(stream: IO[bytes]) -> bytes:
-    begin = stream.read(_BEGINNING)
-    stream.seek(0)
-    return begin
+def _begun(stream: IO[bytes]) -> tuple[bytes, IO[bytes]]:
+    """Reads the beginning of a stream -> (it, the whole stream). It ends behind the first line that is not blank."""
+    begin = b""
+    while len(begin) < _BEGINNING and b"\n" not in begin.lstrip():
+        if not (more := stream.read(_BEGINNING - len(begin))):
+            break
+        begin += more
+    return begin, io.BufferedReader(_Begun(begin, stream), _BUFFER)
+
+
+class _Begun(io.RawIOBase):
+    """A stream with what was read of its beginning put back; closing it leaves the stream open."""
+
+    def __init__(self, begin: bytes, rest: IO[bytes]) -> None:
+        self._begin, self._rest = begin, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._begin[: len(buffer)] or self._rest.read(len(buffer)) or b""
+        self._begin = self._begin[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)

@@ -6,8 +6,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from gram_fast.commands.jobs import parse_columns, read_job_rows
+from gram_fast.commands.jobs import Job, parse_columns, read_job_rows
 from gram_fast.errors import InputError
+from gram_fast.ranking.packed import DUEL
+from gram_fast.ranking.tournament import EACH_ALONE
 
 
 def write(path, *lines):
@@ -17,6 +19,13 @@ def write(path, *lines):
 
 def refuse(error):
     raise error
+
+
+PAIRS = Job(DUEL, None)
+
+
+def read(path, on_bad=refuse, job=PAIRS, **options):
+    return list(read_job_rows(str(path), job, on_bad, **options))
 
 
 ROW = {"id": "x", "prompt": "p", "responses": ["a", "b"]}
@@ -43,21 +52,21 @@ ROW = {"id": "x", "prompt": "p", "responses": ["a", "b"]}
 def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, line, message):
     path = write(tmp_path / "in.jsonl", ROW, line, {**ROW, "id": 3})
     with pytest.raises(InputError, match=message):
-        read_job_rows(path, refuse)
+        read(path)
     errors = []
-    assert [row.id for row in read_job_rows(path, errors.append)] == ["x", 3]
+    assert [row.id for row in read(path, errors.append)] == ["x", 3]
     assert len(errors) == 1
 
 
 def test_the_number_of_responses_is_checked_in_every_row(tmp_path):
     path = write(tmp_path / "in.jsonl", ROW, {**ROW, "id": "y", "responses": ["a", "b", "c"]})
     with pytest.raises(InputError, match=r"in.jsonl line 2: responses: expected 2, got 3"):
-        read_job_rows(path, refuse, num_responses=2)
+        read(path, job=Job(DUEL, None, num_responses=2))
 
 
 def test_rows_without_id_are_known_by_their_line(tmp_path):
     row = {"prompt": "p", "responses": ["a", "b"]}
-    assert [r.id for r in read_job_rows(write(tmp_path / "in.jsonl", row, b"\n", row), refuse)] == [1, 3]
+    assert [r.id for r in read(write(tmp_path / "in.jsonl", row, b"\n", row))] == [1, 3]
 
 
 RESPONSES = {"prompt": "p", "response_10": "c", "response_2": "b", "response_1": "a"}
@@ -74,21 +83,21 @@ RESPONSES = {"prompt": "p", "response_10": "c", "response_2": "b", "response_1":
     ],
 )
 def test_responses_may_stand_in_fields_of_their_own(tmp_path, row, columns, expected):
-    (read,) = read_job_rows(write(tmp_path / "in", row), refuse, columns=parse_columns(columns) if columns else {})
-    assert (read.prompt, read.responses) == expected
+    (found,) = read(write(tmp_path / "in", row), columns=parse_columns(columns) if columns else {})
+    assert (found.prompt, found.responses) == expected
 
 
 def test_a_row_of_one_response_is_one_for_a_verifier(tmp_path):
     path = write(tmp_path / "in", {"prompt": "p", "response_1": "a"})
-    assert [row.responses for row in read_job_rows(path, refuse, at_least=1)] == [["a"]]
+    assert [row.responses for row in read(path, job=Job(EACH_ALONE, None))] == [["a"]]
 
 
 def test_a_gap_between_responses_and_columns_that_are_none_are_named(tmp_path):
     path = write(tmp_path / "in", {**RESPONSES, "response_2": None})
     with pytest.raises(InputError, match="line 1: response_2: expected a response, as there is one in response_10"):
-        read_job_rows(path, refuse)
+        read(path)
     with pytest.raises(InputError, match="line 1: expected a field 'question', found 'prompt', 'response_10'"):
-        read_job_rows(path, refuse, columns=parse_columns("prompt=question"))
+        read(path, columns=parse_columns("prompt=question"))
     for wrong in ("", "prompt", "prompt=", "answers=a+b", "responses=a+", "prompt=a,,id=b"):
         with pytest.raises(InputError, match=r"^columns: expected id=NAME, prompt=NAME or responses=NAME"):
             parse_columns(wrong)
@@ -102,11 +111,11 @@ def test_tables_and_arrays_are_rows_as_lines_are(tmp_path):
     (tmp_path / "in.csv").write_text("prompt,response_1,response_2\n" + "".join(f"p{k},a,b\n" for k in range(3)))
     (tmp_path / "in.json").write_text(json.dumps(rows))
     for name, ids in (("in.parquet", [1, 2, 3]), ("in.csv", [2, 3, 4]), ("in.json", [1, 2, 3])):
-        read = read_job_rows(str(tmp_path / name), refuse)
-        assert [row.id for row in read] == ids
-        assert [(row.prompt, row.responses) for row in read] == [(f"p{k}", ["a", "b"]) for k in range(3)]
+        found = read(tmp_path / name)
+        assert [row.id for row in found] == ids
+        assert [(row.prompt, row.responses) for row in found] == [(f"p{k}", ["a", "b"]) for k in range(3)]
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"cannot read nothing.jsonl: there is no such file"):
-        read_job_rows("nothing.jsonl", refuse)
+        read("nothing.jsonl")

@@ -4,15 +4,40 @@ import fcntl
 import json
 import os
 import resource
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
-from gram_fast.commands.jobs import JobRow, run_rows
-from gram_fast.commands.output import id_key, open_output
+from gram_fast.commands.jobs import Job, JobRow, pending_rows, read_ahead, score_rows
+from gram_fast.commands.output import open_output
 from gram_fast.errors import InputError
+from gram_fast.ranking.packed import DUEL
+from gram_fast.text.group import Group
 
 RUN = {"command": "rank", "model": "m", "preset": "auto"}
-ROWS = [JobRow(k, f"p{k}", ["a", "b"], f"in line {k}") for k in range(6)]
+ONE_ROW_A_CHUNK = SimpleNamespace(tokens_at_once=1)
+
+
+def job_row(row_id, prompt, responses=("a", "b")):
+    group = Group.of(prompt, responses, at_least=1)
+    return JobRow(row_id, prompt, list(responses), group, f"in line {row_id}")
+
+
+ROWS = [job_row(k, f"p{k}") for k in range(6)]
+
+
+@dataclass
+class Result:
+    best: int
+    stats: dict
+
+
+def score(rows, output, score_one=lambda row: row.id):
+    """Writes a result for each row."""
+    job = Job(DUEL, lambda chunk, comparer: [Result(score_one(row), {}) for row in chunk])
+    with read_ahead(pending_rows(rows, output), is_live=False) as ahead:
+        return score_rows(ahead, job, ONE_ROW_A_CHUNK, output, refuse)
 
 
 def refuse(error):
@@ -23,16 +48,15 @@ def run(path, rows=ROWS, fail_at=None, resume=False, settings=RUN, source="-"):
     """Scores rows; a KeyboardInterrupt stands for an interruption at that row."""
     asked = []
 
-    def score(row):
+    def score_one(row):
         if row.id == fail_at:
             raise KeyboardInterrupt
         asked.append(row.id)
-        return {"best": row.id}
+        return row.id
 
     with open_output(str(path), source, resume) as output:
-        output.check_inputs({id_key(row.id): row.digest for row in rows})
         output.record(**settings)
-        run_rows(rows, score, output, refuse)
+        score(rows, output, score_one)
     return asked
 
 
@@ -48,8 +72,8 @@ def read(path):
 def test_a_row_has_its_id_first_and_its_settings_last(out):
     run(out, ROWS[:1])
     (line,) = read(out)
-    assert line == {"id": 0, "best": 0, "input_digest": ROWS[0].digest, "run": RUN}
-    assert list(line) == ["id", "best", "input_digest", "run"]
+    assert line == {"id": 0, "best": 0, "stats": {"rows": 1}, "input_digest": ROWS[0].digest, "run": RUN}
+    assert list(line) == ["id", "best", "stats", "input_digest", "run"]
 
 
 def test_resuming_neither_repeats_nor_loses_a_row(out):
@@ -88,7 +112,7 @@ def test_every_row_is_compared(out):
 @pytest.mark.parametrize(("field", "value"), [("prompt", "another"), ("responses", ["b", "a"]), ("responses", ["a"])])
 def test_resuming_wants_the_same_texts_under_an_id(out, field, value):
     run(out, ROWS[:3])
-    rows = [*ROWS[:2], JobRow(**{**vars(ROWS[2]), field: value}), *ROWS[3:]]
+    rows = [*ROWS[:2], job_row(2, **{"prompt": "p2", field: value}), *ROWS[3:]]
     before = out.read_bytes()
     with pytest.raises(InputError, match=r"line 3: prompt or responses of id 2 are others now"):
         run(out, rows, resume=True)
@@ -96,15 +120,14 @@ def test_resuming_wants_the_same_texts_under_an_id(out, field, value):
 
 
 def test_a_line_put_in_front_of_rows_without_ids_is_noticed(out):
-    rows = [JobRow(k, f"p{k}", ["a", "b"], f"in line {k}") for k in (1, 2)]
-    run(out, rows[:1])
-    moved = [JobRow(1, "new", ["a", "b"], "in line 1"), JobRow(2, "p1", ["a", "b"], "in line 2")]
+    run(out, [job_row(1, "p1")])
+    moved = [job_row(1, "new"), job_row(2, "p1")]
     with pytest.raises(InputError, match=r"line 1: prompt or responses of id 1 are others now"):
         run(out, moved, resume=True)
 
 
 def test_an_output_of_another_input_is_refused(out):
-    run(out, [JobRow("other", "p", ["a", "b"], "in line 1")])
+    run(out, [job_row("other", "p")])
     with pytest.raises(InputError, match='line 1 holds id "other", which the input lacks'):
         run(out, resume=True)
 
@@ -236,12 +259,12 @@ def test_a_full_disk_leaves_whole_rows_and_the_run_can_go_on(out):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_output(str(out), "-", False) as output:
         output.record(**RUN)
-        run_rows(ROWS[:2], lambda row: {}, output, refuse)
+        score(ROWS[:2], output)
         written = out.read_bytes()
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(written) + 10, before[1]))
         try:
             with pytest.raises(InputError, match=r"cannot write .*out.jsonl: File too large"):
-                run_rows(ROWS[2:], lambda row: {}, output, refuse)
+                score(ROWS[2:], output)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert out.read_bytes() == written

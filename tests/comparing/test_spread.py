@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gram_fast.comparing.replicas import costs, spread, together
+from gram_fast.comparing.costs import costs
+from gram_fast.comparing.replicas import spread, together
 from gram_fast.ranking.tournament import STRATEGIES, knockouts, opponents
 from gram_fast.text.group import Group
 

@@ -1,0 +1,58 @@
+"""Cuts rows into chunks that are scored in one call, and finds the row at fault in a chunk that fails."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from gram_fast.errors import GramFastError
+
+CHARACTERS = 8
+"""Characters of text in a chunk for each token of one forward. With two orders and about four characters in a token, a
+chunk takes four forwards or more: enough to pack well, and little is lost in an interruption."""
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+
+def chunks(
+    rows: Iterable[Row], size_of: Callable[[Row], int], least: int, is_waiting: Callable[[], bool] = lambda: False
+) -> Iterator[list[Row]]:
+    """Splits rows into lists whose sizes sum to `least` or more, except the last, and where rows have to be waited for.
+
+    `size_of`: size of a row. `is_waiting`: whether the next row would have to be waited for; what is there is yielded.
+    """
+    chunk: list[Row] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += size_of(row)
+        if size >= least or is_waiting():
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def score_chunk(
+    rows: Sequence[Row],
+    score: Callable[[Sequence[Row]], Sequence[Result]],
+    where_of: Callable[[Row], str],
+    on_bad: Callable[[GramFastError], None],
+) -> Iterator[tuple[Row, Result]]:
+    """Yields rows with their results, in order; a chunk that fails is halved until the row at fault is found.
+
+    `score` gives the results of several rows in one call. `on_bad` receives the error of a row that cannot be scored,
+    behind its place, `where_of`; it raises to stop, or returns to pass over the row.
+    """
+    try:
+        results = score(rows)
+    except GramFastError as error:
+        failure = error
+    else:
+        yield from zip(rows, results, strict=True)
+        return
+    if len(rows) == 1:
+        on_bad(type(failure)(f"{where_of(rows[0])}: {failure}"))
+    else:
+        half = len(rows) // 2
+        yield from score_chunk(rows[:half], score, where_of, on_bad)
+        yield from score_chunk(rows[half:], score, where_of, on_bad)
