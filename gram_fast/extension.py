@@ -1,5 +1,8 @@
 """Imports the C++ extension `_C`; raises ImportError that says how to build it when it is missing."""
 
+# Before the extension, which then finds torch's libgomp loaded and shares its threads; a wheel brings none of its own.
+import torch  # noqa: F401
+
 try:
     from gram_fast import _C
 except ImportError as error:

@@ -34,6 +34,16 @@ def test_the_extension_says_what_it_has():
     assert isinstance(_C.has_cuda, bool)
 
 
+def test_the_extension_and_torch_share_one_libgomp():
+    code = (
+        "import gram_fast.extension, torch; "
+        "print(*{line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line}, torch.__path__[0])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    libgomp, torch = run.stdout.split()
+    assert libgomp.startswith(torch), run.stdout
+
+
 def test_the_description_on_an_index_links_to_no_file_that_is_not_there():
     description = importlib.metadata.metadata("gram_fast").get_payload()
     links = re.findall(r"\]\(([^)]*)\)", description)
