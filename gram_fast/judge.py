@@ -12,11 +12,11 @@ from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
-from gram_fast.ranking.packed import compare_groups, no_ranking, rank_groups, select, verify_groups
-from gram_fast.ranking.play import play
+from gram_fast.ranking.packed import DUEL, compare_groups, no_ranking, rank_groups, select, verify_groups
+from gram_fast.ranking.play import play, unfit
 from gram_fast.ranking.rewards import find_rule, reward_groups
 from gram_fast.ranking.scores import find_scores
-from gram_fast.ranking.tournament import find_strategy, fixed_pairs
+from gram_fast.ranking.tournament import Strategy, find_strategy, fixed_pairs
 from gram_fast.results import (
     Comparison,
     Comparisons,
@@ -28,6 +28,7 @@ from gram_fast.results import (
     Verification,
 )
 from gram_fast.text.arguments import OnError, read_groups, read_pairs, read_responses
+from gram_fast.text.batch import Batch
 from gram_fast.text.group import Group, Names
 from gram_fast.text.messages import Prompt
 
@@ -210,12 +211,13 @@ class PairwiseJudge:
             prompts: one for each pair; a prompt that several pairs share is computed once (at most once per device).
             pairs: (a, b), the two responses of each pair.
             orders: as for `compare`.
-            on_error: "raise", or "none": a pair that cannot be judged is None, with a reason in `errors`.
+            on_error: "raise", or "none": a pair that cannot be judged, as of no text or too long, is None, with a
+                reason in `errors`.
 
         The `stats` of every result are those of the whole call. Raises errors like `compare`; their message names
         the pair.
         """
-        batch = read_pairs(prompts, pairs, on_error, self.include_reasoning)
+        batch = self._fitting(read_pairs(prompts, pairs, on_error, self.include_reasoning), on_error, DUEL, orders)
         found = compare_groups(batch.groups, self.comparer, orders)
         stats = found[0].stats if found else Stats(comparisons=0, seconds=0.0)
         return Comparisons(batch.restored(found, lambda size: None), errors=batch.errors, stats=stats)
@@ -264,17 +266,19 @@ class PairwiseJudge:
             seed: draws brackets, and who meets whom of "opponents"; at least 0. The same seed gives the same ranking.
             k: places that "top_k" decides (at least 1), opponents of each response (at least 2) or knockouts (at least
                 1); where there are fewer responses, all places and all opponents.
-            on_error: "raise", or "none": a response that is no text scores None and is left out of `order`, with a
-                reason in `errors`; the others are ranked as if it had not been given. With fewer than two others, or
-                a prompt that is no text, nothing is ranked: `best` is None.
+            on_error: "raise", or "none": a response that cannot be judged scores None and is left out of `order`, with
+                a reason in `errors`; the others are ranked as if it had not been given. That is one that is no text,
+                and the longest of those that `strategy` may show in a pair over `max_length` tokens, until all others
+                fit. With fewer than two others, or without a prompt, nothing is ranked: `best` is None.
 
         What a strategy decided comes first whatever the scores: the winner of "knockout" and "linear", the best `k` of
         "top_k", all of "sort". The others follow by score, ties by number. Raises InputError on fewer than two
-        responses, on an argument that is not text, on a pair over `max_length` tokens and on an unknown option,
-        NumericalError when the model returns NaN or infinity.
+        responses, on an unknown option, and on arguments that are not text and pairs over `max_length` tokens, of
+        which it names all; NumericalError when the model returns NaN or infinity.
         """
         found, score = find_strategy(strategy, k), find_scores(scores, strategy)
         batch = read_responses(prompt, responses, on_error, self.include_reasoning)
+        batch = self._fitting(batch, on_error, found, orders, seed)
         rankings = rank_groups(batch.groups, self.comparer, found, score, orders, seed)
         return replace(batch.restored(rankings, no_ranking)[0], errors=batch.errors)
 
@@ -329,9 +333,9 @@ class PairwiseJudge:
             duplicates: equal candidates of a group share a reward and are compared once. "merged": they are one
                 candidate to the others, whose rewards do not depend on how often it occurs. "counted": each is an
                 opponent of all others, and of the equal ones in a draw.
-            on_error: "raise", or "none": a candidate that is no text has the reward None and a reason in `errors`; the
-                others have the rewards that they would have without it. All of a group have None where fewer than two
-                are left (one with `references`), or where its prompt or reference is no text.
+            on_error: "raise", or "none": a candidate that cannot be judged, as for `rank`, has the reward None and a
+                reason in `errors`; the others have the rewards that they would have without it. All of a group have
+                None where fewer than two are left (one with `references`), or where its prompt or reference is bad.
 
         The mean of win rates over a group is exactly 0.5 where all candidates have the same number of comparisons, as
         in a round robin of candidates that differ, or that are counted (docs/rewards.md has the other scores). Raises
@@ -339,4 +343,11 @@ class PairwiseJudge:
         """
         rule = find_rule(strategy, scores, k, duplicates, references is not None)
         batch = read_groups(prompts, groups, references, on_error, self.include_reasoning)
+        batch = self._fitting(batch, on_error, rule.strategy, orders, seed)
         return reward_groups(batch, self.comparer, rule, orders, seed)
+
+    def _fitting(self, batch: Batch, on_error: OnError, strategy: Strategy, orders: Orders, seed: int = 0) -> Batch:
+        """Leaves out what cannot be compared; with "raise", the call itself finds it."""
+        return (
+            batch.without(unfit(batch.groups, strategy, self.comparer, orders, seed)) if on_error == "none" else batch
+        )

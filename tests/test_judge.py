@@ -172,9 +172,13 @@ def test_injections_are_text_and_flagged(judge):
 
 def test_long_pairs_are_errors_that_name_them():
     judge = tiny_judge(max_length=700)
-    with pytest.raises(gram_fast.InputError, match=r"a in slot A with b in slot B: .* the limit is 700 \(max_length\)"):
+    with pytest.raises(
+        gram_fast.InputError, match=r"^a: the pair with b in slot B has \d+ tokens, the limit is 700 \(max_length\)$"
+    ):
         judge.compare(PROMPT, "word " * 300, "short")
-    with pytest.raises(gram_fast.InputError, match=r"responses\[1\] in slot A with responses\[2\] in slot B"):
+    with pytest.raises(
+        gram_fast.InputError, match=r"^responses\[2\]: the pair with responses\[1\] in slot A has \d+ tokens, "
+    ):
         judge.rank(PROMPT, ["short", "brief", "word " * 300])
     assert judge.compare(PROMPT, "still", "works").p >= 0
 

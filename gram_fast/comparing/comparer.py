@@ -8,12 +8,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gram_fast.comparing.orders import Orders
 from gram_fast.results import Preference, Stats
 from gram_fast.text.group import Group
 
 Pair = tuple[int, int]
 """Pair (i, j) of candidates of a group, numbered as in Group.texts; (i, i) asks a verifier for candidate i."""
+Pairs = NDArray[np.int64]
+"""Pairs of one group, int64 [P, 2]."""
 Rounds = Mapping[int, Sequence[Pair]]
 """Pairs to compare next, one or more, by number of the group."""
 Answers = Mapping[int, Sequence[Preference]]
@@ -45,6 +50,12 @@ class Comparer(Protocol):
 
     One with an attribute `verifies` that is true reads single responses: it is asked for pairs (i, i) in order "ab",
     and p of its preference is P(response i is right).
+
+    One with a method `unfit(groups, pairs, orders)` knows beforehand what it cannot compare of these Pairs, one array a
+    group. It returns reasons of one sentence by name of the prompt or candidate (`Group.prompt_name`, `Group.names`),
+    of a pair that is too long for the longer candidate, but never for a reference (number -1). It is asked again about
+    what is left, until it finds nothing. Without the method a pair that is too long is an error of the session, also in
+    a call with `on_error="none"`.
     """
 
     @property

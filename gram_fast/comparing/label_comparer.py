@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gram_fast.comparing.comparer import Answers, Rounds
+from gram_fast.comparing.comparer import Answers, Pairs, Rounds
+from gram_fast.comparing.left_out import left_out
 from gram_fast.comparing.orders import Orders, shown
 from gram_fast.comparing.preference import preference
 from gram_fast.devices import on_device
@@ -77,24 +78,89 @@ class LabelComparer:
     ) -> "Iterator[LabelSession]":
         """Tokenizes the groups, then waits for the engine and holds it until the end of the context.
 
-        Raises InputError on a text that is so long that it need not be tokenized to know that it is over `max_length`.
+        Raises InputError on texts that are so long that they need not be tokenized to know that they are over
+        `max_length`.
         """
         started = time.perf_counter()
-        for group in groups:
-            self._check_beginnings(group)
+        if endless := self._endless(groups):
+            raise InputError.of(endless)
         encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
         with self.engine.request(encoded.head_ids) as request:
             yield LabelSession(self, groups, orders, not has_one_round, encoded, request, started)
 
-    def _check_beginnings(self, group: Group) -> None:
-        for number, text in enumerate((*group.texts, group.prompt)):
+    def unfit(self, groups: Sequence[Group], pairs: Sequence[Pairs], orders: Orders) -> dict[str, str]:
+        """Finds the texts that are too long, or have tokens without an embedding, as in `Comparer`."""
+        if endless := self._endless(groups):
+            return endless
+        encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
+        shown = [self.shown(of_group, orders) for of_group in pairs]
+        measured = [encoded.measured(g, of_group) for g, of_group in enumerate(shown)]
+        highest = max((int(of_group.max(initial=0)) for _, of_group in measured), default=0)
+        if highest >= self.runner.num_embeddings and (strange := self.strange(groups)):
+            return strange
+        return self.too_long(groups, shown, [lengths for lengths, _ in measured])
+
+    def shown(self, pairs: Pairs, orders: Orders) -> Pairs:
+        """Presentations of pairs of a group [P, 2], in each order -> texts in slots A and B, or those of a verifier."""
+        if self.verifies:
+            return pairs[:, :1]
+        return np.concatenate([pairs[:, slots] for slots in shown(0, 1, orders)])
+
+    def strange(self, groups: Sequence[Group]) -> dict[str, str]:
+        """Finds the texts with tokens that the model has no embedding of -> reasons by name."""
+        rows = self.runner.num_embeddings
+        named = {name: text for group in groups for name, text in group.named_texts.items()}
+        alone = self.tokenizer.ids_between(("", ""), [(text,) for text in named.values()])
+        highest = {name: int(ids.max(initial=0)) for name, ids in zip(named, alone, strict=True)}
+        return {name: self.no_embedding(token) for name, token in highest.items() if token >= rows}
+
+    def no_embedding(self, token: int) -> str:
+        """Says that the model has no embedding of a token."""
+        text, rows = self.tokenizer.token_text(token), self.runner.num_embeddings
+        return f"it has token {token}, {text!r}, but the model has embeddings of {rows} tokens"
+
+    def too_long(
+        self, groups: Sequence[Group], shown: Sequence[Pairs], lengths: Sequence[NDArray[np.int64]]
+    ) -> dict[str, str]:
+        """Finds texts without which no presentation of these lengths is over the limit -> reasons by name."""
+        reasons: dict[str, str] = {}
+        for group, of_group, of_pairs in zip(groups, shown, lengths, strict=True):
+            long = np.flatnonzero(of_pairs > self.max_length)
+            if not len(long):
+                continue
+            if len(long) == len(of_pairs) and (alone := self._prompt_alone(group)) > self.max_length:
+                reasons[group.prompt_name] = f"the judge's prompt with it alone has {alone} tokens, {self._limit}"
+                continue
+            ids = self.tokenizer.ids_between(("", ""), [(text,) for text in group.texts])
+            sizes = np.array(list(map(len, ids)))
+            if group.numbers[0] < 0:
+                sizes[0] = -1  # the others are nothing without their reference
+            for text, pair in left_out(of_group[long], of_pairs[long], sizes).items():
+                what = _whole(group, of_group[long[pair]].tolist(), text)
+                reason = f"{what} has {of_pairs[long[pair]]} tokens, {self._limit}"
+                reasons |= {name: reason for name, of in zip(group.names, group.text_of, strict=True) if of == text}
+        return reasons
+
+    def _prompt_alone(self, group: Group) -> int:
+        """Tokens of the judge's whole prompt with empty responses."""
+        responses = [""] * (len(self.tokenizer.text.slots) - 1)
+        return len(self.tokenizer.whole_ids([(group.prompt, *responses)])[0])
+
+    def _endless(self, groups: Sequence[Group]) -> dict[str, str]:
+        """Finds the texts of which a beginning has far more tokens than the limit -> reasons by name."""
+        reasons: dict[str, str] = {}
+        for name, text in ((name, text) for group in groups for name, text in group.named_texts.items()):
             if found := self.tokenizer.long_beginning(text, self.max_length):
-                name = (*(group.names[first] for first in group.first_of), group.prompt_name)[number]
                 characters, tokens = found
-                raise InputError(
-                    f"{name}: the text has {len(text)} characters, of which the first {characters} alone are {tokens} "
-                    f"tokens, the limit is {self.max_length} ({self.max_length_reason})"
+                reasons[name] = (
+                    f"the text has {len(text)} characters, of which the first {characters} alone are {tokens} "
+                    f"tokens, {self._limit}"
                 )
+        return reasons
+
+    @property
+    def _limit(self) -> str:
+        return f"the limit is {self.max_length} ({self.max_length_reason})"
 
 
 @dataclass(frozen=True)
@@ -132,18 +198,10 @@ class LabelSession:
 
     def _logits(self, presentations: list[Presentation]) -> NDArray[np.float32]:
         """Computes label logits [P, 2]. Raises InputError on a presentation that is too long, NumericalError on NaN."""
-        limit, reason = self.comparer.max_length, self.comparer.max_length_reason
         made = self.encoded.round(presentations, self.request.num_segments)
-        if self.comparer.tokenizer.num_ids > self.comparer.runner.num_embeddings:
-            self._check_ids(made)
+        self._check_ids(made)
         leaves = self.request.add(made)
-        lengths = self.request.lengths(leaves)
-        longest = int(lengths.argmax())
-        if lengths[longest] > limit:
-            raise InputError(
-                f"{self._name(presentations[longest])}: the {'text' if self.comparer.verifies else 'pair'} has "
-                f"{lengths[longest]} tokens, the limit is {limit} ({reason})"
-            )
+        self._check_lengths(presentations, self.request.lengths(leaves))
         logits = self.request.score(leaves, self.has_more_rounds)
         bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(bad):
@@ -154,19 +212,23 @@ class LabelSession:
         return logits
 
     def _check_ids(self, made: EncodedRound) -> None:
-        """Raises InputError on a token that the model has no embedding of, with the text that it stands in."""
+        """Raises InputError on tokens that the model has no embedding of, with the texts that they stand in."""
         rows = self.comparer.runner.num_embeddings
-        highest = max((int(ids.max(initial=0)) for ids in made.segments), default=0)
-        if highest < rows:
+        if self.comparer.tokenizer.num_ids > rows:
+            highest = max((int(ids.max(initial=0)) for ids in made.segments), default=0)
+            if highest >= rows:
+                found = self.comparer.strange(self.groups)
+                raise InputError.of(found or {"a text": self.comparer.no_embedding(highest)})
+
+    def _check_lengths(self, presentations: Sequence[Presentation], lengths: NDArray[np.int64]) -> None:
+        """Raises InputError, which names the texts to leave out, on presentations that are too long."""
+        if lengths.max() <= self.comparer.max_length:
             return
-        tokenizer = self.comparer.tokenizer
-        named = [(group.prompt_name, group.prompt) for group in self.groups]
-        named += [(g.names[k], text) for g in self.groups for k, text in zip(g.first_of, g.texts, strict=True)]
-        alone = tokenizer.ids_between(("", ""), [(text,) for _, text in named])
-        places = [name for (name, _), ids in zip(named, alone, strict=True) if ids.max(initial=0) >= rows]
-        raise InputError(
-            f"{places[0] if places else 'a text'}: it has token {highest}, {tokenizer.token_text(highest)!r}, but the "
-            f"model has embeddings of {rows} tokens"
+        groups = np.array([g for g, *_ in presentations])
+        shown = np.array([texts for _, *texts in presentations])
+        of_group = [groups == g for g in range(len(self.groups))]
+        raise InputError.of(
+            self.comparer.too_long(self.groups, [shown[its] for its in of_group], [lengths[its] for its in of_group])
         )
 
     def _name(self, presentation: Presentation) -> str:
@@ -174,6 +236,15 @@ class LabelSession:
         group = self.groups[g]
         names = [group.names[group.first_of[k]] for k in responses]
         return names[0] if self.comparer.verifies else f"{names[0]} in slot A with {names[1]} in slot B"
+
+
+def _whole(group: Group, shown: Sequence[int], text: int) -> str:
+    """What a text is shown in: "the pair with responses[1] in slot A"; to a verifier it is shown alone."""
+    if len(shown) == 1:
+        return "the text"
+    slot = "AB"[shown[0] == text]
+    other = shown[shown[0] == text]
+    return f"the pair with {group.names[group.first_of[other]]} in slot {slot}"
 
 
 def _check(answers: Sequence[KnownAnswer], runner: Runner) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from gram_fast.comparing.comparer import Answers, Comparer, Rounds, Session
+from gram_fast.comparing.comparer import Answers, Comparer, Pairs, Rounds, Session
 from gram_fast.comparing.costs import costs
 from gram_fast.comparing.orders import Orders
 from gram_fast.results import Stats, total_stats
@@ -56,6 +56,11 @@ class Replicas(Generic[AnyComparer]):
     def flags(self, text: str) -> tuple[str, ...]:
         """Finds what `text` contains that may pass for part of the judge's prompt, the same for all comparers."""
         return self.comparers[0].flags(text)
+
+    def unfit(self, groups: Sequence[Group], pairs: Sequence[Pairs], orders: Orders) -> dict[str, str]:
+        """Finds what cannot be compared, the same for all comparers; nothing where they do not know beforehand."""
+        find = getattr(self.comparers[0], "unfit", None)
+        return find(groups, pairs, orders) if find else {}
 
     @contextmanager
     def open(

@@ -7,7 +7,7 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
-from gram_fast.comparing.comparer import Comparer, Pair
+from gram_fast.comparing.comparer import Comparer, Pair, Pairs, Session
 from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.ranking.tournament import Round, Strategy, Tournament
@@ -39,29 +39,76 @@ def play(
     strategy asks for pairs and the comparer reads single responses, or the reverse; errors of the comparer; and
     ValueError on answers that are not to what it was asked.
     """
-    check_orders(orders)
-    check_verifies(comparer, strategy.verifies)
-    check_seed(seed)
+    check_play(comparer, strategy, orders, seed)
     matches = [_Match(strategy.start(len(group.texts), np.random.default_rng(seed))) for group in groups]
     pairs_of = {count: strategy.num_pairs(count) for count in {len(group.texts) for group in groups}}
     num_pairs = [pairs_of[len(group.texts)] for group in groups]
-    with comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=strategy.has_one_round) as session:
-        rounds = {g: match.round for g, match in enumerate(matches) if match.round}
-        waiting = set(rounds)
-        while waiting:
-            answers = session.compare(rounds)
-            if not answers or not answers.keys() <= waiting:
-                raise ValueError(f"answers: expected some of groups {sorted(waiting)}, got {sorted(answers)}")
-            for g, preferences in answers.items():
-                matches[g].send(preferences)
-            rounds = {g: matches[g].round for g in answers if matches[g].round}
-            waiting = waiting - answers.keys() | rounds.keys()
-        return Outcome(
-            [match.leaders for match in matches],
-            [list(match.known.values()) for match in matches],
-            [match.met for match in matches],
-            session.stats,
-        )
+    try:
+        with comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=strategy.has_one_round) as session:
+            stats = _play(matches, session)
+    except InputError as error:
+        # It names what one round of one replica has.
+        if error.reasons and (all_reasons := unfit(groups, strategy, comparer, orders, seed)):
+            raise InputError.of(all_reasons) from None
+        raise
+    return Outcome(
+        [match.leaders for match in matches],
+        [list(match.known.values()) for match in matches],
+        [match.met for match in matches],
+        stats,
+    )
+
+
+def unfit(
+    groups: Sequence[Group], strategy: Strategy, comparer: Comparer, orders: Orders = "both", seed: int = 0
+) -> dict[str, str]:
+    """Finds prompts and candidates that the comparer cannot compare, before anything is computed -> reasons by name.
+
+    Without them, no pair that the tournaments may ask for is too long: of two candidates that are too long together the
+    longer one is named. A strategy of several rounds may ask for any two. Raises errors like `play`. A comparer that
+    does not know beforehand, without a method `unfit`, finds nothing.
+    """
+    check_play(comparer, strategy, orders, seed)
+    find = getattr(comparer, "unfit", None)
+    reasons: dict[str, str] = {}
+    least = 1 if strategy.verifies else 2
+    while find and groups:
+        pairs = [_pairs(len(group.texts), strategy, orders, seed) for group in groups]
+        if not (found := find(groups, pairs, orders)):
+            break
+        reasons |= found
+        groups = [kept for group in groups if (kept := group.without(found)) and len(kept.numbers) >= least]
+    return reasons
+
+
+def _pairs(count: int, strategy: Strategy, orders: Orders, seed: int) -> Pairs:
+    """Pairs that a tournament may ask for: those of its one round, or any two candidates, either of them first."""
+    if strategy.has_one_round:
+        pairs = _Match(strategy.start(count, np.random.default_rng(seed))).round
+        return np.array(pairs, np.int64).reshape(-1, 2)
+    pairs_IJ = ~np.eye(count, dtype=bool)
+    return np.argwhere(np.triu(pairs_IJ) if orders == "both" else pairs_IJ)
+
+
+def _play(matches: Sequence["_Match"], session: Session) -> Stats:
+    rounds = {g: match.round for g, match in enumerate(matches) if match.round}
+    waiting = set(rounds)
+    while waiting:
+        answers = session.compare(rounds)
+        if not answers or not answers.keys() <= waiting:
+            raise ValueError(f"answers: expected some of groups {sorted(waiting)}, got {sorted(answers)}")
+        for g, preferences in answers.items():
+            matches[g].send(preferences)
+        rounds = {g: matches[g].round for g in answers if matches[g].round}
+        waiting = waiting - answers.keys() | rounds.keys()
+    return session.stats
+
+
+def check_play(comparer: Comparer, strategy: Strategy, orders: str, seed: int) -> None:
+    """Raises InputError on settings of `play` that are wrong."""
+    check_orders(orders)
+    check_verifies(comparer, strategy.verifies)
+    check_seed(seed)
 
 
 def check_seed(seed: int) -> None:

@@ -15,6 +15,8 @@ Presentation = tuple[int, ...]
 """(group, i, j): text i of the group in slot A and text j in slot B, numbered as in Group.texts; or, for a verifier,
 (group, i)."""
 _NO_IDS = np.empty(0, np.int32)
+# Whole presentations that are encoded at once to be measured: what the tokenizer keeps of each takes much memory.
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,26 @@ class EncodedTexts:
         numbers = np.arange(known, known + len(segments), dtype=np.int32)
         return EncodedRound(segments, numbers[:, None], reusable=0)
 
+    def measured(self, group: int, shown: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Measures presentations of a group -> number of tokens and highest token id of each, int64 [P] each.
+
+        `shown`: numbers of the responses in the slots, int64 [P, responses shown]. Where presentations are encoded
+        whole, this encodes all of them.
+        """
+        if not self.numbers:
+            rows = [self._texts((group, *numbers)) for numbers in shown.tolist()]
+            parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+            measures = [_measure(ids) for part in parts for ids in self.tokenizer.whole_ids(part)]
+            whole = np.array(measures, np.int64).reshape(-1, 2)
+            return whole[:, 0], whole[:, 1]
+        lengths, highest = (np.full(len(shown), measure) for measure in _measure(self.head_ids))
+        for numbers, place in self._numbers_and_places:
+            texts = self.groups[group] if place else [self.prompts[group]]
+            of_texts = np.array([_measure(self.pieces[numbers[text]]) for text in texts], np.int64)
+            of_slot = of_texts[shown[:, place - 1] if place else np.zeros(len(shown), np.int64)]
+            lengths, highest = lengths + of_slot[:, 0], np.maximum(highest, of_slot[:, 1])
+        return lengths, highest
+
     def _is_exact_on_a_sample(self) -> bool:
         """Whether composed ids equal those of the whole text, for the first and last responses of two groups."""
         groups = range(len(self.groups))
@@ -98,6 +120,10 @@ class EncodedTexts:
         slots = self.tokenizer.text.slots
         places = map(slot_names(slots).index, slots)
         return list(zip(self.numbers, places, strict=True))
+
+
+def _measure(ids: Ids) -> tuple[int, int]:
+    return len(ids), int(ids.max(initial=0))
 
 
 def _composed(texts: EncodedTexts, frames: tuple[Frame, ...]) -> EncodedTexts | None:

@@ -129,12 +129,17 @@ class Group:
         number_of = [self.numbers[first] for first in self.first_of]
         return tuple(replace(c, i=number_of[c.i], j=number_of[c.j]) for c in comparisons)
 
+    @property
+    def named_texts(self) -> dict[str, str]:
+        """Texts of the prompt and the candidates by name."""
+        candidates = {name: self.texts[number] for name, number in zip(self.names, self.text_of, strict=True)}
+        return {self.prompt_name: self.prompt, **candidates}
+
     def flags(self, flags_of: Callable[[str], tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         """Flags of the prompt and the candidates by name, without empty ones: of their texts, and what is left out."""
-        named = [(self.prompt_name, self.prompt)]
-        named += [(name, self.texts[number]) for name, number in zip(self.names, self.text_of, strict=True)]
         flagged = {
-            name: (*flags_of(text), *(f"{key} left out" for key in self.left_out.get(name, ()))) for name, text in named
+            name: (*flags_of(text), *(f"{key} left out" for key in self.left_out.get(name, ())))
+            for name, text in self.named_texts.items()
         }
         return {name: flags for name, flags in flagged.items() if flags}
 

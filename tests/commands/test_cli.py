@@ -113,7 +113,7 @@ def test_help_is_whole_in_80_columns(gram_fast, monkeypatch, name):
         (
             ["rank", "--max-length", "20"],
             ROWS,
-            "standard input line 1: responses[0] in slot A with responses[2] in slot B: the pair has",
+            "standard input line 1: responses[2]: the pair with responses[0] in slot A has",
         ),
         (["rank", "--input", "nothing.jsonl"], [], "cannot read nothing.jsonl"),
         (["rank", "--max-batch-tokens", "9" * 20], ROWS, "max_batch_tokens: expected 'auto' or an integer from 1 to"),

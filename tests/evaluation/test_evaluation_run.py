@@ -76,7 +76,7 @@ def test_pairs_of_one_prompt_share_their_tokens(judge):
         (
             ["p", "p"],
             [("a", "b"), ("a", "w " * 5000)],
-            r"pairs\[1\]\[0\] in slot A with pairs\[1\]\[1\] in slot B: the",
+            r"pairs\[1\]\[1\]: the pair with pairs\[1\]\[0\] in slot A has",
         ),
     ],
 )
@@ -201,7 +201,7 @@ def test_rmbench_compares_nine_pairs_a_prompt(folder, tmp_path):
     assert len(results) == 15  # the second prompt lacks three pairs, so it is not counted
     assert "LEFT OUT: 1 items" in run.stdout
     assert "SKIPPED: 3 rows" in run.stdout
-    assert "line 2, pair 2-0: a in slot A with b in slot B: the pair has" in run.stderr
+    assert "line 2, pair 2-0: a: the pair with b in slot B has" in run.stderr
     (item,) = json.loads((out / "scores.json").read_text())
     assert item["chosen"] == ["a", "b", "c"]
 
