@@ -63,8 +63,8 @@ STRATEGIES = {
 assert sorted(STRATEGIES) == sorted(STRATEGY_NAMES)
 KINDS = [maker for maker in SEEN if maker is not count_words]
 """Kinds of tasks with enough different responses: there are 36 answers to how many words a list has."""
-# Tasks of a kind that give their responses to others: enough wrong ones for the largest group.
-_TASKS = 24
+TASKS = 24
+"""Tasks of a kind that give their responses to others: enough wrong ones for the largest group."""
 
 
 @dataclass
@@ -195,7 +195,7 @@ def main() -> None:
     found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
     tokens: dict[tuple[str, int], list[int]] = {}
     for number, maker in enumerate(KINDS[: arguments.kinds]):
-        task, *others = distinct_tasks((maker,), 5, _TASKS)
+        task, *others = distinct_tasks((maker,), 5, TASKS)
         candidates = candidates_of(task, others, max(COUNTS), rng)
         known = Known(candidates, judge.matrix(task.prompt, candidates))
         for key, values in quality(task.prompt, candidates, known, arguments.draws, rng):

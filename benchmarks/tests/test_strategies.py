@@ -20,7 +20,7 @@ NO_COST = Stats(comparisons=0, seconds=0.0)
 def test_candidates_are_one_right_response_and_distinct_wrong_ones() -> None:
     rng = random.Random(0)
     for maker in strategies.KINDS:
-        task, *others = distinct_tasks((maker,), 5, strategies._TASKS)
+        task, *others = distinct_tasks((maker,), 5, strategies.TASKS)
         candidates = strategies.candidates_of(task, others, max(strategies.COUNTS), rng)
         assert [task.is_right(text) for text in candidates] == [True] + [False] * 31
         assert len(set(candidates)) == 32

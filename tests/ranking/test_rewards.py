@@ -1,5 +1,8 @@
 """Rewards by a comparer without a model: options that go together, duplicates and references."""
 
+import time
+
+import numpy as np
 import pytest
 from helpers.comparers import LengthComparer, p_longer
 from hypothesis import given, settings
@@ -7,22 +10,64 @@ from hypothesis import strategies as st
 
 from gram_fast.errors import InputError
 from gram_fast.judge import PairwiseJudge
-from gram_fast.ranking.rewards import AGAINST_REFERENCE
-from gram_fast.ranking.scores import SCORE_NAMES
+from gram_fast.ranking.packed import rank_groups
+from gram_fast.ranking.rewards import AGAINST_REFERENCE, RewardRule, reward_groups
+from gram_fast.ranking.scores import SCORE_NAMES, win_rate
+from gram_fast.ranking.tournament import STRATEGIES, WITH_K
+from gram_fast.text.arguments import read_groups
 
 JUDGE = PairwiseJudge(LengthComparer())
-TEXTS = st.lists(st.sampled_from(["a", "bb", "cc", "dddd", "eeeee"]), min_size=2, max_size=6)
+DISTINCT = ["a", "bb", "cc", "dddd", "eeeee"]
+HOW = [{"strategy": name} for name in STRATEGIES] + [{"strategy": name, "k": 2} for name in WITH_K]
 
 
-@settings(max_examples=30, deadline=None)
-@given(TEXTS, st.sampled_from(SCORE_NAMES), st.sampled_from(["round_robin", "knockout", "sort"]))
-def test_a_reward_does_not_depend_on_how_often_an_answer_occurs(texts, scores, strategy):
-    distinct = list(dict.fromkeys(texts))
-    many, *once = JUDGE.rewards(["p"] * 2, [texts, distinct * 2], scores=scores, strategy=strategy)
-    for found in (many, once[0]):
-        of_text = dict(zip(texts if found is many else distinct * 2, found, strict=True))
-        assert found == [of_text[text] for text in (texts if found is many else distinct * 2)]
-    assert dict(zip(texts, many, strict=True)) == dict(zip(distinct, once[0], strict=False))
+@settings(max_examples=60, deadline=None)
+@given(
+    st.permutations(DISTINCT),
+    st.lists(st.sampled_from(DISTINCT), max_size=6),
+    st.sampled_from(SCORE_NAMES),
+    st.sampled_from(HOW),
+)
+def test_a_reward_does_not_depend_on_how_often_an_answer_occurs(once, again, scores, how):
+    (rewards,) = JUDGE.rewards(["p"], [once], scores=scores, **how)
+    of_text = dict(zip(once, rewards, strict=True))
+    (found,) = JUDGE.rewards(["p"], [[*once, *again]], scores=scores, **how)
+    assert found == [of_text[text] for text in (*once, *again)]
+
+
+@pytest.mark.parametrize("scores", SCORE_NAMES)
+def test_four_answers_that_are_two_are_rewarded_as_two(scores):
+    (four,), (two,) = (JUDGE.rewards(["p"], [texts], scores=scores) for texts in (["4", "4", "55", "55"], ["4", "55"]))
+    assert four == [two[0], two[0], two[1], two[1]]
+    (equal,) = JUDGE.rewards(["p"], [["4", "4", "4"]], scores=scores)
+    assert equal == [0 if scores in ("bradley_terry", "margin") else 0.5] * 3
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 16])
+def test_points_of_knockouts_are_those_of_tournament_grpo(count):
+    """A point for every match that is won in each of four knockouts, then 0 for the fewest and 1 for the most."""
+    texts = ["x" * (1 + place) for place in np.random.default_rng(1).permutation(count)]
+    won, rng = np.zeros(count), np.random.default_rng(9)
+    for _ in range(4):
+        alive = rng.permutation(count).tolist()
+        while len(alive) > 1:
+            pairs = list(zip(alive[0::2], alive[1::2], strict=False))
+            winners = [max(pair, key=lambda candidate: len(texts[candidate])) for pair in pairs]
+            won[winners] += 1
+            alive = alive[2 * len(pairs) :] + winners
+    (found,) = JUDGE.rewards(["p"], [texts], strategy="knockouts", k=4, seed=9)
+    assert found == pytest.approx((won - won.min()) / np.ptp(won))
+
+
+def test_seconds_are_those_of_scoring_too():
+    def slow(played):
+        time.sleep(0.05)
+        return win_rate(played)
+
+    strategy = STRATEGIES["knockout"]
+    batch = read_groups(["p"], [["a", "b"]], None, "raise", False)
+    assert reward_groups(batch, LengthComparer(), RewardRule(strategy, slow, False)).stats.seconds >= 0.05
+    assert rank_groups(batch.groups, LengthComparer(), strategy, slow)[0].stats.seconds >= 0.05
 
 
 def test_counted_duplicates_shift_the_others_without_another_comparison():
