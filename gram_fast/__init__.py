@@ -16,6 +16,7 @@ from gram_fast.errors import (
     UnsupportedModelError,
 )
 from gram_fast.judge import PairwiseJudge
+from gram_fast.rendezvous import Rendezvous
 from gram_fast.results import (
     Comparison,
     Comparisons,
@@ -48,6 +49,7 @@ __all__ = [
     "Preference",
     "PreferenceMatrix",
     "Ranking",
+    "Rendezvous",
     "Rewards",
     "Selection",
     "Stats",

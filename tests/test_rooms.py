@@ -35,6 +35,7 @@ ROOMS = {
     "comparing": "from pairs to preferences: what a comparer is, the one over label logits, replicas",
     "ranking": "strategies, tournaments, scores",
     "judge": "PairwiseJudge: all of the above behind one class",
+    "rendezvous": "rewards for loops that ask for one response at a time",
     "__init__": "what `import gram_fast` gives",
     "integrations": "reward functions of RL trainers and other hosts",
     "commands": "options, rows and diagnosis of the command line",
