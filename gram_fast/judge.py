@@ -89,7 +89,7 @@ class PairwiseJudge:
 
         Args:
             name_or_path: a causal language model in transformers' format, an adapter of peft on one, or a `.gguf` file,
-                with a tokenizer that has a chat template.
+                with a tokenizer that has a chat template. "small", where there is no such folder, is SMALL_JUDGE.
             device: "auto" (CUDA where there is a GPU, else the CPU) or a torch device; or several of one kind,
                 "cuda:all", a list or "cuda:0,cuda:2". Each then holds the whole model and takes its share of every
                 call's groups, none of which is divided. The CPU may be named twice, to try it.

@@ -11,16 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 from transformers.utils.hub import has_file
 
 from gram_fast.errors import InputError, one_line
+from gram_fast.hub import hub_problem
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHTS = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+# Name of the judge that ships with the package, where there is no folder of that name.
+_SMALL, _SMALL_FOLDER = "small", Path(__file__).parents[1] / "small_judge"
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,18 @@ class Source:
 def find_source(name: str, **hub: Any) -> Source:
     """Finds what a checkpoint's name stands for; `hub`: revision, token and trust_remote_code as in transformers.
 
-    Raises InputError for a path to nothing, and for an adapter beside whole weights: it may be merged into them or not.
+    Where the hub cannot be reached, what its cache holds is used. Raises InputError for a path to nothing, for a name
+    that is neither a folder nor on the hub, and for an adapter beside whole weights: it may be merged into them or not.
     """
-    name = os.path.expanduser(name)
+    name = _expanded(name)
     if os.path.isfile(name):
         return _gguf_source(Path(name), hub)
     if name.startswith((".", "/")) and not os.path.isdir(name):
         raise InputError(f"there is no checkpoint folder {name!r}")
+    if _is_unreachable(name):
+        hub = {**hub, "local_files_only": True}
+        if not any(find_file(name, file, **hub) for file in ("config.json", _ADAPTER_CONFIG)):
+            raise InputError(f"{_no_folder(name)}, and the Hugging Face hub cannot be reached ({hub_problem()})")
     adapter_config = find_file(name, _ADAPTER_CONFIG, **hub)
     if adapter_config is None and not os.path.isdir(name):
         return Source(name, hub)
@@ -72,6 +83,21 @@ def find_source(name: str, **hub: Any) -> Source:
     if not adapter:
         raise InputError(f"{name!r} holds {_ADAPTER_CONFIG} without {_ADAPTER_WEIGHTS[0]}")
     return _base_of(name, adapter_config, hub)
+
+
+def _expanded(name: str) -> str:
+    """A name with ~ for a home folder written out, and with the path of the small judge for its name."""
+    name = os.path.expanduser(name)
+    return str(_SMALL_FOLDER) if name == _SMALL and not os.path.exists(name) else name
+
+
+def _is_unreachable(name: str) -> bool:
+    """Whether a name is one on the hub, which cannot be reached: only what its cache holds can be found."""
+    return not os.path.isdir(name) and hub_problem() is not None
+
+
+def _no_folder(name: str) -> str:
+    return f"cannot load {name!r}: there is no such folder"
 
 
 def _gguf_source(path: Path, hub: dict[str, Any]) -> Source:
@@ -114,7 +140,7 @@ def find_files(name: str, **hub: Any) -> list[Path]:
     `name`: a folder, or a name on the hub; `hub`: revision and token as in transformers. Raises InputError for a broken
     index, a missing file, and a single file beside the files of an index.
     """
-    name = os.path.expanduser(name)
+    name = _expanded(name)
     single, index = find_file(name, _SINGLE, **hub), find_file(name, _INDEX, **hub)
     if index is None:
         return [single] if single else []
@@ -173,7 +199,8 @@ def opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 def _held(name: str, files: Sequence[str], hub: dict[str, Any]) -> list[str]:
     """Those of the files that the checkpoint has."""
-    return [file for file in files if has_file(name, file, revision=hub.get("revision"), token=hub.get("token"))]
+    options = {"revision": hub.get("revision"), "token": hub.get("token"), "local_files_only": _is_unreachable(name)}
+    return [file for file in files if has_file(name, file, **options)]
 
 
 def find_file(name: str, file: str, **hub: Any) -> Path | None:
@@ -187,10 +214,13 @@ def find_file(name: str, file: str, **hub: Any) -> Path | None:
             file,
             revision=hub.get("revision"),
             token=hub.get("token"),
+            local_files_only=_is_unreachable(name),
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
     except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, RepositoryNotFoundError):
+            raise InputError(f"{_no_folder(name)}, nor a model on the Hugging Face hub that you may read") from error
         raise InputError(f"cannot load {file} of {name!r}: {one_line(error)}") from error
     return Path(found) if found else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from gram_fast.errors import BackendError, InputError, one_line
+from gram_fast.hub import hub_problem
 from gram_fast.rows.bad_rows import OnBad, not_utf8
 from gram_fast.rows.lines import BYTE_ORDER_MARK, read_lines
 
@@ -88,7 +89,11 @@ def dataset_rows(path: str, subset: str | None, split: str, folder: str | None) 
     except ImportError:
         raise BackendError(f"{path}: folders and hub names take datasets, pip install 'gram_fast[data]'") from None
     name, number = f"{path}:{split}", 0
-    what = "a folder" if os.path.isdir(path) else "a data set on the hub, there being no such file"
+    what = "a folder"
+    if not os.path.isdir(path):
+        what = "a data set on the hub, there being no such file"
+        if problem := hub_problem():
+            raise InputError(f"cannot read {name} as {what}: the hub cannot be reached ({problem})")
     try:
         rows = load_dataset(path, subset, data_dir=folder, split=split, streaming=True)
         for number, row in enumerate(rows, start=1):

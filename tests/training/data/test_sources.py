@@ -10,6 +10,7 @@ import pytest
 from helpers.records import CHAT, EXAMPLES, ROW, read, texts, write
 
 from gram_fast.errors import BackendError, InputError
+from gram_fast.rows import tables
 
 
 @pytest.mark.parametrize("name", ["nothing.jsonl", "data/train.json", "./x", "nothing", "", "a\0b", "org/name/x"])
@@ -105,6 +106,7 @@ def hub(monkeypatch, rows):
         yield from rows
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr(tables, "hub_problem", lambda: None)
     return calls
 
 
