@@ -67,13 +67,12 @@ def measure(
 ) -> dict[str, Any]:
     """Rewards a workload again and again -> what it costs per group, and the range of the rewards."""
     prompts, groups, references = given
-    how: dict[str, Any] = (
-        {"references": references} if way == "references" else {"strategy": way, "k": PARAMETERS.get(way)}
-    )
+    against = {"references": references} if way == "references" else {"strategy": way, "k": PARAMETERS.get(way)}
+    how: dict[str, Any] = {"scores": scores, **against}
     seconds = []
     for _ in range(1 + repeats):
         started = time.process_time()
-        rewards = judge.rewards(prompts, groups, scores=scores, **how)
+        rewards = judge.rewards(prompts, groups, **how)
         seconds.append(time.process_time() - started)
     stats = forward_stats(rewards.stats)
     values = np.array(rewards, np.float64)

@@ -37,7 +37,7 @@ from benchmarks.parts import forward_stats
 from gram_fast import SMALL_JUDGE, PairwiseJudge, PreferenceMatrix, Stats
 from gram_fast.comparing.comparer import Answers, Rounds
 from gram_fast.comparing.orders import Orders
-from gram_fast.ranking.tournament import STRATEGY_NAMES
+from gram_fast.ranking.tournament import STRATEGY_NAMES, StrategyName
 from gram_fast.results import Preference
 from gram_fast.text.group import Group
 from gram_fast.training.small_judge.list_kinds import count as count_words
@@ -49,7 +49,7 @@ K = 3
 """Places that "top_k" decides, and that are compared with the round robin's."""
 PARAMETERS = {"top_k": K, "opponents": 4, "knockouts": 4}
 """`k` of the strategies that have one: Tournament-GRPO (arXiv 2605.26958) plays four knockouts."""
-STRATEGIES = {
+STRATEGIES: dict[StrategyName, str] = {
     "round_robin": "-",
     "opponents": "-",
     "knockouts": "--",
@@ -121,7 +121,7 @@ def draw(candidates: Sequence[str], count: int, rng: random.Random) -> list[str]
     return rng.sample(drawn := [candidates[0], *rng.sample(candidates[1:], count - 1)], len(drawn))
 
 
-def rank(judge: PairwiseJudge, prompt: str, responses: Sequence[str], strategy: str, seed: int) -> Any:
+def rank(judge: PairwiseJudge, prompt: str, responses: Sequence[str], strategy: StrategyName, seed: int) -> Any:
     """Ranks with a strategy, with its parameter."""
     return judge.rank(prompt, responses, strategy, seed=seed, k=PARAMETERS.get(strategy))
 
@@ -134,7 +134,7 @@ def agreement(order: Sequence[int], best: Sequence[int]) -> tuple[float, float]:
 
 def quality(
     prompt: str, candidates: Sequence[str], known: Known, draws: int, rng: random.Random
-) -> Iterator[tuple[tuple[str, int], tuple[float, ...]]]:
+) -> Iterator[tuple[tuple[StrategyName, int], tuple[float, ...]]]:
     """Plays every strategy on draws of every size -> (strategy, n), (pairs, rounds, right, tau, best K) of each."""
     judge = PairwiseJudge(known)
     for count in COUNTS:
@@ -192,8 +192,8 @@ def main() -> None:
     arguments = parser.parse_args()
     judge = PairwiseJudge.from_pretrained(SMALL_JUDGE)
     rng = random.Random(0)
-    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
-    tokens: dict[tuple[str, int], list[int]] = {}
+    found: dict[tuple[StrategyName, int], list[tuple[float, ...]]] = {}
+    tokens: dict[tuple[StrategyName, int], list[int]] = {}
     for number, maker in enumerate(KINDS[: arguments.kinds]):
         task, *others = distinct_tasks((maker,), 5, TASKS)
         candidates = candidates_of(task, others, max(COUNTS), rng)

@@ -14,9 +14,9 @@ from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.packed import DUEL, compare_groups, no_ranking, rank_groups, select, verify_groups
 from gram_fast.ranking.play import play, unfit
-from gram_fast.ranking.rewards import find_rule, reward_groups
-from gram_fast.ranking.scores import find_scores
-from gram_fast.ranking.tournament import Strategy, find_strategy, fixed_pairs
+from gram_fast.ranking.rewards import Duplicates, RewardsName, find_rule, reward_groups
+from gram_fast.ranking.scores import ScoresName, find_scores
+from gram_fast.ranking.tournament import Strategy, StrategyName, find_strategy, fixed_pairs, warn_of_all_pairs
 from gram_fast.results import (
     Comparison,
     Comparisons,
@@ -56,6 +56,9 @@ class PairwiseJudge:
             raise InputError(f"comparer: expected a Comparer (of a model: PairwiseJudge.from_model), got {kind}")
         self.comparer = comparer
         self.include_reasoning = include_reasoning
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.comparer!r}{', include_reasoning=True' if self.include_reasoning else ''})"
 
     @property
     def max_length(self) -> int:
@@ -245,9 +248,9 @@ class PairwiseJudge:
         self,
         prompt: Prompt,
         responses: Sequence[Prompt],
-        strategy: str = "round_robin",
+        strategy: StrategyName = "round_robin",
         orders: Orders = "both",
-        scores: str = "auto",
+        scores: ScoresName = "auto",
         seed: int = 0,
         k: int | None = None,
         on_error: OnError = "raise",
@@ -279,6 +282,7 @@ class PairwiseJudge:
         found, score = find_strategy(strategy, k), find_scores(scores, strategy)
         batch = read_responses(prompt, responses, on_error, self.include_reasoning)
         batch = self._fitting(batch, on_error, found, orders, seed)
+        warn_of_all_pairs(strategy, [len(group.texts) for group in batch.groups])
         rankings = rank_groups(batch.groups, self.comparer, found, score, orders, seed)
         return replace(batch.restored(rankings, no_ranking)[0], errors=batch.errors)
 
@@ -296,9 +300,9 @@ class PairwiseJudge:
         self,
         prompt: Prompt,
         responses: Sequence[Prompt],
-        strategy: str = "knockout",
+        strategy: StrategyName = "knockout",
         orders: Orders = "both",
-        scores: str = "auto",
+        scores: ScoresName = "auto",
         seed: int = 0,
     ) -> Selection:
         """Chooses the best of two or more responses. Arguments and errors as for `rank`."""
@@ -309,12 +313,12 @@ class PairwiseJudge:
         prompts: Sequence[Prompt],
         groups: Sequence[Sequence[Prompt]],
         references: Sequence[Prompt] | None = None,
-        strategy: str | None = None,
+        strategy: StrategyName | None = None,
         orders: Orders = "both",
-        scores: str = "auto",
+        scores: RewardsName = "auto",
         seed: int = 0,
         k: int | None = None,
-        duplicates: str = "merged",
+        duplicates: Duplicates = "merged",
         on_error: OnError = "raise",
     ) -> Rewards:
         """Computes one reward per candidate for a batch of prompts with groups of any size, packed together.
@@ -344,6 +348,8 @@ class PairwiseJudge:
         rule = find_rule(strategy, scores, k, duplicates, references is not None)
         batch = read_groups(prompts, groups, references, on_error, self.include_reasoning)
         batch = self._fitting(batch, on_error, rule.strategy, orders, seed)
+        if references is None:
+            warn_of_all_pairs(strategy or "round_robin", [len(group.texts) for group in batch.groups])
         return reward_groups(batch, self.comparer, rule, orders, seed)
 
     def _fitting(self, batch: Batch, on_error: OnError, strategy: Strategy, orders: Orders, seed: int = 0) -> Batch:

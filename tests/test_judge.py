@@ -283,6 +283,18 @@ def test_architectures_that_cannot_be_run_are_refused_with_the_reason():
             PairwiseJudge.from_model(model, tokenizer)
 
 
+def test_a_judge_says_what_it_is(checkpoint):
+    said = repr(PairwiseJudge.from_pretrained(checkpoint, max_length=2000, include_reasoning=True))
+    settings = "runner='dense', device='cpu', dtype='float32', attention='extension', products='onednn', preset='gram'"
+    assert said == (
+        f"PairwiseJudge(LabelComparer({str(checkpoint)!r}, {settings}, max_length=2000), include_reasoning=True)"
+    )
+    in_memory = repr(tiny_judge(preset="gram-demo"))
+    assert in_memory.startswith("PairwiseJudge(LabelComparer('Qwen3ForCausalLM', runner='transformers', device='cpu', ")
+    assert "preset='gram-demo'" in in_memory
+    assert repr(PairwiseJudge.from_pretrained(checkpoint, device=["cpu", "cpu"])).count("LabelComparer(") == 2
+
+
 def test_a_model_is_no_comparer():
     said = r"^comparer: expected a Comparer \(of a model: PairwiseJudge\.from_model\), got Qwen3ForCausalLM$"
     with pytest.raises(gram_fast.InputError, match=said):

@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from torch.utils.benchmark import Timer
 from benchmarks.groups import read_groups
 from gram_fast.comparing.orders import Orders
 from gram_fast.models.dense.model import DenseShape
+from gram_fast.ranking.tournament import StrategyName
 
 
 @dataclass(frozen=True)
 class Workload:
     """The arguments of one call of the judge."""
 
-    strategy: str
+    strategy: StrategyName | Literal["rewards", "unshared"]
     orders: Orders
     prompts: list[str]
     groups: list[list[str]]
@@ -81,7 +82,7 @@ def make_workloads(options: argparse.Namespace, tokenizer: Any) -> list[Workload
     if len(responses) < most or len(prompts) < most_prompts:
         raise ValueError(f"the data has {len(prompts)} prompts and {len(responses)} responses: too few for these sizes")
 
-    def one_prompt(strategy: str, orders: Orders, n: int) -> Workload:
+    def one_prompt(strategy: StrategyName, orders: Orders, n: int) -> Workload:
         return Workload(strategy, orders, prompts[:1], [responses[:n]])
 
     found = [one_prompt("reference", "ab", n) for n in options.reference]

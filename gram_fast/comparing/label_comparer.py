@@ -24,7 +24,7 @@ from gram_fast.text.group import Group
 from gram_fast.text.tokens import PairTokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelComparer:
     """Compares candidates by the label logits of one model, in forwards over shared prefixes."""
 
@@ -35,6 +35,8 @@ class LabelComparer:
     max_length_reason: str
     known_answers: list[KnownAnswer]
     """Results of the check on a known pair, in orders ab and ba; a verifier's on each of the two responses."""
+    name: str = ""
+    """Checkpoint of the model."""
 
     @classmethod
     def of(
@@ -43,12 +45,13 @@ class LabelComparer:
         runner: Runner,
         max_batch_tokens: int | None = None,
         max_length: int | None = None,
+        name: str = "",
     ) -> "LabelComparer":
         """Makes a comparer from a runner, and checks its logits on a known pair.
 
         `max_batch_tokens`: most tokens of one pass; None chooses by device. `max_length`: most tokens of one
-        presentation; None for what the model allows. Raises UnsupportedModelError where the logits are wrong, and
-        NumericalError where the model's own are not finite.
+        presentation; None for what the model allows. `name`: of the checkpoint. Raises UnsupportedModelError where the
+        logits are wrong, and NumericalError where the model's own are not finite.
         """
         limit, reason = runner.max_length, runner.max_length_reason
         if max_length is not None and max_length < limit:
@@ -56,7 +59,21 @@ class LabelComparer:
         with on_device(runner.device):
             answers = known_answers(tokenizer, runner)
             _check(answers, runner)
-            return cls(tokenizer, runner, Engine(runner, max_batch_tokens), limit, reason, answers)
+            return cls(tokenizer, runner, Engine(runner, max_batch_tokens), limit, reason, answers, name)
+
+    def __repr__(self) -> str:
+        runner, template = self.runner, self.tokenizer.template
+        found = {
+            "runner": type(runner).__name__.removesuffix("Runner").lower(),
+            "device": str(runner.device),
+            "dtype": str(runner.dtype).removeprefix("torch."),
+            "attention": runner.attention,
+            "products": runner.products,
+            "preset": template.preset or "custom",
+            "max_length": self.max_length,
+        }
+        settings = ", ".join(f"{name}={value!r}" for name, value in found.items())
+        return f"{type(self).__name__}({self.name or type(runner.model).__name__!r}, {settings})"
 
     @property
     def tokens_at_once(self) -> int:

@@ -33,7 +33,7 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
     tokenizer = _pair_tokenizer(load_tokenizer(name, options.tokenizer, **options.hub), config, options)
     # load_runners is lazy: each runner is checked before the next is loaded.
     comparers = [
-        _comparer_of(tokenizer, runner, options)
+        _comparer_of(tokenizer, runner, options, name)
         for runner in load_runners(name, config, tokenizer.label_ids, devices, options)
     ]
     _warn_of_next_tokens(comparers[0], config)
@@ -50,7 +50,7 @@ def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -
         raise InputError(f"model: expected a transformers model, got {type(model).__name__}")
     pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options)
     runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention)
-    comparer = _comparer_of(pair_tokenizer, runner, options)
+    comparer = _comparer_of(pair_tokenizer, runner, options, str(getattr(model, "name_or_path", "")))
     _warn_of_next_tokens(comparer, model.config)
     return comparer
 
@@ -62,9 +62,9 @@ def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions) -> PairT
     return pair_tokenizer
 
 
-def _comparer_of(tokenizer: PairTokenizer, runner: Runner, options: JudgeOptions) -> LabelComparer:
+def _comparer_of(tokenizer: PairTokenizer, runner: Runner, options: JudgeOptions, name: str) -> LabelComparer:
     budget = None if options.max_batch_tokens == "auto" else options.max_batch_tokens
-    return LabelComparer.of(tokenizer, runner, budget, options.max_length)
+    return LabelComparer.of(tokenizer, runner, budget, options.max_length, name)
 
 
 def _warn_of_next_tokens(comparer: LabelComparer, config: Any) -> None:

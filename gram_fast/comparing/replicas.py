@@ -38,6 +38,9 @@ class Replicas(Generic[AnyComparer]):
         self.in_flight = [0] * len(self.comparers)
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.comparers)}: {', '.join(map(repr, self.comparers))})"
+
     @property
     def max_length(self) -> int:
         """Most tokens of one presentation, the same for all comparers."""

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +11,15 @@ from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import Orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.ranking.play import play
-from gram_fast.ranking.scores import Played, Scores, find_scores, margin, win_rate
+from gram_fast.ranking.scores import Played, Scores, ScoresName, find_scores, margin, win_rate
 from gram_fast.ranking.tournament import Strategy, find_strategy
 from gram_fast.results import MaybeNone, Rewards
 from gram_fast.text.batch import Batch
 from gram_fast.text.group import Group
 
-DUPLICATES = ("merged", "counted")
+RewardsName = ScoresName | Literal["probability"]
+"""Scores of `find_rule`, as types; "probability" beside references."""
+Duplicates = Literal["merged", "counted"]
 AGAINST_REFERENCE: dict[str, tuple[Scores, float]] = {"probability": (win_rate, 0.5), "margin": (margin, 0.0)}
 """Scores against a reference, each with that of a candidate which equals it. All others have one comparison."""
 
@@ -41,8 +44,8 @@ class RewardRule:
 
 def find_rule(strategy: str | None, scores: str, k: int | None, duplicates: str, has_references: bool) -> RewardRule:
     """Finds the rule of these options of `PairwiseJudge.rewards`. Raises InputError on what does not go together."""
-    if not isinstance(duplicates, str) or duplicates not in DUPLICATES:
-        raise InputError(f"duplicates: expected {' or '.join(DUPLICATES)}, got {shown_value(duplicates)}")
+    if not isinstance(duplicates, str) or duplicates not in get_args(Duplicates):
+        raise InputError(f"duplicates: expected {' or '.join(get_args(Duplicates))}, got {shown_value(duplicates)}")
     name = ("reference" if has_references else "round_robin") if strategy is None else strategy
     found = find_strategy(name, k)
     if not has_references:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ class Played:
         return sums, games
 
 
+ScoresName = Literal["auto", "win_rate", "bradley_terry", "margin", "points", "rank"]
+"""Names for `find_scores`, as types."""
 Scores = Callable[[Played], NDArray[np.float64]]
 """Scores of a group's candidates, float64 [C], higher is better."""
 

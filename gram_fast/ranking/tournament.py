@@ -6,10 +6,13 @@ its leaders: the candidates whose place it decided, best first. The scores over 
 known. Where preferences are cyclic, leaders depend on who met whom.
 """
 
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil, log2
 from numbers import Integral
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,11 @@ from numpy.typing import NDArray
 from gram_fast.comparing.comparer import Pair
 from gram_fast.errors import InputError, shown_value
 
+StrategyName = Literal["linear", "knockout", "reference", "round_robin", "sort", "top_k", "opponents", "knockouts"]
+"""Names for `find_strategy`, as types."""
 Round = list[Pair]
+# Most responses of a round robin without a warning: 2,016 pairs.
+_MANY = 64
 Tournament = Generator[Round, NDArray[np.float64], list[int]]
 
 
@@ -269,3 +276,17 @@ def find_strategy(name: str, k: int | None = None) -> Strategy:
         expected = f"an integer of at least {least} for strategy {name!r} of rank and rewards"
         raise InputError(f"k: expected {expected}, got {shown_value(k)}")
     return make(int(k))
+
+
+def warn_of_all_pairs(name: str, counts: Sequence[int]) -> None:
+    """Warns, in the caller's caller, of a round robin of many responses; `counts`: of each group of the call."""
+    large = [n for n in counts if n > _MANY]
+    if name == "round_robin" and large:
+        most, pairs = max(large), sum(n * (n - 1) // 2 for n in large)
+        where = f"{most} responses" if len(large) == 1 else f"{len(large)} groups of up to {most} responses"
+        warnings.warn(
+            f"strategy 'round_robin' compares all pairs, {pairs} of {where}: for {most} responses 'knockout' finds the "
+            f"best in {most - 1} pairs, 'sort' orders all in at most {most * ceil(log2(most))}, and 'opponents' with "
+            f"k=4 scores all in {2 * most}",
+            stacklevel=3,
+        )

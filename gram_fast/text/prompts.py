@@ -95,6 +95,13 @@ class PairTemplate:
         return self.literals[0] + "".join(s + literal for s, literal in zip(slots, self.literals[1:], strict=True))
 
     @property
+    def preset(self) -> str | None:
+        """Name of the preset that it is, variables of the chat template aside; None of any other template."""
+        plain = replace(self, chat_template_kwargs={})
+        presets = ((name, replace(self.load(name), chat_template_kwargs={})) for name in preset_names())
+        return next((name for name, preset in presets if preset == plain), None)
+
+    @property
     def is_verifier(self) -> bool:
         """Whether it shows one response rather than a pair."""
         return "response" in self.slots

@@ -1,6 +1,7 @@
 """A comparer that is no model docks into PairwiseJudge: alone, in parts, and several side by side."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -56,6 +57,20 @@ def test_top_k(judge):
     ranking = judge.rank(PROMPT, RESPONSES, "top_k", k=2)
     assert ranking.order == (1, 4, 0, 3, 2)
     assert ranking.stats.comparisons == 2 * (3 + 1)
+
+
+def test_a_round_robin_of_many_warns_once_a_call_where_it_was_made(judge):
+    many = ["x" * count for count in range(65)]
+    with pytest.warns(UserWarning, match="all pairs, 2080 of 65 responses: .* 64 pairs, .* 455, .* 130$") as one:
+        judge.rank(PROMPT, many)
+    with pytest.warns(UserWarning, match="all pairs, 4160 of 2 groups of up to 65 responses") as two:
+        judge.rewards([PROMPT] * 3, [many, many, ["a", "b"]])
+    assert [warning.filename for warning in (*one, *two)] == [__file__] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge.rank(PROMPT, many, "knockout")
+        judge.rank(PROMPT, [*many[:64], *many[:64]])
+        judge.rewards([PROMPT], [many], references=["r"])
 
 
 def test_rewards(judge):
