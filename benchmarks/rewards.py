@@ -1,4 +1,4 @@
-"""What does each kind of reward cost? The small judge of the package on groups of new tasks of its kinds.
+"""What does each kind of reward cost, and what does it tell? The small judge on groups of new tasks of its kinds.
 
     python -m benchmarks.rewards [--prompts 8] [--repeats 3] [--output FILE]
 
@@ -7,7 +7,8 @@ with the scores that it is used for. Measured for each, per group:
 
 - presentations that were judged, and the tokens that were computed for them and that a judge without sharing computes;
 - CPU seconds of the process, median of --repeats calls after one that is not counted;
-- least, mean and greatest reward, of all groups.
+- least, mean and greatest reward, of all groups;
+- correlation with the win rates of a round robin of the same group, the dearest reward; 0 where all are equal.
 
 Presentations and tokens are the same on every machine. Ends with one line of JSON, which --output keeps in a file.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.environment import environment
@@ -40,16 +42,20 @@ WAYS = {
     "knockout": ("bradley_terry",),
     "linear": ("bradley_terry",),
     "opponents": ("bradley_terry", "margin", "win_rate"),
-    "knockouts": ("points",),
     "top_k": ("rank",),
-    "sort": ("rank",),
+    "knockouts": ("points", "bradley_terry"),
+    "sort": ("rank", "bradley_terry"),
     "round_robin": SCORE_NAMES,
 }
 """Scores by strategy, the cheapest first; "references" is no strategy but a response of each prompt's own."""
 assert sorted(WAYS) == sorted((*STRATEGY_NAMES, "references"))
 
 
-def workload(prompts: int, count: int) -> tuple[list[str], list[list[str]], list[str]]:
+Workload = tuple[list[str], list[list[str]], list[str]]
+"""Prompts, candidates and references, one of each a group."""
+
+
+def workload(prompts: int, count: int) -> Workload:
     """Draws prompts, `count` candidates for each and a reference that is none of them -> one list of each."""
     rng = random.Random(0)
     texts, groups, references = [], [], []
@@ -62,10 +68,14 @@ def workload(prompts: int, count: int) -> tuple[list[str], list[list[str]], list
     return texts, groups, references
 
 
-def measure(
-    judge: PairwiseJudge, way: str, scores: str, given: tuple[list[str], list[list[str]], list[str]], repeats: int
-) -> dict[str, Any]:
-    """Rewards a workload again and again -> what it costs per group, and the range of the rewards."""
+def correlation(rewards: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Computes the correlation of rewards [groups, n] within groups, mean over groups; 0 where all of one are equal."""
+    pairs = zip(rewards, others, strict=True)
+    return float(np.mean([np.corrcoef(ours, theirs)[0, 1] if np.ptp(ours) else 0 for ours, theirs in pairs]))
+
+
+def measure(judge: PairwiseJudge, way: str, scores: str, given: Workload, repeats: int) -> dict[str, Any]:
+    """Rewards a workload again and again -> what it costs per group, and what the rewards are."""
     prompts, groups, references = given
     against = {"references": references} if way == "references" else {"strategy": way, "k": PARAMETERS.get(way)}
     how: dict[str, Any] = {"scores": scores, **against}
@@ -84,6 +94,7 @@ def measure(
         "least": float(values.min()),
         "mean": float(values.mean()),
         "greatest": float(values.max()),
+        "correlation": correlation(values, np.array(judge.rewards(prompts, groups))),
     }
 
 

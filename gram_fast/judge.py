@@ -265,7 +265,7 @@ class PairwiseJudge:
                 next) or "reference" (all against the first); see docs/ranking.md.
             orders: "both", or one order at half the cost and with the judge's position bias.
             scores: "win_rate", "bradley_terry", "margin", "points" or "rank" (docs/ranking.md), or "auto": win rate for
-                "round_robin", points for "knockouts", Bradley-Terry elsewhere.
+                "round_robin", Bradley-Terry elsewhere.
             seed: draws brackets, and who meets whom of "opponents"; at least 0. The same seed gives the same ranking.
             k: places that "top_k" decides (at least 1), opponents of each response (at least 2) or knockouts (at least
                 1); where there are fewer responses, all places and all opponents.

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import rewards
@@ -23,6 +24,12 @@ def test_groups_are_of_their_size_and_hold_no_reference() -> None:
         assert not any(reference in group for reference, group in zip(references, groups, strict=True))
 
 
+def test_correlation_is_within_groups() -> None:
+    ours, theirs = np.array([[0, 1, 2], [5.0, 4, 3]]), np.array([[10, 20, 30], [3.0, 2, 1]])
+    assert rewards.correlation(ours, theirs) == pytest.approx(1)
+    assert rewards.correlation(np.array([[0, 1, 2], [7.0, 7, 7]]), theirs) == pytest.approx(0.5)
+
+
 def test_it_prints_a_record(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -35,6 +42,7 @@ def test_it_prints_a_record(
         (way, scores) for way, names in rewards.WAYS.items() for scores in names
     ]
     for row in record["rows"]:
+        assert -1 <= row["correlation"] <= 1 + 1e-9
         assert row["comparisons"] == PRESENTATIONS.get(row["strategy"], row["comparisons"])
         assert 0 < row["tokens_computed"] < row["tokens_unshared"]
         if row["strategy"] != "references":

@@ -123,10 +123,10 @@ SCORE_NAMES = (*SCORES, "rank")
 def find_scores(name: str, strategy: str) -> Scores:
     """Finds the score function of that name. Raises InputError that lists the names.
 
-    "auto" is the win rate for round_robin, points for knockouts, and Bradley-Terry elsewhere: win rates over different
-    opponents cannot be compared. "rank" is the place by these.
+    "auto" is the win rate for round_robin and Bradley-Terry elsewhere: win rates over different opponents cannot be
+    compared. "rank" is the place by these.
     """
-    usual = SCORES[{"round_robin": "win_rate", "knockouts": "points"}.get(strategy, "bradley_terry")]
+    usual = SCORES["win_rate" if strategy == "round_robin" else "bradley_terry"]
     if not isinstance(name, str) or name not in ("auto", *SCORE_NAMES):
         raise InputError(f"there are no scores {shown_value(name)}: expected auto or one of {', '.join(SCORE_NAMES)}")
     if name == "rank":

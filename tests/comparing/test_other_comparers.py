@@ -46,10 +46,10 @@ def test_rank_and_best_of_n(judge, strategy):
     assert (selection.index, selection.response) == (1, "a longer one")
 
 
-@pytest.mark.parametrize(("strategy", "scores"), [("opponents", "bradley_terry"), ("knockouts", "points")])
-def test_strategies_whose_scores_decide(judge, strategy, scores):
+@pytest.mark.parametrize("strategy", ["opponents", "knockouts"])
+def test_strategies_whose_scores_decide(judge, strategy):
     ranking = judge.rank(PROMPT, RESPONSES, strategy, k=2)
-    assert (ranking.best, ranking.scores) == (1, judge.rank(PROMPT, RESPONSES, strategy, k=2, scores=scores).scores)
+    assert ranking.order[:2] == (1, 4)
     assert ranking.stats.comparisons == 2 * len(ranking.comparisons)
 
 

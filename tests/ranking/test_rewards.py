@@ -55,7 +55,7 @@ def test_points_of_knockouts_are_those_of_tournament_grpo(count):
             winners = [max(pair, key=lambda candidate: len(texts[candidate])) for pair in pairs]
             won[winners] += 1
             alive = alive[2 * len(pairs) :] + winners
-    (found,) = JUDGE.rewards(["p"], [texts], strategy="knockouts", k=4, seed=9)
+    (found,) = JUDGE.rewards(["p"], [texts], strategy="knockouts", k=4, scores="points", seed=9)
     assert found == pytest.approx((won - won.min()) / np.ptp(won))
 
 

@@ -58,7 +58,6 @@ def test_bradley_terry_recovers_strengths():
 def test_auto_is_the_win_rate_only_where_everybody_met():
     assert find_scores("auto", "round_robin") is win_rate
     assert find_scores("auto", "knockout") is find_scores("auto", "opponents") is bradley_terry
-    assert find_scores("auto", "knockouts") is points
     with pytest.raises(
         InputError, match="no scores 'elo': expected auto or one of win_rate, bradley_terry, margin, points, rank"
     ):
