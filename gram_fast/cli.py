@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+import gram_fast
 from gram_fast.commands.jobs import Job, JobRow, parse_columns, pending_rows, read_ahead, read_job_rows, score_rows
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.commands.output import open_output
+from gram_fast.commands.writers import brief_rows, tables, whole_rows
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import check_orders
-from gram_fast.errors import GramFastError, InterruptedRunError
+from gram_fast.errors import GramFastError, InputError, InterruptedRunError
 from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.packed import DUEL, compare_groups, rank_groups, select, verify_groups
@@ -36,7 +38,6 @@ from gram_fast.training.command import app as training_app
 from gram_fast.training.data.command import app as data_app
 
 app = typer.Typer(
-    help="Score and rank responses with a generative pairwise judge, train and evaluate one.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,6 +45,22 @@ app = typer.Typer(
 app.add_typer(evaluation_app, name="eval")
 app.add_typer(training_app, name="train")
 app.add_typer(data_app, name="data")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gram_fast {gram_fast.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Score and rank responses with a generative pairwise judge, train and evaluate one."""
+
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,26 +79,37 @@ class JobOptions(RowOptions):
     columns: Annotated[
         str | None, typer.Option(help="Fields with other names, as in id=key,prompt=q or responses=a+b.")
     ] = None
-    output: Annotated[str, typer.Option("--output", "-o", help="File for JSON lines, or - for standard output.")] = "-"
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File for JSON lines; - for standard output, tables on a terminal.")
+    ] = "-"
+    brief: Annotated[bool, typer.Option("--brief", help="Write id and result alone, as JSON lines.")] = False
 
     def run(self, job: Job, **settings: Any) -> None:
         """Scores the rows, writes the results and prints a summary on standard error.
 
         `settings`: the command's own; recorded in every row with the judge's, and checked by --resume.
         """
+        if self.brief and self.resume:
+            raise InputError("--brief: expected no --resume, which compares what brief rows leave out")
         bad = BadRows(self.skip_bad)
         columns = {} if self.columns is None else parse_columns(self.columns)
         is_live = comes_live(self.input)
+        shows_tables = self.output == "-" and not self.brief and sys.stdout is not None and sys.stdout.isatty()
         with open_output(self.output, self.input, self.resume) as output:
             read = read_job_rows(self.input, job, bad, columns, self.include_reasoning)
             with read_ahead(pending_rows(read, output), is_live) as rows:
+                already = len(output.done)
                 if rows.has_ended:
-                    bad.check(rows.count + len(output.done))
+                    bad.check(rows.count + already)
                 output.record(**settings, **self.recorded)
-                judge = self.load(output, job.strategy.verifies)
-                written = score_rows(rows, job, judge.comparer, output, bad, is_live)
-            bad.check(written + len(output.done))
-        stderr.print(f"gram-fast: {written} rows written, {len(output.done)} already there, {len(bad.skipped)} skipped")
+                comparer = self.load(output, job.strategy.verifies).comparer
+                write = brief_rows(output) if self.brief else whole_rows(output)
+                write = tables(job.places) if shows_tables else write
+                written = score_rows(
+                    rows, job, comparer, write, bad, already=already, is_live=is_live, bar_is_hidden=shows_tables
+                )
+            bad.check(written + already)
+        stderr.print(f"gram-fast: {written} rows written, {already} already there, {len(bad.skipped)} skipped")
 
 
 @command(app, "compare", JobOptions)
@@ -97,7 +125,9 @@ def compare(options: JobOptions, orders: Orders = "both") -> None:
     )
 
 
-RankStrategy = Annotated[str, typer.Option("--strategy", help=", ".join(STRATEGY_NAMES) + ".")]
+RankStrategy = Annotated[
+    str | None, typer.Option("--strategy", help=", ".join(STRATEGY_NAMES) + "; default: round_robin.")
+]
 BestStrategy = Annotated[str, typer.Option("--strategy", help=", ".join(STRATEGIES) + ".")]
 Scores = Annotated[str, typer.Option(help="auto, " + ", ".join(SCORE_NAMES) + ".")]
 Seed = Annotated[int, typer.Option(help="Draws brackets, and who meets whom of opponents.")]
@@ -106,18 +136,28 @@ K = Annotated[
 ]
 
 
+TopK = Annotated[int | None, typer.Option("--top-k", help="Decide the best K in order: --strategy top_k -k K.")]
+
+
 @command(app, "rank", JobOptions)
 def rank(
     options: JobOptions,
-    strategy: RankStrategy = "round_robin",
+    strategy: RankStrategy = None,
     orders: Orders = "both",
     scores: Scores = "auto",
     seed: Seed = 0,
     k: K = None,
+    top_k: TopK = None,
 ) -> None:
     """Rank the responses of every row."""
+    if top_k is not None:
+        if strategy not in (None, "top_k") or k is not None:
+            raise InputError("--top-k: expected neither another --strategy nor -k beside it")
+        strategy, k = "top_k", top_k
+    strategy = strategy or "round_robin"
     rank_rows, settings = _tournament(strategy, orders, scores, seed, k)
-    options.run(Job(find_strategy(strategy, k), rank_rows), command="rank", **settings)
+    places = k if strategy == "top_k" else None
+    options.run(Job(find_strategy(strategy, k), rank_rows, places=places), command="rank", **settings)
 
 
 @command(app, "best-of-n", JobOptions)

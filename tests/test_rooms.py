@@ -45,6 +45,7 @@ ROOMS = {
     "training": "objectives, both stages, the trainer",
     "training/small_judge": "how the small judge was made",
     "cli": "the command line",
+    "__main__": "the command line as python -m gram_fast",
 }
 
 Import = tuple[str, str]  # the modules that imports and that is imported

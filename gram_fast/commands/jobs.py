@@ -1,13 +1,13 @@
 """Reads the input of the scoring commands and scores it, many rows in a call.
 
 An input row is {"id", "prompt", "responses"}; prompt and responses are strings or lists of chat messages. A row without
-"id" is identified by the number of its line or row. Rows are read and checked ahead of scoring; output.py writes.
+"id" is identified by the number of its line or row. Rows are read and checked ahead of scoring; writers.py writes.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gram_fast.commands.chunks import CHARACTERS, chunks, score_chunk
-from gram_fast.commands.output import INPUT_DIGEST, Output, id_key
+from gram_fast.commands.output import Output, id_key
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.costs import costs
 from gram_fast.errors import GramFastError, InputError
@@ -70,7 +70,12 @@ class Job:
     """Number of responses that every row must have, where it is fixed."""
     names: Names = field(default_factory=Names)
     """What prompt and responses are called in messages and flags."""
+    places: int | None = None
+    """Places of a ranking that are decided, and shown in a table; None for all."""
 
+
+Write = Callable[[JobRow, Any, int], None]
+"""Writes the result of a row, whose stats are those of a number of rows together: (row, result, number)."""
 
 Columns = Mapping[str, list[str]]
 """Names under which rows have id, prompt and responses; of responses, a field of all or a field each."""
@@ -183,41 +188,35 @@ def score_rows(
     rows: ReadAhead[JobRow],
     job: Job,
     comparer: Comparer,
-    output: Output,
+    write: Write,
     on_bad: Callable[[GramFastError], None],
+    *,
+    already: int = 0,
     is_live: bool = False,
+    bar_is_hidden: bool = False,
 ) -> int:
-    """Scores rows in chunks, writes one output row for each, in order, and returns the number written.
+    """Scores rows in chunks, writes the result of each, in order, and returns the number written.
 
-    Shows a progress bar. The error of a row that cannot be scored goes to `on_bad`, which raises to stop or returns to
-    skip the row. `is_live`: what has been read is scored when the next row is not there yet.
+    Shows a progress bar on a terminal, unless `bar_is_hidden`, in which `already` rows are done. The error of a row
+    that cannot be scored goes to `on_bad`, which raises to stop or returns to skip the row. `is_live`: what has been
+    read is scored when the next row is not there yet.
     """
     num_pairs = cache(job.strategy.num_pairs)
 
     def cost(row: JobRow) -> int:
         return costs([row.group], [num_pairs(len(row.group.texts))])[0]
 
-    def score(chunk: Sequence[JobRow]) -> list[dict[str, Any]]:
-        return [_fields(result, len(chunk)) for result in job.score(chunk, comparer)]
+    def score(chunk: Sequence[JobRow]) -> list[tuple[Any, int]]:
+        return [(result, len(chunk)) for result in job.score(chunk, comparer)]
 
     written = 0
-    with tqdm(initial=len(output.done), unit="row", disable=None) as bar:
+    with tqdm(initial=already, unit="row", disable=bar_is_hidden or None) as bar:
         least = CHARACTERS * comparer.tokens_at_once
         for chunk in chunks(rows, cost, least, lambda: is_live and rows.is_waiting):
-            for row, result in score_chunk(chunk, score, lambda row: row.where, on_bad):
-                output.write({"id": row.id, **result, INPUT_DIGEST: row.digest})
+            for row, (result, count) in score_chunk(chunk, score, lambda row: row.where, on_bad):
+                write(row, result, count)
                 written += 1
             if rows.has_ended:
-                bar.total = len(output.done) + rows.count
+                bar.total = already + rows.count
             bar.update(len(chunk))
     return written
-
-
-def _fields(result: Any, count: int) -> dict[str, Any]:
-    """Fields of a result of one of `count` rows, whose stats they share.
-
-    There are no errors among them: a response that cannot be judged is an error of its row.
-    """
-    fields = asdict(result)
-    fields.pop("errors", None)
-    return {**fields, "stats": {"rows": count, **fields["stats"]}}

@@ -91,11 +91,15 @@ class Output:
                 raise InputError(f"{row.where} holds id {key}, which the input lacks: it is of another run")
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row, with its settings, and flushes it.
+        """Appends a row with its settings, as `append`."""
+        self.append({**row, "run": self.run})
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Appends a row and flushes it.
 
         Raises InputError when it cannot be written, and when somebody else has changed the file.
         """
-        data = json.dumps({**row, "run": self.run}, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        data = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         if self.size is not None:
             self._check_unchanged()
         try:

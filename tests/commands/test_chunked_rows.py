@@ -11,6 +11,7 @@ from helpers.small_models import tiny_judge
 from gram_fast.commands import jobs
 from gram_fast.commands.jobs import Job, pending_rows, read_ahead, read_job_rows, score_rows
 from gram_fast.commands.output import Output, open_output
+from gram_fast.commands.writers import whole_rows
 from gram_fast.errors import InputError
 from gram_fast.ranking.packed import DUEL, compare_groups, rank_groups
 from gram_fast.ranking.scores import find_scores
@@ -45,7 +46,7 @@ def scored(path, comparer, job=None, on_bad=refuse):
     read = read_job_rows(str(path), job, on_bad)
     try:
         with read_ahead(pending_rows(read, output), is_live=False) as rows:
-            score_rows(rows, job, comparer, output, on_bad)
+            score_rows(rows, job, comparer, whole_rows(output), on_bad)
     except InputError as error:
         error.written = [json.loads(line) for line in output.file.getvalue().splitlines()]
         raise
@@ -132,7 +133,7 @@ def test_going_on_leaves_out_what_is_there_and_checks_it_however_far_was_read(so
         with open_output(str(tmp_path / "out.jsonl"), str(source), resume) as output:
             output.record(command="rank")
             with read_ahead(pending_rows(read_job_rows(str(source), ranking(), refuse), output), False) as rows:
-                return score_rows(rows, ranking(), LengthComparer(), output, refuse)
+                return score_rows(rows, ranking(), LengthComparer(), whole_rows(output), refuse)
 
     assert run(resume=False) == 12
     whole = (tmp_path / "out.jsonl").read_text().splitlines(keepends=True)
@@ -178,7 +179,8 @@ def test_a_row_that_is_written_to_a_pipe_is_scored_before_the_next_one_comes(tmp
 
         os.set_blocking(reader, True)
         with read_ahead(pending(), is_live=True) as ahead:
-            assert score_rows(ahead, job, LengthComparer(tokens_at_once=10**6), output, refuse, is_live=True) == 5
+            comparer = LengthComparer(tokens_at_once=10**6)
+            assert score_rows(ahead, job, comparer, whole_rows(output), refuse, is_live=True) == 5
     assert seen == [[0, 1, 2], [3], [4]]
     os.close(writer)
     os.close(reader)

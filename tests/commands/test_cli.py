@@ -14,6 +14,7 @@ import termios
 import time
 import warnings
 from functools import partial
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -32,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "gram_fast.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "gram_fast", *map(str, arguments)]
 
 
 @pytest.fixture
@@ -80,6 +81,57 @@ def test_top_k_records_its_places(gram_fast, folder):
     assert len(result["comparisons"]) == 2
 
 
+def test_top_k_is_short_for_a_strategy(gram_fast, folder):
+    long = gram_fast("rank", "-m", folder, "--strategy", "top_k", "-k", "2", "--brief", rows=ROWS[:1])
+    short = gram_fast("rank", "-m", folder, "--top-k", "2", "--brief", rows=ROWS[:1])
+    assert short.stdout == long.stdout != ""
+    run = gram_fast("rank", "-m", "./nothing", "--top-k", "2", "--strategy", "sort", rows=ROWS[:1])
+    assert (run.returncode, run.stderr) == (
+        2,
+        "gram-fast: --top-k: expected neither another --strategy nor -k beside it\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "fields"),
+    [
+        (["compare"], ["p"]),
+        (["rank", "--strategy", "sort"], ["best", "order", "scores"]),
+        (["best-of-n"], ["index", "response", "scores"]),
+    ],
+)
+def test_brief_rows_are_the_id_and_the_result(gram_fast, folder, command, fields):
+    rows = [{**row, "responses": row["responses"][:2]} for row in ROWS[:2]]
+    whole, brief = (gram_fast(*command, "-m", folder, *flag, rows=rows) for flag in ([], ["--brief"]))
+    assert brief.returncode == 0
+    for line, before in zip(brief.stdout.splitlines(), whole.stdout.splitlines(), strict=True):
+        assert sorted(json.loads(line)) == sorted(["id", *fields])
+        assert json.loads(before).items() >= json.loads(line).items()
+
+
+def test_brief_rows_cannot_be_gone_on_with(gram_fast, folder, tmp_path):
+    arguments = ("rank", "-m", folder, "-o", tmp_path / "out.jsonl")
+    run = gram_fast(*arguments, "--brief", "--resume", rows=ROWS)
+    assert (run.returncode, "--brief: expected no --resume" in run.stderr) == (2, True)
+    assert gram_fast(*arguments, "--brief", rows=ROWS).returncode == 0
+    run = gram_fast(*arguments, "--resume", rows=ROWS)
+    assert (run.returncode, "expected a row that this command wrote" in run.stderr) == (2, True)
+
+
+def test_a_terminal_gets_tables_and_a_pipe_gets_rows(gram_fast, folder, monkeypatch):
+    assert gram_fast("rank", "-m", folder, rows=ROWS[:1]).stdout.startswith('{"id": 0, ')
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    run = gram_fast("rank", "-m", folder, rows=ROWS[:2])
+    assert run.returncode == 0
+    assert run.stdout.count(PROMPT) == run.stdout.count("Green!") == 2
+    assert gram_fast("rank", "-m", folder, "--brief", rows=ROWS[:1]).stdout.startswith('{"id": 0, ')
+
+
+def test_the_version_is_that_of_the_package(gram_fast):
+    run = gram_fast("--version")
+    assert (run.returncode, run.stdout) == (0, f"gram_fast {version('gram_fast')}\n")
+
+
 def test_doctor_reports_the_installation_and_a_known_answer(gram_fast, folder):
     run = gram_fast("doctor", "-m", folder)
     assert run.returncode == 0
@@ -113,7 +165,7 @@ def test_help_is_whole_in_80_columns(gram_fast, monkeypatch, name):
         (
             ["rank", "--max-length", "20"],
             ROWS,
-            "standard input line 1: responses[2]: the pair with responses[0] in slot A has",
+            "standard input line 1: prompt: the judge's prompt with it alone has",
         ),
         (["rank", "--input", "nothing.jsonl"], [], "cannot read nothing.jsonl"),
         (["rank", "--max-batch-tokens", "9" * 20], ROWS, "max_batch_tokens: expected 'auto' or an integer from 1 to"),
