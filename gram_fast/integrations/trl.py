@@ -1,0 +1,325 @@
+"""Rewards of a pairwise judge for TRL's trainers: GRPO, RLOO, OnlineDPO.
+
+    from gram_fast.integrations.trl import group_reward
+    trainer = GRPOTrainer(model, reward_funcs=group_reward("NiuTrans/GRAM-Qwen3-1.7B-RewardModel"), ...)
+
+What TRL 1.16 passes to a reward function: lists of one length, `prompts`, `completions`, `completion_ids` and the other
+columns of the data set; not how many completions a prompt has. By trainer:
+
+- GRPOTrainer, RLOOTrainer: the rows of all processes, in the order of their ranks, are blocks of `num_generations` rows
+  (`num_generations_eval` in evaluation), each of one row of the data set. A process may hold a part of a block, and one
+  prompt may have several blocks; an environment of GRPO may give the rows of a block different prompts. `log_metric` is
+  a method of the trainer. Coroutine functions run together, after the others, and the trainer waits for them.
+- OnlineDPOTrainer: the prompts of one process twice, P + P; rows i and i + len(P) are a pair. `trainer_state`, as the
+  others pass, but no `log_metric`; no coroutine functions; a reward of None counts as 0.
+- AsyncGRPOTrainer: one block a call, in a thread of a process without the trainer, with neither of the two.
+
+Prompts and completions are strings, or lists of messages: with tools a completion has the calls, their results and the
+answer.
+"""
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import distributed
+
+from gram_fast import BackendError, InputError, PairwiseJudge
+from gram_fast.integrations.grouped import RowRewards, rewards_of_rows
+from gram_fast.integrations.lazy import LazyJudge
+from gram_fast.integrations.metrics import metrics
+
+logger = logging.getLogger(__name__)
+
+Text = str | list[dict[str, Any]]
+Reference = str | Callable[[list[Text], Any], Sequence[Text]]
+Row = tuple[Text, Text, Text | None]
+"""Prompt, completion, and reference where rewards are against one."""
+Answer = tuple[float | None, str | None]
+"""Reward of a row, or why it has none."""
+
+
+def group_reward(
+    judge: PairwiseJudge | LazyJudge | str | os.PathLike[str],
+    *,
+    reference: Reference | None = None,
+    asynchronous: bool = False,
+    name: str = "group_reward",
+    **settings: Any,
+) -> "GroupReward | AsyncGroupReward":
+    """Makes a reward function for TRL that judges the completions of a prompt against each other.
+
+    Args:
+        judge: a judge, or a folder or a name on the hub, which is loaded at the first call, on the GPU of the process's
+            local rank; a `gram_fast.integrations.lazy.LazyJudge` where it is loaded with options. Not one that is
+            divided among processes (`tensor_parallel=True`): processes judge different groups.
+        reference: what completions are judged against, in place of each other: the name of a column of the data set, or
+            a function `(prompts, trainer) -> completions`, called with the distinct prompts of the process's rows, such
+            as `greedy_completions`.
+        asynchronous: makes a coroutine function, for GRPO and RLOO, which run it at the same time as other coroutine
+            functions: the judge works in a thread.
+        name: of the reward in TRL's logs, where metrics of the judge are `name/position_consistency` and so on. Two
+            rewards of a trainer need two names.
+        settings: arguments of `PairwiseJudge.rewards`: strategy, scores, orders, seed and others.
+
+    The function returns a reward for each row, None where it could not be judged; the first such row makes a warning
+    with the reason. It pickles where its judge does. Raises InputError on an unknown setting. The function raises
+    errors like `PairwiseJudge.rewards`, InputError where a column or the trainer is missing, and BackendError where the
+    judge of another process failed.
+    """
+    known = set(inspect.signature(PairwiseJudge.rewards).parameters) - _NOT_SETTINGS
+    if unknown := sorted(settings.keys() - known):
+        raise InputError(f"{unknown[0]}: expected an argument of PairwiseJudge.rewards ({', '.join(sorted(known))})")
+    kind = AsyncGroupReward if asynchronous else GroupReward
+    return kind(judge if isinstance(judge, LazyJudge) else LazyJudge(judge), reference, name, settings)
+
+
+_NOT_SETTINGS = {"self", "prompts", "groups", "references", "on_error"}
+
+
+def greedy_completions(prompts: list[Text], trainer: Any) -> list[Text]:
+    """Greedy completions by the policy as it is now, a `reference` for `group_reward`.
+
+    The baseline of ReMax (arXiv 2310.10505). It generates with transformers, also where the trainer uses vLLM. Raises
+    InputError without a trainer, on a trainer with tools, and under FSDP, where all processes must make the same steps.
+    """
+    from transformers import GenerationConfig
+    from trl import GRPOTrainer
+    from trl.chat_template_utils import parse_response
+    from trl.models import unwrap_model_for_generation
+
+    if trainer is None:
+        raise InputError(
+            "trainer: expected the trainer in this attribute of the reward function, OnlineDPO passes none"
+        )
+    if trainer.is_fsdp_enabled or getattr(trainer, "tools", None):
+        raise InputError("reference: expected a column or a function of yours under FSDP and with tools")
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    ids = _prompt_ids(prompts, tokenizer, trainer)
+    inputs = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=getattr(trainer.args, "max_completion_length", None) or trainer.args.max_new_tokens,
+        repetition_penalty=trainer.args.repetition_penalty,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=trainer.eos_token_ids,
+    )
+    is_training = trainer.model.training
+    trainer.model.eval()
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as policy, torch.no_grad():
+        tokens = policy.generate(**inputs.to(trainer.accelerator.device), generation_config=config)
+    trainer.model.train(is_training)
+    made = [_up_to_end(row, trainer.eos_token_ids) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
+    has_parser = getattr(tokenizer, "response_template", None) or getattr(tokenizer, "response_schema", None)
+    if has_parser and isinstance(trainer, GRPOTrainer) and not isinstance(prompts[0], str):
+        return [[parse_response(tokenizer, row, prefix=prefix)] for row, prefix in zip(made, ids, strict=True)]
+    texts = tokenizer.batch_decode(made, skip_special_tokens=True)
+    return [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+
+
+def _prompt_ids(prompts: list[Text], tokenizer: Any, trainer: Any) -> list[list[int]]:
+    """Tokens of prompts as the trainer makes them."""
+    if isinstance(prompts[0], str):
+        # OnlineDPO leaves out the special tokens that a tokenizer adds by itself.
+        return list(tokenizer(prompts, add_special_tokens=generations(trainer) is not None)["input_ids"])
+    template = getattr(trainer, "chat_template", None)
+    options = getattr(trainer, "chat_template_kwargs", None) or {}
+    return list(
+        tokenizer.apply_chat_template(
+            prompts, chat_template=template, add_generation_prompt=True, return_dict=True, **options
+        )["input_ids"]
+    )
+
+
+def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """Tokens up to the first that ends a completion, without what pads them."""
+    return tokens[: next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))]
+
+
+def generations(trainer: Any) -> int | None:
+    """Rows of a block, of a trainer that has blocks and is training or evaluating."""
+    if getattr(trainer, "num_generations", None) is None:
+        return None
+    return int(trainer.num_generations if trainer.model.training else trainer.num_generations_eval)
+
+
+def group_keys(prompts: Sequence[Any], size: int | None, *, may_be_doubled: bool) -> list[Hashable]:
+    """Says which rows are a group: those of equal keys. They have equal prompts, too.
+
+    With a `size` they are of one block of so many rows. Else, where prompts may be P + P and are, they are rows i and
+    i + len(P). Else they are equal prompts side by side, if none stands alone, or all equal prompts: whether a prompt
+    has several groups cannot be told then, and they are one.
+    """
+    texts = [repr(prompt) for prompt in prompts]
+    half = len(texts) // 2
+    if size is not None:
+        return [(row // size, text) for row, text in enumerate(texts)]
+    if may_be_doubled and texts[:half] == texts[half:]:
+        return [(row % half, text) for row, text in enumerate(texts)]
+    runs = [list(run) for _, run in groupby(texts)]
+    if any(len(run) == 1 for run in runs):
+        return list(texts)
+    return [(number, text) for number, run in enumerate(runs) for text in run]
+
+
+class _Ranks:
+    """Processes that hold parts of the same blocks: a process judges the blocks that begin with a row of its own."""
+
+    def __init__(self) -> None:
+        # Of its own, so that it meets no other collective: of another reward function, or of the trainer on a GPU.
+        self._group = distributed.new_group(backend="gloo")
+
+    def _gather(self, value: Any) -> list[Any]:
+        gathered = [None] * distributed.get_world_size(self._group)
+        distributed.all_gather_object(gathered, value, self._group)
+        return gathered
+
+    def judge(
+        self, rows: list[Row], size: int, judge: Callable[[Sequence[Hashable], Sequence[Row]], RowRewards]
+    ) -> tuple[list[Answer], RowRewards | None]:
+        """Answers for the rows of this process, and what it judged itself, if anything. All processes call it."""
+        parts = self._gather(rows)
+        own = distributed.get_rank(self._group)
+        rank_of = [rank for rank, part in enumerate(parts) for _ in part]
+        every = [row for part in parts for row in part]
+        keys = _keys(every, size, may_be_doubled=False)
+        judges: dict[Hashable, int] = {}
+        mine = [row for row, key in enumerate(keys) if judges.setdefault(key, rank_of[row]) == own]
+        judged, failure = None, None
+        try:
+            if mine:
+                judged = judge([keys[row] for row in mine], [every[row] for row in mine])
+        except Exception as error:  # raised below: the others would wait for an answer
+            failure = error
+        found = {} if judged is None else dict(zip(mine, zip(judged.values, judged.reasons, strict=True), strict=True))
+        everything = self._gather((found, None if failure is None else str(failure)))
+        if failure is not None:
+            raise failure
+        for rank, (_, message) in enumerate(everything):
+            if message is not None:
+                raise BackendError(f"the judge of process {rank} failed: {message}")
+        answers = {row: answer for found, _ in everything for row, answer in found.items()}
+        return [answers[row] for row, rank in enumerate(rank_of) if rank == own], judged
+
+
+def _keys(rows: Sequence[Row], size: int | None, *, may_be_doubled: bool) -> list[Hashable]:
+    return group_keys([(prompt, reference) for prompt, _, reference in rows], size, may_be_doubled=may_be_doubled)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a trainer asks for, in one process."""
+
+    rows: list[Row]
+    size: int | None
+    """Rows of a block, of a trainer that is known and has blocks."""
+    is_trainer: bool
+    """A trainer asks, known or not."""
+    ranks: _Ranks | None
+    """The processes, where they hold parts of the same blocks."""
+    log_metric: Callable[[str, float], None] | None
+
+
+class _Reward:
+    """What both kinds of reward functions have in common."""
+
+    def __init__(self, judge: LazyJudge, reference: Reference | None, name: str, settings: Mapping[str, Any]) -> None:
+        self.__name__ = name
+        self.trainer: Any = None
+        """The trainer that a function as `reference` is called with. GRPO and RLOO are found without it."""
+        self._judge = judge
+        self._reference = reference
+        self._settings = dict(settings)
+        self._ranks: _Ranks | None = None
+        self._has_warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "trainer": None, "_ranks": None}
+
+    def _read(self, prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Any]) -> _Call:
+        """Reads what is passed, before anything is concurrent: it may wait for the same call in other processes."""
+        log_metric = columns.get("log_metric")
+        trainer = getattr(log_metric, "__self__", None) or self.trainer
+        size = generations(trainer)
+        has_parts = size is not None and len(prompts) % size > 0
+        if has_parts and self._ranks is None:
+            self._ranks = _Ranks()
+        references = self._references(prompts, columns, trainer)
+        return _Call(
+            list(zip(prompts, completions, references, strict=True)),
+            size,
+            columns.get("trainer_state") is not None,
+            self._ranks if has_parts else None,
+            log_metric,
+        )
+
+    def _references(
+        self, prompts: Sequence[Text], columns: Mapping[str, Any], trainer: Any
+    ) -> Sequence[Text] | Sequence[None]:
+        if self._reference is None:
+            return [None] * len(prompts)
+        if callable(self._reference):
+            distinct = {repr(prompt): prompt for prompt in prompts}
+            made = dict(zip(distinct, self._reference(list(distinct.values()), trainer), strict=True))
+            return [made[repr(prompt)] for prompt in prompts]
+        if self._reference not in columns:
+            names = ", ".join(sorted(columns.keys() - {"completion_ids", "trainer_state", "log_metric", "log_extra"}))
+            raise InputError(f"reference: expected a column of the data set ({names}), got {self._reference!r}")
+        return list(columns[self._reference])
+
+    def _answer(self, call: _Call) -> list[float | None]:
+        """Judges the rows of a call, and logs what it cost."""
+        judged: RowRewards | None
+        if call.size is not None and call.ranks is not None:
+            answers, judged = call.ranks.judge(call.rows, call.size, self._judged)
+        else:
+            judged = self._judged(_keys(call.rows, call.size, may_be_doubled=call.is_trainer), call.rows)
+            answers = list(zip(judged.values, judged.reasons, strict=True))
+        if judged is not None and call.log_metric is not None:
+            for metric, value in metrics(judged.rewards).items():
+                call.log_metric(f"{self.__name__}/{metric}", value)
+        reasons = [reason for _, reason in answers if reason is not None]
+        if reasons and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: %d of %d rows have no reward (%s)", self.__name__, len(reasons), len(answers), reasons[0]
+            )
+        return [value for value, _ in answers]
+
+    def _judged(self, keys: Sequence[Hashable], rows: Sequence[Row]) -> RowRewards:
+        prompts, completions, references = zip(*rows, strict=True)
+        return rewards_of_rows(
+            self._judge.get(),
+            keys,
+            prompts,
+            completions,
+            references=None if self._reference is None else references,
+            **self._settings,
+        )
+
+
+class GroupReward(_Reward):
+    """A reward function of `group_reward`."""
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float | None]:
+        """Rewards of rows, as TRL asks for them."""
+        return self._answer(self._read(prompts, completions, columns))
+
+
+class AsyncGroupReward(_Reward):
+    """A reward function of `group_reward` that is a coroutine function."""
+
+    async def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
+    ) -> list[float | None]:
+        """Rewards of rows, as TRL asks for them."""
+        return await asyncio.to_thread(self._answer, self._read(prompts, completions, columns))
