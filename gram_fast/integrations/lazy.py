@@ -38,6 +38,11 @@ class LazyJudge:
         self._judge = judge
         self._options: Mapping[str, Any] = {"device": RANK, **options}
 
+    @classmethod
+    def of(cls, judge: "AnyJudge") -> "LazyJudge":
+        """The judge of a reward function: itself where it is lazy already. Raises InputError as above."""
+        return judge if isinstance(judge, LazyJudge) else cls(judge)
+
     def get(self) -> PairwiseJudge:
         """The judge. Threads that ask while it loads wait for it; the same name with the same options is loaded once.
 
@@ -53,6 +58,10 @@ class LazyJudge:
             if key not in _loaded:
                 _loaded[key] = PairwiseJudge.from_pretrained(str(self._judge), **options)
             return _loaded[key]
+
+
+AnyJudge = PairwiseJudge | LazyJudge | str | os.PathLike[str]
+"""A judge, a lazy one, or a folder or a name on the hub, which is loaded at the first call on the rank's device."""
 
 
 def rank_device() -> str:

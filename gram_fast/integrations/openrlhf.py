@@ -1,0 +1,116 @@
+"""Rewards of a pairwise judge for OpenRLHF: the file of `--reward.remote_url`, or what a remote reward server answers.
+
+    from gram_fast.integrations.openrlhf import reward_function
+    reward_func = reward_function("NiuTrans/GRAM-Qwen3-1.7B-RewardModel", "folder of the policy")
+
+What OpenRLHF 0.11.2 passes (`SingleTurnAgentExecutor` in openrlhf/utils/agent.py): one sample a call, in a thread each.
+`queries` are prompt and response as the policy's tokenizer decodes them, with the chat template and special tokens;
+`prompts` are the rendered prompts, `labels` the column of `--data.label_key`. Nothing tells which samples are of one
+group, so that rewards are against a reference. A caller that passes whole batches, the samples of a prompt side by
+side, can have rewards of groups. The host has no reward that stands for a failure: it logs an error, and fails when it
+puts the batch together.
+"""
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from gram_fast import InputError
+from gram_fast.integrations.body import lists
+from gram_fast.integrations.lazy import AnyJudge, LazyJudge
+from gram_fast.integrations.settings import check_settings
+from gram_fast.integrations.turns import Turns, rewards_of_read
+from gram_fast.integrations.unjudged import filled
+
+logger = logging.getLogger(__name__)
+
+RewardFunction = Callable[..., dict[str, Any]]
+"""`(queries, prompts, labels, **kwargs) -> {"rewards", "scores", "extra_logs"}`, float32 tensors [B]."""
+
+
+def reward_function(
+    judge: AnyJudge,
+    tokenizer: Any,
+    *,
+    n_samples_per_prompt: int | None = None,
+    input_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    unjudged: float = 0.0,
+    **settings: Any,
+) -> RewardFunction:
+    """Makes the `reward_func` of a reward file.
+
+    Args:
+        judge: a judge, or a folder or a name on the hub, which is loaded at the first call.
+        tokenizer: the policy's, of transformers, or its folder or name. Its chat template, whatever it is, tells where
+            a prompt ends and a response begins.
+        n_samples_per_prompt: samples of a prompt, which stand side by side: rewards are then those of their group, as
+            `PairwiseJudge.rewards` makes them. None: the label of a sample is its reference, and the reward is
+            P(response better than reference).
+        input_template: as `--data.input_template`, where that wrote the prompts in place of the chat template; "{}"
+            where they are plain text.
+        chat_template_kwargs: variables that the prompts were rendered with; the host has none.
+        unjudged: reward and score of a response that cannot be judged: over-long, without a reference, or with
+            turns of the template inside. A warning has the reason, and "unjudged" in the host's logs is their share.
+        settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
+
+    "scores" are in [0, 1], for the host's dynamic filtering: the rewards, or their sigmoid where they are log odds.
+
+    Raises InputError on an unknown setting. The function raises InputError on a prompt that the template did not write,
+    on lists of different lengths, and on rows that are no groups; other errors are those of `PairwiseJudge.rewards`.
+    """
+    check_settings(settings)
+    lazy = LazyJudge.of(judge)
+    turns = Turns(tokenizer, input_template=input_template, chat_template_kwargs=chat_template_kwargs)
+
+    def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str], **_: Any) -> dict[str, Any]:
+        if not len(queries) == len(prompts) == len(labels):
+            raise InputError(
+                f"queries, prompts, labels: expected lists of one length, got {len(queries)}, {len(prompts)} and "
+                f"{len(labels)}"
+            )
+        keys = _keys(prompts, n_samples_per_prompt)
+        read = [turns.row(prompt, query, has_prompt=True) for prompt, query in zip(prompts, queries, strict=True)]
+        references = [label or None for label in labels] if n_samples_per_prompt is None else None
+        rows = rewards_of_read(lazy.get(), keys, read, references, settings)
+        rewards = torch.tensor(filled(rows, [unjudged] * len(read), logger))
+        missing = torch.tensor([value is None for value in rows.values])
+        scores = torch.where(missing, rewards, rewards.sigmoid()) if _are_log_odds(**settings) else rewards
+        return {"rewards": rewards, "scores": scores, "extra_logs": {"unjudged": missing.float()}}
+
+    return reward_func
+
+
+def answer(reward_func: RewardFunction, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers a request of the remote protocol -> the JSON of the response.
+
+    `body`: {"query": [...], "prompts": [...], "labels": [...]}, what the host posts. Empty lists get empty lists.
+    Raises InputError on a body without these lists, and errors like the function; the host tries each five times.
+    """
+    found = lists(body, "query", "prompts", "labels")
+    if not any(found):
+        return {"rewards": [], "scores": [], "extra_logs": {}}
+    result = reward_func(*found)
+    logs = {name: values.tolist() for name, values in result["extra_logs"].items()}
+    return {"rewards": result["rewards"].tolist(), "scores": result["scores"].tolist(), "extra_logs": logs}
+
+
+def _keys(prompts: Sequence[str], size: int | None) -> list[Hashable]:
+    """Says which rows are a group: `size` rows side by side, of one prompt; each alone where it has a reference."""
+    if size is None:
+        return list(range(len(prompts)))
+    keys: list[Hashable] = [row // size for row in range(len(prompts))]
+    if len(prompts) % size or any(prompt != prompts[row // size * size] for row, prompt in enumerate(prompts)):
+        raise InputError(
+            f"prompts: expected {size} rows of one prompt side by side (n_samples_per_prompt), got {len(prompts)} "
+            "rows; a host that asks for one sample at a time needs references"
+        )
+    return keys
+
+
+def _are_log_odds(scores: str = "auto", strategy: str | None = None, **_: Any) -> bool:
+    """Whether rewards with these settings are log odds, else they are in [0, 1]."""
+    usual = "win_rate" if strategy in (None, "round_robin", "reference") else "bradley_terry"
+    return (usual if scores == "auto" else scores) in ("bradley_terry", "margin")
