@@ -51,8 +51,8 @@ def rank_groups(
     started = time.perf_counter()
     outcome = play(groups, strategy, comparer, orders, seed)
     values_of = [
-        scores(Played(np.ones(len(group.texts), np.int64), matches, leaders))
-        for group, matches, leaders in zip(groups, outcome.matches, outcome.leaders, strict=True)
+        scores(Played(np.ones(len(group.texts), np.int64), met, leaders))
+        for group, met, leaders in zip(groups, outcome.met, outcome.leaders, strict=True)
     ]
     stats = replace(outcome.stats, seconds=time.perf_counter() - started)
     rankings = []

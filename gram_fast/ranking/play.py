@@ -24,7 +24,7 @@ class Outcome:
     others."""
     comparisons: list[list[Preference]]
     """Of each pair that was compared, in the order of the comparisons."""
-    matches: list[list[Preference]]
+    met: list[list[Preference]]
     """Of each pair that a tournament asked for, in its order. A pair that meets again, as in `knockouts`, is here
     again; all scores are made of these."""
     stats: Stats

@@ -68,8 +68,8 @@ def reward_groups(
     started = time.perf_counter()
     outcome = play(batch.groups, rule.strategy, comparer, orders, seed)
     values = [
-        rule.rewards(group, Played(_copies(group, rule.counts_copies), matches, leaders))
-        for group, matches, leaders in zip(batch.groups, outcome.matches, outcome.leaders, strict=True)
+        rule.rewards(group, Played(_copies(group, rule.counts_copies), met, leaders))
+        for group, met, leaders in zip(batch.groups, outcome.met, outcome.leaders, strict=True)
     ]
     comparisons = [group.preferences(found) for group, found in zip(batch.groups, outcome.comparisons, strict=True)]
     return Rewards(

@@ -55,13 +55,13 @@ def test_answers_in_parts_change_nothing(strategy):
 
 def test_who_meets_again_is_not_compared_again_but_counts_again():
     outcome = play(GROUPS, knockouts(3), LengthComparer(), "ab", seed=2)
-    for group, matches, comparisons in zip(GROUPS, outcome.matches, outcome.comparisons, strict=True):
-        assert len(matches) == 3 * (len(group.texts) - 1)
-        assert set(matches) == set(comparisons)
+    for group, met, comparisons in zip(GROUPS, outcome.met, outcome.comparisons, strict=True):
+        assert len(met) == 3 * (len(group.texts) - 1)
+        assert set(met) == set(comparisons)
         assert len({frozenset((c.i, c.j)) for c in comparisons}) == len(comparisons)
-    assert outcome.stats.comparisons == sum(map(len, outcome.comparisons)) < sum(map(len, outcome.matches))
+    assert outcome.stats.comparisons == sum(map(len, outcome.comparisons)) < sum(map(len, outcome.met))
     plain = play(GROUPS, STRATEGIES["sort"], LengthComparer(), "ab")
-    assert plain.matches == plain.comparisons
+    assert plain.met == plain.comparisons
 
 
 @pytest.mark.parametrize(("orders", "margin"), [("ab", 2.25), ("ba", 1.75), ("both", 2.0)])
