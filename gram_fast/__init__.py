@@ -29,6 +29,7 @@ from gram_fast.results import (
     Stats,
     Verification,
 )
+from gram_fast.scoring.stops import to_thread
 from gram_fast.text.prompts import preset_names
 
 __version__ = "0.1.0"
@@ -56,4 +57,5 @@ __all__ = [
     "UnsupportedModelError",
     "Verification",
     "preset_names",
+    "to_thread",
 ]

@@ -3,9 +3,10 @@
 import logging
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
+from torch import Tensor
 
 from gram_fast.errors import BackendError, InputError, shown_value
 
@@ -95,6 +96,23 @@ def find_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dt
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Context that makes a GPU the thread's current one, for allocations and launches that name none."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def finish(device: torch.device) -> None:
+    """Waits until a GPU has done what this thread launched on it, or has failed at it."""
+    if device.type == "cuda":
+        with suppress(RuntimeError):
+            torch.cuda.current_stream(device).synchronize()
+
+
+def last_used_here(*tensors: Tensor) -> None:
+    """Before tensors on a GPU are dropped: keeps their memory until what this thread launched is done.
+
+    Without it, whoever computes on the stream that they were allocated on may get the memory at once.
+    """
+    for tensor in tensors:
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
 def give_memory_back(device: torch.device) -> None:

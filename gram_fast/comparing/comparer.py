@@ -4,7 +4,7 @@ label_comparer.py compares by the label logits of one model, replicas.py spreads
 that generates its verdict, or one behind a server, can be ranked with by implementing this interface.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -23,6 +23,9 @@ Rounds = Mapping[int, Sequence[Pair]]
 """Pairs to compare next, one or more, by number of the group."""
 Answers = Mapping[int, Sequence[Preference]]
 """Preferences by number of the group, one for each pair of its round, in order."""
+
+Reload = Callable[[], "Comparer"]
+"""Loads a comparer as it was loaded before; it can be pickled."""
 
 
 class Session(Protocol):

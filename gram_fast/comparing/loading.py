@@ -1,6 +1,9 @@
 """Makes the comparer of a judge from a checkpoint or from a loaded model."""
 
 import logging
+import os
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -8,7 +11,8 @@ from torch import nn
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.devices import find_devices, on_device
-from gram_fast.errors import BackendError, InputError
+from gram_fast.errors import BackendError
+from gram_fast.models.callers import plain_model
 from gram_fast.models.checkpoint import find_template, load_config, records_template, warn_of_another_prompt
 from gram_fast.models.loading import load_runners
 from gram_fast.models.next_tokens import NextTokens
@@ -16,15 +20,18 @@ from gram_fast.models.options import JudgeOptions
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.runner import Runner
+from gram_fast.scoring.surroundings import sheltered
+from gram_fast.text.prompts import preset_names
 from gram_fast.text.tokens import PairTokenizer
 
 log = logging.getLogger(__name__)
 
 
+@sheltered
 def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[LabelComparer]:
     """Loads the comparer of a checkpoint, a folder or a name on the hub; with several devices, one replica on each.
 
-    Raises errors like PairwiseJudge.from_pretrained.
+    It is pickled as this call, its files by their whole paths. Raises errors like PairwiseJudge.from_pretrained.
     """
     devices = find_devices(options.device)
     if options.tensor_parallel and len(devices) > 1:
@@ -37,19 +44,27 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
         for runner in load_runners(name, config, tokenizer.label_ids, devices, options)
     ]
     _warn_of_next_tokens(comparers[0], config)
-    return comparers[0] if len(comparers) == 1 else Replicas(comparers)
+    preset = options.preset if options.preset in ("auto", *preset_names()) else _absolute(options.preset)
+    options = replace(options, preset=preset, tokenizer=_absolute(options.tokenizer))
+    reload = partial(load_comparer, _absolute(name), options)
+    return replace(comparers[0], reload=reload) if len(comparers) == 1 else Replicas(comparers, reload)
 
 
+def _absolute(name: Any) -> Any:
+    """The whole path of a file or folder that is there; anything else, such as a name on the hub, as it is."""
+    return os.path.abspath(name) if isinstance(name, str | os.PathLike) and os.path.exists(name) else name
+
+
+@sheltered
 def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -> LabelComparer:
-    """Makes the comparer of a transformers model, on its device and in eval mode, and its tokenizer.
+    """Makes the comparer of a caller's transformers model, on its device, and its tokenizer.
 
     Uses the options preset, chat_template_kwargs, include_reasoning, attention, max_batch_tokens and max_length. Raises
-    errors like PairwiseJudge.from_pretrained.
+    errors like PairwiseJudge.from_pretrained, and those of `plain_model`.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model: expected a transformers model, got {type(model).__name__}")
+    model = plain_model(model)
     pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options)
-    runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention)
+    runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention, may_change=True)
     comparer = _comparer_of(pair_tokenizer, runner, options, str(getattr(model, "name_or_path", "")))
     _warn_of_next_tokens(comparer, model.config)
     return comparer

@@ -5,15 +5,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import Context
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from gram_fast.comparing.comparer import Answers, Comparer, Pairs, Rounds, Session
+from gram_fast.comparing.comparer import Answers, Comparer, Pairs, Reload, Rounds, Session
 from gram_fast.comparing.costs import costs
 from gram_fast.comparing.orders import Orders
 from gram_fast.results import Stats, total_stats
 from gram_fast.scoring.forks import in_forked_children
+from gram_fast.scoring.stops import stopped_by
 from gram_fast.text.group import Group
 
 # Groups of one prompt stay together up to this part of an even share; beyond it, balance saves more than sharing.
@@ -25,9 +27,10 @@ AnyComparer = TypeVar("AnyComparer", bound=Comparer)
 class Replicas(Generic[AnyComparer]):
     """Comparer that spreads groups over comparers with equal results, which may share a (read-only) tokenizer."""
 
-    def __init__(self, comparers: Sequence[AnyComparer]) -> None:
-        """`comparers`: one or more."""
+    def __init__(self, comparers: Sequence[AnyComparer], reload: Reload | None = None) -> None:
+        """`comparers`: one or more. `reload`: loads them all anew; without it, they are pickled one by one."""
         self.comparers = tuple(comparers)
+        self._reload = reload
         self.in_flight: list[int]
         """Estimated cost of the running calls' groups, by replica."""
         self._lock: threading.Lock  # guards in_flight
@@ -40,6 +43,13 @@ class Replicas(Generic[AnyComparer]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.comparers)}: {', '.join(map(repr, self.comparers))})"
+
+    def __reduce__(self) -> tuple[Callable[..., Comparer], tuple[Any, ...]]:
+        return (type(self), (self.comparers,)) if self._reload is None else (self._reload, ())
+
+    def __deepcopy__(self, memo: object) -> "Replicas[AnyComparer]":
+        """The comparer itself, as of one device."""
+        return self
 
     @property
     def max_length(self) -> int:
@@ -76,7 +86,7 @@ class Replicas(Generic[AnyComparer]):
         Reading `stats` ends the call.
 
         An error of one replica is raised when the others have finished their round; of several errors, that of the
-        replica with the first group. An interruption waits for that round too.
+        replica with the first group. An interruption ends every share before its next pass.
         """
         with self._shared_out(groups, costs(groups, num_pairs)) as shares:
             if len(shares) < 2:
@@ -96,6 +106,9 @@ class Replicas(Generic[AnyComparer]):
             try:
                 session.start()
                 yield session
+            except BaseException:
+                session.stop()
+                raise
             finally:
                 session.end()
             session.check()
@@ -139,9 +152,12 @@ class _Share:
         self._rounds: SimpleQueue[Rounds | None] = SimpleQueue()  # None ends the share
         self._thread: threading.Thread | None = None
 
-    def start(self, answered: "SimpleQueue[tuple[_Share, Answers]]") -> None:
-        """Starts the thread, which queues answers by number of the group in the call, and empty ones on an error."""
-        thread = threading.Thread(target=self._work, args=(answered,), name="gram_fast")
+    def start(self, answered: "SimpleQueue[tuple[_Share, Answers]]", context: Context) -> None:
+        """Starts the thread, which queues answers by number of the group in the call, and empty ones on an error.
+
+        `context`: of its own, for the thread to run in.
+        """
+        thread = threading.Thread(target=context.run, args=(self._work, answered), name="gram_fast")
         thread.start()
         self._thread = thread  # one that could not start cannot be joined
 
@@ -188,11 +204,16 @@ class _SpreadSession:
         self._started = time.perf_counter()
         self._shares, self._running = shares, list(shares)
         self._answered: SimpleQueue[tuple[_Share, Answers]] = SimpleQueue()
+        self._stop = threading.Event()
 
     def start(self) -> None:
         """Starts a thread for each share."""
         for share in self._shares:
-            share.start(self._answered)
+            share.start(self._answered, stopped_by(self._stop))
+
+    def stop(self) -> None:
+        """Has shares that still compute end before their next pass."""
+        self._stop.set()
 
     def compare(self, rounds: Rounds) -> Answers:
         """Passes the rounds to their shares and returns the next answers of any share."""

@@ -20,6 +20,8 @@ RESPONSES = ["The capital of France is Paris.", "I think it is Lyon,\nbut I am n
 # Largest |logit| difference that rounding explains, per unit of the logits' size (at least 1). Wrong attention differs
 # by more in float32; for the 16-bit types this finds gross errors only.
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# What torch may round float32 to in products, and the type that has as few bits (TF32 as many as float16).
+_FLOAT32_PRODUCTS = {"tf32": torch.float16, "bf16": torch.bfloat16}
 # Of FP8 (e4m3: three bits of mantissa). A rounding errs by at most 2**-4 of a number, 2**-4 / sqrt(3) in standard
 # deviation, and so does a product of numbers with independent errors. Four products follow each other in a layer; the
 # updates of all layers add up, and so do the squares of their errors, which stay as large in proportion. Where one of
@@ -94,4 +96,8 @@ def rounding(runner: Runner) -> tuple[str, float]:
     """The coarsest format that a runner rounds to, for messages, and the tolerance for it, a unit of logits' size."""
     if runner.products == "fp8":
         return "FP8, by up to 2**-4 of a number,", _FP8_TOLERANCE
+    library = torch.backends.cuda if runner.device.type == "cuda" else torch.backends.mkldnn
+    precision = library.matmul.fp32_precision
+    if runner.dtype == torch.float32 and precision in _FLOAT32_PRODUCTS:
+        return f"{precision} (torch's fp32_precision of products)", _TOLERANCES[_FLOAT32_PRODUCTS[precision]]
     return str(runner.dtype), _TOLERANCES[runner.dtype]

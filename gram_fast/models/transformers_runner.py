@@ -4,8 +4,6 @@ The model's own code computes everything but attention, for which transformers' 
 `tree_attention`. Of the output embedding only the rows of the two label tokens are multiplied.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,18 +67,20 @@ class _PassContext:
 class TransformersRunner:
     """Computes label logits of packed passes with the model's own layers."""
 
-    def __init__(self, model: Any, label_ids: tuple[int, int], attention: str) -> None:
+    def __init__(self, model: Any, label_ids: tuple[int, int], attention: str, *, may_change: bool = False) -> None:
         """Checks the model and chooses the backends.
 
         Args:
-            model: a causal language model of transformers, on its device, in eval mode.
+            model: a causal language model of transformers, on its device.
             label_ids: token ids of the two labels.
             attention: backend of `tree_attention`, or "auto".
+            may_change: whether somebody else trains the model, or chooses its adapters, between calls.
 
         Raises UnsupportedModelError for an architecture whose attention is not plain and causal, BackendError for a
         backend that cannot run.
         """
         self.model: Any = model
+        self.may_change = may_change
         self.config: Any = model.config.get_text_config(decoder=True)
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
@@ -90,14 +90,10 @@ class TransformersRunner:
             "tree_attention", attention, self.device, self.dtype, head_dim(self.config)
         )
         check_dtype(self.dtype)
-        head: Any = plain_output_embedding(model)
-        check_label_ids(label_ids, len(head.weight))
+        check_label_ids(label_ids, len(self._head.weight))
         self._attend = ops.bind("tree_attention", self.attention)
         self._label_backend = ops.resolve_backend("label_logits", "auto", self.device, self.dtype)
         self._labels = torch.tensor(label_ids, device=self.device)
-        self._label_weight_2D = head.weight[self._labels].contiguous()
-        bias = getattr(head, "bias", None)
-        self._label_bias_2 = None if bias is None else bias[self._labels].float()
 
     @property
     def processes(self) -> Processes:
@@ -129,13 +125,13 @@ class TransformersRunner:
         Raises UnsupportedModelError when a layer does not attend through transformers' attention interface.
         """
         context = _PassContext(tree_pass, store, self.attention, self._attend)
-        with self._attend_with(_ATTENTION):
-            hidden_1TD = self.model.base_model(
-                input_ids=uploaded(tree_pass.input_ids, self.device)[None],
-                position_ids=uploaded(tree_pass.position_ids, self.device)[None],
-                use_cache=False,
-                gram_fast_pass=context,
-            ).last_hidden_state
+        hidden_1TD = self._run(
+            self.model.base_model,
+            _ATTENTION,
+            input_ids=uploaded(tree_pass.input_ids, self.device)[None],
+            position_ids=uploaded(tree_pass.position_ids, self.device)[None],
+            gram_fast_pass=context,
+        ).last_hidden_state
         if len(context.layers_seen) != self.config.num_hidden_layers:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} cannot be scored by prefix sharing: {len(context.layers_seen)} of its "
@@ -144,31 +140,46 @@ class TransformersRunner:
         leaf_rows_L = uploaded(tree_pass.leaf_rows, self.device)
         # The op with its checks: hidden states come from the model's own code, and may not have the dtype of its output
         # embedding.
+        head = self._head
         logits_L2: Tensor = ops.label_logits(
-            hidden_1TD[0], leaf_rows_L, self._label_weight_2D, backend=self._label_backend
+            hidden_1TD[0], leaf_rows_L, head.weight[self._labels], backend=self._label_backend
         )
-        return logits_L2 if self._label_bias_2 is None else logits_L2 + self._label_bias_2
+        bias = getattr(head, "bias", None)
+        return logits_L2 if bias is None else logits_L2 + bias[self._labels].float()
 
-    @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Label logits, float32 [2], of one sequence [T] by the model's plain forward, to compare `forward` with."""
         return self.next_logits(input_ids)[self._labels]
 
-    @torch.inference_mode()
     def next_logits(self, input_ids: Tensor) -> Tensor:
         """Logits of every token, float32 [V], behind one sequence [T] by the model's plain forward."""
-        with self._attend_with("sdpa"):
-            logits = self.model(input_ids=input_ids[None].to(self.device), use_cache=False, logits_to_keep=1).logits
+        logits = self._run(self.model, "sdpa", input_ids=input_ids[None].to(self.device), logits_to_keep=1).logits
         return logits[0, -1].float()  # type: ignore[no-any-return]
 
-    @contextmanager
-    def _attend_with(self, implementation: str) -> Iterator[None]:
+    @property
+    def _head(self) -> Any:
+        """The output embedding, whose rows of the labels change where the model is trained."""
+        head = plain_output_embedding(self.model)
+        if hasattr(head, "base_layer"):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has an adapter on its output embedding: expected it to be merged"
+            )
+        return head
+
+    def _run(self, model: Any, attention: str, **arguments: Any) -> Any:
+        """Runs the model, or its base, without dropout and with that attention; it is left as it was found."""
         before = self.config._attn_implementation
-        self.config._attn_implementation = implementation
+        training = [module for module in self.model.modules() if module.training]
         try:
-            yield
+            # In the `try`: an interruption right after an assignment must not leave it.
+            self.config._attn_implementation = attention
+            for module in training:
+                module.training = False
+            return model(**arguments, use_cache=False)
         finally:
             self.config._attn_implementation = before
+            for module in training:
+                module.training = True
 
 
 def _attend(

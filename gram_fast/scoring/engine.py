@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from gram_fast.devices import give_memory_back
+from gram_fast.devices import finish, give_memory_back
+from gram_fast.errors import InputError
 from gram_fast.results import ForwardStats
 from gram_fast.scoring.forks import check_forked_child, in_forked_children
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.runner import Runner
+from gram_fast.scoring.stops import check_stop
 from gram_fast.scoring.tree import TokenTree, TreePlan, plan_round
 from gram_fast.text.encoded import EncodedRound
 from gram_fast.text.tokens import Ids
@@ -54,7 +56,11 @@ class Engine:
         self._head_ids = np.empty(0, np.int32)
         self._tree = TokenTree(self._head_ids)
         self._store = KeyValueStore()
+        self._is_whole = True
+        """Whether the tree and the store are what the last request left at its end, and of the same nodes."""
         self._lock = threading.Lock()
+        self._holder: int | None = None
+        """Thread of the request that has the lock."""
         self._is_forked = False
         in_forked_children(self._after_fork)
         free = runner.processes.least(_free_memory(runner.device))
@@ -73,43 +79,63 @@ class Engine:
     def request(self, head_ids: Ids) -> "Iterator[ScoringRequest]":
         """Opens a request whose sequences all start with `head_ids`.
 
-        Its keys and values are dropped at its end except the head's, which the next request with the same head reuses.
-        Raises InputError in a forked child where the model cannot run.
+        Its keys and values are dropped at its end except the head's, which the next request with the same head reuses
+        unless the model may have changed by then. Whatever ends a request early, the next one starts over. Raises
+        InputError in a forked child where the model cannot run, and inside another request of the same thread, which
+        would wait for itself.
         """
         if self._is_forked:
             check_forked_child(self._runner.device, self._runner.processes.count)
+        if self._holder == threading.get_ident():
+            raise InputError(
+                "the judge is in the middle of a call of this thread: expected its end before the next call, which a "
+                "hook of the model or a handler of a signal has made"
+            )
         with self._lock:
-            if not np.array_equal(head_ids, self._head_ids):
-                self._head_ids, self._tree = head_ids, TokenTree(head_ids)
             try:
+                self._holder = threading.get_ident()
+                self._begin(head_ids)
                 yield ScoringRequest(self, self._tree)
-            except BaseException:
-                # The plan may be half run, or the store half grown.
-                self._forget()
-                raise
-            finally:
                 self._tree.clear()
+                if self._runner.may_change:
+                    self._tree.forget_slots()
+                self._is_whole = True
+            finally:
+                self._holder = None
+                if not self._is_whole:
+                    self._release()
 
-    @torch.inference_mode()
+    def _begin(self, head_ids: Ids) -> None:
+        """Prepares the tree and the store for a request, which alone can say that they are whole again."""
+        was_whole, self._is_whole = self._is_whole, False
+        if not was_whole:
+            # A plan may be half run, the store half grown: not even `_release` need have come to its end.
+            self._release()
+        if not (was_whole and np.array_equal(head_ids, self._head_ids)):
+            self._head_ids, self._tree = head_ids, TokenTree(head_ids)
+
     def run(self, plan: TreePlan) -> Run:
         """Runs the passes of a plan, in the request that made it.
 
         Running out of memory ends it early; it is raised, like every other error, where passes cannot get smaller.
+        Raises StoppedError before a pass once the call is to stop.
         """
         done: list[tuple[NDArray[np.int64], Tensor]] = []
         num_tokens, is_complete = 0, True
+        # With several processes, the others take part in every pass, and cannot be told to leave one out.
+        is_alone = self._runner.processes.count == 1
         try:
             self._store.reserve(plan.num_slots)
             # The bar shows on a terminal, when the request takes longer than two seconds.
             with tqdm(total=plan.num_tokens, unit="tok", unit_scale=True, delay=2, leave=False, disable=None) as bar:
                 for tree_pass in plan.passes:
+                    if is_alone:
+                        check_stop()
                     done.append((tree_pass.leaf_index, self._runner.forward(tree_pass, self._store)))
                     num_tokens += tree_pass.num_tokens
                     self._store.copy(tree_pass.copies)
                     bar.update(tree_pass.num_tokens)
         except (RuntimeError, MemoryError) as error:
-            # With several processes, the others wait in the middle of this pass and cannot be told to start over.
-            is_alone = self._runner.processes.count == 1
             if not (is_alone and _is_out_of_memory(error)) or self.budget // 2 < _SMALLEST_BUDGET:
                 raise
             is_complete = False
@@ -122,27 +148,29 @@ class Engine:
         return Run(leaf_index, logits, num_tokens, len(done), is_complete)
 
     def halve_budget(self) -> None:
-        """Halves the size of passes, with a warning, and frees all keys and values."""
-        warnings.warn(
-            f"out of memory: passes of {self.budget} tokens are halved to {self.budget // 2}; pass "
-            f"max_batch_tokens={self.budget // 2} to start there",
-            stacklevel=2,
-        )
+        """Halves the size of passes, frees all keys and values, and warns."""
+        before = self.budget
         self.budget //= 2
         self.keep_limit //= 2
-        self._forget()
+        self._tree.forget_slots()
+        self._release()
         give_memory_back(self._runner.device)
+        # At last: where warnings are errors, the next call starts with the smaller budget.
+        warnings.warn(
+            f"out of memory: passes of {before} tokens are halved to {self.budget}; pass "
+            f"max_batch_tokens={self.budget} to start there",
+            stacklevel=2,
+        )
+
+    def _release(self) -> None:
+        """Frees all keys and values, once nothing that was launched can write to their memory."""
+        finish(self._runner.device)
+        self._store.release()
 
     def _after_fork(self) -> None:
         """Starts over in a forked child: a request of another thread, half run, does not end there."""
-        self._is_forked, self._lock = True, threading.Lock()
-        self._tree, self._store = TokenTree(self._head_ids), KeyValueStore()
+        self._is_forked, self._is_whole, self._holder, self._lock = True, False, None, threading.Lock()
         tqdm.set_lock(threading.RLock())
-
-    def _forget(self) -> None:
-        """Frees the store, and the tree's records of what it held."""
-        self._tree.forget_slots()
-        self._store.release()
 
 
 class ScoringRequest:

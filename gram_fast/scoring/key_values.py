@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gram_fast.devices import last_used_here
 from gram_fast.kernels.tables import uploaded
 
 # Layers of a block, at most. Growing holds one block twice, and a copy on a GPU holds its rows of one block a second
@@ -99,6 +100,7 @@ def _grown(block: Tensor, num_slots: int) -> Tensor:
     layers, two, old_slots, *of_slot = block.shape
     grown = block.new_zeros((layers, two, num_slots, *of_slot))
     grown[:, :, :old_slots] = block
+    last_used_here(block)
     return grown
 
 

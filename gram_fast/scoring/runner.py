@@ -24,6 +24,8 @@ class Runner(Protocol):
     """Most tokens of a sequence that the model scores exactly."""
     max_length_reason: str
     """Setting that `max_length` comes from, for messages."""
+    may_change: bool
+    """Whether the model belongs to somebody who may change it between calls, so that no keys and values stay."""
 
     @property
     def processes(self) -> Processes:

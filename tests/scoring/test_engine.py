@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,7 @@ class CountingRunner:
     """Runs as RUNNER does and notes the ids of every pass; raises `error` in passes over `limit` tokens."""
 
     def __init__(self, limit: int = 10**9, error: Exception | None = None) -> None:
-        self.device, self.processes = RUNNER.device, RUNNER.processes
+        self.device, self.processes, self.may_change = RUNNER.device, RUNNER.processes, False
         self.bytes_per_slot, self.bytes_per_token = RUNNER.bytes_per_slot, RUNNER.bytes_per_token
         self.passes: list[list[int]] = []
         self.limit, self.error = limit, error
@@ -56,6 +57,15 @@ def test_the_head_is_kept_across_calls():
     score(engine, HEAD, [[[PROMPT, A, [80]]]])
     score(engine, HEAD, [[[PROMPT, A, [80]]]])
     assert runner.passes[1] == [*PROMPT, *A, 80]
+
+
+def test_a_model_that_may_change_keeps_nothing_across_calls():
+    runner = CountingRunner()
+    runner.may_change = True
+    engine = Engine(runner, max_batch_tokens=1000)
+    for _ in range(2):
+        score(engine, HEAD, [[[PROMPT, A, [80]]]])
+    assert runner.passes == [[*HEAD, *PROMPT, *A, 80]] * 2
 
 
 def test_another_head_is_computed():
@@ -97,6 +107,18 @@ def test_out_of_memory_halves_the_budget_and_goes_on(error):
         (logits,) = score(engine, HEAD, [sequences])
     assert "200 tokens are halved to 100; pass max_batch_tokens=100" in str(warned[0].message)
     assert engine.budget == 25
+    np.testing.assert_allclose(logits, plain(RUNNER, HEAD, sequences), atol=1e-4)
+
+
+def test_where_warnings_are_errors_the_next_call_has_the_smaller_budget():
+    runner = CountingRunner(limit=100, error=torch.OutOfMemoryError("CUDA out of memory"))
+    engine = Engine(runner, max_batch_tokens=200)
+    sequences = [[PROMPT, A, [k, k + 1, k + 2]] for k in range(40)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="passes of 200 tokens are halved to 100"):
+            score(engine, HEAD, [sequences])
+        (logits,) = score(engine, HEAD, [sequences])
     np.testing.assert_allclose(logits, plain(RUNNER, HEAD, sequences), atol=1e-4)
 
 

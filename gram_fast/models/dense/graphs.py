@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gram_fast.devices import capturing
+from gram_fast.devices import capturing, finish
 from gram_fast.errors import one_line
 from gram_fast.kernels.tables import leaf_table_size, table_shape, tile_table_size, uploaded
 from gram_fast.models.dense.attention import PassTables, TableSizes, TreeAndLeafTables
@@ -137,6 +137,8 @@ class PassGraphs:
             launch: runs the pass from tables on the device -> logits.
         """
         if addresses != self._addresses:
+            # Replays read inputs that may have been allocated on another stream.
+            finish(self._device)
             self._graphs.clear()
             self._refused.clear()
             # A pool is freed with the last of its graphs.
