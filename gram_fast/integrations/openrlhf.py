@@ -1,23 +1,29 @@
-"""Rewards of a pairwise judge for OpenRLHF: the file of `--reward.remote_url`, or what a remote reward server answers.
+"""Rewards of a pairwise judge for OpenRLHF, by group or against a reference, and what a remote reward server answers.
 
+    # file of --train.agent_func_path: samples of a prompt are judged against each other
+    from gram_fast.integrations.openrlhf import group_executor
+    AgentExecutor = group_executor("NiuTrans/GRAM-Qwen3-1.7B-RewardModel", n_samples_per_prompt=8)
+
+    # or file of --reward.remote_url: each sample is judged against its label
     from gram_fast.integrations.openrlhf import reward_function
     reward_func = reward_function("NiuTrans/GRAM-Qwen3-1.7B-RewardModel", "folder of the policy")
 
 What OpenRLHF 0.11.2 passes (`SingleTurnAgentExecutor` in openrlhf/utils/agent.py): one sample a call, in a thread each.
 `queries` are prompt and response as the policy's tokenizer decodes them, with the chat template and special tokens;
-`prompts` are the rendered prompts, `labels` the column of `--data.label_key`. Nothing tells which samples are of one
-group, so that rewards are against a reference. A caller that passes whole batches, the samples of a prompt side by
-side, can have rewards of groups. The host has no reward that stands for a failure: it logs an error, and fails when it
-puts the batch together.
+`prompts` are the rendered prompts, `labels` the column of `--data.label_key`. Nothing there tells which samples are of
+one group. An executor knows: `RolloutRayActor.generate_responses` runs all samples of a prompt at once, with one object
+of sampling parameters, which arrived with this call and is no other's. The host has no reward that stands for a
+failure: it logs an error, and fails when it puts the batch together.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from gram_fast import InputError
+from gram_fast import InputError, Rendezvous
 from gram_fast.integrations.body import lists
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.settings import check_settings
@@ -83,6 +89,78 @@ def reward_function(
     return reward_func
 
 
+def group_executor(
+    judge: AnyJudge,
+    n_samples_per_prompt: int,
+    *,
+    timeout: float = 1800.0,
+    input_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    unjudged: float = 0.0,
+    **settings: Any,
+) -> type[Any]:
+    """Makes the `AgentExecutor` of an agent file: one turn, whose samples are judged against those of the same prompt.
+
+    Args:
+        judge: a judge, or a folder or a name on the hub, which is loaded when the executor is made, in each process of
+            an engine.
+        n_samples_per_prompt: as `--rollout.n_samples_per_prompt`; evaluation needs as many, since nothing tells its
+            samples.
+        timeout: seconds that a sample waits for its group, from the group's first one on; then those that came are
+            judged.
+        input_template: as for `reward_function`.
+        chat_template_kwargs: as for `reward_function`.
+        unjudged: as for `reward_function`; also for a sample that is alone after the timeout.
+        settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
+
+    Rewards, scores and logs are those of `reward_function`. Raises InputError where OpenRLHF is missing, and on an
+    unknown setting; the executor, on a prompt that the template did not write.
+    """
+    check_settings(settings)
+    try:
+        from openrlhf.utils.agent import SingleTurnAgentExecutor
+    except ImportError as error:
+        raise InputError(f"openrlhf: expected the package to be installed (pip install openrlhf): {error}") from error
+    lazy = LazyJudge.of(judge)
+
+    class JudgeExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
+        """Generates one turn and waits for the judge."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._meeting = Rendezvous(lazy.get(), size=n_samples_per_prompt, timeout=timeout, **settings)
+
+        async def execute(
+            self,
+            prompt: str,
+            label: str,
+            sampling_params: Any,
+            max_length: int,
+            hf_tokenizer: Any,
+            llm_engine: Any,
+            images: Any = None,
+        ) -> dict[str, Any]:
+            output: dict[str, Any] = await super().execute(
+                prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
+            )
+            turns = Turns(hf_tokenizer, input_template=input_template, chat_template_kwargs=chat_template_kwargs)
+            ((start, end),) = output["action_ranges"]
+            text = hf_tokenizer.decode(output["observation_tokens"][start:end], skip_special_tokens=False)
+            row = await asyncio.to_thread(turns.row, prompt, text, has_prompt=False)
+            response: Any = row.response  # None comes too, so that its group is full
+            value, reason = None, "no other sample of its group came in time"
+            try:
+                value = await self._meeting.reward_async(id(sampling_params), row.prompt, response)
+            except InputError as error:
+                reason = row.reason or str(error)
+            if value is None:
+                logger.warning("a sample was not judged: %s", reason)
+            output.update(_output(unjudged if value is None else value, value is None, _are_log_odds(**settings)))
+            return output
+
+    return JudgeExecutor
+
+
 def answer(reward_func: RewardFunction, body: Mapping[str, Any]) -> dict[str, Any]:
     """Answers a request of the remote protocol -> the JSON of the response.
 
@@ -114,3 +192,9 @@ def _are_log_odds(scores: str = "auto", strategy: str | None = None, **_: Any) -
     """Whether rewards with these settings are log odds, else they are in [0, 1]."""
     usual = "win_rate" if strategy in (None, "round_robin", "reference") else "bradley_terry"
     return (usual if scores == "auto" else scores) in ("bradley_terry", "margin")
+
+
+def _output(reward: float, is_missing: bool, is_log_odds: bool) -> dict[str, Any]:
+    """Entries of an executor's output for one sample."""
+    score = float(torch.tensor(reward).sigmoid()) if is_log_odds and not is_missing else reward
+    return {"reward": reward, "scores": score, "extra_logs": {"unjudged": float(is_missing)}}

@@ -8,14 +8,17 @@ What verl 0.9.1 passes (verl/experimental/reward_loop/reward_manager): one sampl
 without special tokens as `solution_str`, `ground_truth` and `extra_info`, columns of the data set; no prompt and no
 group. Its reward managers run a plain function in threads of a reward worker, and "remote" takes no coroutine function.
 A score that is missing breaks the batch; where the host's own reward fails ("rate_limited"), it is 0.0 beside an entry
-in the extra information, whose keys must be those of all samples.
+in the extra information, whose keys must be those of all samples. Groups are known to a reward manager alone: it gets
+the columns of a sample, with `uid`, its group, and `raw_prompt`. The samples of a group come one by one, to any of
+`reward.num_workers` processes.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gram_fast import InputError
+from gram_fast import InputError, Rendezvous
 from gram_fast.integrations.grouped import rewards_of_rows
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.settings import check_settings
@@ -62,3 +65,64 @@ def reference_score(
         return {"score": filled(rows, [unjudged], logger)[0], "unjudged": float(rows.values[0] is None)}
 
     return compute_score
+
+
+def group_reward_manager(
+    judge: AnyJudge, *, timeout: float = 600.0, unjudged: float = 0.0, **settings: Any
+) -> type[Any]:
+    """Makes a class of reward managers that judge the samples of a `uid` against each other.
+
+    For `reward.reward_manager.source=importlib`, with the path of a file and the name in it:
+
+        JudgeRewardManager = group_reward_manager("NiuTrans/GRAM-Qwen3-1.7B-RewardModel")
+
+    Args:
+        judge: a judge, or a folder or a name on the hub, which is loaded when the manager is made in its worker.
+        timeout: seconds that a sample waits for its group, from the group's first one on; then those that came are
+            judged.
+        unjudged: reward of a sample that cannot be judged: over-long, or alone after the timeout. A warning has the
+            reason, and the mean of "unjudged" in the extra information is their share.
+        settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
+
+    Raises InputError where verl is missing, and on an unknown setting. A manager raises it where the samples of a group
+    could not meet: it needs `reward.num_workers=1`, and as many samples in validation as in training.
+    """
+    check_settings(settings)
+    try:
+        from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+    except ImportError as error:
+        raise InputError(f"verl: expected the package to be installed (pip install verl): {error}") from error
+    lazy = LazyJudge.of(judge)
+
+    class JudgeRewardManager(RewardManagerBase):  # type: ignore[misc]
+        """Rewards of groups by a pairwise judge."""
+
+        def __init__(self, config: Any, tokenizer: Any, compute_score: Any = None, **_: Any) -> None:
+            super().__init__(config, tokenizer, compute_score)
+            rollout = config.actor_rollout_ref.rollout
+            if config.reward.num_workers != 1:
+                raise InputError(f"reward.num_workers: expected 1, where groups meet, got {config.reward.num_workers}")
+            if rollout.val_kwargs.n != rollout.n:
+                raise InputError(
+                    f"rollout.val_kwargs.n: expected {rollout.n} as in training, since nothing tells samples of "
+                    f"validation, got {rollout.val_kwargs.n}"
+                )
+            self._meeting = Rendezvous(lazy.get(), size=rollout.n, timeout=timeout, **settings)
+
+        async def run_single(self, data: Any) -> dict[str, Any]:
+            item = data[-1]  # the last of several outputs has the answer
+            responses = item.batch["responses"]
+            length = int(item.batch["attention_mask"][-len(responses) :].sum())
+            columns = item.non_tensor_batch
+            response = await asyncio.to_thread(self.tokenizer.decode, responses[:length], skip_special_tokens=True)
+            value, reason = None, "no other sample of its group came in time"
+            try:
+                value = await self._meeting.reward_async(columns["uid"], list(columns["raw_prompt"]), response)
+            except InputError as error:
+                reason = str(error)
+            if value is None:
+                logger.warning("a sample of %s was not judged: %s", columns["uid"], reason)
+            extra = {"unjudged": float(value is None)}
+            return {"reward_score": unjudged if value is None else value, "reward_extra_info": extra}
+
+    return JudgeRewardManager

@@ -10,7 +10,7 @@ from helpers.comparers import LengthComparer, p_longer
 from helpers.small_tokenizers import tokenizer
 
 from gram_fast import InputError, PairwiseJudge
-from gram_fast.integrations.openrlhf import answer, reward_function
+from gram_fast.integrations.openrlhf import answer, group_executor, reward_function
 
 USER = {"role": "user", "content": "Name a city."}
 LABEL = "Rome, Italy"
@@ -174,3 +174,34 @@ def test_the_host_calls_a_remote_server(judge):
 
     outputs = asyncio.run(run())
     assert [torch.tensor([o["reward"]]).item() for o in outputs] == pytest.approx([p_longer("Paris", LABEL), 0.5])
+
+
+def test_the_host_s_executor_judges_the_samples_of_a_prompt(judge, caplog):
+    pytest.importorskip("openrlhf.utils.agent", reason="needs openrlhf", exc_type=ImportError)
+    groups = [["a", "bbb", "cc"], ["dddd", "e", "ff"], ["g", "hh", "i<|eot_id|>j"]]  # of one prompt, at the same time
+
+    async def run():
+        executor = group_executor(judge, 3)()
+        return await asyncio.gather(*(execute(executor, responses) for responses in groups))
+
+    with caplog.at_level(logging.WARNING):
+        outputs = asyncio.run(run())
+    expected = judge.rewards([USER["content"]] * 3, [*groups[:2], groups[2][:2]])
+    for group, rewards in zip(outputs, [*expected[:2], [*expected[2], 0.0]], strict=True):
+        assert [output["reward"] for output in group] == pytest.approx(rewards)
+        assert [output["scores"] for output in group] == pytest.approx(rewards)
+    assert [output["extra_logs"]["unjudged"] for group in outputs for output in group] == [0] * 8 + [1]
+    assert "a sample was not judged: response: expected text of one turn" in caplog.text
+    assert {group.prompt for call in judge.comparer.opened for group in call["groups"]} == {USER["content"]}
+
+
+def test_the_host_s_executor_does_not_wait_for_ever(judge):
+    pytest.importorskip("openrlhf.utils.agent", reason="needs openrlhf", exc_type=ImportError)
+
+    async def run():
+        executor = group_executor(judge, 3, timeout=0.1, scores="margin", unjudged=-1.0)()
+        return await asyncio.gather(execute(executor, ["a", "bbb"]), execute(executor, ["cc"]))
+
+    (one, other), (alone,) = asyncio.run(run())
+    assert (one["reward"] < 0 < other["reward"], one["scores"] < 0.5 < other["scores"]) == (True, True)
+    assert (alone["reward"], alone["scores"], alone["extra_logs"]) == (-1, -1, {"unjudged": 1})

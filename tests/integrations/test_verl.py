@@ -10,7 +10,7 @@ from helpers.comparers import LengthComparer, p_longer
 from helpers.small_tokenizers import tokenizer
 
 from gram_fast import InputError, PairwiseJudge
-from gram_fast.integrations.verl import reference_score
+from gram_fast.integrations.verl import group_reward_manager, reference_score
 
 REFERENCE = "Rome, Italy"
 
@@ -93,3 +93,75 @@ def test_the_host_s_managers_call_a_reward_file(tmp_path, manager):
     assert without["reward_score"] == 0.0
     assert without["reward_extra_info"].keys() == judged["reward_extra_info"].keys()
     assert without["reward_extra_info"]["unjudged"] == 1.0
+
+
+MANAGER_FILE = """
+from helpers.comparers import LengthComparer
+from gram_fast import PairwiseJudge
+from gram_fast.integrations.verl import group_reward_manager
+
+judge = PairwiseJudge(LengthComparer())
+Manager = group_reward_manager(judge, timeout=0.2)
+"""
+
+
+def test_the_host_loads_a_manager_of_groups(tmp_path):
+    reward = pytest.importorskip("verl.trainer.ppo.reward", reason="needs verl", exc_type=ImportError)
+    from omegaconf import OmegaConf
+
+    (tmp_path / "manager.py").write_text(MANAGER_FILE)
+    module = {"path": str(tmp_path / "manager.py"), "name": "unused"}
+    chosen = {"source": "importlib", "name": "Manager", "module": module}
+    config = OmegaConf.create(
+        {
+            "reward": {"custom_reward_function": {"path": None}, "reward_manager": chosen, "num_workers": 1},
+            "actor_rollout_ref": {"rollout": {"n": 3, "val_kwargs": {"n": 3}}},
+        }
+    )
+    prompt = [{"role": "user", "content": "Name a city."}]
+    # One prompt twice, the samples in any order, a group that is not full, and one of one sample.
+    rows = [
+        ("u", "a"),
+        ("v", "bb"),
+        ("u", "ccc"),
+        ("v", "d"),
+        ("v", "eeee"),
+        ("u", "ff"),
+        ("w", "g"),
+        ("w", "hh"),
+        ("x", "i"),
+    ]
+
+    async def run():
+        host = reward.load_reward_manager(config, tokenizer("qwen"))
+        found = await asyncio.gather(*(host.run_single(sample(text, uid=uid, raw_prompt=prompt)) for uid, text in rows))
+        return host, found
+
+    host, found = asyncio.run(run())
+    expected = PairwiseJudge(LengthComparer()).rewards(
+        ["x"] * 3, [[text for uid, text in rows if uid == group] for group in "uvw"]
+    )
+    for group, rewards in zip("uvw", expected, strict=True):
+        ours = [row["reward_score"] for (uid, _), row in zip(rows, found, strict=True) if uid == group]
+        assert ours == pytest.approx(rewards)
+    assert found[-1] == {"reward_score": 0.0, "reward_extra_info": {"unjudged": 1.0}}
+    scores = [row["reward_score"] for row in found[:2]]
+    from verl import DataProto
+
+    batch = DataProto.concat([sample(text) for _, text in rows[:2]])
+    assert type(host).assemble_rm_scores(batch, scores).sum(1).tolist() == pytest.approx(scores)
+
+
+def test_where_groups_could_not_meet_is_an_error(judge):
+    pytest.importorskip("verl.experimental.reward_loop", reason="needs verl", exc_type=ImportError)
+    from omegaconf import OmegaConf
+
+    def make(workers, val_n):
+        rollout = {"n": 3, "val_kwargs": {"n": val_n}}
+        config = {"reward": {"num_workers": workers}, "actor_rollout_ref": {"rollout": rollout}}
+        return group_reward_manager(judge)(config=OmegaConf.create(config), tokenizer=None)
+
+    with pytest.raises(InputError, match=r"reward\.num_workers: expected 1, where groups meet, got 8"):
+        make(8, 3)
+    with pytest.raises(InputError, match=r"rollout\.val_kwargs\.n: expected 3 as in training"):
+        make(1, 1)
