@@ -16,7 +16,7 @@ from gram_fast.ranking.packed import DUEL, compare_groups, no_ranking, rank_grou
 from gram_fast.ranking.play import play, unfit
 from gram_fast.ranking.rewards import Duplicates, RewardsName, find_rule, reward_groups
 from gram_fast.ranking.scores import ScoresName, find_scores
-from gram_fast.ranking.tournament import Strategy, StrategyName, find_strategy, fixed_pairs, warn_of_all_pairs
+from gram_fast.ranking.tournament import BOTH_WAYS, Strategy, StrategyName, find_strategy, warn_of_all_pairs
 from gram_fast.results import (
     Comparison,
     Comparisons,
@@ -229,13 +229,14 @@ class PairwiseJudge:
         """Compares all responses with each other -> float64 [C, C], entry (i, j) = P(response i better than j).
 
         With one order the row's response stands in slot A ("ab") or B ("ba"), so that (i, j) and (j, i) need not sum to
-        1; the difference is the judge's position bias. Equal responses have 0.5. Raises errors like `rank`.
+        1; the difference is the judge's position bias. Equal responses have 0.5. Raises errors like `rank`, on any
+        response that cannot be judged.
         """
         check_orders(orders)
         group = Group.of(prompt, responses, include_reasoning=self.include_reasoning)
         count = len(group.texts)
-        pairs = [(i, j) for i in range(count) for j in range(count) if (i < j if orders == "both" else i != j)]
-        outcome = play([group], fixed_pairs(pairs), self.comparer, orders)
+        strategy = find_strategy("round_robin") if orders == "both" else BOTH_WAYS
+        outcome = play([group], strategy, self.comparer, orders)
         p = np.full((count, count), 0.5)
         for c in outcome.comparisons[0]:
             p[c.i, c.j] = c.p
@@ -270,9 +271,10 @@ class PairwiseJudge:
             k: places that "top_k" decides (at least 1), opponents of each response (at least 2) or knockouts (at least
                 1); where there are fewer responses, all places and all opponents.
             on_error: "raise", or "none": a response that cannot be judged scores None and is left out of `order`, with
-                a reason in `errors`; the others are ranked as if it had not been given. That is one that is no text,
-                and the longest of those that `strategy` may show in a pair over `max_length` tokens, until all others
-                fit. With fewer than two others, or without a prompt, nothing is ranked: `best` is None.
+                a reason in `errors`; the others are ranked as if it had not been given. That is one that is no text
+                (None, no messages, an image; an empty string is text), and the longest of those that `strategy` may
+                show in a pair over `max_length` tokens, until all others fit. With fewer than two others, or without
+                a prompt, nothing is ranked: `best` is None.
 
         What a strategy decided comes first whatever the scores: the winner of "knockout" and "linear", the best `k` of
         "top_k", all of "sort". The others follow by score, ties by number. Raises InputError on fewer than two
@@ -305,7 +307,10 @@ class PairwiseJudge:
         scores: ScoresName = "auto",
         seed: int = 0,
     ) -> Selection:
-        """Chooses the best of two or more responses. Arguments and errors as for `rank`."""
+        """Chooses the best of two or more responses. Arguments and errors as for `rank`.
+
+        A response that cannot be judged is an error; `best` of `rank` with `on_error="none"` is that of the others.
+        """
         return select(self.rank(prompt, responses, strategy, orders, scores, seed), list(responses))
 
     def rewards(

@@ -10,6 +10,7 @@ from helpers.small_models import tiny_judge, tiny_model, tiny_tokenizer, write_j
 from scipy.special import expit
 
 import gram_fast
+from gram_fast.comparing.replicas import Replicas
 from gram_fast.judge import PairwiseJudge
 from gram_fast.ranking.play import play
 from gram_fast.ranking.tournament import find_strategy
@@ -284,15 +285,16 @@ def test_architectures_that_cannot_be_run_are_refused_with_the_reason():
 
 
 def test_a_judge_says_what_it_is(checkpoint):
-    said = repr(PairwiseJudge.from_pretrained(checkpoint, max_length=2000, include_reasoning=True))
-    settings = "runner='dense', device='cpu', dtype='float32', attention='extension', products='onednn', preset='gram'"
-    assert said == (
-        f"PairwiseJudge(LabelComparer({str(checkpoint)!r}, {settings}, max_length=2000), include_reasoning=True)"
-    )
+    judge = PairwiseJudge.from_pretrained(checkpoint, device="cpu", max_length=2000, include_reasoning=True)
+    runner = judge.comparer.runner
+    backends = f"attention={runner.attention!r}, products={runner.products!r}"
+    settings = f"runner='dense', device='cpu', dtype='float32', {backends}, preset='gram', max_length=2000"
+    said = f"LabelComparer({str(checkpoint)!r}, {settings})"
+    assert repr(judge) == f"PairwiseJudge({said}, include_reasoning=True)"
+    assert repr(PairwiseJudge(Replicas([judge.comparer] * 2))) == f"PairwiseJudge(Replicas(2: {said}, {said}))"
     in_memory = repr(tiny_judge(preset="gram-demo"))
     assert in_memory.startswith("PairwiseJudge(LabelComparer('Qwen3ForCausalLM', runner='transformers', device='cpu', ")
     assert "preset='gram-demo'" in in_memory
-    assert repr(PairwiseJudge.from_pretrained(checkpoint, device=["cpu", "cpu"])).count("LabelComparer(") == 2
 
 
 def test_a_model_is_no_comparer():

@@ -1,5 +1,6 @@
 """One bad row is one bad row: on_error="none" judges the others, to the numbers that they have without it."""
 
+import numpy as np
 import pytest
 from helpers.comparers import LengthComparer
 from hypothesis import given, settings
@@ -113,6 +114,36 @@ def test_a_reason_is_what_the_error_says(judge, value):
     assert caught.value.reasons == {"groups[0][1]": reason}
     with pytest.raises(gram_fast.InputError, match=r"^prompts\[0\]: "):
         judge.rewards([value], [["a", "bb"]])
+
+
+keys = ["role", "content", "type", "text", "tool_calls", "function", "name", "arguments", "refusal", "thinking", "x", 3]
+leaves = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=2), st.binary(max_size=2), st.just("\ud800"),
+    st.sampled_from(["text", "tool_use", "tool_result", "thinking", "image_url"]),
+    st.sampled_from([np.array("a"), np.array([]), np.array([1, 2]), np.float32(1), object()]),
+)  # fmt: skip
+anything = st.recursive(
+    leaves,
+    lambda part: st.one_of(
+        st.lists(part, max_size=3),
+        st.tuples(part, part),
+        st.lists(st.dictionaries(st.sampled_from(keys), part, max_size=4), max_size=2),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(anything, anything, anything)
+def test_whatever_a_row_holds_it_has_a_reward_or_a_reason_that_the_error_has_too(judge, prompt, a, b):
+    found = judge.rewards([prompt], [["x", a, b, "y"]], on_error="none")
+    for c, value in enumerate(found[0]):
+        assert (value is None) == bool({f"groups[0][{c}]", "prompts[0]"} & set(found.errors))
+    assert all("\n" not in reason for reason in found.errors.values())
+    if found.errors:
+        with pytest.raises(gram_fast.InputError) as caught:
+            judge.rewards([prompt], [["x", a, b, "y"]])
+        assert caught.value.reasons == found.errors
 
 
 def test_an_error_names_all_in_a_message_of_bounded_length(judge):

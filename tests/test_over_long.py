@@ -143,3 +143,9 @@ def test_replicas_leave_out_the_same_and_an_error_names_what_all_of_them_have():
     with pytest.raises(InputError) as caught:
         two.rewards([PROMPT] * 4, groups)
     assert caught.value.reasons == ours.errors
+
+
+def test_a_matrix_names_all_that_is_too_long():
+    with pytest.raises(InputError) as caught:
+        judge_of("gpt2").matrix(PROMPT, ["x " * 35, "a", "y " * 36], orders="ab")
+    assert set(caught.value.reasons) == {"responses[0]", "responses[2]"}

@@ -140,6 +140,9 @@ def test_mistakes_are_named(folder, judge):
     short = PairwiseJudge.from_pretrained(folder, preset="verifier", max_length=60)
     with pytest.raises(InputError, match=r"^responses\[1\]: the text has \d+ tokens, the limit is 60 \(max_length\)$"):
         short.verify(PROMPT, ["4", "word " * 60])
+    with pytest.raises(InputError) as caught:
+        short.verify(PROMPT, ["word " * 60, "4", "word " * 61, "word " * 9000])
+    assert set(caught.value.reasons) == {"responses[0]", "responses[2]", "responses[3]"}
 
 
 def test_a_frame_of_another_family_is_refused(folder):

@@ -229,14 +229,13 @@ def knockouts(k: int) -> Strategy:
     return Strategy(partial(_knockouts, k=k), has_one_round=False)
 
 
-def fixed_pairs(pairs: Round) -> Strategy:
-    """Makes the strategy whose one round is these pairs."""
+def _both_ways(count: int, rng: np.random.Generator) -> Tournament:
+    yield [(i, j) for i in range(count) for j in range(count) if i != j]
+    return []
 
-    def start(count: int, rng: np.random.Generator) -> Tournament:
-        yield pairs
-        return []
 
-    return Strategy(start, has_one_round=True)
+BOTH_WAYS = Strategy(_both_ways, has_one_round=True)
+"""All pairs, each as (i, j) and as (j, i): in one order these are two presentations."""
 
 
 def _each_alone(count: int, rng: np.random.Generator) -> Tournament:

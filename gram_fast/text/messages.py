@@ -6,12 +6,12 @@ names and refusals are written out, reasoning is left out unless asked for, and 
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from gram_fast.errors import InputError, one_line
+from gram_fast.errors import InputError, one_line, shown_value
 from gram_fast.text.lists import as_list
 
 Message = Mapping[str, Any]
@@ -155,11 +155,11 @@ class _Writer:
             results = [(p, f"{where}, part {k}") for k, p in enumerate(_parts(part.get("content"), where))]
             for result, place in results:
                 if (of := _kind(result, place)) not in _TEXT_PARTS:
-                    raise InputError(f"{place} is of type {of!r}, expected text")
+                    raise InputError(f"{place} is of type {shown_value(of)}, expected text")
             text = "".join(_text(result, "text", place, needed=True) for result, place in results)
             yield _Paragraph("tool", (*notes, "error") if part.get("is_error") else notes, text)
         else:
-            raise InputError(f"{where} is of type {kind!r}, expected text")
+            raise InputError(f"{where} is of type {shown_value(kind)}, expected text")
 
     def _call(self, call: Any, role: str, where: str) -> _Paragraph:
         function = call.get("function", call) if isinstance(call, Mapping) else None
@@ -182,8 +182,15 @@ class _Writer:
     def _leave_out(self, holder: Message, read: set[str]) -> None:
         """Records the other keys of a message, call or part under which anything is said."""
         for key, value in holder.items():
-            if key not in read and isinstance(value, Sized) and len(value) > 0:
+            if key not in read and _says_something(value):
                 self.left_out[str(key)] = None
+
+
+def _says_something(value: Any) -> bool:
+    try:
+        return len(value) > 0
+    except TypeError:  # a number, None, an array without dimensions
+        return False
 
 
 def _kind(part: Any, where: str) -> str:

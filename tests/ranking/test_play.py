@@ -6,7 +6,7 @@ from helpers.comparers import LengthComparer, LengthSession, p_longer
 
 from gram_fast.errors import InputError
 from gram_fast.ranking.play import play
-from gram_fast.ranking.tournament import STRATEGIES, fixed_pairs, knockouts, opponents, top_k
+from gram_fast.ranking.tournament import STRATEGIES, knockouts, opponents, top_k
 from gram_fast.text.group import Group
 
 GROUPS = [
@@ -66,7 +66,7 @@ def test_who_meets_again_is_not_compared_again_but_counts_again():
 
 @pytest.mark.parametrize(("orders", "margin"), [("ab", 2.25), ("ba", 1.75), ("both", 2.0)])
 def test_orders_reach_the_comparer(orders, margin):
-    outcome = play([Group.of("p", ["abc", "a"])], fixed_pairs([(0, 1)]), LengthComparer(), orders)
+    outcome = play([Group.of("p", ["abc", "a"])], STRATEGIES["round_robin"], LengthComparer(), orders)
     (only,) = outcome.comparisons[0]
     assert (only.margin, only.p_ab is None, only.p_ba is None) == (margin, orders == "ba", orders == "ab")
 
