@@ -1,6 +1,6 @@
 """What does each kind of reward cost, and what does it tell? The small judge on groups of new tasks of its kinds.
 
-    python -m benchmarks.rewards [--prompts 8] [--repeats 3] [--output FILE]
+    python -m benchmarks.rewards [--prompts 8] [--repeats 2] [--output FILE]
 
 A call of `rewards` for one group a prompt, each of n candidates, one of them right, in both orders, for every strategy
 with the scores that it is used for. Measured for each, per group:
@@ -19,6 +19,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,20 @@ WAYS = {
 assert sorted(WAYS) == sorted((*STRATEGY_NAMES, "references"))
 
 
-Workload = tuple[list[str], list[list[str]], list[str]]
-"""Prompts, candidates and references, one of each a group."""
+@dataclass(frozen=True)
+class Workload:
+    """Groups of n candidates; prompts, groups and references of one number belong together."""
+
+    prompts: list[str]
+    groups: list[list[str]]
+    references: list[str]
+    """A response to each prompt that is none of its candidates."""
+    win_rates: NDArray[np.float64]
+    """Those of a round robin of each group, [groups, n]."""
 
 
-def workload(prompts: int, count: int) -> Workload:
-    """Draws prompts, `count` candidates for each and a reference that is none of them -> one list of each."""
+def workload(judge: PairwiseJudge, prompts: int, count: int) -> Workload:
+    """Draws prompts, `count` candidates for each and a reference, and plays the round robins."""
     rng = random.Random(0)
     texts, groups, references = [], [], []
     for maker in KINDS[:prompts]:
@@ -65,7 +74,7 @@ def workload(prompts: int, count: int) -> Workload:
         texts.append(task.prompt)
         groups.append(draw(candidates[:-1], count, rng))
         references.append(candidates[-1])
-    return texts, groups, references
+    return Workload(texts, groups, references, np.array(judge.rewards(texts, groups)))
 
 
 def correlation(rewards: NDArray[np.float64], others: NDArray[np.float64]) -> float:
@@ -76,8 +85,8 @@ def correlation(rewards: NDArray[np.float64], others: NDArray[np.float64]) -> fl
 
 def measure(judge: PairwiseJudge, way: str, scores: str, given: Workload, repeats: int) -> dict[str, Any]:
     """Rewards a workload again and again -> what it costs per group, and what the rewards are."""
-    prompts, groups, references = given
-    against = {"references": references} if way == "references" else {"strategy": way, "k": PARAMETERS.get(way)}
+    prompts, groups = given.prompts, given.groups
+    against = {"references": given.references} if way == "references" else {"strategy": way, "k": PARAMETERS.get(way)}
     how: dict[str, Any] = {"scores": scores, **against}
     seconds = []
     for _ in range(1 + repeats):
@@ -94,7 +103,7 @@ def measure(judge: PairwiseJudge, way: str, scores: str, given: Workload, repeat
         "least": float(values.min()),
         "mean": float(values.mean()),
         "greatest": float(values.max()),
-        "correlation": correlation(values, np.array(judge.rewards(prompts, groups))),
+        "correlation": correlation(values, given.win_rates),
     }
 
 
@@ -102,11 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures every strategy with its scores and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--prompts", type=int, default=8, help="kinds of tasks, a prompt of each")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     judge = PairwiseJudge.from_pretrained(SMALL_JUDGE)
-    workloads = {count: workload(options.prompts, count) for count in COUNTS}
+    workloads = {count: workload(judge, options.prompts, count) for count in COUNTS}
     rows = [
         {"strategy": way, "scores": name, "n": count, **measure(judge, way, name, given, options.repeats)}
         for way, names in WAYS.items()

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.comparers import LengthComparer
 
 from benchmarks import rewards
+from gram_fast import PairwiseJudge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -17,11 +19,13 @@ MEANS = {"bradley_terry": 0, "margin": 0, "win_rate": 0.5, "rank": 0.5}
 
 
 def test_groups_are_of_their_size_and_hold_no_reference() -> None:
+    judge = PairwiseJudge(LengthComparer())
     for count in rewards.COUNTS:
-        prompts, groups, references = rewards.workload(3, count)
-        assert [len(set(group)) for group in groups] == [count] * 3
-        assert len(prompts) == len(set(references)) == 3
-        assert not any(reference in group for reference, group in zip(references, groups, strict=True))
+        given = rewards.workload(judge, 3, count)
+        assert [len(set(group)) for group in given.groups] == [count] * 3
+        assert len(given.prompts) == len(set(given.references)) == 3
+        assert not any(reference in group for reference, group in zip(given.references, given.groups, strict=True))
+        np.testing.assert_allclose(given.win_rates.mean(axis=1), 0.5)
 
 
 def test_correlation_is_within_groups() -> None:
