@@ -116,8 +116,8 @@ def greedy_completions(prompts: list[Text], trainer: Any) -> list[Text]:
         tokens = policy.generate(**inputs.to(trainer.accelerator.device), generation_config=config)
     trainer.model.train(is_training)
     made = [_up_to_end(row, trainer.eos_token_ids) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
-    has_parser = getattr(tokenizer, "response_template", None) or getattr(tokenizer, "response_schema", None)
-    if has_parser and isinstance(trainer, GRPOTrainer) and not isinstance(prompts[0], str):
+    has_template = getattr(tokenizer, "response_template", None) is not None
+    if has_template and isinstance(trainer, GRPOTrainer) and not isinstance(prompts[0], str):
         return [[parse_response(tokenizer, row, prefix=prefix)] for row, prefix in zip(made, ids, strict=True)]
     texts = tokenizer.batch_decode(made, skip_special_tokens=True)
     return [
@@ -269,8 +269,11 @@ class _Reward:
             return [None] * len(prompts)
         if callable(self._reference):
             distinct = {repr(prompt): prompt for prompt in prompts}
-            made = dict(zip(distinct, self._reference(list(distinct.values()), trainer), strict=True))
-            return [made[repr(prompt)] for prompt in prompts]
+            made = list(self._reference(list(distinct.values()), trainer))
+            if len(made) != len(distinct):
+                raise InputError(f"reference: expected one for each of {len(distinct)} prompts, got {len(made)}")
+            reference_of = dict(zip(distinct, made, strict=True))
+            return [reference_of[repr(prompt)] for prompt in prompts]
         if self._reference not in columns:
             names = ", ".join(sorted(columns.keys() - {"completion_ids", "trainer_state", "log_metric", "log_extra"}))
             raise InputError(f"reference: expected a column of the data set ({names}), got {self._reference!r}")

@@ -8,7 +8,7 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from helpers.small_models import tiny_model, tiny_tokenizer
 
-PROMPTS = ["one", "two", "one"]
+PROMPTS = ["one", "two of another length", "one"]
 
 
 def tiny_trainer(kind: str, folder: Any, rewards: list[Any], *, chat: bool = False, **options: Any) -> Any:
@@ -18,7 +18,8 @@ def tiny_trainer(kind: str, folder: Any, rewards: list[Any], *, chat: bool = Fal
         for prompt in PROMPTS
     ]
     tokenizer = tiny_tokenizer()
-    model = tiny_model("qwen3", vocab_size=len(tokenizer)).requires_grad_(True)
+    # Dropout shows where a policy that is being trained speaks.
+    model = tiny_model("qwen3", vocab_size=len(tokenizer), attention_dropout=0.5).requires_grad_(True)
     common = {
         "output_dir": str(folder),
         "max_steps": 1,

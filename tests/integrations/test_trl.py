@@ -31,6 +31,7 @@ import online_dpo
 import policy
 import rloo
 from helpers.trl_trainers import PROMPTS, tiny_trainer
+from trl.chat_template_utils import qwen3_template
 
 
 def blocks(rows, size):
@@ -161,6 +162,18 @@ def test_greedy_completions_are_those_of_the_policy(kind, chat, tmp_path):
     ((prompts, completions, values),) = reward.calls
     texts = zip(map(text_of, prompts), map(text_of, completions), strict=True)
     assert values == pytest.approx([p_longer(text, expected[prompt]) for prompt, text in texts])
+
+
+def test_greedy_completions_are_read_as_grpo_reads_its_own(tmp_path, monkeypatch):
+    trainer = tiny_trainer("grpo", tmp_path, [group_reward(length_judge())], chat=True)
+    tokenizer = trainer.processing_class
+    tokenizer.response_template = qwen3_template
+    said = torch.tensor([tokenizer.encode("<think>\nWell.\n</think>\n\nYes.<|im_end|><|endoftext|>")])
+    monkeypatch.setattr(trainer.model, "generate", lambda input_ids, **_: torch.cat([input_ids, said], 1))
+    prompt = [{"role": "user", "content": "Is it?"}]
+    assert greedy_completions([prompt], trainer) == [trainer._generate([prompt])[3][0]]
+    message = greedy_completions([prompt], trainer)[0][0]
+    assert (message["content"], message["reasoning_content"]) == ("Yes.", "Well.")
 
 
 def test_an_asynchronous_reward_runs_while_another_waits(tmp_path):
