@@ -64,10 +64,13 @@ def reward_function(
 
     "scores" are in [0, 1], for the host's dynamic filtering: the rewards, or their sigmoid where they are log odds.
 
-    Raises InputError on an unknown setting. The function raises InputError on a prompt that the template did not write,
-    on lists of different lengths, and on rows that are no groups; other errors are those of `PairwiseJudge.rewards`.
+    Raises InputError on an unknown setting and on fewer than two samples. The function raises InputError on a prompt
+    that the template did not write, on lists of different lengths, and on rows that are no groups; other errors are
+    those of `PairwiseJudge.rewards`.
     """
     check_settings(settings)
+    if n_samples_per_prompt is not None and (type(n_samples_per_prompt) is not int or n_samples_per_prompt < 2):
+        raise InputError(f"n_samples_per_prompt: expected an integer of at least 2, got {n_samples_per_prompt!r}")
     lazy = LazyJudge.of(judge)
     turns = Turns(tokenizer, input_template=input_template, chat_template_kwargs=chat_template_kwargs)
 

@@ -90,6 +90,8 @@ def test_another_policy_is_an_error_not_a_score(judge):
         reward_function(judge, tokenizer("llama3"))(queries, prompts, [LABEL])
     with pytest.raises(InputError, match="queries, prompts, labels: expected lists of one length, got 1, 1 and 0"):
         reward_function(judge, tokenizer("qwen"))(queries, prompts, [])
+    with pytest.raises(InputError, match="n_samples_per_prompt: expected an integer of at least 2, got 1"):
+        reward_function(judge, tokenizer("qwen"), n_samples_per_prompt=1)
 
 
 def test_the_remote_protocol(judge):
