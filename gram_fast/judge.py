@@ -42,7 +42,8 @@ class PairwiseJudge:
 
     Prompts and responses are strings or lists of chat messages. A judge keeps the keys and values of its instruction
     across calls. It may be called from several threads; calls on one device run one after the other. Nothing else may
-    run the model while a call does.
+    run the model while a call does. `gram_fast.to_thread` awaits a call. What is pickled of a judge is how
+    `from_pretrained` loaded it, its `token` too; a deep copy shares the model.
     """
 
     def __init__(self, comparer: Comparer, *, include_reasoning: bool = False) -> None:
@@ -176,9 +177,12 @@ class PairwiseJudge:
         max_length: int | None = None,
         include_reasoning: bool = False,
     ) -> "PairwiseJudge":
-        """Makes a judge from a transformers model, on its device and in eval mode, and its tokenizer.
+        """Makes a judge from a transformers model, on its device, and its tokenizer.
 
-        Arguments and errors as for `from_pretrained`.
+        The model stays the caller's: a call runs it in eval mode and leaves it as it was, and between calls it may be
+        trained or get another adapter; so each call computes the judge's instruction anew. Of a model of peft or of
+        torch.compile, the model inside is taken. Arguments and errors as for `from_pretrained`; InputError on another
+        wrapper and UnsupportedModelError on divided weights, learned prompts and compiled layers, too.
         """
         options = JudgeOptions(
             preset=preset,

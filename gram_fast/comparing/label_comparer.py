@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gram_fast.comparing.comparer import Answers, Pairs, Reload, Rounds
@@ -233,9 +232,7 @@ class LabelSession:
         self._check_ids(made)
         leaves = self.request.add(made)
         self._check_lengths(presentations, self.request.lengths(leaves))
-        runner = self.comparer.runner
-        # Inference mode saves up to a tenth of what the host takes of a pass; `sheltered` says why not of every model.
-        with on_device(runner.device), nullcontext() if runner.may_change else torch.inference_mode():
+        with on_device(self.comparer.runner.device):
             logits = self.request.score(leaves, self.has_more_rounds)
         bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(bad):

@@ -18,6 +18,16 @@ _loaded: dict[str, PairwiseJudge] = {}
 _lock = threading.Lock()
 
 
+def _new_lock() -> None:
+    """In a forked child: a thread of the parent that held the lock does not go on there."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 class LazyJudge:
     """A judge, or the name of one that is loaded at the first `get`.
 

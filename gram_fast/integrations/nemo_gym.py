@@ -12,14 +12,13 @@ of a comparison, and a ranking of 1 (the first is much better) to 6. P(first bet
 scores.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any, Literal
 
-from gram_fast import InputError
+from gram_fast import InputError, to_thread
 from gram_fast.integrations.body import lists
 from gram_fast.integrations.grouped import rewards_of_rows
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
@@ -97,7 +96,7 @@ def compare_server(judge: AnyJudge, *, orders: Literal["ab", "ba", "both"] = "bo
             a: Any = _output_text(response_obj_1)
             b: Any = _output_text(response_obj_2)
             try:
-                comparison = await asyncio.to_thread(lambda: lazy.get().compare(prompt, a, b, orders))
+                comparison = await to_thread(lambda: lazy.get().compare(prompt, a, b, orders))
             except InputError as error:
                 logger.warning("comparison %s was not made: %s", pair_idx, error)
                 return self.config.default_score, self.config.default_score, self.config.default_ranking

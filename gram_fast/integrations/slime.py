@@ -12,12 +12,12 @@ is set, else as in the data, text or messages. `sample.response` ends in special
 the loss.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from gram_fast import to_thread
 from gram_fast.integrations.grouped import RowRewards
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.settings import check_settings
@@ -44,7 +44,7 @@ def group_reward(judge: AnyJudge, tokenizer: Any = None, **settings: Any) -> Cal
 
     async def reward(args: Any, samples: Sequence[Any], **_: Any) -> list[float]:
         keys = [sample.group_index for sample in samples]
-        rows = await asyncio.to_thread(judged, args, samples, keys, None)
+        rows = await to_thread(judged, args, samples, keys, None)
         of_key: dict[Hashable, list[float]] = {key: [] for key in keys}
         for key, value in zip(keys, rows.values, strict=True):
             of_key[key] += [] if value is None else [value]
@@ -65,7 +65,7 @@ def reference_reward(judge: AnyJudge, tokenizer: Any = None, **settings: Any) ->
     async def reward(args: Any, sample: Any, **_: Any) -> Any:
         samples = sample if isinstance(sample, list) else [sample]
         references = [one.label or None for one in samples]
-        rows = await asyncio.to_thread(judged, args, samples, range(len(samples)), references)
+        rows = await to_thread(judged, args, samples, range(len(samples)), references)
         rewards = _without_removed(samples, rows, [0.0] * len(samples))
         return rewards if isinstance(sample, list) else rewards[0]
 

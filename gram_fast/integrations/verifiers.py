@@ -13,11 +13,11 @@ signal that could not be scored is None there, which the reward's sum leaves out
 missing, and puts 0.0 for the whole group where a function fails.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from gram_fast import to_thread
 from gram_fast.integrations.grouped import rewards_of_rows
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.settings import check_settings
@@ -55,7 +55,7 @@ async def record_rewards(
         prompt = [{"role": "system", "content": task.data.system_prompt}, *turns]
     replies = [trace.last_reply if trace.ok else None for trace in traces]
     lazy = LazyJudge.of(judge)
-    rows = await asyncio.to_thread(
+    rows = await to_thread(
         lambda: rewards_of_rows(lazy.get(), [0] * len(replies), [prompt] * len(replies), replies, **settings)
     )
     for trace, value in zip(traces, rows.values, strict=True):
@@ -87,7 +87,7 @@ def group_reward(
         read = [_messages(prompt) for prompt in prompts]
         said = [_messages(completion) for completion in completions]
         keys = [repr(prompt) for prompt in read]  # one group, unless a caller mixes prompts
-        rows = await asyncio.to_thread(lambda: rewards_of_rows(lazy.get(), keys, read, said, **settings))
+        rows = await to_thread(lambda: rewards_of_rows(lazy.get(), keys, read, said, **settings))
         return filled(rows, [unjudged] * len(said), logger)
 
     return judge_reward

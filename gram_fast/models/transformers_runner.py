@@ -119,6 +119,7 @@ class TransformersRunner:
         inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         return int((4 * config.hidden_size + 4 * inner) * self.dtype.itemsize)
 
+    @torch.no_grad()
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device.
 
@@ -151,6 +152,7 @@ class TransformersRunner:
         """Label logits, float32 [2], of one sequence [T] by the model's plain forward, to compare `forward` with."""
         return self.next_logits(input_ids)[self._labels]
 
+    @torch.no_grad()
     def next_logits(self, input_ids: Tensor) -> Tensor:
         """Logits of every token, float32 [V], behind one sequence [T] by the model's plain forward."""
         logits = self._run(self.model, "sdpa", input_ids=input_ids[None].to(self.device), logits_to_keep=1).logits

@@ -120,6 +120,13 @@ class Engine:
         Running out of memory ends it early; it is raised, like every other error, where passes cannot get smaller.
         Raises StoppedError before a pass once the call is to stop.
         """
+        # Inference mode saves a few hundredths of what the host takes of a pass. Its tensors cannot be trained with: a
+        # model of somebody else's may keep some of those that it makes, such as cosines.
+        with torch.no_grad() if self._runner.may_change else torch.inference_mode():
+            return self._run(plan)
+
+    def _run(self, plan: TreePlan) -> Run:
+        """`run`, in its mode."""
         done: list[tuple[NDArray[np.int64], Tensor]] = []
         num_tokens, is_complete = 0, True
         # With several processes, the others take part in every pass, and cannot be told to leave one out.

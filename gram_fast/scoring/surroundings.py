@@ -17,9 +17,8 @@ def sheltered(function: Callable[P, R]) -> Callable[P, R]:
     """Has a function compute the same bits whatever surrounds it, and leaves that as it was.
 
     Autocast would round products; grad mode would keep all activations; a default device would put tables of integers
-    elsewhere. Tensors of inference mode can never take part in training, and a caller's model may keep some of those
-    that it makes in a forward, such as cosines: that mode ends here. In a forked child the function has a thread of its
-    own where it needs one.
+    elsewhere; inference mode would spoil for training what a caller's model keeps (`Engine.run`). In a forked child the
+    function has a thread of its own where it needs one.
 
     What is set for all threads of a process holds here too: the default dtype and deterministic algorithms, which
     change no bit, and how exactly torch multiplies float32 (`torch.set_float32_matmul_precision`).

@@ -3,13 +3,11 @@
 import itertools
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
 from helpers.comparers import LengthComparer
-from helpers.forks import exit_code_of_fork
+from helpers.forks import exit_code_of_fork, held
 from helpers.small_models import tiny_judge, write_judge
 
 from gram_fast.comparing.replicas import Replicas
@@ -30,26 +28,6 @@ PROMPT, RESPONSES = "Name a colour of the sky.", ["Blue.", "It is blue, mostly."
 @pytest.fixture(scope="module")
 def judge() -> PairwiseJudge:
     return tiny_judge(max_batch_tokens=64)
-
-
-@contextmanager
-def held(lock) -> Iterator[None]:
-    """Another thread holds the lock."""
-    has_lock, may_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            has_lock.set()
-            may_go.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    has_lock.wait()
-    try:
-        yield
-    finally:
-        may_go.set()
-        thread.join()
 
 
 def test_a_child_scores_while_another_thread_of_its_parent_has_the_engine(judge):

@@ -1,9 +1,31 @@
-"""Runs a function in a forked child of the test."""
+"""Runs a function in a forked child of the test, with a lock that stays locked there."""
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def held(lock: threading.Lock) -> Iterator[None]:
+    """Another thread holds the lock."""
+    has_lock, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            has_lock.set()
+            may_go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    has_lock.wait()
+    try:
+        yield
+    finally:
+        may_go.set()
+        thread.join()
 
 
 def exit_code_of_fork(function: Callable[[], object], seconds: float = 20) -> int | None:

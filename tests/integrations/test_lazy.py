@@ -1,5 +1,6 @@
 """The judge of a process: loaded once, late, by whoever comes first, and never copied."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from copy import deepcopy
 import pytest
 import torch
 from helpers.comparers import LengthComparer
+from helpers.forks import exit_code_of_fork, held
 from helpers.small_models import write_judge
 
 from gram_fast import InputError, PairwiseJudge
+from gram_fast.integrations import lazy
 from gram_fast.integrations.lazy import LazyJudge, rank_device
 
 
@@ -35,6 +38,13 @@ def test_a_name_is_loaded_once_whoever_asks(folder, monkeypatch):
         judges = set(pool.map(lambda n: (lazy if n % 2 else LazyJudge(str(folder), max_length=999)).get(), range(16)))
     assert len(judges) == len(loads) == 1
     assert LazyJudge(folder, max_length=998).get() not in judges
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_was_forked_while_a_judge_was_loading_loads_its_own(folder):
+    with held(lazy._lock):
+        assert exit_code_of_fork(LazyJudge(folder, max_length=997).get) == 0
 
 
 def test_copies_are_names(folder):

@@ -111,6 +111,7 @@ class DenseRunner:
         """Processes among which the model is divided."""
         return self.model.processes
 
+    @torch.inference_mode()
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Runs one pass and writes its keys and values -> label logits float32 [L, 2] on the model's device.
 
@@ -134,10 +135,12 @@ class DenseRunner:
         """
         return self._run(self._operations, self._attention, tables, store)
 
+    @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Label logits, float32 [2], of one sequence [T] by the references of all ops, to compare `forward` with."""
         return self._run_plain(input_ids, label_logits_reference)[0]
 
+    @torch.inference_mode()
     def next_logits(self, input_ids: Tensor) -> Tensor:
         """Logits of every token, float32 [V], behind one sequence [T] by the references of all ops.
 
