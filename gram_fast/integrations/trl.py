@@ -250,7 +250,7 @@ class _Reward:
         log_metric = columns.get("log_metric")
         trainer = getattr(log_metric, "__self__", None) or self.trainer
         size = generations(trainer)
-        has_parts = size is not None and len(prompts) % size > 0
+        has_parts = size is not None and len(prompts) % size > 0 and distributed.is_initialized()
         if has_parts and self._ranks is None:
             self._ranks = _Ranks()
         references = self._references(prompts, columns, trainer)

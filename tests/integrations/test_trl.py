@@ -211,14 +211,15 @@ def test_what_cannot_be_judged_has_none_and_a_reason(caplog):
     assert message.startswith("mine: 1 of 3 rows have no reward (response: expected a string")
 
 
-def test_an_environment_may_give_the_rows_of_a_block_different_prompts():
+def test_rows_of_a_block_that_are_alone_have_no_reward():
+    """An environment may give them other prompts, and a caller of one process may leave the last block unfinished."""
     judge = length_judge()
     model = SimpleNamespace(training=True)
-    trainer = SimpleNamespace(num_generations=4, num_generations_eval=2, model=model, log_metric=lambda *_: None)
+    trainer = SimpleNamespace(num_generations=4, num_generations_eval=2, model=model)
     log_metric = (lambda self, name, value: None).__get__(trainer)
-    values = group_reward(judge)(["p", "q", "p", "r"], ["a", "b", "cc", "d"], log_metric=log_metric)
+    values = group_reward(judge)(["p", "q", "p", "r", "r"], ["a", "b", "cc", "d", "e"], log_metric=log_metric)
     assert asked(judge) == [("p", {"a", "cc"})]
-    assert values[1] is values[3] is None
+    assert values[1] is values[3] is values[4] is None
     assert values[0] == pytest.approx(p_longer("a", "cc"))
 
 
