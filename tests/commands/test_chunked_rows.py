@@ -6,13 +6,14 @@ from io import BytesIO
 
 import pytest
 from helpers.comparers import LengthComparer
-from helpers.small_models import tiny_judge
+from helpers.small_models import tiny_judge, write_judge
 
 from gram_fast.commands import jobs
 from gram_fast.commands.jobs import Job, pending_rows, read_ahead, read_job_rows, score_rows
 from gram_fast.commands.output import Output, open_output
 from gram_fast.commands.writers import whole_rows
 from gram_fast.errors import InputError
+from gram_fast.judge import PairwiseJudge
 from gram_fast.ranking.packed import DUEL, compare_groups, rank_groups
 from gram_fast.ranking.scores import find_scores
 from gram_fast.ranking.tournament import find_strategy
@@ -70,6 +71,17 @@ def test_rows_have_the_numbers_of_single_calls(source, budget, at_once):
         assert line["scores"] == pytest.approx(alone.scores, abs=1e-4)
         assert [(c["i"], c["j"]) for c in line["comparisons"]] == [(c.i, c.j) for c in alone.comparisons]
     assert found[0]["stats"]["rows"] == at_once
+
+
+def test_deterministic_rows_have_the_bits_of_single_calls_on_any_number_of_devices(source, tmp_path_factory):
+    folder = write_judge(tmp_path_factory.mktemp("judge"))
+    judge = PairwiseJudge.from_pretrained(folder, deterministic=True)
+    both = PairwiseJudge.from_pretrained(folder, deterministic=True, device=["cpu", "cpu"])
+    for row, one, two in zip(ROWS, scored(source, judge.comparer), scored(source, both.comparer), strict=True):
+        alone = judge.rank(row["prompt"], row["responses"], "knockout")
+        assert tuple(one["scores"]) == tuple(two["scores"]) == alone.scores
+        assert one["comparisons"] == two["comparisons"] == [vars(c) for c in alone.comparisons]
+        assert one["stats"]["rows"] == two["stats"]["rows"] == 12
 
 
 def test_stats_are_those_of_the_chunk_and_say_of_how_many_rows(source):
