@@ -30,7 +30,7 @@ from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.packed import DUEL, compare_groups, rank_groups, select, verify_groups
 from gram_fast.ranking.play import check_seed
 from gram_fast.ranking.scores import SCORE_NAMES, find_scores
-from gram_fast.ranking.tournament import EACH_ALONE, STRATEGIES, STRATEGY_NAMES, find_strategy
+from gram_fast.ranking.tournament import EACH_ALONE, STRATEGIES, STRATEGY_NAMES, find_strategy, warn_of_all_pairs
 from gram_fast.results import Comparison, Ranking, Selection, Verification
 from gram_fast.rows.source import comes_live
 from gram_fast.text.group import Names
@@ -197,6 +197,8 @@ def _tournament(
     check_seed(seed)
 
     def rank_rows(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Ranking]:
+        # Of the largest alone: a warning that names the same number is not repeated for the next chunk.
+        warn_of_all_pairs(strategy, [max(len(row.group.texts) for row in rows)])
         return rank_groups([row.group for row in rows], comparer, found, score, orders, seed)  # type: ignore[arg-type]
 
     settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
