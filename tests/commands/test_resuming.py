@@ -175,7 +175,7 @@ def test_a_model_that_cannot_be_loaded_leaves_no_output(rank, tmp_path):
 
 
 def test_no_row_that_could_be_scored_is_no_success(rank, tmp_path):
-    with pytest.raises(InputError, match=r"none of 3 rows could be scored, the first: .* line 1: responses"):
+    with pytest.raises(InputError, match=r"none of 3 rows could be scored, the first: .* line 1: prompt: the judge's"):
         rank("--skip-bad", "--max-length", 20)
     (tmp_path / "in.jsonl").write_text('{"prompt": "p"}\n')
     with pytest.raises(InputError, match=r"none of 1 rows could be scored, the first: .* line 1: expected a field"):
