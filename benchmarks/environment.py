@@ -4,6 +4,8 @@ import os
 import platform
 import shutil
 import subprocess
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,13 @@ def output_of(*command: str) -> str:
 
 def environment() -> dict[str, Any]:
     """Collects device, driver, versions and commit for a benchmark's record."""
-    import triton
-
     is_cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if is_cuda else platform.machine(),
         "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
-        "triton": triton.__version__,
+        "triton": version("triton") if find_spec("triton") else None,
         "python": platform.python_version(),
         "gram_fast": gram_fast.__version__,
         # A tree that was copied to a machine may have come without its history.

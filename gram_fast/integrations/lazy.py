@@ -5,8 +5,6 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from gram_fast import InputError, PairwiseJudge
 
 RANK = "rank"
@@ -76,6 +74,8 @@ AnyJudge = PairwiseJudge | LazyJudge | str | os.PathLike[str]
 
 def rank_device() -> str:
     """The device of this process: "cuda:N" of the local rank N that a launcher set, else "auto"."""
+    import torch
+
     local = os.environ.get("LOCAL_RANK", "")
     # Ray and some schedulers show each process one GPU, whatever its rank.
     if local.isdigit() and int(local) < torch.cuda.device_count():
