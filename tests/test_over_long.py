@@ -122,6 +122,8 @@ def test_tokens_without_an_embedding_are_one_bad_candidate(name):
     model = tiny_model("llama", vocab_size=len(tok), max_position_embeddings=4096)
     tok.add_tokens(["<new>"])
     judge = PairwiseJudge.from_model(model, tok)
+    same = judge.rewards(["p", "p"], [["<new>", "<new>"], ["a", "b"]], on_error="none")  # of which no pair is asked
+    assert list(same) == [[None, None], judge.rewards(["p"], [["a", "b"]])[0]]
     found = judge.rewards(["p", "<new>"], [["a", "b <new>", "c"], ["a", "b"]], on_error="none")
     assert [found[0][0], found[0][2]] == judge.rewards(["p"], [["a", "c"]])[0]
     assert (found[0][1], found[1]) == (None, [None, None])

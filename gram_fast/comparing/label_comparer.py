@@ -124,13 +124,11 @@ class LabelComparer:
         """Finds the texts that are too long, or have tokens without an embedding, as in `Comparer`."""
         if endless := self._endless(groups):
             return endless
+        if self.tokenizer.num_ids > self.runner.num_embeddings and (strange := self.strange(groups)):
+            return strange
         encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
         shown = [self.shown(of_group, orders) for of_group in pairs]
-        measured = [encoded.measured(g, of_group) for g, of_group in enumerate(shown)]
-        highest = max((int(of_group.max(initial=0)) for _, of_group in measured), default=0)
-        if highest >= self.runner.num_embeddings and (strange := self.strange(groups)):
-            return strange
-        return self.too_long(groups, shown, [lengths for lengths, _ in measured])
+        return self.too_long(groups, shown, [encoded.lengths(g, of_group) for g, of_group in enumerate(shown)])
 
     def shown(self, pairs: Pairs, orders: Orders) -> Pairs:
         """Presentations of pairs of a group [P, 2], in each order -> texts in slots A and B, or those of a verifier."""
@@ -257,11 +255,11 @@ class LabelSession:
         """Raises InputError, which names the texts to leave out, on presentations that are too long."""
         if lengths.max() <= self.comparer.max_length:
             return
-        groups = np.array([g for g, *_ in presentations])
-        shown = np.array([texts for _, *texts in presentations])
-        of_group = [groups == g for g in range(len(self.groups))]
+        group_of, shown = np.array([g for g, *_ in presentations]), np.array([texts for _, *texts in presentations])
+        numbers = np.unique(group_of[lengths > self.comparer.max_length]).tolist()
+        groups, of_group = [self.groups[g] for g in numbers], [group_of == g for g in numbers]
         raise InputError.of(
-            self.comparer.too_long(self.groups, [shown[its] for its in of_group], [lengths[its] for its in of_group])
+            self.comparer.too_long(groups, [shown[its] for its in of_group], [lengths[its] for its in of_group])
         )
 
     def _name(self, presentation: Presentation) -> str:

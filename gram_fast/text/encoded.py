@@ -15,7 +15,7 @@ Presentation = tuple[int, ...]
 """(group, i, j): text i of the group in slot A and text j in slot B, numbered as in Group.texts; or, for a verifier,
 (group, i)."""
 _NO_IDS = np.empty(0, np.int32)
-# Whole presentations that are encoded at once to be measured: what the tokenizer keeps of each takes much memory.
+# Whole presentations that are encoded at once to be counted: what the tokenizer keeps of each takes much memory.
 _AT_ONCE = 256
 
 
@@ -76,8 +76,8 @@ class EncodedTexts:
         numbers = np.arange(known, known + len(segments), dtype=np.int32)
         return EncodedRound(segments, numbers[:, None], reusable=0)
 
-    def measured(self, group: int, shown: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Measures presentations of a group -> number of tokens and highest token id of each, int64 [P] each.
+    def lengths(self, group: int, shown: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Counts the tokens of presentations of a group -> int64 [P].
 
         `shown`: numbers of the responses in the slots, int64 [P, responses shown]. Where presentations are encoded
         whole, this encodes all of them.
@@ -85,16 +85,15 @@ class EncodedTexts:
         if not self.numbers:
             rows = [self._texts((group, *numbers)) for numbers in shown.tolist()]
             parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
-            measures = [_measure(ids) for part in parts for ids in self.tokenizer.whole_ids(part)]
-            whole = np.array(measures, np.int64).reshape(-1, 2)
-            return whole[:, 0], whole[:, 1]
-        lengths, highest = (np.full(len(shown), measure) for measure in _measure(self.head_ids))
+            return np.array([len(ids) for part in parts for ids in self.tokenizer.whole_ids(part)], np.int64)
+        found = np.full(len(shown), len(self.head_ids))
         for numbers, place in self._numbers_and_places:
-            texts = self.groups[group] if place else [self.prompts[group]]
-            of_texts = np.array([_measure(self.pieces[numbers[text]]) for text in texts], np.int64)
-            of_slot = of_texts[shown[:, place - 1] if place else np.zeros(len(shown), np.int64)]
-            lengths, highest = lengths + of_slot[:, 0], np.maximum(highest, of_slot[:, 1])
-        return lengths, highest
+            if place == 0:
+                found += len(self.pieces[numbers[self.prompts[group]]])
+            else:
+                of_texts = np.array([len(self.pieces[numbers[text]]) for text in self.groups[group]])
+                found += of_texts[shown[:, place - 1]]
+        return found
 
     def _is_exact_on_a_sample(self) -> bool:
         """Whether composed ids equal those of the whole text, for the first and last responses of two groups."""
@@ -120,10 +119,6 @@ class EncodedTexts:
         slots = self.tokenizer.text.slots
         places = map(slot_names(slots).index, slots)
         return list(zip(self.numbers, places, strict=True))
-
-
-def _measure(ids: Ids) -> tuple[int, int]:
-    return len(ids), int(ids.max(initial=0))
 
 
 def _composed(texts: EncodedTexts, frames: tuple[Frame, ...]) -> EncodedTexts | None:

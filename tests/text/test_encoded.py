@@ -31,7 +31,7 @@ def test_prompts_and_responses_with_the_same_text_around_them_keep_their_own_pie
 
 @pytest.mark.filterwarnings("ignore:.*tokenized whole")
 @pytest.mark.parametrize("name", ALL)
-def test_measures_are_those_of_the_whole_texts(name):
+def test_lengths_are_those_of_the_whole_texts(name):
     for text in (
         "Which?\n{input}\n\n=> {response_a}\n\n=> {response_b}\n\nA or B?",
         "Is it right?\n{input}\n\n=> {response}\n\nYes?",
@@ -42,10 +42,8 @@ def test_measures_are_those_of_the_whole_texts(name):
             count = len(group)
             shown = np.array([(i, (3 * i + 1) % count)[: len(pairs.text.slots) - 1] for i in range(count)], np.int64)
             whole = pairs.whole_ids([(AWKWARD[g], *(group[k] for k in numbers)) for numbers in shown])
-            lengths, highest = encoded.measured(g, shown)
-            assert lengths.tolist() == [len(ids) for ids in whole]
-            assert highest.tolist() == [ids.max() for ids in whole]
-            assert all(len(none) == 0 for none in encoded.measured(g, shown[:0]))
+            assert encoded.lengths(g, shown).tolist() == [len(ids) for ids in whole]
+            assert len(encoded.lengths(g, shown[:0])) == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*tokenized whole")
