@@ -160,7 +160,7 @@ class PairwiseJudge:
         )
         if not isinstance(name_or_path, str | PathLike):
             raise InputError(f"name_or_path: expected a folder or a name on the hub, got {shown_value(name_or_path)}")
-        from gram_fast.comparing.loading import load_comparer
+        from gram_fast.comparing.loading import load_comparer  # here, as it imports torch and transformers
 
         return cls(load_comparer(str(name_or_path), options), include_reasoning=include_reasoning)
 

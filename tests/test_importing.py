@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import gram_fast
+from gram_fast.ops import backend_problem
 
 HEAVY = ("torch", "transformers", "scipy", "sympy", "triton", "accelerate", "datasets", "pandas", "matplotlib")
 
@@ -87,3 +89,9 @@ def test_a_judge_on_a_cpu_needs_no_triton_and_standard_error_that_is_no_terminal
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["order"] == [1, 0]
     assert run.stderr == "gram-fast: 1 rows written, 0 already there, 0 skipped\n"
+
+
+def test_a_missing_triton_is_a_sentence_that_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    problem = backend_problem("tree_attention", "triton", torch.device("cuda"), torch.bfloat16)
+    assert problem == "tree_attention backend 'triton' needs the package triton, for Linux: install gram_fast[cuda]"
