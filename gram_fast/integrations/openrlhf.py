@@ -64,11 +64,11 @@ def reward_function(
 
     "scores" are in [0, 1], for the host's dynamic filtering: the rewards, or their sigmoid where they are log odds.
 
-    Raises InputError on an unknown setting and on fewer than two samples. The function raises InputError on a prompt
+    Raises InputError on a wrong setting and on fewer than two samples. The function raises InputError on a prompt
     that the template did not write, on lists of different lengths, and on rows that are no groups; other errors are
     those of `PairwiseJudge.rewards`.
     """
-    check_settings(settings)
+    check_settings(settings, has_references=n_samples_per_prompt is None)
     if n_samples_per_prompt is not None and (type(n_samples_per_prompt) is not int or n_samples_per_prompt < 2):
         raise InputError(f"n_samples_per_prompt: expected an integer of at least 2, got {n_samples_per_prompt!r}")
     lazy = LazyJudge.of(judge)
@@ -116,10 +116,10 @@ def group_executor(
         unjudged: as for `reward_function`; also for a sample that is alone after the timeout.
         settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
 
-    Rewards, scores and logs are those of `reward_function`. Raises InputError where OpenRLHF is missing, and on an
-    unknown setting; the executor, on a prompt that the template did not write.
+    Rewards, scores and logs are those of `reward_function`. Raises InputError where OpenRLHF is missing, and on a
+    wrong setting; the executor, on a prompt that the template did not write.
     """
-    check_settings(settings)
+    check_settings(settings, has_references=False)
     try:
         from openrlhf.utils.agent import SingleTurnAgentExecutor
     except ImportError as error:

@@ -37,9 +37,10 @@ def group_reward(judge: AnyJudge, tokenizer: Any = None, **settings: Any) -> Cal
 
     Samples of one `group_index` are a group. One that cannot be judged (over-long, with turns of the template
     inside) leaves the loss, by `remove_sample`, and gets the mean of its group's rewards, so that the advantages of the
-    others keep their mean of 0; a warning has the reason. Raises InputError on an unknown setting; the function, on a
+    others keep their mean of 0; a warning has the reason. Raises InputError on a wrong setting; the function, on a
     prompt that the template did not write, and errors like `PairwiseJudge.rewards`.
     """
+    check_settings(settings, has_references=False)
     judged = _judging(judge, tokenizer, settings)
 
     async def reward(args: Any, samples: Sequence[Any], **_: Any) -> list[float]:
@@ -60,6 +61,7 @@ def reference_reward(judge: AnyJudge, tokenizer: Any = None, **settings: Any) ->
     that cannot be judged, or has no label, leaves the loss, by `remove_sample`, and gets 0.0. Arguments, warnings and
     errors as for `group_reward`; of the settings those that go with references: orders and scores.
     """
+    check_settings(settings, has_references=True)
     judged = _judging(judge, tokenizer, settings)
 
     async def reward(args: Any, sample: Any, **_: Any) -> Any:
@@ -74,7 +76,6 @@ def reference_reward(judge: AnyJudge, tokenizer: Any = None, **settings: Any) ->
 
 def _judging(judge: AnyJudge, tokenizer: Any, settings: Mapping[str, Any]) -> Callable[..., RowRewards]:
     """Makes a function that reads samples and judges them."""
-    check_settings(settings)
     lazy = LazyJudge.of(judge)
     turns: list[Turns] = []
 

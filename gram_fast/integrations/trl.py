@@ -19,9 +19,7 @@ answer.
 """
 
 import asyncio
-import inspect
 import logging
-import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -30,10 +28,11 @@ from typing import Any
 import torch
 from torch import distributed
 
-from gram_fast import BackendError, InputError, PairwiseJudge
+from gram_fast import BackendError, InputError
 from gram_fast.integrations.grouped import RowRewards, rewards_of_rows
-from gram_fast.integrations.lazy import LazyJudge
+from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.metrics import metrics
+from gram_fast.integrations.settings import check_settings
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ Answer = tuple[float | None, str | None]
 
 
 def group_reward(
-    judge: PairwiseJudge | LazyJudge | str | os.PathLike[str],
+    judge: AnyJudge,
     *,
     reference: Reference | None = None,
     asynchronous: bool = False,
@@ -69,18 +68,13 @@ def group_reward(
         settings: arguments of `PairwiseJudge.rewards`: strategy, scores, orders, seed and others.
 
     The function returns a reward for each row, None where it could not be judged; the first such row makes a warning
-    with the reason. It pickles where its judge does. Raises InputError on an unknown setting. The function raises
+    with the reason. It pickles where its judge does. Raises InputError on a wrong setting. The function raises
     errors like `PairwiseJudge.rewards`, InputError where a column or the trainer is missing, and BackendError where the
     judge of another process failed.
     """
-    known = set(inspect.signature(PairwiseJudge.rewards).parameters) - _NOT_SETTINGS
-    if unknown := sorted(settings.keys() - known):
-        raise InputError(f"{unknown[0]}: expected an argument of PairwiseJudge.rewards ({', '.join(sorted(known))})")
+    check_settings(settings, has_references=reference is not None)
     kind = AsyncGroupReward if asynchronous else GroupReward
-    return kind(judge if isinstance(judge, LazyJudge) else LazyJudge(judge), reference, name, settings)
-
-
-_NOT_SETTINGS = {"self", "prompts", "groups", "references", "on_error"}
+    return kind(LazyJudge.of(judge), reference, name, settings)
 
 
 def greedy_completions(prompts: list[Text], trainer: Any) -> list[Text]:

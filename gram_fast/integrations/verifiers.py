@@ -78,9 +78,9 @@ def group_reward(
         settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
 
     The rubric calls it with the rollouts of one prompt. It logs an error of the judge, and gives the group 0.0.
-    Raises InputError on an unknown setting.
+    Raises InputError on a wrong setting.
     """
-    check_settings(settings)
+    check_settings(settings, has_references=False)
     lazy = LazyJudge.of(judge)
 
     async def judge_reward(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:

@@ -45,10 +45,10 @@ def reference_score(
             reason, and the mean of "unjudged" in the extra information is their share.
         settings: arguments of `PairwiseJudge.rewards` that go with references: orders and scores.
 
-    Raises InputError on an unknown setting. The function returns {"score", "unjudged"}, raises InputError where
+    Raises InputError on a wrong setting. The function returns {"score", "unjudged"}, raises InputError where
     `extra_info` lacks a key, and errors like `PairwiseJudge.rewards`.
     """
-    check_settings(settings)
+    check_settings(settings, has_references=True)
     lazy = LazyJudge.of(judge)
 
     def compute_score(
@@ -84,10 +84,10 @@ def group_reward_manager(
             reason, and the mean of "unjudged" in the extra information is their share.
         settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
 
-    Raises InputError where verl is missing, and on an unknown setting. A manager raises it where the samples of a group
+    Raises InputError where verl is missing, and on a wrong setting. A manager raises it where the samples of a group
     could not meet: it needs `reward.num_workers=1`, and as many samples in validation as in training.
     """
-    check_settings(settings)
+    check_settings(settings, has_references=False)
     try:
         from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
     except ImportError as error:
