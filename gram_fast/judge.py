@@ -41,9 +41,9 @@ class PairwiseJudge:
     """A generative pairwise reward model that compares, ranks and rewards responses (GRAM, arXiv 2506.14175).
 
     Prompts and responses are strings or lists of chat messages. A judge keeps the keys and values of its instruction
-    across calls. It may be called from several threads; calls on one device run one after the other. Nothing else may
-    run the model while a call does. `gram_fast.to_thread` awaits a call. What is pickled of a judge is how
-    `from_pretrained` loaded it, its `token` too; a deep copy shares the model.
+    across calls. It may be called from several threads: calls on one device take turns, and small ones that wait at the
+    same time are scored together. Nothing else may run the model while a call does. `gram_fast.to_thread` awaits a
+    call. What is pickled of a judge is how `from_pretrained` loaded it, its `token` too; a deep copy shares the model.
     """
 
     def __init__(self, comparer: Comparer, *, include_reasoning: bool = False) -> None:

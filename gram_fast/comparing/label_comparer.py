@@ -17,7 +17,8 @@ from gram_fast.errors import InputError, NumericalError, UnsupportedModelError
 from gram_fast.models.finite import why_not_finite
 from gram_fast.models.known_answers import KnownAnswer, known_answers, rounding
 from gram_fast.results import ForwardStats, Preference
-from gram_fast.scoring.engine import Engine, ScoringRequest
+from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.request import ScoringRequest
 from gram_fast.scoring.runner import Runner
 from gram_fast.scoring.surroundings import sheltered
 from gram_fast.text.encoded import EncodedRound, EncodedTexts, Presentation
@@ -108,10 +109,10 @@ class LabelComparer:
     def open(
         self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> "Iterator[LabelSession]":
-        """Tokenizes the groups, then waits for the engine and holds it until the end of the context.
+        """Tokenizes the groups; the session waits for the engine at its first round, and has it until it ends.
 
-        Raises InputError on texts that are so long that they need not be tokenized to know that they are over
-        `max_length`.
+        Sessions that wait at the same time are scored together, whatever their groups, orders and rounds. Raises
+        InputError on texts that are so long that they need not be tokenized to know that they are over `max_length`.
         """
         started = time.perf_counter()
         if endless := self._endless(groups):
@@ -230,10 +231,9 @@ class LabelSession:
         """Computes label logits [P, 2]. Raises InputError on a presentation that is too long, NumericalError on NaN."""
         made = self.encoded.round(presentations, self.request.num_segments)
         self._check_ids(made)
-        leaves = self.request.add(made)
-        self._check_lengths(presentations, self.request.lengths(leaves))
+        self._check_lengths(presentations, self.request.add(made))
         with on_device(self.comparer.runner.device):
-            logits = self.request.score(leaves, self.has_more_rounds)
+            logits = self.request.score(self.has_more_rounds)
         bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(bad):
             raise NumericalError(

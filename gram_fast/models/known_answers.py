@@ -74,8 +74,8 @@ def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]
     encoded = EncodedTexts.of(tokenizer, [PROMPT], [RESPONSES])
     try:
         with Engine(runner, max_batch_tokens=_BUDGET).request(encoded.head_ids) as request:
-            leaves = request.add(encoded.round(presentations, request.num_segments))
-            ours = request.score(leaves, more_rounds=False)
+            request.add(encoded.round(presentations, request.num_segments))
+            ours = request.score(more_rounds=False)
         plain_logits = [runner.plain_logits(torch.from_numpy(ids).long()).tolist() for ids in whole]
     except (GramFastError, torch.OutOfMemoryError):
         raise

@@ -1,8 +1,12 @@
-"""Runs scoring requests: plans passes over the token tree, runs them, keeps keys and values for the next round."""
+"""Runs scoring requests: plans passes over the token tree, runs them, keeps keys and values for the next round.
+
+Calls that wait for the engine at the same time have it together (turns.py): what they ask is packed into the same
+passes.
+"""
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,14 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gram_fast.devices import finish, give_memory_back
-from gram_fast.errors import InputError
-from gram_fast.results import ForwardStats
+from gram_fast.errors import InputError, NumericalError
 from gram_fast.scoring.forks import check_forked_child, in_forked_children
 from gram_fast.scoring.key_values import KeyValueStore
+from gram_fast.scoring.request import ScoringRequest, shares
 from gram_fast.scoring.runner import Runner
-from gram_fast.scoring.stops import check_stop
+from gram_fast.scoring.stops import StoppedError
 from gram_fast.scoring.tree import TokenTree, TreePlan, plan_round
-from gram_fast.text.encoded import EncodedRound
+from gram_fast.scoring.turns import Turns
 from gram_fast.text.tokens import Ids
 
 CPU_BUDGET = 1024
@@ -48,7 +52,11 @@ class Run:
 
 
 class Engine:
-    """Scores requests with one model, one at a time (other threads wait); holds its key/value store and budget."""
+    """Scores requests with one model; holds its key/value store and budget.
+
+    Requests of several threads take turns. Those that wait at the same time have one together, as many as fill a pass:
+    more would not be cheaper, and each would wait for all.
+    """
 
     def __init__(self, runner: Runner, max_batch_tokens: int | None = None) -> None:
         """`max_batch_tokens`: most tokens of one pass; None chooses by device."""
@@ -56,11 +64,10 @@ class Engine:
         self._head_ids = np.empty(0, np.int32)
         self._tree = TokenTree(self._head_ids)
         self._store = KeyValueStore()
+        self._tokens_counted = 0  # tokens of the tree that requests have in their stats
         self._is_whole = True
-        """Whether the tree and the store are what the last request left at its end, and of the same nodes."""
-        self._lock = threading.Lock()
-        self._holder: int | None = None
-        """Thread of the request that has the lock."""
+        """Whether the store holds what the tree says."""
+        self._turns = Turns(self._score, self._end_turn, self._fit)
         self._is_forked = False
         in_forked_children(self._after_fork)
         free = runner.processes.least(_free_memory(runner.device))
@@ -76,73 +83,129 @@ class Engine:
         return self._store.num_slots
 
     @contextmanager
-    def request(self, head_ids: Ids) -> "Iterator[ScoringRequest]":
-        """Opens a request whose sequences all start with `head_ids`.
+    def request(self, head_ids: Ids) -> Iterator[ScoringRequest]:
+        """Opens a request whose sequences all start with `head_ids`; it waits for the engine when it first scores.
 
-        Its keys and values are dropped at its end except the head's, which the next request with the same head reuses
-        unless the model may have changed by then. Whatever ends a request early, the next one starts over. Raises
-        InputError in a forked child where the model cannot run, and inside another request of the same thread, which
-        would wait for itself.
+        Its keys and values are dropped at the end of its turn except the head's, which the next request with the same
+        head reuses unless the model may have changed by then. Raises InputError in a forked child where the model
+        cannot run, and inside another request of the same thread, which would wait for itself.
         """
         if self._is_forked:
             check_forked_child(self._runner.device, self._runner.processes.count)
-        if self._holder == threading.get_ident():
+        if self._turns.has_open(threading.get_ident()):
             raise InputError(
                 "the judge is in the middle of a call of this thread: expected its end before the next call, which a "
                 "hook of the model or a handler of a signal has made"
             )
-        with self._lock:
-            try:
-                self._holder = threading.get_ident()
-                self._begin(head_ids)
-                yield ScoringRequest(self, self._tree)
-                self._tree.clear()
-                if self._runner.may_change:
-                    self._tree.forget_slots()
-                self._is_whole = True
-            finally:
-                self._holder = None
-                if not self._is_whole:
-                    self._release()
+        request = ScoringRequest(head_ids)
+        with self._turns.place(request) as request.ask:
+            yield request
 
-    def _begin(self, head_ids: Ids) -> None:
-        """Prepares the tree and the store for a request, which alone can say that they are whole again."""
+    def _fit(self, requests: Sequence[ScoringRequest]) -> bool:
+        """Whether requests may have a turn together. Never with several processes, which must all do the same."""
+        return (
+            self._runner.processes.count == 1
+            and sum(request.tokens_asked for request in requests) <= self.budget
+            and np.array_equal(requests[0].head_ids, requests[-1].head_ids)
+        )
+
+    def _score(self, requests: Sequence[ScoringRequest]) -> None:
+        """Answers what requests of one turn ask, packed together; each counts its share of the cost, by its tokens.
+
+        What was answered before an interruption is not asked any more, nor what a stopped call asks.
+        """
+        requests = [request for request in requests if request.num_asked and not self._are_stopped([request])]
+        if not requests:
+            return
         was_whole, self._is_whole = self._is_whole, False
         if not was_whole:
-            # A plan may be half run, the store half grown: not even `_release` need have come to its end.
-            self._release()
-        if not (was_whole and np.array_equal(head_ids, self._head_ids)):
-            self._head_ids, self._tree = head_ids, TokenTree(head_ids)
+            # A plan may be half run, the store half grown: not even `_forget` need have come to its end.
+            self._forget()
+        if not np.array_equal(requests[0].head_ids, self._head_ids):
+            self._head_ids, self._tree = requests[0].head_ids, TokenTree(requests[0].head_ids)
+        try:
+            leaves = np.concatenate([request.add_to(self._tree) for request in requests])
+            more_rounds = any(request.more_rounds for request in requests)
+            logits, tokens_computed, passes = self._logits(requests, leaves, more_rounds)
+            self._is_whole = True
+        finally:
+            if not self._is_whole:
+                self._forget()
+        if not np.isfinite(logits).all():
+            # Attention weighs what a token must not see by 0, which leaves a NaN a NaN, also in what is kept.
+            self._forget()
+            if len(requests) > 1:
+                raise NumericalError("one of several calls has logits that are not finite")
+        weights = np.array([request.tokens_asked for request in requests])
+        tree = shares(self._tree.num_tokens - self._tokens_counted, weights)
+        computed = shares(tokens_computed, weights)
+        self._tokens_counted = self._tree.num_tokens
+        parts = np.split(logits, np.cumsum([request.num_asked for request in requests])[:-1])
+        for k, request in enumerate(requests):
+            request.answer(parts[k], tree[k], computed[k], passes)
 
-    def run(self, plan: TreePlan) -> Run:
-        """Runs the passes of a plan, in the request that made it.
+    def _logits(
+        self, requests: Sequence[ScoringRequest], leaves: NDArray[np.int32], more_rounds: bool
+    ) -> tuple[NDArray[np.float32], int, int]:
+        """Computes the label logits of the requests' leaves -> float32 [P, 2], tokens computed, passes."""
+        logits = np.full((len(leaves), 2), np.nan, np.float32)
+        pending = np.arange(len(leaves))
+        tokens_computed = passes = 0
+        while len(pending):
+            plan = plan_round(
+                self._tree, leaves[pending], budget=self.budget, keep_limit=self.keep_limit, more_rounds=more_rounds
+            )
+            # Inference mode saves a few hundredths of what the host takes of a pass. Its tensors cannot be trained
+            # with: a model of somebody else's may keep some of those that it makes, such as cosines.
+            with torch.no_grad() if self._runner.may_change else torch.inference_mode():
+                run = self._run(plan, requests)
+            logits[pending[run.leaf_index]] = run.logits
+            pending = np.delete(pending, run.leaf_index)
+            tokens_computed += run.num_tokens
+            passes += run.num_passes
+            if run.is_complete:
+                self._tree.keep(plan.kept)
+            else:
+                # After `_run` has returned: its exception held the failed forward's activations.
+                self.halve_budget()
+        return logits, tokens_computed, passes
+
+    def _end_turn(self) -> None:
+        was_whole, self._is_whole, self._tokens_counted = self._is_whole, False, 0
+        self._tree.clear()
+        if self._runner.may_change:
+            self._tree.forget_slots()
+        self._is_whole = was_whole
+
+    def _are_stopped(self, requests: Sequence[ScoringRequest]) -> bool:
+        """Whether no call waits for these requests any more.
+
+        Never with several processes: the others take part in every pass, and cannot be told to leave one out.
+        """
+        return self._runner.processes.count == 1 and all(request.is_stopped() for request in requests)
+
+    def _run(self, plan: TreePlan, requests: Sequence[ScoringRequest]) -> Run:
+        """Runs the passes of a plan of these requests.
 
         Running out of memory ends it early; it is raised, like every other error, where passes cannot get smaller.
-        Raises StoppedError before a pass once the call is to stop.
+        Raises StoppedError before a pass once all calls are to stop.
         """
-        # Inference mode saves a few hundredths of what the host takes of a pass. Its tensors cannot be trained with: a
-        # model of somebody else's may keep some of those that it makes, such as cosines.
-        with torch.no_grad() if self._runner.may_change else torch.inference_mode():
-            return self._run(plan)
-
-    def _run(self, plan: TreePlan) -> Run:
-        """`run`, in its mode."""
         done: list[tuple[NDArray[np.int64], Tensor]] = []
         num_tokens, is_complete = 0, True
-        # With several processes, the others take part in every pass, and cannot be told to leave one out.
-        is_alone = self._runner.processes.count == 1
         try:
             self._store.reserve(plan.num_slots)
             # The bar shows on a terminal, when the request takes longer than two seconds.
             with tqdm(total=plan.num_tokens, unit="tok", unit_scale=True, delay=2, leave=False, disable=None) as bar:
                 for tree_pass in plan.passes:
-                    if is_alone:
-                        check_stop()
+                    if self._are_stopped(requests):
+                        raise StoppedError("the call was stopped between two passes")
                     done.append((tree_pass.leaf_index, self._runner.forward(tree_pass, self._store)))
                     num_tokens += tree_pass.num_tokens
                     self._store.copy(tree_pass.copies)
                     bar.update(tree_pass.num_tokens)
         except (RuntimeError, MemoryError) as error:
+            # With several processes, the others wait in the middle of this pass and cannot be told to start over.
+            is_alone = self._runner.processes.count == 1
             if not (is_alone and _is_out_of_memory(error)) or self.budget // 2 < _SMALLEST_BUDGET:
                 raise
             is_complete = False
@@ -159,8 +222,7 @@ class Engine:
         before = self.budget
         self.budget //= 2
         self.keep_limit //= 2
-        self._tree.forget_slots()
-        self._release()
+        self._forget()
         give_memory_back(self._runner.device)
         # At last: where warnings are errors, the next call starts with the smaller budget.
         warnings.warn(
@@ -169,74 +231,17 @@ class Engine:
             stacklevel=2,
         )
 
-    def _release(self) -> None:
+    def _forget(self) -> None:
         """Frees all keys and values, once nothing that was launched can write to their memory."""
+        self._tree.forget_slots()
         finish(self._runner.device)
         self._store.release()
 
     def _after_fork(self) -> None:
         """Starts over in a forked child: a request of another thread, half run, does not end there."""
-        self._is_forked, self._is_whole, self._holder, self._lock = True, False, None, threading.Lock()
+        self._is_forked, self._is_whole, self._tokens_counted = True, False, 0
+        self._tree, self._turns = TokenTree(self._head_ids), Turns(self._score, self._end_turn, self._fit)
         tqdm.set_lock(threading.RLock())
-
-
-class ScoringRequest:
-    """One call's rounds over a growing token tree, and their cost."""
-
-    def __init__(self, engine: Engine, tree: TokenTree) -> None:
-        """`tree`: holds only the head."""
-        self._engine, self._tree = engine, tree
-        self.num_segments = 0
-        """Number of segments that the tree holds."""
-        self._comparisons = self._tokens_unshared = self._tokens_computed = self._passes = 0
-
-    def add(self, encoded: EncodedRound) -> NDArray[np.int32]:
-        """Adds the sequences of a round to the tree -> leaf numbers, int32 [P]."""
-        for ids in encoded.segments:
-            self._tree.add_segment(ids)
-        self.num_segments += len(encoded.segments)
-        return self._tree.add_sequences(encoded.sequences, encoded.reusable)
-
-    def lengths(self, leaves: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Tokens of the whole sequences, head included -> int64 [P]."""
-        return self._tree.leaf_lengths(leaves)
-
-    def score(self, leaves: NDArray[np.int32], more_rounds: bool) -> NDArray[np.float32]:
-        """Computes the label logits of the leaves -> float32 [P, 2]; `more_rounds` keeps reusable keys and values."""
-        logits = np.full((len(leaves), 2), np.nan, np.float32)
-        pending = np.arange(len(leaves))
-        while len(pending):
-            plan = plan_round(
-                self._tree,
-                leaves[pending],
-                budget=self._engine.budget,
-                keep_limit=self._engine.keep_limit,
-                more_rounds=more_rounds,
-            )
-            run = self._engine.run(plan)
-            logits[pending[run.leaf_index]] = run.logits
-            pending = np.delete(pending, run.leaf_index)
-            self._tokens_computed += run.num_tokens
-            self._passes += run.num_passes
-            if run.is_complete:
-                self._tree.keep(plan.kept)
-            else:
-                # After `run` has returned: its exception held the failed forward's activations.
-                self._engine.halve_budget()
-        self._comparisons += len(leaves)
-        self._tokens_unshared += int(self.lengths(leaves).sum())
-        return logits
-
-    def stats(self, seconds: float) -> ForwardStats:
-        """Cost of the request so far; `seconds`: wall time, which the caller measures."""
-        return ForwardStats(
-            comparisons=self._comparisons,
-            seconds=seconds,
-            tokens_unshared=self._tokens_unshared,
-            tokens_tree=self._tree.num_tokens,
-            tokens_computed=self._tokens_computed,
-            passes=self._passes,
-        )
 
 
 def default_budget(runner: Runner, free: int) -> int:

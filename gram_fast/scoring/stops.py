@@ -28,10 +28,10 @@ def stopped_by(stop: threading.Event) -> Context:
     return context
 
 
-def check_stop() -> None:
-    """Raises StoppedError in a call that is to stop."""
-    if any(stop.is_set() for stop in _STOPS.get()):
-        raise StoppedError("the call was stopped between two passes")
+def stop_of_call() -> Callable[[], bool]:
+    """Makes a function that says, in any thread, whether the call that runs here now is to stop."""
+    stops = _STOPS.get()
+    return lambda: any(stop.is_set() for stop in stops)
 
 
 async def to_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

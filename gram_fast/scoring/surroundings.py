@@ -17,7 +17,7 @@ def sheltered(function: Callable[P, R]) -> Callable[P, R]:
     """Has a function compute the same bits whatever surrounds it, and leaves that as it was.
 
     Autocast would round products; grad mode would keep all activations; a default device would put tables of integers
-    elsewhere; inference mode would spoil for training what a caller's model keeps (`Engine.run`). In a forked child the
+    elsewhere; inference mode would spoil for training what a caller's model keeps (`Engine`). In a forked child the
     function has a thread of its own where it needs one.
 
     What is set for all threads of a process holds here too: the default dtype and deterministic algorithms, which

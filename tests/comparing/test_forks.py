@@ -36,7 +36,7 @@ def test_a_child_scores_while_another_thread_of_its_parent_has_the_engine(judge)
     def score() -> None:
         assert judge.rank(PROMPT, RESPONSES).scores == pytest.approx(expected, abs=1e-5)
 
-    with held(judge.comparer.engine._lock):
+    with held(judge.comparer.engine._turns._lock):
         assert exit_code_of_fork(score) == 0
     assert exit_code_of_fork(lambda: os._exit(exit_code_of_fork(score))) == 0  # a child's child
     assert judge.rank(PROMPT, RESPONSES).scores == pytest.approx(expected, abs=1e-5)

@@ -77,12 +77,11 @@ def score(engine: Engine, head: list[int], rounds: list[list[list[list[int]]]], 
     results = []
     with engine.request(np.array(head, np.int32)) as request:
         for number, sequences in enumerate(rounds):
-            leaves = []
             for sequence in sequences:
                 row = np.arange(request.num_segments, request.num_segments + len(sequence), dtype=np.int32)
                 segments = [np.array(ids, np.int32) for ids in sequence]
-                leaves.append(request.add(EncodedRound(segments, row[None], reusable)))
-            results.append(request.score(np.concatenate(leaves), more_rounds=number + 1 < len(rounds)))
+                request.add(EncodedRound(segments, row[None], reusable))
+            results.append(request.score(more_rounds=number + 1 < len(rounds)))
     return results
 
 

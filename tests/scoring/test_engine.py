@@ -135,9 +135,9 @@ def test_memory_that_runs_out_in_a_copy_loses_nothing(monkeypatch):
     sequences = [[PROMPT, A, [k]] for k in range(4)]
     with engine.request(np.array(HEAD, np.int32)) as request:
         segments = [np.array(ids, np.int32) for ids in (PROMPT, A, *([k] for k in range(4)))]
-        leaves = request.add(EncodedRound(segments, np.array([[0, 1, 2 + k] for k in range(4)], np.int32), 2))
+        request.add(EncodedRound(segments, np.array([[0, 1, 2 + k] for k in range(4)], np.int32), 2))
         with pytest.warns(UserWarning, match="passes of 100 tokens are halved to 50"):
-            logits = request.score(leaves, more_rounds=False)
+            logits = request.score(more_rounds=False)
         stats = request.stats(0.5)
     np.testing.assert_allclose(logits, plain(RUNNER, HEAD, sequences), atol=1e-4)
     assert (stats.passes, stats.tokens_computed) == (1, len([*HEAD, *PROMPT, *A]) + 4)
@@ -164,8 +164,8 @@ def test_stats_count_what_was_computed_and_what_sharing_saved():
     engine = Engine(RUNNER, max_batch_tokens=1000)
     with engine.request(np.array(HEAD, np.int32)) as request:
         segments = [np.array(ids, np.int32) for ids in (PROMPT, A, [80], [81, 82])]
-        leaves = request.add(EncodedRound(segments, np.array([[0, 1, 2], [0, 1, 3]], np.int32), 2))
-        request.score(leaves, more_rounds=False)
+        request.add(EncodedRound(segments, np.array([[0, 1, 2], [0, 1, 3]], np.int32), 2))
+        request.score(more_rounds=False)
         stats = request.stats(0.5)
     assert (stats.comparisons, stats.passes, stats.seconds) == (2, 1, 0.5)
     assert stats.tokens_unshared == 2 * len([*HEAD, *PROMPT, *A]) + 3

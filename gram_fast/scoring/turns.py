@@ -1,0 +1,149 @@
+"""Turns: several threads use what works for one at a time; those who wait at the same time have a turn together."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Asker = TypeVar("Asker")
+
+# Seconds after which who waits looks again who has left: an interruption may have met a call that was just leaving.
+_LOOK_AGAIN = 1.0
+
+
+@dataclass(eq=False)
+class _Place(Generic[Asker]):
+    """An asker's place, in line or in a turn, for as long as its call is open."""
+
+    asker: Asker
+    changed: threading.Condition
+    """Says that it is answered, or is to run."""
+    is_open: threading.Lock = field(default_factory=threading.Lock)
+    """Locked while the call is open: a `with` gives it back whatever interrupts the call."""
+    thread: int = field(default_factory=threading.get_ident)
+
+
+class Turns(Generic[Asker]):
+    """Runs what is asked, for all of a turn together, in the thread of one of them.
+
+    A turn begins with all who wait by then, in the order in which they came, as many as fit. It runs when each of them
+    has asked or left, again and again until all have left; who comes meanwhile waits for the next. No thread is
+    started: a lone asker runs what it asks itself, at once.
+
+    An interruption may end a call at any line, also of this file. What it leaves behind is found by whoever looks next,
+    since its place is not open any more; what it has run but not told is run again, which must do no harm.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Asker]], None],
+        end: Callable[[], None],
+        fits: Callable[[Sequence[Asker]], bool],
+    ) -> None:
+        """`run` answers some of a turn, `end` ends a turn; `fits` says whether two or more may have one together."""
+        self._run, self._end, self._fits = run, end, fits
+        self._lock = threading.Lock()
+        self._open: list[_Place[Asker]] = []
+        self._asked: dict[_Place[Asker], None] = {}  # who waits for an answer, in order
+        self._members: list[_Place[Asker]] = []  # of the turn; none between turns
+        self._has_begun = False  # whether the turn is to be ended
+        self._runner: _Place[Asker] | None = None  # in whose thread `run` runs
+        self._is_apart = False  # whether `run` failed for all of this turn together
+
+    @contextmanager
+    def place(self, asker: Asker) -> Iterator[Callable[[], None]]:
+        """Opens a call of an asker -> what it calls to ask, any number of times; the end of the context leaves.
+
+        It returns when `run` has answered the asker, in this thread or in another's. An error of `run` is raised only
+        if it comes when the asker is alone: when it comes for several, they are run one by one. An interruption is
+        raised in the thread that it meets, and the others are run again.
+        """
+        place = _Place(asker, threading.Condition(self._lock))
+        try:
+            with place.is_open:
+                with self._lock:
+                    self._open.append(place)
+                yield lambda: self._ask(place)
+        finally:
+            with self._lock:
+                self._clear_up()
+                self._wake_next()
+
+    def has_open(self, thread: int) -> bool:
+        """Whether a call of this thread is open: another one would wait for it for ever."""
+        with self._lock:
+            return any(place.thread == thread and place.is_open.locked() for place in self._open)
+
+    def _ask(self, place: _Place[Asker]) -> None:
+        with self._lock:
+            self._asked[place] = None
+            self._wake_next()
+        while together := self._wait(place):
+            self._run_for(together)
+
+    def _wait(self, place: _Place[Asker]) -> list[_Place[Asker]]:
+        """Waits until the asker is to run -> for whom, or until it has been answered -> nobody."""
+        with self._lock:
+            while place in self._asked:
+                self._clear_up()
+                if self._next() is place:
+                    self._runner = place
+                    return self._together(place)
+                place.changed.wait(_LOOK_AGAIN)
+            return []
+
+    def _clear_up(self) -> None:
+        """Lets go of those who have left; the last of a turn ends it."""
+        if all(place.is_open.locked() for place in self._open):
+            return
+        self._asked = {place: None for place in self._asked if place.is_open.locked()}
+        self._members = [place for place in self._members if place.is_open.locked()]
+        if self._runner is not None and not self._runner.is_open.locked():
+            self._runner = None
+        if self._has_begun and not self._members:
+            self._end()
+            self._has_begun = False
+        self._open = [place for place in self._open if place.is_open.locked()]  # at last: now all is done
+
+    def _next(self) -> _Place[Asker] | None:
+        """Who is to run next; nobody while somebody runs, or while one of the turn has not asked."""
+        if self._runner is not None:
+            return None
+        if not self._members:
+            return next(iter(self._asked), None)
+        if not self._is_apart and not all(member in self._asked for member in self._members):
+            return None
+        return next((place for place in self._asked if place in self._members), None)
+
+    def _together(self, place: _Place[Asker]) -> list[_Place[Asker]]:
+        """For whom an asker runs; between turns, begins one with those who wait."""
+        if not self._members:
+            self._has_begun, self._is_apart = True, False
+            for other in self._asked:
+                if self._members and not self._fits([member.asker for member in (*self._members, other)]):
+                    break
+                self._members.append(other)
+        return [place] if self._is_apart else list(self._members)
+
+    def _run_for(self, together: list[_Place[Asker]]) -> None:
+        is_answered = False
+        try:
+            self._run([place.asker for place in together])
+            is_answered = True
+        except Exception:
+            # Whose it is, is found by running them one by one.
+            if len(together) == 1:
+                raise
+            self._is_apart = True
+        finally:
+            with self._lock:
+                self._runner = None
+                for place in together if is_answered or len(together) == 1 else ():
+                    self._asked.pop(place, None)
+                    place.changed.notify()
+                self._wake_next()
+
+    def _wake_next(self) -> None:
+        if (place := self._next()) is not None:
+            place.changed.notify()
