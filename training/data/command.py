@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,7 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from gram_fast.errors import InputError
-from gram_fast.training.data.check import DataReport, Finding, LengthSummary, check_data
+
+if TYPE_CHECKING:
+    from gram_fast.training.data.check import DataReport, Finding, LengthSummary
 
 app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 
@@ -43,6 +45,7 @@ def check(
     from gram_fast.models.checkpoint import find_template, load_config
     from gram_fast.models.tokenizer import load_tokenizer
     from gram_fast.text.tokens import PairTokenizer
+    from gram_fast.training.data.check import check_data
 
     if max_length is not None and model is None:
         raise InputError("--max-length: expected --model as well, in whose tokens to count")
@@ -65,7 +68,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _print(report: DataReport) -> None:
+def _print(report: "DataReport") -> None:
     table = Table(show_header=False, box=None)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -74,7 +77,7 @@ def _print(report: DataReport) -> None:
     Console().print(table)
 
 
-def _lines(report: DataReport) -> Iterator[tuple[str, str]]:
+def _lines(report: "DataReport") -> Iterator[tuple[str, str]]:
     yield "rows", f"{report.rows}: {report.labeled} labeled, {report.unlabeled} unlabeled, {report.bad.count} bad"
     yield from _examples("bad rows", report.bad)
     if report.labeled:
@@ -103,7 +106,7 @@ def _lines(report: DataReport) -> Iterator[tuple[str, str]]:
         yield from _finding("... but for case and white space", against.plain_prompts)
 
 
-def _meaning(report: DataReport) -> str:
+def _meaning(report: "DataReport") -> str:
     if report.prefers_a == report.labeled:
         return "; as all rows with chosen and rejected do, training balances the order"
     return "; rows with chosen and rejected are among them, training balances the order"
@@ -113,17 +116,17 @@ def _share(part: int, whole: int) -> str:
     return f"{part} ({part / whole:.1%})"
 
 
-def _lengths(lengths: LengthSummary) -> str:
+def _lengths(lengths: "LengthSummary") -> str:
     return f"min {lengths.min}, median {lengths.median}, p95 {lengths.p95}, max {lengths.max}"
 
 
-def _finding(what: str, finding: Finding) -> Iterator[tuple[str, str]]:
+def _finding(what: str, finding: "Finding") -> Iterator[tuple[str, str]]:
     rest = finding.count - len(finding.examples)
     examples = [*finding.examples, *([f"{rest} more"] if rest else [])]
     yield what, f"{finding.count}" + (f": {', '.join(examples)}" if examples else "")
 
 
-def _examples(what: str, finding: Finding) -> Iterator[tuple[str, str]]:
+def _examples(what: str, finding: "Finding") -> Iterator[tuple[str, str]]:
     """Table rows of a finding, one for each example."""
     rest = finding.count - len(finding.examples)
     for example in [*finding.examples, *([f"and {rest} more"] if rest else [])]:
