@@ -52,9 +52,15 @@ def address() -> str | None:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return None
     git = ["git", "-C", str(ROOT), "config", "--get", "remote.origin.url"]
-    found = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    found = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", found).removesuffix(".git")
-    return found if found.startswith("https://") else None
+    return web_address(subprocess.run(git, capture_output=True, text=True).stdout.strip())
+
+
+def web_address(remote: str) -> str | None:
+    """Web address of a remote by https or ssh, without the user, who may carry a password; None of any other."""
+    by_https = re.fullmatch(r"https://(?:[^/@]*@)?([^/@]+)/(.+)", remote)
+    by_ssh = re.fullmatch(r"ssh://(?:[^/@]*@)?([^/@:]+)(?::\d+)?/(.+)|(?:[^/@:]+@)([^/@:]+):(.+)", remote)
+    found = [part for part in (by_https or by_ssh).groups() if part] if by_https or by_ssh else None
+    return f"https://{found[0]}/{found[1].removesuffix('.git')}" if found else None
 
 
 def readme(source: str | None) -> str:
@@ -64,19 +70,20 @@ def readme(source: str | None) -> str:
     return link.sub(to, (ROOT / "README.md").read_text("utf-8"))
 
 
-source = address()
-setup(
-    long_description=readme(source),
-    long_description_content_type="text/markdown",
-    project_urls={"Source": source, "Changelog": f"{source}/blob/HEAD/CHANGELOG.md"} if source else {},
-    packages=packages(),
-    package_dir=PACKAGE_DIRS,
-    ext_modules=[
-        Extension(
-            "gram_fast._C",
-            sources=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.is_file()),
-            depends=["CMakeLists.txt"],
-        )
-    ],
-    cmdclass={"build_ext": CMakeBuild},
-)
+if __name__ == "__main__":
+    source = address()
+    setup(
+        long_description=readme(source),
+        long_description_content_type="text/markdown",
+        project_urls={"Source": source, "Changelog": f"{source}/blob/HEAD/CHANGELOG.md"} if source else {},
+        packages=packages(),
+        package_dir=PACKAGE_DIRS,
+        ext_modules=[
+            Extension(
+                "gram_fast._C",
+                sources=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.is_file()),
+                depends=["CMakeLists.txt"],
+            )
+        ],
+        cmdclass={"build_ext": CMakeBuild},
+    )

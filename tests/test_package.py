@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -42,6 +43,22 @@ def test_the_extension_and_torch_share_one_libgomp():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     libgomp, torch = run.stdout.split()
     assert libgomp.startswith(torch), run.stdout
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://host.org/team/project.git", "https://host.org/team/project"),
+        ("https://oauth2:SECRET@host.org:8443/team/project.git", "https://host.org:8443/team/project"),
+        ("git@host.org:team/project.git", "https://host.org/team/project"),
+        ("ssh://git@host.org:2222/team/project", "https://host.org/team/project"),
+        ("/srv/project", None),
+        ("file:///srv/project.git", None),
+        ("", None),
+    ],
+)
+def test_the_address_of_a_project_has_no_password(remote, address):
+    assert runpy.run_path(str(ROOT / "setup.py"))["web_address"](remote) == address
 
 
 def test_the_description_on_an_index_links_to_no_file_that_is_not_there():

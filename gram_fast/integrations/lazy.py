@@ -1,11 +1,14 @@
 """The judge of a process: loaded when it is first needed, once, whoever asks."""
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 from gram_fast import InputError, PairwiseJudge
+
+log = logging.getLogger(__name__)
 
 RANK = "rank"
 """Device name: the GPU of this process's local rank, or what "auto" finds where there is no GPU or no launcher."""
@@ -76,6 +79,9 @@ def rank_device() -> str:
     """The device of this process: "cuda:N" of the local rank N that a launcher set, else "auto"."""
     import torch
 
+    if torch.version.cuda is not None and not torch.cuda.is_available():
+        # As in actors of Ray that ask for none: that the judge then takes minutes must not come as a surprise.
+        log.warning('this process sees no GPU: the judge is loaded on the CPU (device="cpu" says that it shall be)')
     local = os.environ.get("LOCAL_RANK", "")
     # Ray and some schedulers show each process one GPU, whatever its rank.
     if local.isdigit() and int(local) < torch.cuda.device_count():

@@ -72,6 +72,13 @@ def test_what_is_no_judge_and_options_that_go_nowhere_are_refused():
         LazyJudge(PairwiseJudge(LengthComparer()), dtype="float32")
 
 
+def test_a_build_for_gpus_that_sees_none_warns(monkeypatch, caplog):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert rank_device() == "auto"
+    assert "sees no GPU" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("local_rank", "gpus", "device"), [("1", 4, "cuda:1"), ("1", 1, "auto"), ("", 4, "auto"), ("0", 0, "auto")]
 )
