@@ -29,8 +29,12 @@ from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.settings import check_settings
 from gram_fast.integrations.turns import Turns, rewards_of_read
 from gram_fast.integrations.unjudged import filled
+from gram_fast.ranking.scores import bradley_terry, margin
 
 logger = logging.getLogger(__name__)
+
+_LOG_ODDS = (bradley_terry, margin)
+"""Scores that are log odds; others are in [0, 1]."""
 
 RewardFunction = Callable[..., dict[str, Any]]
 """`(queries, prompts, labels, **kwargs) -> {"rewards", "scores", "extra_logs"}`, float32 tensors [B]."""
@@ -68,7 +72,7 @@ def reward_function(
     that the template did not write, on lists of different lengths, and on rows that are no groups; other errors are
     those of `PairwiseJudge.rewards`.
     """
-    check_settings(settings, has_references=n_samples_per_prompt is None)
+    is_log_odds = check_settings(settings, has_references=n_samples_per_prompt is None).scores in _LOG_ODDS
     if n_samples_per_prompt is not None and (type(n_samples_per_prompt) is not int or n_samples_per_prompt < 2):
         raise InputError(f"n_samples_per_prompt: expected an integer of at least 2, got {n_samples_per_prompt!r}")
     lazy = LazyJudge.of(judge)
@@ -86,7 +90,7 @@ def reward_function(
         rows = rewards_of_read(lazy.get(), keys, read, references, settings)
         rewards = torch.tensor(filled(rows, [unjudged] * len(read), logger))
         missing = torch.tensor([value is None for value in rows.values])
-        scores = torch.where(missing, rewards, rewards.sigmoid()) if _are_log_odds(**settings) else rewards
+        scores = torch.where(missing, rewards, rewards.sigmoid()) if is_log_odds else rewards
         return {"rewards": rewards, "scores": scores, "extra_logs": {"unjudged": missing.float()}}
 
     return reward_func
@@ -119,7 +123,7 @@ def group_executor(
     Rewards, scores and logs are those of `reward_function`. Raises InputError where OpenRLHF is missing, and on a
     wrong setting; the executor, on a prompt that the template did not write.
     """
-    check_settings(settings, has_references=False)
+    is_log_odds = check_settings(settings, has_references=False).scores in _LOG_ODDS
     try:
         from openrlhf.utils.agent import SingleTurnAgentExecutor
     except ImportError as error:
@@ -158,7 +162,7 @@ def group_executor(
                 reason = row.reason or str(error)
             if value is None:
                 logger.warning("a sample was not judged: %s", reason)
-            output.update(_output(unjudged if value is None else value, value is None, _are_log_odds(**settings)))
+            output.update(_output(unjudged if value is None else value, value is None, is_log_odds))
             return output
 
     return JudgeExecutor
@@ -189,12 +193,6 @@ def _keys(prompts: Sequence[str], size: int | None) -> list[Hashable]:
             "rows; a host that asks for one sample at a time needs references"
         )
     return keys
-
-
-def _are_log_odds(scores: str = "auto", strategy: str | None = None, **_: Any) -> bool:
-    """Whether rewards with these settings are log odds, else they are in [0, 1]."""
-    usual = "win_rate" if strategy in (None, "round_robin", "reference") else "bradley_terry"
-    return (usual if scores == "auto" else scores) in ("bradley_terry", "margin")
 
 
 def _output(reward: float, is_missing: bool, is_log_odds: bool) -> dict[str, Any]:

@@ -7,15 +7,16 @@ from typing import Any
 from gram_fast import InputError, PairwiseJudge
 from gram_fast.comparing.orders import check_orders
 from gram_fast.ranking.play import check_seed
-from gram_fast.ranking.rewards import find_rule
+from gram_fast.ranking.rewards import RewardRule, find_rule
 
 _NOT_SETTINGS = {"self", "prompts", "groups", "references", "on_error"}
 
 
-def check_settings(settings: Mapping[str, Any], *, has_references: bool) -> None:
+def check_settings(settings: Mapping[str, Any], *, has_references: bool) -> RewardRule:
     """Checks the settings when a reward function is made: the first step may come hours later, in a host that hides it.
 
-    Raises InputError on a name that is no such argument, and like `PairwiseJudge.rewards` on a value.
+    Returns the rule that they choose. Raises InputError on a name that is no such argument, and like
+    `PairwiseJudge.rewards` on a value.
     """
     arguments = inspect.signature(PairwiseJudge.rewards).parameters
     known = {name: argument.default for name, argument in arguments.items() if name not in _NOT_SETTINGS}
@@ -25,4 +26,4 @@ def check_settings(settings: Mapping[str, Any], *, has_references: bool) -> None
     given = {**known, **settings}
     check_orders(given["orders"])
     check_seed(given["seed"])
-    find_rule(given["strategy"], given["scores"], given["k"], given["duplicates"], has_references)
+    return find_rule(given["strategy"], given["scores"], given["k"], given["duplicates"], has_references)

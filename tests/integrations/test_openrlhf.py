@@ -72,7 +72,14 @@ def test_groups_stand_side_by_side(judge):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"scores": s} for s in ("margin", "bradley_terry", "points", "rank")] + [{"strategy": "knockout"}],
+    [
+        *({"scores": scores} for scores in ("margin", "bradley_terry", "points", "rank", "win_rate")),
+        *({"strategy": strategy} for strategy in ("round_robin", "reference", "sort", "knockout")),
+        {"strategy": "opponents", "k": 2},
+        {"strategy": "knockouts", "k": 2, "scores": "points"},
+        {"strategy": "knockouts", "k": 2, "scores": "rank"},
+        {"strategy": "reference", "scores": "win_rate"},
+    ],
     ids=str,
 )
 def test_scores_of_any_kind_are_between_0_and_1(judge, settings):
