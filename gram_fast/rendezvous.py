@@ -17,7 +17,7 @@ from gram_fast.errors import InputError, shown_value
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Rewards
 from gram_fast.text.arguments import OnError, check_on_error
-from gram_fast.text.messages import Prompt
+from gram_fast.text.messages import Prompt, is_same
 
 Partial = Literal["judge", "none"]
 """What those get whose time is over before their group is full: rewards among those who came, or None."""
@@ -65,7 +65,7 @@ class Gathering:
             raise InputError(f"key: expected something hashable, got {type(key).__name__}") from None
         if group is None:
             group = self.open[key] = GatheredGroup(key, prompt, now + self.timeout)
-        elif prompt != group.prompt:
+        elif not is_same(prompt, group.prompt):
             raise InputError(
                 f"key {shown_value(key)}: expected the prompt of the {len(group.members)} that wait under it, got "
                 "another prompt; every group needs a key of its own"
@@ -148,6 +148,8 @@ class Rendezvous:
         if partial not in get_args(Partial):
             raise InputError(f"partial: expected one of {', '.join(get_args(Partial))}, got {shown_value(partial)}")
         check_on_error(on_error)
+        if "references" in settings:  # of no groups they would pass
+            raise InputError("references: a rendezvous takes none, its groups have prompts and responses")
         judge.rewards([], [], **settings)  # wrong settings are found now
         self.judge, self.size, self.timeout = judge, size, timeout
         self._partial, self._on_error, self._settings = partial, on_error, settings
@@ -172,7 +174,8 @@ class Rendezvous:
             response: a candidate, as for `PairwiseJudge.rewards`.
 
         None: the response was alone, or (`partial="none"`) its group was not full in time, or (`on_error="none"`) it
-        cannot be judged. Whoever is interrupted while waiting leaves the group.
+        cannot be judged. Whoever is interrupted while waiting leaves the group; a task that is cancelled does so with
+        `reward_async`; under `gram_fast.to_thread` this waits on, and the response is judged as one of the group.
 
         Raises InputError on a key that is not hashable, on another prompt than that of the open group with this key, on
         a response or prompt that cannot be judged (`on_error="raise"`), in a thread that runs an event loop, which

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.comparers import LengthComparer, p_longer
 from helpers.forks import exit_code_of_fork
@@ -220,6 +221,16 @@ def test_a_key_names_a_group_not_a_prompt(judge: RecordingJudge) -> None:
         raise found[1]
 
 
+def test_a_prompt_is_the_same_as_it_is_read(judge: RecordingJudge) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    forms = [messages, tuple(messages), np.array(messages), "User: a\n\nUser: b"]
+    found = meet(Rendezvous(judge, size=4, timeout=30), [(0, prompt, "x" * k) for k, prompt in enumerate(forms)])
+    assert found == pytest.approx(win_rates(["", "x", "xx", "xxx"]))
+    found = meet(Rendezvous(judge, size=2, timeout=0.05), [(0, np.array(messages[:k]), "x") for k in (2, 1)])
+    assert found[0] is None
+    assert str(found[1]).startswith("key 0: expected the prompt of the 1 that wait under it")
+
+
 def test_a_group_that_is_not_full_in_time(judge: RecordingJudge) -> None:
     three = [(0, "p", text) for text in ("a", "bb", "cccc")]
     assert meet(Rendezvous(judge, size=4, timeout=0.05), three) == pytest.approx(win_rates(["a", "bb", "cccc"]))
@@ -338,7 +349,7 @@ def test_a_forked_child_starts_empty(judge: RecordingJudge) -> None:
         ({"partial": 0.5}, "partial: expected one of judge, none, got 0.5"),
         ({"on_error": "skip"}, "on_error: expected one of raise, none, got 'skip'"),
         ({"strategy": "swiss"}, "there is no strategy 'swiss'"),
-        ({"references": ["r"]}, "references: expected one for each of 0 groups"),
+        ({"references": []}, "references: a rendezvous takes none"),
     ],
 )
 def test_wrong_arguments_are_found_when_it_is_made(judge: RecordingJudge, wrong: dict, message: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gram_fast import InputError, PairwiseJudge, Rewards
+from gram_fast.text.messages import is_same
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ def rewards_of_rows(
     Args:
         judge: the judge.
         keys: one a row. The text of a prompt is no key: a batch may hold one prompt twice.
-        prompts: one a row; those of a group must be equal.
+        prompts: one a row; those of a group must be read as one text.
         responses: one a row, the candidates.
-        references: one a row, equal in a group; the reward is then against it.
+        references: one a row, read as one text in a group; the reward is then against it.
         settings: other arguments of `PairwiseJudge.rewards`, but for `on_error`: a row that cannot be judged has None
             and a reason, the others of its group are judged.
 
@@ -77,7 +78,7 @@ def _reason(rewards: Rewards, g: int, number: int) -> str:
 def _check_equal(name: str, values: Sequence[Any], rows_of: dict[Hashable, list[int]]) -> None:
     for key, rows in rows_of.items():
         for row in rows:
-            if values[row] != values[rows[0]]:
+            if not is_same(values[row], values[rows[0]]):
                 raise InputError(
                     f"{name}: expected equal ones under one key, rows {rows[0]} and {row} of key {key!r} differ"
                 )

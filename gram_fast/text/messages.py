@@ -65,6 +65,22 @@ def read_text(value: Any, name: str, include_reasoning: bool = False) -> tuple[s
     return text, left_out
 
 
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two prompts or responses are read as one text, reasoning included; of two that are none: for one reason.
+
+    Messages are one whether they come in a list, a tuple or an array, whose `==` has no truth value.
+    """
+    return one is other or _read(one) == _read(other)
+
+
+def _read(value: Any) -> tuple[str, bool]:
+    """The text of a value, or why it has none; and which of the two it is."""
+    try:
+        return read_text(value, "value", include_reasoning=True)[0], True
+    except InputError as error:
+        return str(error), False
+
+
 @dataclass(frozen=True)
 class _Paragraph:
     role: str

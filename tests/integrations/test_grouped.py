@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 from helpers.comparers import LengthComparer
 from hypothesis import given
@@ -52,6 +53,15 @@ def test_a_row_without_a_reward_has_a_reason(prompts, responses, references, rea
 def test_a_reference_is_that_of_the_group():
     found = rewards_of_rows(JUDGE, "kl", ["p", "p"], ["aaa", "aaa"], references=["a", "aaaaaa"])
     assert found.values[0] > 0.5 > found.values[1]
+
+
+def test_messages_are_equal_as_they_are_read():
+    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    values = [messages, tuple(messages), np.array(messages)]
+    found = rewards_of_rows(JUDGE, "kkk", values, ["a", "aa", "aaa"], references=values[::-1])
+    assert found.reasons == [None] * 3
+    with pytest.raises(InputError, match="references: expected equal ones under one key, rows 0 and 1 of"):
+        rewards_of_rows(JUDGE, "kk", values[:2], ["a", "b"], references=[values[2], values[2][:1]])
 
 
 def test_what_cannot_be_one_group_is_refused():

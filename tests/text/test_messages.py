@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gram_fast.errors import InputError
 from gram_fast.text.group import Group
-from gram_fast.text.messages import read_text, to_text
+from gram_fast.text.messages import is_same, read_text, to_text
 
 
 @pytest.mark.parametrize(
@@ -299,3 +299,14 @@ def test_responses_that_differ_in_tool_calls_alone_are_different_texts():
     call = json.loads(json.dumps(OPENAI).replace("weather", "calendar"))
     swapped = [OPENAI[0], {**OPENAI[1], "tool_call_id": "call_x7"}, {**OPENAI[2], "tool_call_id": "call_y8"}, OPENAI[3]]
     assert Group.of("p", [OPENAI, other, call, swapped]).text_of.tolist() == [0, 1, 2, 3]
+
+
+def test_values_are_the_same_where_they_are_read_as_one_text():
+    thought = {"role": "assistant", "content": "4", "reasoning": "2 + 2"}
+    assert is_same([{"role": "user", "content": "4"}], "4")
+    assert not is_same([thought], [{**thought, "reasoning": "1 + 3"}])
+    assert is_same(None, None)
+    assert not is_same(None, [])
+    with pytest.raises(InputError) as caught:
+        read_text(None, "value")
+    assert not is_same(None, str(caught.value)), "a text that says what another lacks"
