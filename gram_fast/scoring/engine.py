@@ -18,14 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gram_fast.devices import finish, give_memory_back
-from gram_fast.errors import InputError, NumericalError
+from gram_fast.errors import InputError
 from gram_fast.scoring.forks import check_forked_child, in_forked_children
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.request import ScoringRequest, shares
 from gram_fast.scoring.runner import Runner
 from gram_fast.scoring.stops import StoppedError
 from gram_fast.scoring.tree import TokenTree, TreePlan, plan_round
-from gram_fast.scoring.turns import Turns
+from gram_fast.scoring.turns import RunApartError, Turns
 from gram_fast.text.tokens import Ids
 
 CPU_BUDGET = 1024
@@ -67,7 +67,7 @@ class Engine:
         self._tokens_counted = 0  # tokens of the tree that requests have in their stats
         self._is_whole = True
         """Whether the store holds what the tree says."""
-        self._turns = Turns(self._score, self._end_turn, self._fit)
+        self._turns = self._new_turns()
         self._is_forked = False
         in_forked_children(self._after_fork)
         free = runner.processes.least(_free_memory(runner.device))
@@ -101,6 +101,9 @@ class Engine:
         with self._turns.place(request) as request.ask:
             yield request
 
+    def _new_turns(self) -> Turns[ScoringRequest]:
+        return Turns(self._score, self._end_turn, self._fit, self._is_stopped)
+
     def _fit(self, requests: Sequence[ScoringRequest]) -> bool:
         """Whether requests may have a turn together. Never with several processes, which must all do the same."""
         return (
@@ -114,7 +117,7 @@ class Engine:
 
         What was answered before an interruption is not asked any more, nor what a stopped call asks.
         """
-        requests = [request for request in requests if request.num_asked and not self._are_stopped([request])]
+        requests = [request for request in requests if request.num_asked and not self._is_stopped(request)]
         if not requests:
             return
         was_whole, self._is_whole = self._is_whole, False
@@ -125,24 +128,27 @@ class Engine:
             self._head_ids, self._tree = requests[0].head_ids, TokenTree(requests[0].head_ids)
         try:
             leaves = np.concatenate([request.add_to(self._tree) for request in requests])
+            self._count_tree(requests)
             more_rounds = any(request.more_rounds for request in requests)
             logits, tokens_computed, passes = self._logits(requests, leaves, more_rounds)
-            self._is_whole = True
+            # Attention weighs what a token must not see by 0, which leaves a NaN a NaN, also in what is kept.
+            self._is_whole = bool(np.isfinite(logits).all())
         finally:
             if not self._is_whole:
                 self._forget()
-        if not np.isfinite(logits).all():
-            # Attention weighs what a token must not see by 0, which leaves a NaN a NaN, also in what is kept.
-            self._forget()
-            if len(requests) > 1:
-                raise NumericalError("one of several calls has logits that are not finite")
-        weights = np.array([request.tokens_asked for request in requests])
-        tree = shares(self._tree.num_tokens - self._tokens_counted, weights)
-        computed = shares(tokens_computed, weights)
-        self._tokens_counted = self._tree.num_tokens
+        if not self._is_whole and len(requests) > 1:
+            raise RunApartError("one of several calls has logits that are not finite")
+        computed = shares(tokens_computed, np.array([request.tokens_asked for request in requests]))
         parts = np.split(logits, np.cumsum([request.num_asked for request in requests])[:-1])
         for k, request in enumerate(requests):
-            request.answer(parts[k], tree[k], computed[k], passes)
+            request.answer(parts[k], computed[k], passes)
+
+    def _count_tree(self, requests: Sequence[ScoringRequest]) -> None:
+        """Shares out by how much the tree has grown, once: requests that are run again find it grown."""
+        grown, self._tokens_counted = self._tree.num_tokens - self._tokens_counted, self._tree.num_tokens
+        weights = np.array([request.tokens_asked for request in requests])
+        for request, share in zip(requests, shares(grown, weights), strict=True):
+            request.tokens_tree += share
 
     def _logits(
         self, requests: Sequence[ScoringRequest], leaves: NDArray[np.int32], more_rounds: bool
@@ -176,6 +182,9 @@ class Engine:
         if self._runner.may_change:
             self._tree.forget_slots()
         self._is_whole = was_whole
+
+    def _is_stopped(self, request: ScoringRequest) -> bool:
+        return self._are_stopped([request])
 
     def _are_stopped(self, requests: Sequence[ScoringRequest]) -> bool:
         """Whether no call waits for these requests any more.
@@ -240,7 +249,7 @@ class Engine:
     def _after_fork(self) -> None:
         """Starts over in a forked child: a request of another thread, half run, does not end there."""
         self._is_forked, self._is_whole, self._tokens_counted = True, False, 0
-        self._tree, self._turns = TokenTree(self._head_ids), Turns(self._score, self._end_turn, self._fit)
+        self._tree, self._turns = TokenTree(self._head_ids), self._new_turns()
         tqdm.set_lock(threading.RLock())
 
 

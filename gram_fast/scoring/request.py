@@ -33,7 +33,9 @@ class ScoringRequest:
         self._sizes = np.empty(0, np.int64)  # tokens of each segment
         self._numbers = np.empty(0, np.int32)  # of each segment in the tree
         self._logits = _NO_LOGITS
-        self._comparisons = self._tokens_unshared = self._tokens_tree = self._tokens_computed = self._passes = 0
+        self.tokens_tree = 0
+        """Tokens of the tree that are counted as this call's."""
+        self._comparisons = self._tokens_unshared = self._tokens_computed = self._passes = 0
 
     @property
     def num_segments(self) -> int:
@@ -70,12 +72,11 @@ class ScoringRequest:
             [tree.add_sequences(self._numbers[asked.sequences], asked.reusable) for asked in self._asked]
         )
 
-    def answer(self, logits: NDArray[np.float32], tokens_tree: int, tokens_computed: int, passes: int) -> None:
+    def answer(self, logits: NDArray[np.float32], tokens_computed: int, passes: int) -> None:
         """Takes the logits, float32 [P, 2], of what is asked, and what they cost."""
         self._logits = logits
         self._comparisons += self.num_asked
         self._tokens_unshared += self.tokens_asked + self.num_asked * len(self.head_ids)
-        self._tokens_tree += tokens_tree
         self._tokens_computed += tokens_computed
         self._passes += passes
         self._asked, self.num_asked, self.tokens_asked = [], 0, 0
@@ -86,7 +87,7 @@ class ScoringRequest:
             comparisons=self._comparisons,
             seconds=seconds,
             tokens_unshared=self._tokens_unshared,
-            tokens_tree=self._tokens_tree,
+            tokens_tree=self.tokens_tree,
             tokens_computed=self._tokens_computed,
             passes=self._passes,
         )

@@ -12,6 +12,10 @@ Asker = TypeVar("Asker")
 _LOOK_AGAIN = 1.0
 
 
+class RunApartError(Exception):
+    """What `run` raises that can only answer the askers of a turn one by one."""
+
+
 @dataclass(eq=False)
 class _Place(Generic[Asker]):
     """An asker's place, in line or in a turn, for as long as its call is open."""
@@ -40,9 +44,14 @@ class Turns(Generic[Asker]):
         run: Callable[[Sequence[Asker]], None],
         end: Callable[[], None],
         fits: Callable[[Sequence[Asker]], bool],
+        is_stopped: Callable[[Asker], bool],
     ) -> None:
-        """`run` answers some of a turn, `end` ends a turn; `fits` says whether two or more may have one together."""
-        self._run, self._end, self._fits = run, end, fits
+        """Takes what is done in a turn, and how askers behave.
+
+        `run` answers some of a turn, `end` ends a turn, `fits` says whether two or more may have one together, and
+        `is_stopped` whether nobody wants an asker's answer any more.
+        """
+        self._run, self._end, self._fits, self._is_stopped = run, end, fits, is_stopped
         self._lock = threading.Lock()
         self._open: list[_Place[Asker]] = []
         self._asked: dict[_Place[Asker], None] = {}  # who waits for an answer, in order
@@ -50,14 +59,18 @@ class Turns(Generic[Asker]):
         self._has_begun = False  # whether the turn is to be ended
         self._runner: _Place[Asker] | None = None  # in whose thread `run` runs
         self._is_apart = False  # whether `run` failed for all of this turn together
+        self._unexplained: tuple[_Place[Asker], Exception] | None = (
+            None  # the error of that, and in whose thread it was
+        )
 
     @contextmanager
     def place(self, asker: Asker) -> Iterator[Callable[[], None]]:
         """Opens a call of an asker -> what it calls to ask, any number of times; the end of the context leaves.
 
-        It returns when `run` has answered the asker, in this thread or in another's. An error of `run` is raised only
-        if it comes when the asker is alone: when it comes for several, they are run one by one. An interruption is
-        raised in the thread that it meets, and the others are run again.
+        It returns when `run` has answered the asker, in this thread or in another's, or when the asker is stopped and
+        has no turn yet. An error of `run` for several is raised by those who have it when they are run one by one; one
+        that nobody has then is of the thread in which it came, such as the error of an alarm's handler. An interruption
+        is raised in the thread that it meets, and the others are run again.
         """
         place = _Place(asker, threading.Condition(self._lock))
         try:
@@ -72,21 +85,28 @@ class Turns(Generic[Asker]):
 
     def has_open(self, thread: int) -> bool:
         """Whether a call of this thread is open: another one would wait for it for ever."""
-        with self._lock:
-            return any(place.thread == thread and place.is_open.locked() for place in self._open)
+        # Without the lock, which this very thread may hold: a signal's handler asks too.
+        return any(place.thread == thread and place.is_open.locked() for place in list(self._open))
 
     def _ask(self, place: _Place[Asker]) -> None:
         with self._lock:
             self._asked[place] = None
             self._wake_next()
         while together := self._wait(place):
-            self._run_for(together)
+            self._run_for(place, together)
+        if self._unexplained is not None and self._unexplained[0] is place:
+            error, self._unexplained = self._unexplained[1], None
+            raise error
 
     def _wait(self, place: _Place[Asker]) -> list[_Place[Asker]]:
         """Waits until the asker is to run -> for whom, or until it has been answered -> nobody."""
         with self._lock:
             while place in self._asked:
                 self._clear_up()
+                if place not in self._members and self._is_stopped(place.asker):
+                    del self._asked[place]
+                    self._wake_next()
+                    break
                 if self._next() is place:
                     self._runner = place
                     return self._together(place)
@@ -119,29 +139,32 @@ class Turns(Generic[Asker]):
     def _together(self, place: _Place[Asker]) -> list[_Place[Asker]]:
         """For whom an asker runs; between turns, begins one with those who wait."""
         if not self._members:
-            self._has_begun, self._is_apart = True, False
+            self._has_begun, self._is_apart, self._unexplained = True, False, None
             for other in self._asked:
                 if self._members and not self._fits([member.asker for member in (*self._members, other)]):
                     break
                 self._members.append(other)
         return [place] if self._is_apart else list(self._members)
 
-    def _run_for(self, together: list[_Place[Asker]]) -> None:
+    def _run_for(self, place: _Place[Asker], together: list[_Place[Asker]]) -> None:
         is_answered = False
         try:
             self._run([place.asker for place in together])
             is_answered = True
-        except Exception:
+        except Exception as error:
             # Whose it is, is found by running them one by one.
+            self._unexplained = None if len(together) == 1 or isinstance(error, RunApartError) else (place, error)
             if len(together) == 1:
                 raise
             self._is_apart = True
         finally:
             with self._lock:
                 self._runner = None
-                for place in together if is_answered or len(together) == 1 else ():
-                    self._asked.pop(place, None)
-                    place.changed.notify()
+                for member in together if is_answered or len(together) == 1 else ():
+                    self._asked.pop(member, None)
+                    member.changed.notify()
+                if self._unexplained is not None and self._unexplained[0] is place and place in self._asked:
+                    self._asked[place] = self._asked.pop(place)  # the last to be run, when others have had their own
                 self._wake_next()
 
     def _wake_next(self) -> None:

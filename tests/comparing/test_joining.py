@@ -172,6 +172,9 @@ def test_logits_that_are_not_finite_are_the_error_of_their_own_call(monkeypatch)
     assert futures[2].result().p == pytest.approx(expected, abs=1e-6)
     assert futures[3].exception() is None
     assert len(passes.tokens) == 1 + 1 + 3  # together, then each by itself
+    for k in (2, 3):  # the tree of what failed is shared out, not the first one's alone
+        stats = futures[k].result().stats
+        assert 0 < stats.tokens_tree < stats.tokens_unshared
 
 
 @pytest.mark.parametrize("runner", ["dense", "transformers"])

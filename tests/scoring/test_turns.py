@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 from helpers.interruptions import interrupted_at, lines_of
 
-from gram_fast.scoring.turns import Turns
+from gram_fast.scoring.turns import RunApartError, Turns
 
 
 class Asker:
@@ -19,6 +19,7 @@ class Asker:
 
     def __init__(self, number: int, error: BaseException | None = None) -> None:
         self.number, self.error = number, error
+        self.is_stopped = False
         self.answer: int | None = None
 
 
@@ -26,7 +27,9 @@ class Doubling:
     """What takes turns: notes who was run together, in which thread, and that no two run at once."""
 
     def __init__(self, most: int = 100) -> None:
-        self.turns = Turns(self.run, self.end, lambda askers: len(askers) <= most)
+        self.turns = Turns(self.run, self.end, lambda askers: len(askers) <= most, lambda asker: asker.is_stopped)
+        self.alarm: Exception | None = None
+        """Raised, once, by the first run of several."""
         self.runs: list[list[int]] = []
         self.threads: list[threading.Thread] = []
         self.ends = 0
@@ -40,6 +43,9 @@ class Doubling:
             self.runs.append([asker.number for asker in askers])
             self.threads.append(threading.current_thread())
             assert self.may_run.wait(30)
+            if self.alarm is not None and len(askers) > 1:
+                error, self.alarm = self.alarm, None
+                raise error
             for asker in askers:
                 if asker.error is not None:
                     raise asker.error
@@ -121,6 +127,38 @@ def test_an_error_reaches_only_whose_it_is() -> None:
             assert future.result() == 2 * number
     assert sorted(doubling.runs[2:]) == [[1], [2], [3], [4], [5]]  # one by one, after all together
     assert doubling.ask(Asker(7)) == 14
+
+
+def test_an_error_that_is_no_asker_s_is_raised_in_the_thread_in_which_it_came() -> None:
+    doubling = Doubling()
+    alarm = doubling.alarm = TimeoutError("an alarm's handler raised it")
+    with threads(doubling, [Asker(number) for number in range(4)]) as futures:
+        pass
+    runner = next(k for k, future in enumerate(futures) if future.exception() is alarm)
+    assert doubling.threads[1] is doubling.threads[-1]  # whose it is runs last, when nobody else can have it
+    assert [future.result() for k, future in enumerate(futures) if k != runner] == [
+        2 * number for number in range(4) if number != runner
+    ]
+    assert doubling.ask(Asker(7)) == 14
+
+
+def test_run_may_want_askers_apart_without_an_error_of_anybody() -> None:
+    doubling = Doubling()
+    doubling.alarm = RunApartError()
+    with threads(doubling, [Asker(number) for number in range(4)]) as futures:
+        pass
+    assert [future.result() for future in futures] == [0, 2, 4, 6]
+
+
+def test_who_is_stopped_in_line_waits_for_nobody() -> None:
+    doubling = Doubling()
+    stopped = Asker(1)
+    with threads(doubling, [Asker(0), stopped, Asker(2)]) as futures:
+        stopped.is_stopped = True
+        assert futures[1].result(timeout=10) is None  # while the first still runs
+        assert not futures[0].done()
+    assert [futures[k].result() for k in (0, 2)] == [0, 4]
+    assert doubling.runs == [[0], [2]]
 
 
 def test_an_interruption_meets_one_thread_and_the_others_are_run_again() -> None:
