@@ -5,6 +5,7 @@ a thread of the rendezvous takes their group out and judges it. The thread runs 
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Hashable, Sequence
@@ -18,6 +19,8 @@ from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Rewards
 from gram_fast.text.arguments import OnError, check_on_error
 from gram_fast.text.messages import Prompt, is_same
+
+logger = logging.getLogger(__name__)
 
 Partial = Literal["judge", "none"]
 """What those get whose time is over before their group is full: rewards among those who came, or None."""
@@ -111,7 +114,8 @@ class Rendezvous:
         reward = await rendezvous.reward_async((step, row), prompt, response)  # in a task
 
     Threads and tasks of any event loop may meet in one group. Groups that are full at the same time are judged in one
-    packed call; those that become full meanwhile, in the next.
+    packed call; those that become full meanwhile, in the next. Of groups that are not full in time the 1st, 2nd, 4th,
+    8th and so on make a warning in the log.
     """
 
     def __init__(
@@ -152,8 +156,10 @@ class Rendezvous:
             raise InputError("references: a rendezvous takes none, its groups have prompts and responses")
         judge.rewards([], [], **settings)  # wrong settings are found now
         self.judge, self.size, self.timeout = judge, size, timeout
-        self._partial, self._on_error, self._settings = partial, on_error, settings
+        self._on_error, self._settings = on_error, settings
+        self._least = size if partial == "none" else 2  # members that are judged
         self._is_closed = False
+        self._num_partial = 0
         self._start_empty()
         from gram_fast.scoring.forks import in_forked_children  # imports torch, which a judge has loaded by now
 
@@ -178,8 +184,9 @@ class Rendezvous:
         `reward_async`; under `gram_fast.to_thread` this waits on, and the response is judged as one of the group.
 
         Raises InputError on a key that is not hashable, on another prompt than that of the open group with this key, on
-        a response or prompt that cannot be judged (`on_error="raise"`), in a thread that runs an event loop, which
-        would stand still, and after `close`; and what judging raises, in all members of the group.
+        a response or prompt that cannot be judged (`on_error="raise"`; this error alone has `reasons`), in a thread
+        that runs an event loop, which would stand still, and after `close`; and what judging raises, in all members of
+        the group.
         """
         with suppress(RuntimeError):  # of a thread without a loop
             asyncio.get_running_loop()
@@ -252,6 +259,9 @@ class Rendezvous:
 
     def _work(self) -> None:
         while groups := self._next_groups():
+            for group in groups:
+                if len(group.members) < self.size:
+                    self._warn_of_partial(group)
             self._answer(groups)
 
     def _next_groups(self) -> list[GatheredGroup]:
@@ -266,12 +276,25 @@ class Rendezvous:
                     return []
                 self._changed.wait(closes - now)
 
+    def _warn_of_partial(self, group: GatheredGroup) -> None:
+        self._num_partial += 1
+        if self._num_partial.bit_count() == 1:  # a power of two: a loop in which all are late is no flood
+            logger.warning(
+                "key %s: %d of %d responses had come when the time was over (timeout=%g), and %s; so far groups like "
+                "this: %d",
+                shown_value(group.key),
+                len(group.members),
+                self.size,
+                self.timeout,
+                "have no reward" if len(group.members) < self._least else "are judged without the others",
+                self._num_partial,
+            )
+
     def _answer(self, groups: Sequence[GatheredGroup]) -> None:
         """Judges groups in one packed call and answers all their members."""
-        least = self.size if self._partial == "none" else 2
-        judged = [group for group in groups if len(group.members) >= least]
+        judged = [group for group in groups if len(group.members) >= self._least]
         for group in groups:
-            if len(group.members) < least:
+            if len(group.members) < self._least:
                 _give(group, [None] * len(group.members))
         if not judged:
             return
@@ -293,7 +316,7 @@ class Rendezvous:
     def _answer_of(self, rewards: Rewards, g: int, k: int) -> float | InputError | None:
         for name, own in ((f"groups[{g}][{k}]", "response"), (f"prompts[{g}]", "prompt")):
             if self._on_error == "raise" and name in rewards.errors:
-                return InputError(f"{own}: {rewards.errors[name]}")
+                return InputError.of({own: rewards.errors[name]})
         return rewards[g][k]
 
 

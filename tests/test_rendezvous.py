@@ -238,6 +238,21 @@ def test_a_group_that_is_not_full_in_time(judge: RecordingJudge) -> None:
     assert meet(Rendezvous(judge, size=4, timeout=0.05, partial="none"), three) == [None] * 3
 
 
+@pytest.mark.parametrize(("partial", "fate"), [("judge", "are judged without the others"), ("none", "have no reward")])
+def test_groups_that_are_not_full_are_said_now_and_then(
+    judge: RecordingJudge, caplog: pytest.LogCaptureFixture, partial: Any, fate: str
+) -> None:
+    rendezvous = Rendezvous(judge, size=3, timeout=0.05, partial=partial)
+    for row in range(5):
+        meet(rendezvous, [(row, "p", "a"), (row, "p", "bb")])
+    meet(rendezvous, [("full", "p", text) for text in ("a", "bb", "ccc")])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"key {row}: 2 of 3 responses had come when the time was over (timeout=0.05), and {fate}; so far groups like "
+        f"this: {row + 1}"
+        for row in (0, 1, 3)
+    ]
+
+
 def test_groups_that_become_full_while_others_are_judged_go_into_one_call(judge: RecordingJudge) -> None:
     rendezvous = Rendezvous(judge, size=2, timeout=30)
     judge.may_judge.clear()

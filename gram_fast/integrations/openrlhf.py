@@ -28,7 +28,7 @@ from gram_fast.integrations.body import lists
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.settings import check_settings
 from gram_fast.integrations.turns import Turns, rewards_of_read
-from gram_fast.integrations.unjudged import filled
+from gram_fast.integrations.unjudged import filled, reward_or_none
 from gram_fast.ranking.scores import bradley_terry, margin
 
 logger = logging.getLogger(__name__)
@@ -113,11 +113,12 @@ def group_executor(
             an engine.
         n_samples_per_prompt: as `--rollout.n_samples_per_prompt`; evaluation needs as many, since nothing tells its
             samples.
-        timeout: seconds that a sample waits for its group, from the group's first one on; then those that came are
-            judged.
+        timeout: seconds that a sample waits for its group, from the group's first one on. Nothing of a group that is
+            not full by then is judged: a host makes advantages of all of it, and those that come late would be judged
+            among themselves.
         input_template: as for `reward_function`.
         chat_template_kwargs: as for `reward_function`.
-        unjudged: as for `reward_function`; also for a sample that is alone after the timeout.
+        unjudged: as for `reward_function`; also for the samples of a group that was not full in time.
         settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
 
     Rewards, scores and logs are those of `reward_function`. Raises InputError where OpenRLHF is missing, and on a
@@ -135,7 +136,9 @@ def group_executor(
 
         def __init__(self) -> None:
             super().__init__()
-            self._meeting = Rendezvous(lazy.get(), size=n_samples_per_prompt, timeout=timeout, **settings)
+            size = n_samples_per_prompt
+            self._meeting = Rendezvous(lazy.get(), size=size, timeout=timeout, partial="none", **settings)
+            self._turns: Turns | None = None
 
         async def execute(
             self,
@@ -150,18 +153,15 @@ def group_executor(
             output: dict[str, Any] = await super().execute(
                 prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
             )
-            turns = Turns(hf_tokenizer, input_template=input_template, chat_template_kwargs=chat_template_kwargs)
+            if self._turns is None:  # of the policy's tokenizer, of which each prompt brings a copy
+                self._turns = Turns(
+                    hf_tokenizer, input_template=input_template, chat_template_kwargs=chat_template_kwargs
+                )
             ((start, end),) = output["action_ranges"]
             text = hf_tokenizer.decode(output["observation_tokens"][start:end], skip_special_tokens=False)
-            row = await asyncio.to_thread(turns.row, prompt, text, has_prompt=False)
-            response: Any = row.response  # None comes too, so that its group is full
-            value, reason = None, "no other sample of its group came in time"
-            try:
-                value = await self._meeting.reward_async(id(sampling_params), row.prompt, response)
-            except InputError as error:
-                reason = row.reason or str(error)
-            if value is None:
-                logger.warning("a sample was not judged: %s", reason)
+            row = await asyncio.to_thread(self._turns.row, prompt, text, has_prompt=False)
+            key = id(sampling_params)
+            value = await reward_or_none(self._meeting, key, row.prompt, row.response, logger, row.reason)
             output.update(_output(unjudged if value is None else value, value is None, is_log_odds))
             return output
 

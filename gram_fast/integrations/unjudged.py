@@ -1,8 +1,10 @@
-"""What a response gets that could not be judged, in hosts that need a number for each."""
+"""What becomes of responses that cannot be judged, in hosts that need a number for each."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
+from gram_fast import InputError, Rendezvous
 from gram_fast.integrations.grouped import RowRewards
 
 
@@ -12,3 +14,25 @@ def filled(rows: RowRewards, instead: Sequence[float], logger: logging.Logger) -
     if reasons:
         logger.warning("%d of %d responses were not judged: %s", len(reasons), len(rows.values), reasons[0])
     return [other if value is None else value for value, other in zip(rows.values, instead, strict=True)]
+
+
+async def reward_or_none(
+    meeting: Rendezvous,
+    key: Hashable,
+    prompt: Any,
+    response: Any,
+    logger: logging.Logger,
+    reason: str | None = None,
+) -> float | None:
+    """Awaits a reward; None, with a warning, for a response that cannot be judged, and where the rendezvous has none.
+
+    `reason`: why there is no response, where that is None, which is met all the same so that its group is full. Raises
+    the other errors of `Rendezvous.reward`, such as two prompts under one key.
+    """
+    try:
+        return await meeting.reward_async(key, prompt, response)
+    except InputError as error:
+        if not error.reasons:
+            raise
+        logger.warning("a response was not judged: %s", reason or error)
+        return None

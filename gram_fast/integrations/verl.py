@@ -22,7 +22,7 @@ from gram_fast import InputError, Rendezvous
 from gram_fast.integrations.grouped import rewards_of_rows
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.settings import check_settings
-from gram_fast.integrations.unjudged import filled
+from gram_fast.integrations.unjudged import filled, reward_or_none
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,16 @@ def group_reward_manager(
 
     Args:
         judge: a judge, or a folder or a name on the hub, which is loaded when the manager is made in its worker.
-        timeout: seconds that a sample waits for its group, from the group's first one on; then those that came are
-            judged.
-        unjudged: reward of a sample that cannot be judged: over-long, or alone after the timeout. A warning has the
-            reason, and the mean of "unjudged" in the extra information is their share.
+        timeout: seconds that a sample waits for its group, from the group's first one on. Nothing of a group that is
+            not full by then is judged: a host makes advantages of all of it, and those that come late would be judged
+            among themselves.
+        unjudged: reward of a sample that cannot be judged, over-long or of a group that was not full in time. Warnings
+            have the reason, and the mean of "unjudged" in the extra information is their share.
         settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
 
     Raises InputError where verl is missing, and on a wrong setting. A manager raises it where the samples of a group
-    could not meet: it needs `reward.num_workers=1`, and as many samples in validation as in training.
+    could not meet: it needs `reward.num_workers=1`, as many samples in validation as in training, `trainer.use_v1`,
+    and an estimator other than remax; the last two have others judged under the `uid` of a group.
     """
     check_settings(settings, has_references=False)
     try:
@@ -99,7 +101,17 @@ def group_reward_manager(
 
         def __init__(self, config: Any, tokenizer: Any, compute_score: Any = None, **_: Any) -> None:
             super().__init__(config, tokenizer, compute_score)
-            rollout = config.actor_rollout_ref.rollout
+            rollout, estimator = config.actor_rollout_ref.rollout, config.algorithm.adv_estimator
+            if not config.trainer.use_v1:
+                raise InputError(
+                    "trainer.use_v1: expected true, since verl's old trainer has copies of samples judged, with which "
+                    "it fills up a batch of validation, as members of their groups; got false"
+                )
+            if estimator == "remax":
+                raise InputError(
+                    "algorithm.adv_estimator: expected another than remax, whose baseline, a sample more, is judged as "
+                    "a member of the group"
+                )
             if config.reward.num_workers != 1:
                 raise InputError(f"reward.num_workers: expected 1, where groups meet, got {config.reward.num_workers}")
             if rollout.val_kwargs.n != rollout.n:
@@ -107,7 +119,7 @@ def group_reward_manager(
                     f"rollout.val_kwargs.n: expected {rollout.n} as in training, since nothing tells samples of "
                     f"validation, got {rollout.val_kwargs.n}"
                 )
-            self._meeting = Rendezvous(lazy.get(), size=rollout.n, timeout=timeout, **settings)
+            self._meeting = Rendezvous(lazy.get(), size=rollout.n, timeout=timeout, partial="none", **settings)
 
         async def run_single(self, data: Any) -> dict[str, Any]:
             item = data[-1]  # the last of several outputs has the answer
@@ -115,13 +127,8 @@ def group_reward_manager(
             length = int(item.batch["attention_mask"][-len(responses) :].sum())
             columns = item.non_tensor_batch
             response = await asyncio.to_thread(self.tokenizer.decode, responses[:length], skip_special_tokens=True)
-            value, reason = None, "no other sample of its group came in time"
-            try:
-                value = await self._meeting.reward_async(columns["uid"], list(columns["raw_prompt"]), response)
-            except InputError as error:
-                reason = str(error)
-            if value is None:
-                logger.warning("a sample of %s was not judged: %s", columns["uid"], reason)
+            prompt = list(columns["raw_prompt"])
+            value = await reward_or_none(self._meeting, columns["uid"], prompt, response, logger)
             extra = {"unjudged": float(value is None)}
             return {"reward_score": unjudged if value is None else value, "reward_extra_info": extra}
 

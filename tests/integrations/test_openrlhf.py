@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.comparers import LengthComparer, p_longer
+from helpers.hosts import SingleTurnAgentExecutor, has_host
 from helpers.small_tokenizers import tokenizer
 
-from gram_fast import InputError, PairwiseJudge
+from gram_fast import InputError, NumericalError, PairwiseJudge
 from gram_fast.integrations.openrlhf import answer, group_executor, reward_function
 
 USER = {"role": "user", "content": "Name a city."}
@@ -140,6 +142,7 @@ async def execute(executor, responses):
 
 REWARD_FILE = """
 from helpers.comparers import LengthComparer
+from helpers.hosts import SingleTurnAgentExecutor, has_host
 from helpers.small_tokenizers import tokenizer
 from gram_fast import PairwiseJudge
 from gram_fast.integrations.openrlhf import reward_function
@@ -185,12 +188,18 @@ def test_the_host_calls_a_remote_server(judge):
     assert [torch.tensor([o["reward"]]).item() for o in outputs] == pytest.approx([p_longer("Paris", LABEL), 0.5])
 
 
-def test_the_host_s_executor_judges_the_samples_of_a_prompt(judge, caplog):
-    pytest.importorskip("openrlhf.utils.agent", reason="needs openrlhf", exc_type=ImportError)
+@pytest.fixture
+def executor_class(monkeypatch):
+    """group_executor, with OpenRLHF's class where that is installed."""
+    has_host(monkeypatch, "openrlhf.utils.agent", SingleTurnAgentExecutor)
+    return group_executor
+
+
+def test_an_executor_judges_the_samples_of_a_prompt(judge, executor_class, caplog):
     groups = [["a", "bbb", "cc"], ["dddd", "e", "ff"], ["g", "hh", "i<|eot_id|>j"]]  # of one prompt, at the same time
 
     async def run():
-        executor = group_executor(judge, 3)()
+        executor = executor_class(judge, 3)()
         return await asyncio.gather(*(execute(executor, responses) for responses in groups))
 
     with caplog.at_level(logging.WARNING):
@@ -200,17 +209,41 @@ def test_the_host_s_executor_judges_the_samples_of_a_prompt(judge, caplog):
         assert [output["reward"] for output in group] == pytest.approx(rewards)
         assert [output["scores"] for output in group] == pytest.approx(rewards)
     assert [output["extra_logs"]["unjudged"] for group in outputs for output in group] == [0] * 8 + [1]
-    assert "a sample was not judged: response: expected text of one turn" in caplog.text
+    assert "a response was not judged: response: expected text of one turn" in caplog.text
     assert {group.prompt for call in judge.comparer.opened for group in call["groups"]} == {USER["content"]}
 
 
-def test_the_host_s_executor_does_not_wait_for_ever(judge):
-    pytest.importorskip("openrlhf.utils.agent", reason="needs openrlhf", exc_type=ImportError)
+def test_an_executor_s_scores_are_between_0_and_1(judge, executor_class):
+    executor = executor_class(judge, 2, strategy="reference")()
+    worse, better = asyncio.run(execute(executor, ["a", "bbbbbb"]))
+    assert (worse["reward"] < 0, better["reward"] > 0) == (True, True)
+    assert 0 < worse["scores"] < 0.5 < better["scores"] < 1
 
+
+def test_an_executor_does_not_wait_for_ever_nor_judge_a_part_of_a_group(judge, executor_class, caplog):
     async def run():
-        executor = group_executor(judge, 3, timeout=0.1, scores="margin", unjudged=-1.0)()
-        return await asyncio.gather(execute(executor, ["a", "bbb"]), execute(executor, ["cc"]))
+        executor = executor_class(judge, 3, timeout=0.2, scores="margin", unjudged=-1.0)()
+        return await asyncio.gather(execute(executor, ["a", "bbb"]), execute(executor, ["a", "bbb", "cc"]))
 
-    (one, other), (alone,) = asyncio.run(run())
-    assert (one["reward"] < 0 < other["reward"], one["scores"] < 0.5 < other["scores"]) == (True, True)
-    assert (alone["reward"], alone["scores"], alone["extra_logs"]) == (-1, -1, {"unjudged": 1})
+    part, full = asyncio.run(run())
+    assert [(one["reward"], one["scores"], one["extra_logs"]) for one in part] == [(-1, -1, {"unjudged": 1})] * 2
+    assert [one["extra_logs"]["unjudged"] for one in full] == [0] * 3
+    assert "2 of 3 responses had come when the time was over (timeout=0.2), and have no reward" in caplog.text
+
+
+def test_a_judge_that_fails_is_an_error_of_the_host(judge, executor_class, monkeypatch):
+    """Only what is wrong with a response of the policy becomes `unjudged`."""
+    executor = executor_class(judge, 2)()
+
+    def fails(*_, **__):
+        raise NumericalError("logits are not finite")
+
+    monkeypatch.setattr(judge, "rewards", fails)
+    with pytest.raises(NumericalError):
+        asyncio.run(execute(executor, ["a", "bbb"]))
+
+
+def test_an_executor_without_the_host_says_what_to_install(judge, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openrlhf.utils.agent", None)
+    with pytest.raises(InputError, match=r"openrlhf: expected the package to be installed \(pip install openrlhf\)"):
+        group_executor(judge, 3)

@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.comparers import LengthComparer, p_longer
+from helpers.hosts import RewardManagerBase, has_host, namespace
 from helpers.small_tokenizers import tokenizer
 
 from gram_fast import InputError, PairwiseJudge
@@ -103,65 +106,139 @@ from gram_fast.integrations.verl import group_reward_manager
 judge = PairwiseJudge(LengthComparer())
 Manager = group_reward_manager(judge, timeout=0.2)
 """
+PROMPT = [{"role": "user", "content": "Name a city."}]
+# One prompt under each uid, the samples in any order; w and x are not full.
+ROWS = [
+    ("u", "a"),
+    ("v", "bb"),
+    ("u", "ccc"),
+    ("v", "d"),
+    ("v", "eeee"),
+    ("u", "ff"),
+    ("w", "g"),
+    ("w", "hh"),
+    ("x", "i"),
+]
+
+
+def config_of(**changes):
+    """What a manager reads of verl's configuration; names of `changes` have __ for a dot."""
+    config = {
+        "algorithm": {"adv_estimator": "grpo"},
+        "trainer": {"use_v1": True},
+        "reward": {"num_workers": 1},
+        "actor_rollout_ref": {"rollout": {"n": 3, "val_kwargs": {"n": 3}}},
+    }
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        place = config
+        for key in path:
+            place = place[key]
+        place[last] = value
+    return config
+
+
+def check_groups(found):
+    """Checks the rewards of ROWS: of full groups alone."""
+    full = [[text for uid, text in ROWS if uid == group] for group in "uv"]
+    for group, rewards in zip("uv", PairwiseJudge(LengthComparer()).rewards(["x"] * 2, full), strict=True):
+        ours = [row["reward_score"] for (uid, _), row in zip(ROWS, found, strict=True) if uid == group]
+        assert ours == pytest.approx(rewards)
+    assert [row["reward_extra_info"]["unjudged"] for row in found] == [0.0] * 6 + [1.0] * 3
+    assert [row["reward_score"] for row in found[6:]] == [0.0] * 3
 
 
 def test_the_host_loads_a_manager_of_groups(tmp_path):
     reward = pytest.importorskip("verl.trainer.ppo.reward", reason="needs verl", exc_type=ImportError)
     from omegaconf import OmegaConf
+    from verl import DataProto
 
     (tmp_path / "manager.py").write_text(MANAGER_FILE)
     module = {"path": str(tmp_path / "manager.py"), "name": "unused"}
     chosen = {"source": "importlib", "name": "Manager", "module": module}
-    config = OmegaConf.create(
-        {
-            "reward": {"custom_reward_function": {"path": None}, "reward_manager": chosen, "num_workers": 1},
-            "actor_rollout_ref": {"rollout": {"n": 3, "val_kwargs": {"n": 3}}},
-        }
-    )
-    prompt = [{"role": "user", "content": "Name a city."}]
-    # One prompt twice, the samples in any order, a group that is not full, and one of one sample.
-    rows = [
-        ("u", "a"),
-        ("v", "bb"),
-        ("u", "ccc"),
-        ("v", "d"),
-        ("v", "eeee"),
-        ("u", "ff"),
-        ("w", "g"),
-        ("w", "hh"),
-        ("x", "i"),
-    ]
+    function = {"path": None}
+    config = config_of(reward__reward_manager=chosen, reward__custom_reward_function=function)
 
     async def run():
-        host = reward.load_reward_manager(config, tokenizer("qwen"))
-        found = await asyncio.gather(*(host.run_single(sample(text, uid=uid, raw_prompt=prompt)) for uid, text in rows))
-        return host, found
+        host = reward.load_reward_manager(OmegaConf.create(config), tokenizer("qwen"))
+        return host, await asyncio.gather(
+            *(host.run_single(sample(text, uid=uid, raw_prompt=PROMPT)) for uid, text in ROWS)
+        )
 
     host, found = asyncio.run(run())
-    expected = PairwiseJudge(LengthComparer()).rewards(
-        ["x"] * 3, [[text for uid, text in rows if uid == group] for group in "uvw"]
-    )
-    for group, rewards in zip("uvw", expected, strict=True):
-        ours = [row["reward_score"] for (uid, _), row in zip(rows, found, strict=True) if uid == group]
-        assert ours == pytest.approx(rewards)
-    assert found[-1] == {"reward_score": 0.0, "reward_extra_info": {"unjudged": 1.0}}
+    check_groups(found)
     scores = [row["reward_score"] for row in found[:2]]
-    from verl import DataProto
-
-    batch = DataProto.concat([sample(text) for _, text in rows[:2]])
+    batch = DataProto.concat([sample(text) for _, text in ROWS[:2]])
     assert type(host).assemble_rm_scores(batch, scores).sum(1).tolist() == pytest.approx(scores)
 
 
-def test_where_groups_could_not_meet_is_an_error(judge):
-    pytest.importorskip("verl.experimental.reward_loop", reason="needs verl", exc_type=ImportError)
-    from omegaconf import OmegaConf
+@pytest.fixture
+def manager(judge, monkeypatch):
+    """Makes a manager of a configuration, by verl's class where that is installed."""
+    has_host(monkeypatch, "verl.experimental.reward_loop.reward_manager.base", RewardManagerBase)
 
-    def make(workers, val_n):
-        rollout = {"n": 3, "val_kwargs": {"n": val_n}}
-        config = {"reward": {"num_workers": workers}, "actor_rollout_ref": {"rollout": rollout}}
-        return group_reward_manager(judge)(config=OmegaConf.create(config), tokenizer=None)
+    def make(**changes):
+        return group_reward_manager(judge, timeout=0.2)(namespace(config_of(**changes)), tokenizer("qwen"))
 
-    with pytest.raises(InputError, match=r"reward\.num_workers: expected 1, where groups meet, got 8"):
-        make(8, 3)
-    with pytest.raises(InputError, match=r"rollout\.val_kwargs\.n: expected 3 as in training"):
-        make(1, 1)
+    return make
+
+
+def row(text, uid, prompt=PROMPT):
+    """The parts of one sample that a manager reads."""
+    tok = tokenizer("qwen")
+    ids = [*tok(text)["input_ids"], tok.eos_token_id]
+    batch = {
+        "responses": torch.tensor(ids + [tok.pad_token_id] * 4),
+        "attention_mask": torch.tensor([1] * (5 + len(ids)) + [0] * 4),
+    }
+    columns = {"uid": uid, "raw_prompt": np.array(prompt, dtype=object)}
+    return [SimpleNamespace(batch=batch, non_tensor_batch=columns)]
+
+
+async def run_all(manager, rows):
+    return await asyncio.gather(*(manager.run_single(one) for one in rows), return_exceptions=True)
+
+
+def test_a_manager_judges_full_groups(manager, caplog):
+    async def run():
+        return await run_all(manager(), [row(text, uid) for uid, text in ROWS])
+
+    check_groups(asyncio.run(run()))
+    assert "key 'w': 2 of 3 responses had come when the time was over (timeout=0.2), and have no reward" in caplog.text
+
+
+def test_two_prompts_of_one_uid_are_an_error(manager):
+    other = [{"role": "user", "content": "Name a river."}]
+
+    async def run():
+        return await run_all(manager(), [row("a", "u"), row("b", "u", other), row("c", "u"), row("d", "u")])
+
+    _, error, *_ = asyncio.run(run())
+    with pytest.raises(InputError, match="key 'u': expected the prompt of the 1 that wait under it"):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward__num_workers": 8}, r"reward\.num_workers: expected 1, where groups meet, got 8"),
+        (
+            {"actor_rollout_ref__rollout__val_kwargs__n": 1},
+            r"rollout\.val_kwargs\.n: expected 3 as in training.*, got 1$",
+        ),
+        ({"algorithm__adv_estimator": "remax"}, r"algorithm\.adv_estimator: expected another than remax"),
+        ({"trainer__use_v1": False}, r"trainer\.use_v1: expected true.*copies of samples"),
+    ],
+)
+def test_where_groups_could_not_meet_is_an_error(manager, changes, message):
+    async def run():
+        manager(**changes)
+
+    with pytest.raises(InputError, match=message):
+        asyncio.run(run())
+
+
+def test_a_manager_without_the_host_says_what_to_install(judge, monkeypatch):
+    monkeypatch.setitem(sys.modules, "verl.experimental.reward_loop.reward_manager.base", None)
+    with pytest.raises(InputError, match=r"verl: expected the package to be installed \(pip install verl\)"):
+        group_reward_manager(judge)
