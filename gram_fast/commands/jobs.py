@@ -30,10 +30,10 @@ from gram_fast.text.messages import read_text, to_text
 _RESPONSE = re.compile(r"response_(\d+|[a-zA-Z])")
 
 
-# Characters of text that are read ahead. An input of less is checked whole before a model is loaded.
+# Characters that are read ahead. A file of less is checked whole before a model is loaded.
 _AHEAD = 2**25
-# Seconds without a row after which a pipe is not waited for before a model is loaded.
-_PAUSE = 0.2
+# Seconds for which a pipe or terminal is read before a model is loaded, however many rows come: it may have no end.
+_FIRST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class JobRow:
 
     @property
     def characters(self) -> int:
-        """Characters of the texts that are judged."""
-        return len(self.group.prompt) + sum(map(len, self.group.texts))
+        """Characters held, to a few: of prompt and responses as they came, with what the judge does not read."""
+        return len(repr((self.prompt, self.responses)))
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,14 @@ def pending_rows(rows: Iterable[JobRow], output: Output) -> Iterator[JobRow]:
 
 @contextmanager
 def read_ahead(rows: Iterable[JobRow], is_live: bool) -> Iterator[ReadAhead[JobRow]]:
-    """Reads rows in a thread during the context, which begins when the input has ended, paused or is far ahead.
+    """Reads rows in a thread during the context, which begins when the input has ended or is far ahead.
 
-    `is_live`: rows come as somebody writes them. Raises the error of a row that was read until then.
+    `is_live`: rows come as somebody writes them; it begins after a second at most. Raises the error of a row that was
+    read until then.
     """
     ahead = ReadAhead(rows, lambda row: row.characters, _AHEAD)
     try:
-        ahead.settle(_PAUSE if is_live else None)
+        ahead.settle(_FIRST_SECONDS if is_live else None)
         if ahead.error is not None:
             raise ahead.error
         yield ahead

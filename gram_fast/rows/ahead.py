@@ -17,7 +17,7 @@ class ReadAhead(Generic[Item]):
     def __init__(self, items: Iterable[Item], size_of: Callable[[Item], int], limit: int) -> None:
         """`size_of`: size of an item. `limit`: sizes of the items held, summed, at which reading pauses."""
         self._items, self._size_of, self._limit = items, size_of, limit
-        self._held: deque[Item] = deque()
+        self._held: deque[tuple[Item, int]] = deque()
         self._size = 0
         self._is_closed = False
         self._changed = threading.Condition()  # guards all of these
@@ -34,12 +34,13 @@ class ReadAhead(Generic[Item]):
     def _read(self) -> None:
         try:
             for item in self._items:
+                size = self._size_of(item)
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_closed or self._size < self._limit)
                     if self._is_closed:
                         break
-                    self._held.append(item)
-                    self._size += self._size_of(item)
+                    self._held.append((item, size))
+                    self._size += size
                     self.count += 1
                     self._changed.notify_all()
         except BaseException as error:  # __next__ raises it in the caller's thread
@@ -48,13 +49,10 @@ class ReadAhead(Generic[Item]):
             self.has_ended = True
             self._changed.notify_all()
 
-    def settle(self, pause: float | None) -> None:
-        """Waits until all is read or the limit is reached; or until nothing has come for `pause` seconds, if given."""
+    def settle(self, timeout: float | None) -> None:
+        """Waits until all is read or the limit is reached, for `timeout` seconds at most, if given."""
         with self._changed:
-            before = -1
-            while not self.has_ended and self._size < self._limit and before != self.count:
-                before = self.count
-                self._changed.wait_for(lambda: self.has_ended or self.count != before, pause)  # noqa: B023
+            self._changed.wait_for(lambda: self.has_ended or self._size >= self._limit, timeout)
 
     @property
     def is_waiting(self) -> bool:
@@ -68,8 +66,8 @@ class ReadAhead(Generic[Item]):
         with self._changed:
             self._changed.wait_for(lambda: self._held or self.has_ended)
             if self._held:
-                item = self._held.popleft()
-                self._size -= self._size_of(item)
+                item, size = self._held.popleft()
+                self._size -= size
                 self._changed.notify_all()
                 return item
         if self.error is not None:

@@ -3,13 +3,14 @@
 import json
 import os
 from io import BytesIO
+from threading import Event
 
 import pytest
 from helpers.comparers import LengthComparer
 from helpers.small_models import tiny_judge, write_judge
 
 from gram_fast.commands import jobs
-from gram_fast.commands.jobs import Job, pending_rows, read_ahead, read_job_rows, score_rows
+from gram_fast.commands.jobs import Job, JobRow, pending_rows, read_ahead, read_job_rows, score_rows
 from gram_fast.commands.output import Output, open_output
 from gram_fast.commands.writers import whole_rows
 from gram_fast.errors import InputError
@@ -18,6 +19,7 @@ from gram_fast.ranking.packed import DUEL, compare_groups, rank_groups
 from gram_fast.ranking.scores import find_scores
 from gram_fast.ranking.tournament import find_strategy
 from gram_fast.rows.source import comes_live
+from gram_fast.text.group import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -161,7 +163,37 @@ def test_going_on_leaves_out_what_is_there_and_checks_it_however_far_was_read(so
         run()
 
 
-def test_a_row_that_is_written_to_a_pipe_is_scored_before_the_next_one_comes(tmp_path):
+def test_rows_that_keep_coming_are_scored_before_they_end(monkeypatch):
+    monkeypatch.setattr(jobs, "_FIRST_SECONDS", 0.1)
+    has_result = Event()
+
+    def steady():
+        for number in range(1000):  # ten seconds, so that a wait for its end fails
+            if has_result.wait(0.01):
+                return
+            prompt, responses = f"Name {number}.", ["a", "bb"]
+            yield JobRow(number, prompt, responses, Group.of(prompt, responses), f"line {number + 1}")
+
+    with read_ahead(steady(), is_live=True) as rows:
+        comparer, written = LengthComparer(tokens_at_once=10**6), []
+
+        def write(row, result, count):
+            written.append(row.id)
+            has_result.set()
+
+        score_rows(rows, ranking(), comparer, write, refuse, is_live=True)
+    assert written == list(range(rows.count))
+    assert 0 < rows.count < 500
+
+
+def test_reasoning_counts_as_read_ahead_though_nobody_judges_it():
+    responses = [[{"role": "assistant", "content": c, "reasoning": "hm " * 1000}] for c in "ab"]
+    row = JobRow(0, "Name one.", responses, Group.of("Name one.", responses), "line 1")
+    assert 6000 < row.characters < 6300
+
+
+def test_a_row_that_is_written_to_a_pipe_is_scored_before_the_next_one_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_FIRST_SECONDS", 0.2)
     pipe, results = tmp_path / "in", tmp_path / "out"
     os.mkfifo(pipe)
     os.mkfifo(results)

@@ -72,6 +72,30 @@ def test_an_item_that_is_not_there_yet_is_waited_for_or_seen_to_be_missing():
     assert not ahead.is_waiting
 
 
+def test_a_source_without_an_end_or_a_pause_is_waited_for_no_longer_than_was_said():
+    def items():
+        for number in range(1000):  # ten seconds, so that a wait for its end fails
+            threading.Event().wait(0.01)
+            yield number
+
+    ahead = ReadAhead(items(), lambda _: 1, 1000)
+    ahead.settle(0.2)
+    assert 0 < ahead.count < 500
+    assert next(ahead) == 0
+    ahead.close()
+
+
+def test_what_ends_in_time_is_read_whole_however_it_comes():
+    def items():
+        for number in range(5):
+            threading.Event().wait(0.02)
+            yield number
+
+    ahead = ReadAhead(items(), lambda _: 1, 1000)
+    ahead.settle(60)
+    assert (ahead.count, ahead.has_ended) == (5, True)
+
+
 def test_closing_does_not_wait_for_what_never_comes():
     go = threading.Event()
 
