@@ -270,7 +270,7 @@ def test_a_call_from_within_a_call_is_an_error():
     judge = judge_of(model)
     expected = ask(judge)
     hook = model.model.layers[0].register_forward_hook(lambda *_: ask(judge))
-    with pytest.raises(InputError, match=r"^the judge is in the middle of a call of this thread"):
+    with pytest.raises(InputError, match=r"^the judge is in the middle of a call: expected its end"):
         ask(judge)
     hook.remove()
     assert ask(judge) == expected

@@ -14,6 +14,7 @@ from gram_fast.comparing.comparer import Answers, Comparer, Pairs, Reload, Round
 from gram_fast.comparing.costs import costs
 from gram_fast.comparing.orders import Orders
 from gram_fast.results import Stats, total_stats
+from gram_fast.scoring.calls import Calls
 from gram_fast.scoring.forks import in_forked_children
 from gram_fast.scoring.stops import stopped_by
 from gram_fast.text.group import Group
@@ -34,12 +35,14 @@ class Replicas(Generic[AnyComparer]):
         self.in_flight: list[int]
         """Estimated cost of the running calls' groups, by replica."""
         self._lock: threading.Lock  # guards in_flight
+        self._calls: Calls
         self._start_idle()
         in_forked_children(self._start_idle)  # calls of other threads do not run there
 
     def _start_idle(self) -> None:
         self.in_flight = [0] * len(self.comparers)
         self._lock = threading.Lock()
+        self._calls = Calls()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.comparers)}: {', '.join(map(repr, self.comparers))})"
@@ -86,9 +89,10 @@ class Replicas(Generic[AnyComparer]):
         Reading `stats` ends the call.
 
         An error of one replica is raised when the others have finished their round; of several errors, that of the
-        replica with the first group. An interruption ends every share before its next pass.
+        replica with the first group. An interruption ends every share before its next pass. Raises InputError from
+        within another call of the replicas, whose shares wait for the thread that such a call would wait in.
         """
-        with self._shared_out(groups, costs(groups, num_pairs)) as shares:
+        with self._calls.open(), self._shared_out(groups, costs(groups, num_pairs)) as shares:
             if len(shares) < 2:
                 # In the caller's thread: no thread to start, and an interruption ends the call at once.
                 comparer = self.comparers[next(iter(shares), 0)]

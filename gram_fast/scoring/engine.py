@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gram_fast.devices import finish, give_memory_back
-from gram_fast.errors import InputError
+from gram_fast.scoring.calls import Calls
 from gram_fast.scoring.forks import check_forked_child, in_forked_children
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.request import ScoringRequest, shares
@@ -67,7 +67,7 @@ class Engine:
         self._tokens_counted = 0  # tokens of the tree that requests have in their stats
         self._is_whole = True
         """Whether the store holds what the tree says."""
-        self._turns = self._new_turns()
+        self._calls, self._turns = Calls(), self._new_turns()
         self._is_forked = False
         in_forked_children(self._after_fork)
         free = runner.processes.least(_free_memory(runner.device))
@@ -88,17 +88,12 @@ class Engine:
 
         Its keys and values are dropped at the end of its turn except the head's, which the next request with the same
         head reuses unless the model may have changed by then. Raises InputError in a forked child where the model
-        cannot run, and inside another request of the same thread, which would wait for itself.
+        cannot run, and from within another request (`Calls`).
         """
         if self._is_forked:
             check_forked_child(self._runner.device, self._runner.processes.count)
-        if self._turns.has_open(threading.get_ident()):
-            raise InputError(
-                "the judge is in the middle of a call of this thread: expected its end before the next call, which a "
-                "hook of the model or a handler of a signal has made"
-            )
         request = ScoringRequest(head_ids)
-        with self._turns.place(request) as request.ask:
+        with self._calls.open(), self._turns.place(request) as request.ask:
             yield request
 
     def _new_turns(self) -> Turns[ScoringRequest]:
@@ -249,7 +244,7 @@ class Engine:
     def _after_fork(self) -> None:
         """Starts over in a forked child: a request of another thread, half run, does not end there."""
         self._is_forked, self._is_whole, self._tokens_counted = True, False, 0
-        self._tree, self._turns = TokenTree(self._head_ids), self._new_turns()
+        self._calls, self._turns, self._tree = Calls(), self._new_turns(), TokenTree(self._head_ids)
         tqdm.set_lock(threading.RLock())
 
 

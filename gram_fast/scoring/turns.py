@@ -25,7 +25,6 @@ class _Place(Generic[Asker]):
     """Says that it is answered, or is to run."""
     is_open: threading.Lock = field(default_factory=threading.Lock)
     """Locked while the call is open: a `with` gives it back whatever interrupts the call."""
-    thread: int = field(default_factory=threading.get_ident)
 
 
 class Turns(Generic[Asker]):
@@ -82,11 +81,6 @@ class Turns(Generic[Asker]):
             with self._lock:
                 self._clear_up()
                 self._wake_next()
-
-    def has_open(self, thread: int) -> bool:
-        """Whether a call of this thread is open: another one would wait for it for ever."""
-        # Without the lock, which this very thread may hold: a signal's handler asks too.
-        return any(place.thread == thread and place.is_open.locked() for place in list(self._open))
 
     def _ask(self, place: _Place[Asker]) -> None:
         with self._lock:

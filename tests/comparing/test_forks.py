@@ -84,6 +84,19 @@ def test_a_child_of_a_parent_with_threads_has_threads_of_its_own(tmp_path, two_t
     assert judge.rank(PROMPT, RESPONSES).scores == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_call_from_within_a_call_of_a_child_that_computes_in_a_thread_is_an_error(judge, two_threads):
+    layer = judge.comparer.runner.model.model.layers[0]
+
+    def score_within() -> None:
+        hook = layer.register_forward_hook(lambda *_: judge.rank(PROMPT, RESPONSES))
+        with pytest.raises(InputError, match=r"^the judge is in the middle of a call"):
+            judge.rank(PROMPT, RESPONSES)
+        hook.remove()
+        judge.rank(PROMPT, RESPONSES)
+
+    assert exit_code_of_fork(score_within) == 0
+
+
 @pytest.mark.parametrize(
     ("device", "count", "found"), [("cuda:0", 1, "one on cuda:0"), ("cpu", 2, "one divided among 2 processes")]
 )

@@ -1,5 +1,6 @@
 """A judge on several devices, here the CPU twice: the answers of one, every device at work, errors as of one."""
 
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -225,6 +226,49 @@ def test_of_several_errors_the_first_by_group_comes(monkeypatch, judge):
     before_passes(monkeypatch, judge, fail_late, fail)
     with pytest.raises(ValueError, match="of group 0"):
         judge.rewards(prompts, groups)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals of threads")
+def test_a_call_from_the_handler_of_a_signal_is_an_error(monkeypatch, judge):
+    """Both replicas are in the middle of a pass, and their call waits for them in the thread of the handler."""
+    expected, handled = judge.rewards(PROMPTS, GROUPS), threading.Event()
+
+    def give_up(*_):
+        raise TimeoutError
+
+    def handle(*_):
+        signal.signal(signal.SIGALRM, give_up)
+        signal.alarm(20)
+        try:
+            judge.compare("p", "a", "b")
+        finally:
+            handled.set()
+
+    def send():
+        if not handled.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+        handled.wait(60)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        with monkeypatch.context() as patch:
+            before_passes(patch, judge, lambda: handled.wait(60), send)
+            with pytest.raises(InputError, match=r"^the judge is in the middle of a call"):
+                judge.rewards(PROMPTS, GROUPS)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert not own_threads()
+    assert_close(judge.rewards(PROMPTS, GROUPS), expected)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_call_from_within_a_pass_is_an_error_whichever_replica_is_free(monkeypatch, judge, share):
+    actions = [lambda: None, lambda: None]
+    actions[share] = lambda: judge.compare("p", "a", "b")
+    before_passes(monkeypatch, judge, *actions)
+    with pytest.raises(InputError, match=r"^the judge is in the middle of a call"):
+        judge.rewards(PROMPTS, GROUPS)
 
 
 def test_out_of_memory_on_one_halves_its_own_budget(monkeypatch, judge):
