@@ -23,6 +23,7 @@ from gram_fast.integrations.body import lists
 from gram_fast.integrations.grouped import rewards_of_rows
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.metrics import metrics
+from gram_fast.integrations.settings import check_settings
 from gram_fast.integrations.unjudged import filled
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,12 @@ def compare(judge: AnyJudge, body: Mapping[str, Any], *, default_score: float = 
         settings: arguments of `PairwiseJudge.rewards` but scores, such as strategy and orders.
 
     Returns "rewards", one for each response, in [1, 5]; "comparison_results" in the host's form, equal responses once;
-    and "metrics" with its names and those of `metrics.py`. Raises InputError on a body of another form, and errors like
-    `PairwiseJudge.rewards`.
+    and "metrics" with its names and those of `metrics.py`. Raises InputError on a body of another form and on a
+    wrong setting, and errors like `PairwiseJudge.rewards`.
     """
+    if "scores" in settings:
+        raise InputError("scores: expected none here, the host's scores of 1 to 5 are made of win rates")
+    check_settings(settings, has_references=False)
     history, objects = lists(body, "conversation_history", "response_objs")
     texts = [_output_text(found) for found in objects]
     prompt = _prompt(history, body.get("principle"))

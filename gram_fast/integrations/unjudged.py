@@ -9,11 +9,16 @@ from gram_fast.integrations.grouped import RowRewards
 
 
 def filled(rows: RowRewards, instead: Sequence[float], logger: logging.Logger) -> list[float]:
-    """Puts the number of `instead` for each reward that is None, with one warning that counts them and has a reason."""
+    """Puts the number of `instead` for each reward that is None, with a warning of `warn_of_unjudged`."""
+    warn_of_unjudged(rows, logger)
+    return [other if value is None else value for value, other in zip(rows.values, instead, strict=True)]
+
+
+def warn_of_unjudged(rows: RowRewards, logger: logging.Logger) -> None:
+    """Logs one warning, where rewards are None, that counts them and has the reason of the first."""
     reasons = [reason for value, reason in zip(rows.values, rows.reasons, strict=True) if value is None]
     if reasons:
         logger.warning("%d of %d responses were not judged: %s", len(reasons), len(rows.values), reasons[0])
-    return [other if value is None else value for value, other in zip(rows.values, instead, strict=True)]
 
 
 async def reward_or_none(

@@ -21,7 +21,7 @@ from gram_fast import to_thread
 from gram_fast.integrations.grouped import rewards_of_rows
 from gram_fast.integrations.lazy import AnyJudge, LazyJudge
 from gram_fast.integrations.settings import check_settings
-from gram_fast.integrations.unjudged import filled
+from gram_fast.integrations.unjudged import filled, warn_of_unjudged
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,10 @@ async def record_rewards(
         settings: arguments of `PairwiseJudge.rewards`, such as strategy, scores and orders.
 
     An attempt that cannot be judged (failed, over-long) has None under this name, the host's mark of a
-    signal that was not scored, and a warning has the reason. Raises errors like `PairwiseJudge.rewards`, which fail the
-    episode.
+    signal that was not scored, and a warning has the reason. Raises InputError on a wrong setting, and errors like
+    `PairwiseJudge.rewards`, which fail the episode.
     """
+    check_settings(settings, has_references=False)
     prompt = _messages(task.data.prompt)
     if task.data.system_prompt:
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
@@ -63,7 +64,7 @@ async def record_rewards(
             trace.rewards[name] = None
         else:
             trace.record_reward(name, value, weight)
-    filled(rows, [0.0] * len(replies), logger)
+    warn_of_unjudged(rows, logger)
 
 
 def group_reward(

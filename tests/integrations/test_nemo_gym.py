@@ -83,6 +83,18 @@ def test_another_body_is_an_error(judge):
         compare(judge, {"conversation_history": HISTORY})
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scores": "margin"}, "scores: expected none here"),
+        ({"strategies": "sort"}, r"strategies: expected an argument of PairwiseJudge\.rewards"),
+    ],
+)
+def test_a_wrong_setting_is_named(judge, settings, message):
+    with pytest.raises(InputError, match=message):
+        compare(judge, {"conversation_history": HISTORY, "response_objs": [response("a")]}, **settings)
+
+
 @pytest.fixture
 def server(judge, monkeypatch):
     app = pytest.importorskip("resources_servers.genrm_compare.app", reason="needs nemo-gym", exc_type=ImportError)

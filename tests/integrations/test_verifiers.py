@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from helpers.comparers import LengthComparer
 
-from gram_fast import PairwiseJudge
+from gram_fast import InputError, PairwiseJudge
 from gram_fast.integrations.verifiers import group_reward, record_rewards
 
 USER = [{"role": "user", "content": "Name a city."}]
@@ -60,6 +60,11 @@ def test_attempts_are_judged_against_each_other(judge, caplog):
 def test_the_prompt_is_that_of_the_task(judge, given, read):
     asyncio.run(record_rewards(judge, given, [Trace("a"), Trace("bb")]))
     assert judge.comparer.opened[0]["groups"][0].prompt == read
+
+
+def test_a_wrong_setting_is_named_before_a_judge_is_loaded():
+    with pytest.raises(InputError, match="there are no scores 'winrate'"):
+        asyncio.run(record_rewards("no/such-judge", task("Name a city."), [], scores="winrate"))
 
 
 def test_a_group_function_judges_the_rollouts_of_a_prompt(judge, caplog):
