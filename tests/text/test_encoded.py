@@ -16,7 +16,7 @@ PROMPTS, GROUPS = ["Why?", "Say hi."], [["x", "y\n"], ["hi", "Why?", ""]]
 BORDER = "\n\n=== item ===\n\n"
 
 
-@pytest.mark.parametrize("order", itertools.permutations(SLOTS), ids="-".join)
+@pytest.mark.parametrize("order", list(itertools.permutations(SLOTS)), ids="-".join)
 def test_prompts_and_responses_with_the_same_text_around_them_keep_their_own_pieces(order):
     template = PairTemplate.parse("Which?" + BORDER + "".join(f"{{{slot}}}{BORDER}" for slot in order) + "Answer: ")
     tokenizer = PairTokenizer(tiny_tokenizer(), template)
