@@ -4,20 +4,25 @@ Two sets of weights in one folder are refused, not chosen from: nothing in them 
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.constants import is_offline_mode
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 from transformers.utils.hub import has_file
 
 from gram_fast.errors import InputError, one_line
 from gram_fast.hub import hub_problem
+
+log = logging.getLogger(__name__)
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHTS = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -36,7 +41,8 @@ class Source:
     name: str
     """Folder, or name on the hub, that has the configuration and the whole weights."""
     hub: dict[str, Any]
-    """Keyword arguments of transformers' loading functions for `name`: revision, token, trust_remote_code."""
+    """Keyword arguments of transformers' loading functions for `name`: revision, token, trust_remote_code, and
+    local_files_only where the hub cannot be reached."""
     adapter: str | None = None
     """Folder, or name on the hub, of the adapter."""
     gguf: Path | None = None
@@ -56,18 +62,23 @@ class Source:
 def find_source(name: str, **hub: Any) -> Source:
     """Finds what a checkpoint's name stands for; `hub`: revision, token and trust_remote_code as in transformers.
 
-    Where the hub cannot be reached, what its cache holds is used. Raises InputError for a path to nothing, for a name
-    that is neither a folder nor on the hub, and for an adapter beside whole weights: it may be merged into them or not.
+    Where the hub cannot be reached, what its cache holds is used, with a warning unless HF_HUB_OFFLINE is set. Raises
+    InputError for a path to nothing, for a name that is neither a folder nor on the hub, and for an adapter beside
+    whole weights: it may be merged into them or not.
     """
     name = _expanded(name)
     if os.path.isfile(name):
         return _gguf_source(Path(name), hub)
     if name.startswith((".", "/")) and not os.path.isdir(name):
         raise InputError(f"there is no checkpoint folder {name!r}")
-    if _is_unreachable(name):
+    base_hub = hub
+    if problem := _problem(name):
         hub = {**hub, "local_files_only": True}
-        if not any(find_file(name, file, **hub) for file in ("config.json", _ADAPTER_CONFIG)):
-            raise InputError(f"{_no_folder(name)}, and the Hugging Face hub cannot be reached ({hub_problem()})")
+        cached = find_file(name, "config.json", **hub) or find_file(name, _ADAPTER_CONFIG, **hub)
+        if cached is None:
+            raise InputError(f"{_no_folder(name)}, and the Hugging Face hub cannot be reached ({problem})")
+        if not is_offline_mode():
+            _warn_of_cache(name, cached.parent.name, problem)
     adapter_config = find_file(name, _ADAPTER_CONFIG, **hub)
     if adapter_config is None and not os.path.isdir(name):
         return Source(name, hub)
@@ -82,7 +93,7 @@ def find_source(name: str, **hub: Any) -> Source:
         return Source(name, hub)
     if not adapter:
         raise InputError(f"{name!r} holds {_ADAPTER_CONFIG} without {_ADAPTER_WEIGHTS[0]}")
-    return _base_of(name, adapter_config, hub)
+    return _base_of(name, adapter_config, base_hub)
 
 
 def _expanded(name: str) -> str:
@@ -91,9 +102,24 @@ def _expanded(name: str) -> str:
     return str(_SMALL_FOLDER) if name == _SMALL and not os.path.exists(name) else name
 
 
-def _is_unreachable(name: str) -> bool:
-    """Whether a name is one on the hub, which cannot be reached: only what its cache holds can be found."""
-    return not os.path.isdir(name) and hub_problem() is not None
+def _problem(name: str) -> str | None:
+    """Why the hub, on which a name is, cannot be reached; None where it can, and for a folder."""
+    return None if os.path.isdir(name) else hub_problem(name)
+
+
+def _is_local(name: str, hub: dict[str, Any]) -> bool:
+    """Whether only what the hub's cache holds can be found; where it was so for a Source, so it is for its files."""
+    return hub.get("local_files_only", False) or _problem(name) is not None
+
+
+@cache  # a load asks several times
+def _warn_of_cache(name: str, commit: str, problem: str) -> None:
+    log.warning(
+        "%s is loaded from the cache, commit %s, which may be an old one: the Hugging Face hub cannot be reached (%s)",
+        name,
+        commit,
+        problem,
+    )
 
 
 def _no_folder(name: str) -> str:
@@ -199,7 +225,7 @@ def opened(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 def _held(name: str, files: Sequence[str], hub: dict[str, Any]) -> list[str]:
     """Those of the files that the checkpoint has."""
-    options = {"revision": hub.get("revision"), "token": hub.get("token"), "local_files_only": _is_unreachable(name)}
+    options = {"revision": hub.get("revision"), "token": hub.get("token"), "local_files_only": _is_local(name, hub)}
     return [file for file in files if has_file(name, file, **options)]
 
 
@@ -214,7 +240,7 @@ def find_file(name: str, file: str, **hub: Any) -> Path | None:
             file,
             revision=hub.get("revision"),
             token=hub.get("token"),
-            local_files_only=_is_unreachable(name),
+            local_files_only=_is_local(name, hub),
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
@@ -222,5 +248,7 @@ def find_file(name: str, file: str, **hub: Any) -> Path | None:
     except (OSError, ValueError) as error:
         if isinstance(error.__cause__, RepositoryNotFoundError):
             raise InputError(f"{_no_folder(name)}, nor a model on the Hugging Face hub that you may read") from error
+        if isinstance(error.__cause__, HFValidationError):
+            raise InputError(f"{_no_folder(name)}, and names on the Hugging Face hub are org/name") from error
         raise InputError(f"cannot load {file} of {name!r}: {one_line(error)}") from error
     return Path(found) if found else None

@@ -3,7 +3,8 @@
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, Any
 
 from gram_fast.errors import BackendError, InputError, one_line
@@ -92,11 +93,23 @@ def dataset_rows(path: str, subset: str | None, split: str, folder: str | None) 
     what = "a folder"
     if not os.path.isdir(path):
         what = "a data set on the hub, there being no such file"
-        if problem := hub_problem():
-            raise InputError(f"cannot read {name} as {what}: the hub cannot be reached ({problem})")
+        if problem := hub_problem(path, "dataset"):
+            what += f"; the hub cannot be reached ({problem})"
+            load_dataset = partial(_of_cache, load_dataset)
     try:
         rows = load_dataset(path, subset, data_dir=folder, split=split, streaming=True)
         for number, row in enumerate(rows, start=1):
             yield f"{name} row {number}", row
     except Exception as error:  # errors of the library, its readers and the network share no base class
         raise InputError(f"cannot read {name} as {what}, after {number} rows: {one_line(error)}") from error
+
+
+def _of_cache(load: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Calls load_dataset as HF_DATASETS_OFFLINE does: it loads from its cache, without trying the hub for long."""
+    from datasets import config
+
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
+    try:
+        return load(*arguments, **options)
+    finally:
+        config.HF_HUB_OFFLINE = before

@@ -106,7 +106,7 @@ def hub(monkeypatch, rows):
         yield from rows
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    monkeypatch.setattr(tables, "hub_problem", lambda: None)
+    monkeypatch.setattr(tables, "hub_problem", lambda *_: None)
     return calls
 
 
