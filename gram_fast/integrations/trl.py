@@ -1,4 +1,4 @@
-"""Rewards of a pairwise judge for TRL's trainers: GRPO, RLOO, OnlineDPO.
+"""Rewards of a pairwise judge for TRL's trainers: GRPO, RLOO, OnlineDPO and others.
 
     from gram_fast.integrations.trl import group_reward
     trainer = GRPOTrainer(model, reward_funcs=group_reward("NiuTrans/GRAM-Qwen3-1.7B-RewardModel"), ...)
@@ -6,13 +6,16 @@
 What TRL 1.16 passes to a reward function: lists of one length, `prompts`, `completions`, `completion_ids` and the other
 columns of the data set; not how many completions a prompt has. By trainer:
 
-- GRPOTrainer, RLOOTrainer: the rows of all processes, in the order of their ranks, are blocks of `num_generations` rows
-  (`num_generations_eval` in evaluation), each of one row of the data set. A process may hold a part of a block, and one
-  prompt may have several blocks; an environment of GRPO may give the rows of a block different prompts. `log_metric` is
-  a method of the trainer. Coroutine functions run together, after the others, and the trainer waits for them.
+- GRPOTrainer, GMPOTrainer, RLOOTrainer: the rows of all processes, in the order of their ranks, are blocks of
+  `num_generations` rows (`num_generations_eval` in evaluation), each of one row of the data set. A process may hold a
+  part of a block, and one prompt may have several blocks; an environment of GRPO may give the rows of a block different
+  prompts. `log_metric` is a method of the trainer. Coroutine functions run together, after the others, and the trainer
+  waits for them.
+- SDPOTrainer: such blocks, but no `log_metric`, and no coroutine functions.
 - OnlineDPOTrainer: the prompts of one process twice, P + P; rows i and i + len(P) are a pair. `trainer_state`, as the
   others pass, but no `log_metric`; no coroutine functions; a reward of None counts as 0.
 - AsyncGRPOTrainer: one block a call, in a thread of a process without the trainer, with neither of the two.
+- A2POTrainer: with neither; blocks at first, then single rows, which must have rewards. It wants them to be 0 or 1.
 
 Prompts and completions are strings, or lists of messages: with tools a completion has the calls, their results and the
 answer.
@@ -90,7 +93,7 @@ def greedy_completions(prompts: list[Text], trainer: Any) -> list[Text]:
 
     if trainer is None:
         raise InputError(
-            "trainer: expected the trainer in this attribute of the reward function, OnlineDPO passes none"
+            "trainer: expected the trainer in this attribute of the reward function, OnlineDPO and SDPO pass none"
         )
     if trainer.is_fsdp_enabled or getattr(trainer, "tools", None):
         raise InputError("reference: expected a column or a function of yours under FSDP and with tools")
@@ -106,9 +109,11 @@ def greedy_completions(prompts: list[Text], trainer: Any) -> list[Text]:
     )
     is_training = trainer.model.training
     trainer.model.eval()
-    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as policy, torch.no_grad():
-        tokens = policy.generate(**inputs.to(trainer.accelerator.device), generation_config=config)
-    trainer.model.train(is_training)
+    try:
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as policy, torch.no_grad():
+            tokens = policy.generate(**inputs.to(trainer.accelerator.device), generation_config=config)
+    finally:
+        trainer.model.train(is_training)
     made = [_up_to_end(row, trainer.eos_token_ids) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
     has_template = getattr(tokenizer, "response_template", None) is not None
     if has_template and isinstance(trainer, GRPOTrainer) and not isinstance(prompts[0], str):
@@ -141,85 +146,102 @@ def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
 
 def generations(trainer: Any) -> int | None:
     """Rows of a block, of a trainer that has blocks and is training or evaluating."""
-    if getattr(trainer, "num_generations", None) is None:
+    if getattr(trainer, "num_generations_eval", None) is None:  # OnlineDPO has num_generations, 2, and no blocks
         return None
     return int(trainer.num_generations if trainer.model.training else trainer.num_generations_eval)
 
 
-def group_keys(prompts: Sequence[Any], size: int | None, *, may_be_doubled: bool) -> list[Hashable]:
+def group_keys(
+    prompts: Sequence[Any], size: int | None, *, may_be_doubled: bool, may_be_blocks: bool = True
+) -> list[Hashable]:
     """Says which rows are a group: those of equal keys. They have equal prompts, too.
 
     With a `size` they are of one block of so many rows. Else, where prompts may be P + P and are, they are rows i and
     i + len(P). Else they are equal prompts side by side, if none stands alone, or all equal prompts: whether a prompt
-    has several groups cannot be told then, and they are one.
+    has several groups cannot be told then, and they are one. Raises InputError where P + P may as well be blocks of two
+    rows or more.
     """
     texts = [repr(prompt) for prompt in prompts]
     half = len(texts) // 2
     if size is not None:
         return [(row // size, text) for row, text in enumerate(texts)]
-    if may_be_doubled and texts[:half] == texts[half:]:
-        return [(row % half, text) for row, text in enumerate(texts)]
     runs = [list(run) for _, run in groupby(texts)]
+    if may_be_doubled and texts[:half] == texts[half:]:
+        # The first and the last block may go on in other processes.
+        if may_be_blocks and half > 1 and all(len(run) > 1 for run in runs[1:-1]):
+            raise InputError(
+                "trainer: expected the trainer in this attribute of the reward function, as equal prompts of a batch "
+                "may be pairs (OnlineDPO) or blocks (SDPO)"
+            )
+        return [(row % half, text) for row, text in enumerate(texts)]
     if any(len(run) == 1 for run in runs):
         return list(texts)
     return [(number, text) for number, run in enumerate(runs) for text in run]
 
 
 class _Ranks:
-    """Processes that hold parts of the same blocks: a process judges the blocks that begin with a row of its own."""
+    """Processes whose rows are one batch: a process judges the blocks that begin with a row of its own."""
 
     def __init__(self) -> None:
         # Of its own, so that it meets no other collective: of another reward function, or of the trainer on a GPU.
         self._group = distributed.new_group(backend="gloo")
 
-    def _gather(self, value: Any) -> list[Any]:
-        gathered = [None] * distributed.get_world_size(self._group)
-        distributed.all_gather_object(gathered, value, self._group)
-        return gathered
+    def gather(self, make: Callable[[], Any], what: str) -> list[Any]:
+        """What each process makes, in the order of their ranks. What one raises is raised in all: none waits for it."""
+        value, failure = None, None
+        try:
+            value = make()
+        except Exception as error:  # raised below
+            failure = error
+        gathered: list[Any] = [None] * distributed.get_world_size(self._group)
+        distributed.all_gather_object(gathered, (value, None if failure is None else str(failure)), self._group)
+        if failure is not None:
+            raise failure
+        for rank, (_, message) in enumerate(gathered):
+            if message is not None:
+                raise BackendError(f"{what} of process {rank} failed: {message}")
+        return [value for value, _ in gathered]
 
     def judge(
-        self, rows: list[Row], size: int, judge: Callable[[Sequence[Hashable], Sequence[Row]], RowRewards]
+        self, parts: list[list[Row]], size: int, judge: Callable[[Sequence[Hashable], Sequence[Row]], RowRewards]
     ) -> tuple[list[Answer], RowRewards | None]:
-        """Answers for the rows of this process, and what it judged itself, if anything. All processes call it."""
-        parts = self._gather(rows)
+        """Answers for this process's rows, and what it judged itself, if anything. All processes call it."""
         own = distributed.get_rank(self._group)
         rank_of = [rank for rank, part in enumerate(parts) for _ in part]
         every = [row for part in parts for row in part]
         keys = _keys(every, size, may_be_doubled=False)
         judges: dict[Hashable, int] = {}
         mine = [row for row, key in enumerate(keys) if judges.setdefault(key, rank_of[row]) == own]
-        judged, failure = None, None
-        try:
-            if mine:
-                judged = judge([keys[row] for row in mine], [every[row] for row in mine])
-        except Exception as error:  # raised below: the others would wait for an answer
-            failure = error
-        found = {} if judged is None else dict(zip(mine, zip(judged.values, judged.reasons, strict=True), strict=True))
-        everything = self._gather((found, None if failure is None else str(failure)))
-        if failure is not None:
-            raise failure
-        for rank, (_, message) in enumerate(everything):
-            if message is not None:
-                raise BackendError(f"the judge of process {rank} failed: {message}")
-        answers = {row: answer for found, _ in everything for row, answer in found.items()}
+        judged: RowRewards | None = None
+
+        def judge_mine() -> dict[int, Answer]:
+            nonlocal judged
+            if not mine:
+                return {}
+            judged = judge([keys[row] for row in mine], [every[row] for row in mine])
+            return dict(zip(mine, zip(judged.values, judged.reasons, strict=True), strict=True))
+
+        answers = {row: answer for found in self.gather(judge_mine, "the judge") for row, answer in found.items()}
         return [answers[row] for row, rank in enumerate(rank_of) if rank == own], judged
 
 
-def _keys(rows: Sequence[Row], size: int | None, *, may_be_doubled: bool) -> list[Hashable]:
-    return group_keys([(prompt, reference) for prompt, _, reference in rows], size, may_be_doubled=may_be_doubled)
+def _keys(rows: Sequence[Row], size: int | None, **may_be: bool) -> list[Hashable]:
+    return group_keys([(prompt, reference) for prompt, _, reference in rows], size, **may_be)
 
 
 @dataclass(frozen=True)
 class _Call:
     """What a trainer asks for, in one process."""
 
-    rows: list[Row]
+    parts: list[list[Row]]
+    """The rows of the processes that hold parts of the same blocks, or of this one alone."""
     size: int | None
     """Rows of a block, of a trainer that is known and has blocks."""
     is_trainer: bool
     """A trainer asks, known or not."""
+    is_known: bool
     ranks: _Ranks | None
-    """The processes, where they hold parts of the same blocks."""
+    """These processes, if this is not alone."""
     log_metric: Callable[[str, float], None] | None
 
 
@@ -229,7 +251,8 @@ class _Reward:
     def __init__(self, judge: LazyJudge, reference: Reference | None, name: str, settings: Mapping[str, Any]) -> None:
         self.__name__ = name
         self.trainer: Any = None
-        """The trainer that a function as `reference` is called with. GRPO and RLOO are found without it."""
+        """Which rows are groups is told by it, and a function as `reference` is called with it. SDPO's must be set
+        before training, and OnlineDPO's for such a function; GRPO, GMPO and RLOO are found without it."""
         self._judge = judge
         self._reference = reference
         self._settings = dict(settings)
@@ -244,17 +267,25 @@ class _Reward:
         log_metric = columns.get("log_metric")
         trainer = getattr(log_metric, "__self__", None) or self.trainer
         size = generations(trainer)
-        has_parts = size is not None and len(prompts) % size > 0 and distributed.is_initialized()
-        if has_parts and self._ranks is None:
-            self._ranks = _Ranks()
-        references = self._references(prompts, columns, trainer)
-        return _Call(
-            list(zip(prompts, completions, references, strict=True)),
-            size,
-            columns.get("trainer_state") is not None,
-            self._ranks if has_parts else None,
-            log_metric,
-        )
+        ranks = None if size is None else self._ranks_with_parts(len(prompts), size)
+
+        def read() -> list[Row]:
+            return list(zip(prompts, completions, self._references(prompts, columns, trainer), strict=True))
+
+        parts = [read()] if ranks is None else ranks.gather(read, "the reading of rows and references")
+        is_trainer = columns.get("trainer_state") is not None
+        return _Call(parts, size, is_trainer, trainer is not None, ranks, log_metric)
+
+    def _ranks_with_parts(self, count: int, size: int) -> _Ranks | None:
+        """The processes, if one of them holds a part of a block.
+
+        They tell each other how many rows they have, at every call: with `even_batches=False` evaluation ends with a
+        different number in each, and one that exchanged rows alone would wait for ever. It takes 0.9 ms on two cores.
+        """
+        if not distributed.is_initialized() or distributed.get_world_size() == 1:
+            return None
+        self._ranks = self._ranks or _Ranks()
+        return self._ranks if any(rows % size for rows in self._ranks.gather(lambda: count, "the count")) else None
 
     def _references(
         self, prompts: Sequence[Text], columns: Mapping[str, Any], trainer: Any
@@ -277,9 +308,13 @@ class _Reward:
         """Judges the rows of a call, and logs what it cost."""
         judged: RowRewards | None
         if call.size is not None and call.ranks is not None:
-            answers, judged = call.ranks.judge(call.rows, call.size, self._judged)
+            answers, judged = call.ranks.judge(call.parts, call.size, self._judged)
         else:
-            judged = self._judged(_keys(call.rows, call.size, may_be_doubled=call.is_trainer), call.rows)
+            (rows,) = call.parts
+            # Against references rewards are the same in any groups.
+            may_be_blocks = not call.is_known and self._reference is None
+            keys = _keys(rows, call.size, may_be_doubled=call.is_trainer, may_be_blocks=may_be_blocks)
+            judged = self._judged(keys, rows)
             answers = list(zip(judged.values, judged.reasons, strict=True))
         if judged is not None and call.log_metric is not None:
             for metric, value in metrics(judged.rewards).items():

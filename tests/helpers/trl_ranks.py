@@ -33,6 +33,21 @@ class Failing(LengthComparer):
         return super().open(*arguments, **options)
 
 
+def reference(prompts, trainer):
+    if distributed.get_rank() == 1:
+        raise ValueError("nobody answers")
+    return prompts
+
+
+def failure_of(reward, trainer) -> str:
+    """What a reward function raises for parts of blocks."""
+    try:
+        reward(["p"] * 3, ["a", "b", "c"], log_metric=trainer._log_metric)
+    except (GramFastError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def main(folder: Path) -> None:
     judges = [length_judge() for _ in range(3)]
     rewards = [
@@ -47,17 +62,20 @@ def main(folder: Path) -> None:
     trainer.train()
     trainer.evaluate()
     trainer.model.train()
-    try:
-        group_reward(PairwiseJudge(Failing()))(["p"] * 3, ["a", "b", "c"], log_metric=trainer._log_metric)
-        failure = ""
-    except GramFastError as error:
-        failure = f"{type(error).__name__}: {error}"
+    failures = [
+        failure_of(reward, trainer)
+        for reward in (group_reward(PairwiseJudge(Failing())), group_reward(length_judge(), reference=reference))
+    ]
+    # Whole blocks in one process alone: the first has p p, and the second q q p. A reward that has not been called.
+    prompts, completions = [(["p", "p"], ["a", "bb"]), (["q", "q", "p"], ["ccc", "d", "ee"])][distributed.get_rank()]
+    unequal = group_reward(length_judge())(prompts, completions, log_metric=trainer._log_metric)
     toy = policy.make_toy(count=1, steps=2)
     examples = [example.train(toy, steps=1, generations=4, prompts=3)[0] for example in (grpo, rloo)]
     found = {
         "calls": [reward.calls for reward in rewards],
         "asked": [[(prompt, sorted(texts)) for prompt, texts in asked(judge)] for judge in judges],
-        "failure": failure,
+        "failures": failures,
+        "unequal": unequal,
         "examples": [{name: row[name] for name in row if name.startswith("rewards/")} for row in examples],
     }
     (folder / f"{distributed.get_rank()}.json").write_text(json.dumps(found), "utf-8")
