@@ -87,6 +87,10 @@ class LabelComparer:
             )
         return self.reload, ()
 
+    def __copy__(self) -> "LabelComparer":
+        """The comparer itself: what `__reduce__` makes would be loaded anew."""
+        return self
+
     def __deepcopy__(self, memo: object) -> "LabelComparer":
         """The comparer itself: calls leave nothing in it that a copy could be spared, and a model is large."""
         return self

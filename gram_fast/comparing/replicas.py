@@ -50,6 +50,10 @@ class Replicas(Generic[AnyComparer]):
     def __reduce__(self) -> tuple[Callable[..., Comparer], tuple[Any, ...]]:
         return (type(self), (self.comparers,)) if self._reload is None else (self._reload, ())
 
+    def __copy__(self) -> "Replicas[AnyComparer]":
+        """The comparer itself: what `__reduce__` makes would be loaded anew."""
+        return self
+
     def __deepcopy__(self, memo: object) -> "Replicas[AnyComparer]":
         """The comparer itself, as of one device."""
         return self

@@ -21,25 +21,24 @@ R = TypeVar("R")
 
 _forks: list[None] = []
 """One for each fork between the process that imported this module and this one."""
+_starts: set[weakref.WeakMethod[Callable[[], Any]]] = set()
+"""What a forked child calls. Python itself would keep for ever what it is told to call."""
 
 
 def in_forked_children(method: Callable[[], Any]) -> None:
     """Has a bound method called at the start of every forked child, as long as its object lives."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        if (found := reference()) is not None:
-            found()
-
-    _at_fork(call)
+    _starts.add(weakref.WeakMethod(method, _starts.discard))
 
 
-def _at_fork(call: Callable[[], None]) -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=call)
+def _start_child() -> None:
+    _forks.append(None)
+    for start in list(_starts):
+        if (method := start()) is not None:
+            method()
 
 
-_at_fork(lambda: _forks.append(None))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_child)
 
 
 def check_forked_child(device: torch.device, num_processes: int) -> None:

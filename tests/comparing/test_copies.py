@@ -58,10 +58,10 @@ def test_a_judge_of_a_model_in_memory_says_that_it_cannot_be_pickled():
         pickle.dumps(tiny_judge())
 
 
-def test_a_deep_copy_shares_the_model():
+def test_a_copy_shares_the_model():
     for judge in (tiny_judge(), PairwiseJudge(Replicas([LengthComparer(), LengthComparer()]))):
         settings = copy.deepcopy({"reward": judge, "weight": [1.0]})
-        assert settings["reward"].comparer is judge.comparer
+        assert settings["reward"].comparer is copy.copy(judge).comparer is copy.copy(judge.comparer) is judge.comparer
         assert settings["reward"].rank(PROMPT, RESPONSES).order == judge.rank(PROMPT, RESPONSES).order
 
 

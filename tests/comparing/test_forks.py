@@ -1,5 +1,6 @@
 """A judge in a forked child, while other threads of the parent use it: an answer or an error, never a hang."""
 
+import gc
 import itertools
 import os
 import threading
@@ -13,6 +14,7 @@ from helpers.small_models import tiny_judge, write_judge
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.errors import InputError
 from gram_fast.judge import PairwiseJudge
+from gram_fast.scoring import forks
 from gram_fast.scoring.forks import check_forked_child
 
 pytestmark = [
@@ -104,6 +106,16 @@ def test_what_no_child_can_run_is_an_error(device, count, found):
     with pytest.raises(InputError, match=f"^this process was forked .* got {found}; start it by spawn$"):
         check_forked_child(torch.device(device), count)
     check_forked_child(torch.device("cpu"), 1)
+
+
+def test_what_is_to_start_in_a_child_lives_no_longer_than_its_object():
+    gc.collect()
+    before = len(forks._starts)
+    replicas = Replicas([LengthComparer()])
+    assert len(forks._starts) == before + 1
+    del replicas
+    gc.collect()
+    assert len(forks._starts) == before
 
 
 def test_replicas_start_idle_in_a_child():
