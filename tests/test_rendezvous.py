@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 import gram_fast
 from gram_fast.errors import InputError
+from gram_fast.gathering import Gathering, Member
 from gram_fast.judge import PairwiseJudge
-from gram_fast.rendezvous import Gathering, Member, Rendezvous
+from gram_fast.rendezvous import Rendezvous
 from gram_fast.results import Rewards
 
 

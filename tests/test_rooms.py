@@ -35,6 +35,7 @@ ROOMS = {
     "models": "the runner of any decoder, checkpoints, options, loading, the check at load",
     "comparing": "from pairs to preferences: what a comparer is, the one over label logits, replicas",
     "ranking": "strategies, tournaments, scores",
+    "gathering": "groups whose members come one at a time",
     "judge": "PairwiseJudge: all of the above behind one class",
     "rendezvous": "rewards for loops that ask for one response at a time",
     "__init__": "what `import gram_fast` gives",
