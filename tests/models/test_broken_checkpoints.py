@@ -239,13 +239,15 @@ def test_little_memory_is_enough_to_refuse_a_large_claim(whole, tmp_path):
     change(folder / "config.json", vocab_size=18_000, intermediate_size=18_000, hidden_size=18_000, head_dim=128)
     script = (
         "import resource, sys, gram_fast\n"
+        "for runner in sys.argv[2:]:\n"  # what loading imports needs memory of its own
+        "    gram_fast.PairwiseJudge.from_pretrained('small', runner=runner)\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**29,) * 2)\n"
         "for runner in sys.argv[2:]:\n"
         "    try:\n        gram_fast.PairwiseJudge.from_pretrained(sys.argv[1], runner=runner)\n"
         "    except gram_fast.InputError as error:\n        print(error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script, folder, *RUNNERS], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", script, folder, *RUNNERS], capture_output=True, text=True, timeout=120)
     dense, transformers_said = run.stdout.splitlines()
     assert "expected shape" in dense
     assert "its configuration describes" in transformers_said
