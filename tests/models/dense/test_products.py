@@ -93,7 +93,7 @@ def test_who_adds_to_the_residual_stream(more, processes, tmp_path, one_thread, 
         return operations.norm(residual_TD, x_TD, weight_D, eps)
 
     monkeypatch.setattr(runner, "_operations", dataclasses.replace(operations, norm=norm))
-    (logits,) = score(Engine(runner, 70), [3], [[ids[1:].tolist()]])
+    (logits,) = score(Engine(runner, 70), [3], [[[ids[1:].tolist()]]])
     np.testing.assert_allclose(logits[0], exact, rtol=0, atol=1e-4)
     num_added = sum(addend is not None for addend in addends)
     assert num_added == (0 if processes == 1 and not more else len(addends) - 1)
