@@ -318,10 +318,15 @@ def test_who_gives_up_leaves_a_place(judge: RecordingJudge) -> None:
 def test_an_interruption_leaves_a_place(judge: RecordingJudge) -> None:
     rendezvous = Rendezvous(judge, size=2, timeout=30)
     timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        rendezvous.reward(0, "p", "a")
-    timer.join()
+    # A shell starts processes in the background with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            rendezvous.reward(0, "p", "a")
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert rendezvous.num_waiting == 0
 
 
