@@ -8,17 +8,18 @@ FOLDER appears when all is written. Does not need the extension: run_gpu.sh buil
 """
 
 import argparse
+import runpy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from gram_fast.training.small_judge.tokenizer import make_qwen_tokenizer
-
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 DTYPES = ("float32", "bfloat16")
+# By path, without the package, which run_gpu.sh builds at the same time.
+make_qwen_tokenizer = runpy.run_path(str(ROOT / "training/small_judge/tokenizer.py"))["make_qwen_tokenizer"]
 
 
 class ModelSizes(NamedTuple):
