@@ -17,6 +17,10 @@ Stage = Literal["pretrain", "finetune", "scalar"]
 """What is trained: GRAM's stage 1, its stage 2, or the scalar reward baseline."""
 
 
+ALL_LINEAR = "all-linear"
+"""peft's name of all linear modules of a model but its output embedding."""
+
+
 @dataclass(frozen=True)
 class LoraOptions:
     """Options of low-rank adapters, with the names and meanings of peft's LoraConfig."""
@@ -24,7 +28,9 @@ class LoraOptions:
     r: int = 16
     lora_alpha: float = 32
     lora_dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = ALL_LINEAR
+    layers_to_transform: list[int] | None = None
+    """Layers that are adapted, counted from 0; None for all. The backward ends at the first of them."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,19 @@ def _lora_options(values: dict[str, Any], source: str) -> LoraOptions:
     for key in values:
         if key not in names:
             raise InputError(f"{source}: there is no key {key!r}: expected one of {', '.join(names)}")
-    return LoraOptions(**values)
+    options = LoraOptions(**values)
+    if (layers := options.layers_to_transform) is not None:
+        are_numbers = isinstance(layers, list) and all(type(layer) is int and layer >= 0 for layer in layers)
+        if not are_numbers or not layers:
+            raise InputError(
+                f"{source}: layers_to_transform: expected a list of numbers of layers from 0, got {layers!r}"
+            )
+        if isinstance(options.target_modules, str) and options.target_modules != ALL_LINEAR:
+            raise InputError(
+                f"{source}: target_modules: expected {ALL_LINEAR} or a list of names beside layers_to_transform, got "
+                f"the pattern {options.target_modules!r}"
+            )
+    return options
 
 
 def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) -> TrainingArguments:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Trainer
+from transformers.pytorch_utils import Conv1D
 
 from gram_fast.errors import InputError, NumericalError
 from gram_fast.models.adapters import head_of_adapted_embedding
-from gram_fast.training.config import LoraOptions
+from gram_fast.training.config import ALL_LINEAR, LoraOptions
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +31,24 @@ def add_adapters(model: Any, options: LoraOptions, modules_to_save: list[str] | 
     """Puts adapters on a model; `modules_to_save` are trained whole besides.
 
     Warns where an input embedding is adapted to which the output embedding is tied. Raises InputError where the output
-    embedding itself is adapted; peft raises ValueError or TypeError for options that cannot be.
+    embedding itself is adapted and for layers that the model lacks; peft raises ValueError or TypeError for options
+    that cannot be.
     """
     from peft import LoraConfig, get_peft_model
 
     head = model.get_output_embeddings()
+    values = asdict(options)
+    if layers := options.layers_to_transform:
+        count = model.config.get_text_config(decoder=True).num_hidden_layers
+        if max(layers) >= count:
+            raise InputError(
+                f"lora.layers_to_transform: expected layers from 0 to {count - 1}, as the model has {count}, got "
+                f"{max(layers)}"
+            )
+        if options.target_modules == ALL_LINEAR:
+            values["target_modules"] = _names_of_linear(model.base_model)
     # No task type: peft's task wrappers pass arguments to the forward that the objective does not take.
-    adapted = get_peft_model(model, LoraConfig(**asdict(options), modules_to_save=modules_to_save))
+    adapted = get_peft_model(model, LoraConfig(**values, modules_to_save=modules_to_save))
     if head is not None and model.get_output_embeddings() is not head:
         raise InputError("lora.target_modules names the output embedding, which the objectives read without adapters")
     if tied := head_of_adapted_embedding(model):
@@ -46,6 +58,12 @@ def add_adapters(model: Any, options: LoraOptions, modules_to_save: list[str] | 
             tied.weight.nbytes / 1e6,
         )
     return adapted
+
+
+def _names_of_linear(model: nn.Module) -> list[str]:
+    """The last parts of the names of all linear modules: peft chooses layers only among a list of such names."""
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D))
+    return sorted({name.rpartition(".")[2] for name in linear})
 
 
 def trained_loss(trainer: Trainer, batch: Mapping[str, Tensor]) -> float:

@@ -35,6 +35,13 @@ def refused(tmp_path, message, stage="finetune", **values):
         ("run.yaml: label_smoothing_factor .* expected label_smoothing", {"label_smoothing_factor": 0.1}),
         ("run.yaml: expected one of warmup_ratio and warmup_steps", {"warmup_ratio": 0.1, "warmup_steps": 3}),
         ("run.yaml: lora: there is no key 'rank'", {"lora": {"rank": 3}}),
+        ("lora: layers_to_transform: expected a list of numbers of layers", {"lora": {"layers_to_transform": [-1]}}),
+        ("lora: layers_to_transform: expected a list of numbers of layers", {"lora": {"layers_to_transform": []}}),
+        ("lora: layers_to_transform: expected a list of numbers of layers", {"lora": {"layers_to_transform": 3}}),
+        (
+            "lora: target_modules: expected all-linear or a list of names beside layers_to_transform, got the pattern",
+            {"lora": {"layers_to_transform": [3], "target_modules": r".*\.q_proj"}},
+        ),
         ("run.yaml: dtype: expected float32 or bfloat16, got 'int8'", {"dtype": "int8"}),
         ("run.yaml: lr_scheduler_type: wavy is not", {"lr_scheduler_type": "wavy"}),
         ("run.yaml: skip_bad: expected true or false", {"skip_bad": "maybe"}),

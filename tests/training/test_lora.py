@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+from helpers.small_models import CONFIGS, tiny_model
 from helpers.small_training import run, write_checkpoint, write_obvious_pairs
 from safetensors.torch import load_file
 
 from gram_fast import PairwiseJudge
-from gram_fast.errors import NumericalError
+from gram_fast.errors import InputError, NumericalError
 from gram_fast.models import adapters
+from gram_fast.training.config import LoraOptions
+from gram_fast.training.lora import add_adapters
 
 EMBEDDING = {"r": 4, "target_modules": ["q_proj", "embed_tokens"]}
 
@@ -84,3 +87,37 @@ def test_a_merge_to_another_model_is_an_error_that_keeps_the_adapters(tied, pair
 def test_rounding_is_no_other_model(stage, precision, tied, pairs, tmp_path):
     out = run(stage, tied, pairs, tmp_path / "out", max_steps=4, lora=EMBEDDING, **precision)
     assert (out / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("stage", ["finetune", "scalar"])
+def test_only_the_chosen_layers_are_adapted(stage, pairs, tmp_path):
+    base = write_checkpoint(tmp_path / "base", num_hidden_layers=4)
+    out = run(stage, base, pairs, tmp_path / "out", max_steps=4, lora={"r": 4, "layers_to_transform": [3, 2]})
+    before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
+    changed = {name for name in after if name in before and not torch.equal(after[name], before[name])}
+    assert changed == {
+        n for n in before if n.startswith(("model.layers.2.", "model.layers.3.")) and n.endswith("proj.weight")
+    }
+    assert json.loads((out / "adapter" / "adapter_config.json").read_text())["layers_to_transform"] == [3, 2]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+@pytest.mark.parametrize("chosen", [None, [1], [2, 3]], ids=str)
+def test_the_backward_ends_at_the_first_adapted_layer(name, chosen):
+    model = tiny_model(name, num_hidden_layers=4)
+    adapted = add_adapters(model, LoraOptions(r=4, layers_to_transform=chosen))
+    entered = []
+    layers = model.base_model.layers
+    hooks = [layer.register_forward_pre_hook(lambda _, args: entered.append(args[0].requires_grad)) for layer in layers]
+    adapted(input_ids=torch.arange(5)[None]).logits.sum().backward()
+    assert len(hooks) == 4
+    assert entered == [number > min(chosen or [0]) for number in range(4)]
+    graded = {int(n.split("layers.")[1].split(".")[0]) for n, p in adapted.named_parameters() if p.grad is not None}
+    assert graded == set(chosen or range(4))
+
+
+def test_a_layer_that_the_model_lacks_is_named(tied, pairs, tmp_path):
+    with pytest.raises(InputError, match=r"lora.layers_to_transform: expected layers from 0 to 1, .* got 5"):
+        run("finetune", tied, pairs, tmp_path / "out", lora={"layers_to_transform": [1, 5]})
+    with pytest.raises(InputError, match=r"Target modules .* not found"):
+        run("finetune", tied, pairs, tmp_path / "out", lora={"layers_to_transform": [1], "target_modules": ["q_prj"]})
