@@ -1,10 +1,11 @@
 """Training objectives: losses of the two stages of GRAM (arXiv 2506.14175) and of the scalar reward baseline.
 
-A batch holds sequences packed end to end: int64 input_ids and position_ids [1, T], labels [1, T] (-100 where there is
-nothing to predict), lengths [S]. The loss is a sum over all labels divided by `num_items_in_batch`, the number of
-labels in the whole optimizer step on all processes, so that accumulation and data parallelism do not change it.
+A batch holds sequences packed end to end: int64 input_ids and position_ids [1, T], lengths [S], and labels [R] with the
+index of the packed token that predicts each, label_positions [R]. The loss is a sum over all labels divided by
+`num_items_in_batch`, the number of labels in the whole optimizer step on all processes, so that accumulation and data
+parallelism do not change it.
 
-Shape letters: T packed tokens, S sequences, R positions with a label, D model width, V vocabulary size.
+Shape letters: T packed tokens, S sequences, R labels, D model width, V vocabulary size.
 """
 
 from collections.abc import Callable
@@ -18,8 +19,8 @@ from torch.nn import functional as F
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.training.packed_attention import Packing
 
-Loss = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""(hidden states [T, D], labels [T], lengths [S]) -> {"loss": sum over all labels, further outputs ...}."""
+Loss = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""(hidden states that predict labels [R, D], labels [R]) -> {"loss": sum over all labels, further outputs ...}."""
 
 # Most logits that the chunked cross entropy holds at a time: 64 MiB in float32.
 _CHUNK_ELEMENTS = 2**24
@@ -37,8 +38,9 @@ def set_objective(model: Any, loss: Loss) -> None:
         self: Any,
         input_ids: Tensor,
         position_ids: Tensor,
-        labels: Tensor,
         lengths: Tensor,
+        label_positions: Tensor,
+        labels: Tensor,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         packing = Packing(lengths)
@@ -50,17 +52,19 @@ def set_objective(model: Any, loss: Loss) -> None:
                 f"{type(self).__name__} cannot be trained on packed sequences: {len(packing.layers_seen)} of its "
                 f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
             )
-        outputs = loss(hidden_1TD[0], labels[0], lengths)
-        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        outputs = loss(hidden_1TD[0, label_positions], labels)
+        count = len(labels) if num_items_in_batch is None else num_items_in_batch
         return {**outputs, "loss": outputs["loss"] / count}
 
     model.forward = MethodType(forward, model)
     # Makes transformers' Trainer count the labels of all accumulated batches and processes and pass the count.
     model.accepts_loss_kwargs = True
+    # None of transformers' losses: of that of language models the Trainer would not count the first label of a batch.
+    model.loss_type = None
 
 
 def language_modelling(model: Any) -> Loss:
-    """Loss of stage 1: the sum of -log P(next token); labels[t] is the token after position t.
+    """Loss of stage 1: the sum of -log P(next token); labels are next tokens.
 
     Raises UnsupportedModelError for an output embedding with a bias.
     """
@@ -68,9 +72,8 @@ def language_modelling(model: Any) -> Loss:
     if getattr(head, "bias", None) is not None:
         raise UnsupportedModelError(f"{type(model).__name__} has an output embedding with a bias")
 
-    def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        asked = (labels_T != -100).nonzero()[:, 0]
-        return {"loss": linear_cross_entropy(hidden_TD[asked], head.weight, labels_T[asked])}
+    def loss(hidden_RD: Tensor, labels_R: Tensor) -> dict[str, Tensor]:
+        return {"loss": linear_cross_entropy(hidden_RD, head.weight, labels_R)}
 
     return loss
 
@@ -83,20 +86,18 @@ def label_preference(model: Any, label_ids: tuple[int, int], smoothing: float) -
         loss = -(1 - s/2) log sigmoid(z) - s/2 log sigmoid(-z) = -log sigmoid(z) + s/2 z
 
     the pairwise ranking loss of Bradley and Terry with a penalty on the margin: the regularised form that the GRAM
-    paper derives (arXiv 2506.14175), whose epsilon is s/2. labels[t] is 0 for A and 1 for B; `label_ids` are the token
-    ids of A and B. Only these two rows of the output embedding are read.
+    paper derives (arXiv 2506.14175), whose epsilon is s/2. Labels are 0 for A and 1 for B, two for each pair;
+    `label_ids` are the token ids of A and B. Only these two rows of the output embedding are read.
     """
     head = model.get_output_embeddings()
     rows = torch.tensor(label_ids)
 
-    def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        asked = (labels_T != -100).nonzero()[:, 0]
+    def loss(hidden_RD: Tensor, labels_R: Tensor) -> dict[str, Tensor]:
         indices = rows.to(head.weight.device)
         bias = None if getattr(head, "bias", None) is None else head.bias[indices].float()
         # Outside autocast, like the judge: bfloat16 logits near 24 are 0.125 apart, and margins can be smaller.
-        with torch.autocast(hidden_TD.device.type, enabled=False):
-            logits_R2 = F.linear(hidden_TD[asked].float(), head.weight[indices].float(), bias)
-        labels_R = labels_T[asked]
+        with torch.autocast(hidden_RD.device.type, enabled=False):
+            logits_R2 = F.linear(hidden_RD.float(), head.weight[indices].float(), bias)
         return {
             "loss": F.cross_entropy(logits_R2, labels_R, label_smoothing=smoothing, reduction="sum"),
             # [pairs, 2]: one row for each pair, the unit in which the Trainer counts samples.
@@ -109,15 +110,15 @@ def label_preference(model: Any, label_ids: tuple[int, int], smoothing: float) -
 def bradley_terry_loss(model: Any) -> Loss:
     """Loss of the scalar baseline: the Bradley-Terry likelihood, -log sigmoid(r(chosen) - r(rejected)).
 
-    The reward r is a linear function of the hidden state of the last token. Sequences alternate between chosen and
-    rejected; the last token of each chosen one has a label (0).
+    The reward r is a linear function of the hidden state of the last token. Labels alternate between 1, chosen, and 0,
+    rejected: every pair has two, and its loss counts for each.
     """
 
-    def loss(hidden_TD: Tensor, labels_T: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(hidden_TD.device.type, enabled=False):
-            rewards_S = F.linear(hidden_TD[lengths.cumsum(0) - 1].float(), model.score.weight.float())[:, 0]
-        margins = rewards_S[0::2] - rewards_S[1::2]
-        return {"loss": -F.logsigmoid(margins).sum(), "is_right": (margins > 0).float()}
+    def loss(hidden_RD: Tensor, labels_R: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(hidden_RD.device.type, enabled=False):
+            rewards_R = F.linear(hidden_RD.float(), model.score.weight.float())[:, 0]
+        margins = rewards_R[0::2] - rewards_R[1::2]
+        return {"loss": -2 * F.logsigmoid(margins).sum(), "is_right": (margins > 0).float()}
 
     return loss
 

@@ -35,13 +35,17 @@ def batch(rank: int, objective: str):
     """Two sequences of a rank, and how much they ask for."""
     lengths = torch.tensor([7 + rank, 4])
     ids = torch.randint(96, (1, int(lengths.sum())), generator=torch.Generator().manual_seed(rank))
-    labels = torch.full_like(ids, -100)
     if objective == "language":
-        labels[0, 3:5] = ids[0, 4:6]
+        label_positions, labels = torch.tensor([3, 4]), ids[0, 4:6]
     else:
-        labels[0, lengths.cumsum(0) - 1] = torch.tensor([0, 1])
-    position_ids = torch.cat([torch.arange(int(n)) for n in lengths])[None]
-    return {"input_ids": ids, "labels": labels, "position_ids": position_ids, "lengths": lengths}
+        label_positions, labels = lengths.cumsum(0) - 1, torch.tensor([0, 1])
+    return {
+        "input_ids": ids,
+        "position_ids": torch.cat([torch.arange(int(n)) for n in lengths])[None],
+        "lengths": lengths,
+        "label_positions": label_positions,
+        "labels": labels,
+    }
 
 
 def main(objective: str, tied: str, path: str) -> None:

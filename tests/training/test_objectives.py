@@ -28,8 +28,9 @@ def batch(lengths, seed=0):
     return {
         "input_ids": torch.randint(96, (1, total), generator=generator),
         "position_ids": torch.cat([torch.arange(n) for n in lengths])[None],
-        "labels": torch.full((1, total), -100),
         "lengths": torch.tensor(lengths),
+        "label_positions": torch.arange(total),
+        "labels": torch.zeros(total, dtype=torch.int64),
     }
 
 
@@ -78,7 +79,7 @@ def test_packed_sequences_do_not_see_each_other(name, lengths):
         model = tiny_model(name).requires_grad_(True)
         if kind == "packed":
             model.set_attn_implementation(PACKED_ATTENTION)
-            objectives.set_objective(model, lambda hidden, labels, lengths: {"loss": some_sum(hidden)})
+            objectives.set_objective(model, lambda hidden, labels: {"loss": some_sum(hidden)})
             model(**inputs, num_items_in_batch=1)["loss"].backward()
         else:
             some_sum(plain_hidden(model, inputs)).backward()
@@ -118,14 +119,13 @@ def test_linear_cross_entropy_is_the_plain_one(rows, chunk, monkeypatch):
 @pytest.mark.parametrize("tied", [True, False])
 def test_language_modelling_is_the_models_own_loss(lengths, tied):
     inputs = batch(lengths)
-    for ids, labels in zip(split(inputs), inputs["labels"][0].split(lengths), strict=True):
-        labels[:-1] = ids[1:]
-        labels[: len(ids) // 3] = -100
+    inputs["label_positions"] = torch.arange(sum(lengths))[sum(lengths) // 3 :]
+    inputs["labels"] = inputs["input_ids"][0, inputs["label_positions"] - 1]
     model, other = packed(tie_word_embeddings=tied), tiny_model("qwen3", tie_word_embeddings=tied).requires_grad_(True)
     objectives.set_objective(model, objectives.language_modelling(model))
     ours = model(**inputs)["loss"]
     logits = plain_hidden(other, inputs) @ other.get_output_embeddings().weight.T
-    plain = F.cross_entropy(logits, inputs["labels"][0], ignore_index=-100)
+    plain = F.cross_entropy(logits[inputs["label_positions"]], inputs["labels"])
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
     ours.backward()
     plain.backward()
@@ -136,9 +136,8 @@ def test_language_modelling_is_the_models_own_loss(lengths, tied):
 @pytest.mark.parametrize("tied", [True, False])
 def test_label_preference_is_cross_entropy_of_two_logits_of_the_whole_vocabulary(smoothing, tied):
     inputs = batch([5, 1, 17, 2])
-    last = inputs["lengths"].cumsum(0) - 1
     right = torch.tensor([0, 1, 1, 0])
-    inputs["labels"][0, last] = right
+    inputs |= {"label_positions": inputs["lengths"].cumsum(0) - 1, "labels": right}
     model, other = packed(tie_word_embeddings=tied), tiny_model("qwen3", tie_word_embeddings=tied).requires_grad_(True)
     objectives.set_objective(model, objectives.label_preference(model, LABELS, smoothing))
     outputs = model(**inputs)
@@ -167,10 +166,11 @@ def test_label_smoothing_is_the_regularised_ranking_loss(margin, smoothing):
 
 def test_bradley_terry_compares_chosen_with_rejected():
     inputs = batch([5, 9, 2, 4])
+    inputs |= {"label_positions": inputs["lengths"].cumsum(0) - 1, "labels": torch.tensor([1, 0, 1, 0])}
     model = packed()
     model.score = torch.nn.Linear(32, 1, bias=False)
     objectives.set_objective(model, objectives.bradley_terry_loss(model))
-    outputs = model(**inputs, num_items_in_batch=2)
+    outputs = model(**inputs)
     rewards = model.score(plain_hidden(model, inputs)[inputs["lengths"].cumsum(0) - 1])[:, 0]
     expected = -F.logsigmoid(torch.stack([rewards[0] - rewards[1], rewards[2] - rewards[3]])).mean()
     torch.testing.assert_close(outputs["loss"], expected, rtol=1e-5, atol=1e-6)
@@ -207,12 +207,12 @@ def test_memory_is_bounded_at_a_large_vocabulary(stage):
     """1,024 tokens by 150,000 words are 586 MiB of logits; the gradient of the embedding alone is 18 MiB."""
     inputs = batch([128] * 8)
     model = packed(vocab_size=150_000, num_hidden_layers=1)
-    last, right = inputs["lengths"].cumsum(0) - 1, torch.arange(8) % 2
+    right = torch.arange(8) % 2
     if stage == "label":
-        inputs["labels"][0, last] = right
+        inputs |= {"label_positions": inputs["lengths"].cumsum(0) - 1, "labels": right}
         loss = objectives.label_preference(model, LABELS, 0.1)
     else:
-        inputs["labels"][0, :-1] = inputs["input_ids"][0, 1:]
+        inputs["labels"] = inputs["input_ids"][0].roll(-1)
         loss = objectives.language_modelling(model)
 
     def plain():
@@ -220,7 +220,7 @@ def test_memory_is_bounded_at_a_large_vocabulary(stage):
         logits = model(input_ids=inputs["input_ids"].view(8, 128)).logits
         if stage == "label":
             return F.cross_entropy(logits[:, -1, list(LABELS)], right)
-        return F.cross_entropy(logits.flatten(0, 1), inputs["labels"][0])
+        return F.cross_entropy(logits.flatten(0, 1), inputs["labels"])
 
     plain_peak = peak_bytes(plain)
     model.zero_grad()

@@ -64,7 +64,8 @@ def test_stage_1_of_llama_3_has_the_ids_and_labels_of_llama_factory():
     encode = pretrain_encoder(PairTokenizer(chat, PairTemplate.load("gram-llama3")), chat)
     [item] = encode([PairRecord(" \tWhy?\n ", "So.\n", " No", None, "row 1")])
     assert item.input_ids.tolist() == (source + target)[:-1]
-    assert item.labels.tolist() == [-100] * (len(source) - 1) + target
+    assert item.label_positions.tolist() == list(range(len(source) - 1, len(item.input_ids)))
+    assert item.labels.tolist() == target
 
 
 def test_a_verifier_s_preset_is_refused(base, tmp_path):

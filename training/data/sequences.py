@@ -1,11 +1,11 @@
 """Tokenizes pair records into labelled sequences and packs them into batches without padding.
 
-The sequences of one pair are always in the same batch. Labels stand at the position that makes the prediction.
+The sequences of one pair are always in the same batch. Every label has the position of the token that predicts it.
 
     stage          sequences of a pair                 labels
     pretrain       both responses after the prompt     the next token, in the assistant's turn
-    finetune       order AB, order BA                  0 (A) or 1 (B), at the last token
-    scalar         chosen chat, rejected chat          0, at the last token of the chosen chat
+    finetune       order AB, order BA                  0 (A) or 1 (B), at the last tokens
+    scalar         chosen chat, rejected chat          1 and 0, at the last tokens
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,6 @@ from gram_fast.text.prompts import SLOTS, PairTemplate, render_chat
 from gram_fast.text.tokens import Ids, PairTokenizer
 from gram_fast.training.data.records import PairRecord
 
-_IGNORED = -100
 # Pairs encoded in one call of the tokenizer, which spreads them over all cores.
 _BATCH = 512
 
@@ -33,16 +32,19 @@ class TokenizedPair:
 
     input_ids: Ids
     """int32 [T]."""
-    labels: NDArray[np.int32]
-    """int32 [T]; -100 where there is nothing to predict."""
     lengths: NDArray[np.int64]
     """int64 [S], tokens of each sequence; they sum to T."""
+    label_positions: NDArray[np.int32]
+    """int32 [R]: index in `input_ids` of the token that predicts each label, in ascending order."""
+    labels: NDArray[np.int32]
+    """int32 [R]."""
 
     @classmethod
-    def join(cls, sequences: Sequence[tuple[Ids, NDArray[np.int32]]]) -> "TokenizedPair":
-        """Concatenates (input_ids, labels) sequences."""
-        ids, labels = zip(*sequences, strict=True)
-        return cls(np.concatenate(ids), np.concatenate(labels), np.array([len(i) for i in ids]))
+    def labelled_at_the_ends(cls, sequences: Sequence[Ids], labels: Sequence[int]) -> "TokenizedPair":
+        """Concatenates sequences, each with one label at its last token."""
+        lengths = np.array([len(ids) for ids in sequences])
+        ends = (lengths.cumsum() - 1).astype(np.int32)
+        return cls(np.concatenate(sequences), lengths, ends, np.array(labels, np.int32))
 
 
 PairEncoder = Callable[[Sequence[PairRecord]], list[TokenizedPair]]
@@ -60,8 +62,7 @@ def finetune_encoder(tokenizer: PairTokenizer) -> PairEncoder:
         encoded = []
         for n, record in enumerate(records):
             label = 0 if record.preferred == "A" else 1
-            ab, ba = ids[2 * n : 2 * n + 2]
-            encoded.append(TokenizedPair.join([(ab, _last(ab, label)), (ba, _last(ba, 1 - label))]))
+            encoded.append(TokenizedPair.labelled_at_the_ends(ids[2 * n : 2 * n + 2], (label, 1 - label)))
         return encoded
 
     return encode
@@ -85,8 +86,7 @@ def scalar_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
             chosen_first = (r.response_a, r.response_b) if r.preferred == "A" else (r.response_b, r.response_a)
             rows += [(r.prompt, response) for response in chosen_first]
         ids = tokenizer.ids_between((before, between, after), rows)
-        pairs = zip(ids[0::2], ids[1::2], strict=True)
-        return [TokenizedPair.join([(c, _last(c, 0)), (j, np.full(len(j), _IGNORED, np.int32))]) for c, j in pairs]
+        return [TokenizedPair.labelled_at_the_ends(pair, (1, 0)) for pair in zip(ids[0::2], ids[1::2], strict=True)]
 
     return encode
 
@@ -113,10 +113,10 @@ def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
         outputs = tokenizer.ids_between((*answers[:2], answers[2] + closing), responses)
         encoded = []
         for before, after in zip(prompts, outputs, strict=True):
-            # labels[t] is the token after position t. The last token predicts nothing and is left out.
-            ids = np.concatenate([before, after])
-            labels = np.where(np.arange(1, len(ids)) < len(before), _IGNORED, ids[1:]).astype(np.int32)
-            encoded.append(TokenizedPair.join([(ids[:-1], labels)]))
+            # The last token predicts nothing and is left out.
+            ids = np.concatenate([before, after[:-1]])
+            positions = np.arange(len(before) - 1, len(ids), dtype=np.int32)
+            encoded.append(TokenizedPair(ids, np.array([len(ids)]), positions, after))
         return encoded
 
     return encode
@@ -191,24 +191,22 @@ def tokenize_pairs(
 def collate(pairs: Sequence[TokenizedPair]) -> dict[str, torch.Tensor]:
     """Packs tokenized pairs into one batch, end to end and without padding.
 
-    Returns int64 input_ids, labels and position_ids [1, T], and lengths [S]. Two pairs of one sequence each:
+    Returns int64 input_ids and position_ids [1, T], lengths [S], and labels [R] with label_positions [R], indices of
+    packed tokens. Two pairs of one sequence each, whose last two tokens and whose last one predict:
 
-        input_ids  [7 8 9] and [7 5]   ->   input_ids     [[7 8 9 7 5]]
-        labels     [. 9 3] and [. 2]   ->   labels        [[. 9 3 . 2]]   (. is -100)
-                                            position_ids  [[0 1 2 0 1]]
-                                            lengths       [3 2]
+        input_ids        [7 8 9] and [7 5]   ->   input_ids        [[7 8 9 7 5]]
+        label_positions  [1 2]   and [1]          position_ids     [[0 1 2 0 1]]
+        labels           [9 3]   and [2]          lengths          [3 2]
+                                                  label_positions  [1 2 4]
+                                                  labels           [9 3 2]
     """
     lengths = torch.from_numpy(np.concatenate([pair.lengths for pair in pairs]))
+    starts = np.cumsum([0, *(len(pair.input_ids) for pair in pairs)])
+    positions = [start + pair.label_positions for start, pair in zip(starts, pairs, strict=False)]
     return {
         "input_ids": torch.from_numpy(np.concatenate([pair.input_ids for pair in pairs])).long()[None],
-        "labels": torch.from_numpy(np.concatenate([pair.labels for pair in pairs])).long()[None],
         "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],
         "lengths": lengths,
+        "label_positions": torch.from_numpy(np.concatenate(positions)),
+        "labels": torch.from_numpy(np.concatenate([pair.labels for pair in pairs])).long(),
     }
-
-
-def _last(ids: Ids, label: int) -> NDArray[np.int32]:
-    """Labels of a sequence that predicts `label` at its last token."""
-    labels = np.full(len(ids), _IGNORED, np.int32)
-    labels[-1] = label
-    return labels

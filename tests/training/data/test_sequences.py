@@ -44,9 +44,8 @@ def test_finetune_shows_each_pair_in_both_orders_as_the_judge_does(prompt, a, b,
     expected = PAIRS[preset].whole_ids([(prompt, a, b), (prompt, b, a)])
     np.testing.assert_array_equal(item.input_ids, np.concatenate(expected))
     assert item.lengths.tolist() == [len(ids) for ids in expected]
-    asked = np.flatnonzero(item.labels != -100)
-    assert asked.tolist() == (item.lengths.cumsum() - 1).tolist()
-    assert item.labels[asked].tolist() == ([0, 1] if preferred == "A" else [1, 0])
+    assert item.label_positions.tolist() == (item.lengths.cumsum() - 1).tolist()
+    assert item.labels.tolist() == ([0, 1] if preferred == "A" else [1, 0])
 
 
 def test_pretraining_data_has_grams_own_format():
@@ -67,13 +66,12 @@ def test_pretrain_asks_for_the_assistants_turn_and_nothing_else():
     [instruction, output] = ["[User Question]\nWhy?\n\n", "[The Start of Assistant A's Answer]\nSo.\n"]
     opening = render_chat(TOKENIZER, [{"role": "user", "content": instruction}])
     assert texts(item)[0].startswith(opening + output)
-    asked = item.labels[item.labels != -100]
-    assert TOKENIZER.decode(asked) == (
+    assert TOKENIZER.decode(item.labels) == (
         output + "[The End of Assistant A's Answer]\n\n[The Start of Assistant B's Answer]\nNo.\n"
         "[The End of Assistant B's Answer]<|im_end|>\n"
     )
-    # labels[t] is the token behind row t.
-    np.testing.assert_array_equal(item.labels[:-1][item.labels[:-1] != -100], item.input_ids[-len(asked) + 1 :])
+    # A label is the token behind its position; the last one is not in the sequence.
+    np.testing.assert_array_equal(item.labels[:-1], item.input_ids[item.label_positions[:-1] + 1])
 
 
 PLAIN = st.text("ab \n\té.", min_size=1, max_size=20)
@@ -96,7 +94,8 @@ def test_pretrain_has_the_ids_and_labels_of_llama_factory(prompt, a, b):
     [item] = pretrain_encoder(PAIRS["gram"], TOKENIZER)([record(prompt, a, b, None)])
     # The Trainer of transformers shifts LLaMA-Factory's labels, which stand at the tokens themselves.
     assert item.input_ids.tolist() == (source + target)[:-1]
-    assert item.labels.tolist() == [-100] * (len(source) - 1) + target
+    assert item.label_positions.tolist() == list(range(len(source) - 1, len(item.input_ids)))
+    assert item.labels.tolist() == target
 
 
 def test_special_tokens_in_a_response_stay_text():
@@ -124,19 +123,21 @@ def test_scalar_reads_chosen_then_rejected_as_chats():
         for answer in ("good", "bad")
     ]
     assert texts(item) == chats
-    assert np.flatnonzero(item.labels != -100).tolist() == [item.lengths[0] - 1]
+    assert item.label_positions.tolist() == (item.lengths.cumsum() - 1).tolist()
+    assert item.labels.tolist() == [1, 0]
 
 
 def test_collate_packs_end_to_end():
     items = [
-        TokenizedPair(np.array([7, 8, 9], np.int32), np.array([-100, 9, 3], np.int32), np.array([3])),
-        TokenizedPair(np.array([7, 5], np.int32), np.array([-100, 2], np.int32), np.array([2])),
+        TokenizedPair(*(np.array(numbers, np.int32) for numbers in ([7, 8, 9], [3], [1, 2], [9, 3]))),
+        TokenizedPair(*(np.array(numbers, np.int32) for numbers in ([7, 5], [2], [1], [2]))),
     ]
     assert {name: tensor.tolist() for name, tensor in collate(items).items()} == {
         "input_ids": [[7, 8, 9, 7, 5]],
-        "labels": [[-100, 9, 3, -100, 2]],
         "position_ids": [[0, 1, 2, 0, 1]],
         "lengths": [3, 2],
+        "label_positions": [1, 2, 4],
+        "labels": [9, 3, 2],
     }
 
 
