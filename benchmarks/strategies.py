@@ -40,7 +40,8 @@ from gram_fast.comparing.orders import Orders
 from gram_fast.ranking.tournament import STRATEGY_NAMES, StrategyName
 from gram_fast.results import Preference
 from gram_fast.text.group import Group
-from gram_fast.training.small_judge.list_kinds import count as count_words
+from gram_fast.training.small_judge.choice_kinds import contains, exact_words
+from gram_fast.training.small_judge.number_kinds import is_larger
 from gram_fast.training.small_judge.task import Task
 from gram_fast.training.small_judge.tasks import SEEN, distinct_tasks
 
@@ -61,8 +62,8 @@ STRATEGIES: dict[StrategyName, str] = {
 }
 """Line of each strategy in the picture, where several lie on one another."""
 assert sorted(STRATEGIES) == sorted(STRATEGY_NAMES)
-KINDS = [maker for maker in SEEN if maker is not count_words]
-"""Kinds of tasks with enough different responses: there are 36 answers to how many words a list has."""
+KINDS = [maker for maker in SEEN if maker not in (contains, is_larger, exact_words)]
+"""Kinds of tasks with enough different wrong responses, not two answers alone, and with one right answer."""
 TASKS = 24
 """Tasks of a kind that give their responses to others: enough wrong ones for the largest group."""
 

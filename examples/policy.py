@@ -15,10 +15,10 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 import gram_fast
-from gram_fast.training.small_judge.list_kinds import first_or_last
+from gram_fast.training.small_judge.choice_kinds import first_or_last
+from gram_fast.training.small_judge.format_kinds import wrap, wrap_name
 from gram_fast.training.small_judge.task import Task
 from gram_fast.training.small_judge.tasks import distinct_tasks
-from gram_fast.training.small_judge.text_kinds import wrap, wrap_name
 from gram_fast.training.small_judge.tokenizer import make_qwen_tokenizer
 
 MAX_TOKENS = 12  # more than any answer has

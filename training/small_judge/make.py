@@ -26,6 +26,7 @@ from gram_fast.text.prompts import PairTemplate
 from gram_fast.training.small_judge.task import Task
 from gram_fast.training.small_judge.tasks import (
     SEEN,
+    SHOWN,
     TRAINED,
     UNSEEN,
     distinct_tasks,
@@ -34,6 +35,7 @@ from gram_fast.training.small_judge.tasks import (
     unlabeled_row,
 )
 from gram_fast.training.small_judge.tokenizer import make_tokenizer
+from gram_fast.training.small_judge.wordings import every, held_out
 
 FOLDER = Path("small-judge")
 # Pairs for stage 1 and stage 2; pairs of each kind for validation and test.
@@ -58,17 +60,23 @@ SHAPE = {
 
 
 def make_data(folder: Path, unlabeled: int = UNLABELED, labeled: int = LABELED) -> None:
-    """Writes pretrain, finetune, validation, test-seen and test-unseen.jsonl; no test prompt is in training data."""
+    """Writes the data, JSON lines; no prompt of a test is in training data, and none of the examples (`SHOWN`).
+
+    pretrain, finetune and validation are of the training; test-seen has its kinds and its wordings, test-worded its
+    kinds in wordings, both of the prompt and of the responses, that no training data has; test-unseen has other kinds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    held_out = distinct_tasks(SEEN, 1, TEST + VALIDATION)
-    per_kind = [held_out[start : start + TEST + VALIDATION] for start in range(0, len(held_out), TEST + VALIDATION)]
-    prompts = {task.prompt for task in held_out}
+    seen = distinct_tasks(SEEN, 1, TEST + VALIDATION)
+    per_kind = [seen[start : start + TEST + VALIDATION] for start in range(0, len(seen), TEST + VALIDATION)]
+    worded = distinct_tasks(SEEN, 5, TEST, held_out)
+    without = SHOWN | {task.prompt for task in (*seen, *worded)}
     files: dict[str, tuple[Iterable[Task], Callable[[Task, random.Random], dict[str, Any]]]] = {
         "test-seen": ((task for some in per_kind for task in some[:TEST]), labeled_row),
         "validation": ((task for some in per_kind for task in some[TEST:]), labeled_row),
-        "test-unseen": (distinct_tasks(UNSEEN, 2, TEST), labeled_row),
-        "finetune": (islice(tasks(TRAINED, 3, prompts), labeled), labeled_row),
-        "pretrain": (islice(tasks(TRAINED, 4, prompts), unlabeled), unlabeled_row),
+        "test-unseen": (distinct_tasks(UNSEEN, 2, TEST, every), labeled_row),
+        "finetune": (islice(tasks(TRAINED, 3, without), labeled), labeled_row),
+        "pretrain": (islice(tasks(TRAINED, 4, without), unlabeled), unlabeled_row),
+        "test-worded": (worded, labeled_row),
     }
     for seed, (name, (of_file, row)) in enumerate(files.items()):
         rng = random.Random(seed)

@@ -1,128 +1,381 @@
-"""Kinds of tasks about a passage or a table: looking up a value by name or a name by value."""
+"""Kinds of tasks about a passage or a table: looking up a value by name or a name by value.
+
+Each has easy steps, drawn at random: passages and tables of one or two entries, and wrong answers that are nowhere in
+the passage beside those that are right for another entry.
+"""
 
 import random
-from collections.abc import Iterator
+from dataclasses import dataclass
 
-from gram_fast.training.small_judge.task import GIVE, SAY, Task, listed, make_choice, make_task, with_at
+from gram_fast.training.small_judge.task import Problem, others, with_at
+from gram_fast.training.small_judge.wordings import GIVE, SAY
 from gram_fast.training.small_judge.words import CITIES, JOBS, NAMES, NOUNS, PETS
 
+_PLACES = (
+    "{passage} %s",
+    "{passage}\n%s",
+    "%s\n{passage}",
+    'Read this: "{passage}" %s',
+    "Text: {passage}\nQuestion: %s",
+    "%s {passage}",
+)
+"""Where a question stands beside its passage. Not a multiple of five, so that a held-out question has any place."""
 
-def fact(rng: random.Random) -> Task:
+
+def _placed(*questions: str) -> tuple[str, ...]:
+    return tuple(_PLACES[n % len(_PLACES)] % question for n, question in enumerate(questions))
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    """What a passage says of people."""
+
+    values: tuple[str, ...]
+    tellings: tuple[str, ...]
+    fact_asks: tuple[str, ...]
+    who_asks: tuple[str, ...]
+
+
+_ATTRIBUTES = (
+    _Attribute(
+        CITIES,
+        ("{name} lives in {value}.", "The home of {name} is {value}.", "In {value} lives {name}."),
+        _placed(
+            "Where does {name} live?",
+            "In which city does {name} live?",
+            "What is the city of {name}?",
+            "Where is the home of {name}?",
+            "Which city is the home of {name}?",
+            "Tell me where {name} lives.",
+            "Which city does {name} live in?",
+            "Name the city in which {name} lives.",
+            "Where do you find {name}?",
+            "At which place does {name} live?",
+            "Where {name} lives?",
+            "Please say where {name} lives.",
+            "{name} lives in which city?",
+            "What city does {name} live in?",
+            "Say in which city the home of {name} is.",
+            "Do you know where {name} lives?",
+        ),
+        _placed(
+            "Who lives in {value}?",
+            "Whose home is {value}?",
+            "Which person lives in {value}?",
+            "Name the person who lives in {value}.",
+            "Whose city is {value}?",
+            "Tell me who lives in {value}.",
+            "Who has a home in {value}?",
+            "{value} is the home of whom?",
+            "Who of them lives in {value}?",
+            "Who can be found in {value}?",
+            "What is the name of the person who lives in {value}?",
+            "Please say who lives in {value}.",
+            "In {value} lives who?",
+            "Who is it that lives in {value}?",
+            "Say whose home {value} is.",
+            "Do you know who lives in {value}?",
+        ),
+    ),
+    _Attribute(
+        JOBS,
+        ("{name} works as a {value}.", "The job of {name} is {value}.", "{name} is a {value}."),
+        _placed(
+            "What is the job of {name}?",
+            "What does {name} work as?",
+            "Which job does {name} have?",
+            "What work does {name} do?",
+            "As what does {name} work?",
+            "Tell me the job of {name}.",
+            "What is the work of {name}?",
+            "Name the job of {name}.",
+            "What job does {name} do?",
+            "Which work does {name} do?",
+            "What does {name} do for a living?",
+            "Please say what job {name} has.",
+            "{name} works as what?",
+            "What is {name} by trade?",
+            "Say which job {name} has.",
+            "Do you know the job of {name}?",
+        ),
+        _placed(
+            "Who works as a {value}?",
+            "Whose job is {value}?",
+            "Which person is a {value}?",
+            "Name the person who works as a {value}.",
+            "Whose work is that of a {value}?",
+            "Tell me who is a {value}.",
+            "Who has the job of a {value}?",
+            "{value} is the job of whom?",
+            "Who of them is a {value}?",
+            "Who is the {value}?",
+            "What is the name of the person who works as a {value}?",
+            "Please say who works as a {value}.",
+            "The {value} is who?",
+            "Who is it that works as a {value}?",
+            "Say whose job {value} is.",
+            "Do you know who is a {value}?",
+        ),
+    ),
+    _Attribute(
+        PETS,
+        ("{name} has a {value}.", "The pet of {name} is a {value}.", "A {value} belongs to {name}."),
+        _placed(
+            "Which animal does {name} have?",
+            "What is the pet of {name}?",
+            "Which pet does {name} have?",
+            "What animal belongs to {name}?",
+            "What kind of pet has {name}?",
+            "Tell me the pet of {name}.",
+            "What pet does {name} have?",
+            "Name the animal of {name}.",
+            "Which animal is the pet of {name}?",
+            "Which animal is with {name}?",
+            "What is the animal of {name}?",
+            "Please say which pet {name} has.",
+            "{name} has which animal?",
+            "What animal does {name} keep?",
+            "Say what pet belongs to {name}.",
+            "Do you know the pet of {name}?",
+        ),
+        _placed(
+            "Who has a {value}?",
+            "Whose pet is a {value}?",
+            "Which person has a {value}?",
+            "Name the person who has a {value}.",
+            "Whose animal is a {value}?",
+            "Tell me who has a {value}.",
+            "To whom does the {value} belong?",
+            "A {value} is the pet of whom?",
+            "Who of them has a {value}?",
+            "Who is with the {value}?",
+            "What is the name of the person who has a {value}?",
+            "Please say who has a {value}.",
+            "The {value} belongs to whom?",
+            "Who is it that has a {value}?",
+            "Say whose pet the {value} is.",
+            "Do you know who has a {value}?",
+        ),
+    ),
+)
+
+
+def fact(rng: random.Random) -> Problem:
     """Answer a question about one of several people in a passage."""
-    people, attribute, passage = _passage(rng, 2, 3)
-    person = rng.choice(people)
-    ask = {"city": "Where does {} live?", "job": "What is the job of {}?", "pet": "Which animal does {} have?"}
-    wrong = [other[attribute] for other in people if other is not person]
-    prompt = f"{passage} {ask[attribute].format(person['name'])}"
-    return make_choice(rng, "fact", prompt, person[attribute], wrong, _TELLING[attribute].format(person["name"], "{}"))
+    about, telling, people, passage = _passage(rng, 1, 4)
+    name, right = rng.choice(list(people.items()))
+    wrong = _wrong(rng, right, list(people.values()), about.values)
+    answers = (*SAY, telling.replace("{value}", "{answer}"))
+    return Problem(about.fact_asks, {"passage": passage, "name": name}, right, wrong, answers)
 
 
-def who(rng: random.Random) -> Task:
+def who(rng: random.Random) -> Problem:
     """Name the person of a passage for whom something is true."""
-    people, attribute, passage = _passage(rng, 2, 3)
-    person = rng.choice(people)
-    ask = {"city": "Who lives in {}?", "job": "Who works as a {}?", "pet": "Who has a {}?"}
-    wrong = [other["name"] for other in people if other is not person]
-    prompt = f"{passage} {ask[attribute].format(person[attribute])}"
-    return make_task(
-        rng, "who", prompt, person["name"], wrong, (*SAY, _TELLING[attribute].format("{}", person[attribute]))
-    )
+    about, telling, people, passage = _passage(rng, 1, 4)
+    right, value = rng.choice(list(people.items()))
+    wrong = _wrong(rng, right, list(people), NAMES)
+    answers = (*SAY, telling.replace("{name}", "{answer}"))
+    return Problem(about.who_asks, {"passage": passage, "value": value}, right, wrong, answers)
 
 
-def table(rng: random.Random) -> Task:
-    """Look up an entry of a table."""
-    names = rng.sample(NAMES, rng.randint(2, 4))
-    values = rng.sample(range(10, 100), len(names))
-    row = rng.randrange(len(names))
-    rows = "\n".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-    ask = rng.choice(("Which number stands beside {}?", "What is the number of {}?"))
-    wrong = [str(value) for value in values if value != values[row]]
-    prompt = f"{rows}\n{ask.format(names[row])}"
-    return make_choice(rng, "table", prompt, str(values[row]), wrong, f"{names[row]}: {{}}")
+_TELL = _placed(
+    "What does the text say about {listed}?",
+    "Repeat what is said of {listed}.",
+    "Repeat the sentences about {listed}.",
+    "What is written about {listed}?",
+    "Read to me what stands there about {listed}.",
+    "What do you learn about {listed}?",
+    "Copy what the text says of {listed}.",
+    "Write what you know about {listed}.",
+    "Tell me about {listed}.",
+    "What is known about {listed}?",
+    "Please repeat the text, but only about {listed}.",
+    "What can you say about {listed}?",
+    "In this order, what is said about {listed}?",
+    "Give me the sentences about {listed}.",
+    "Say again what the text tells of {listed}.",
+    "Only about {listed}: what is said?",
+)
 
 
-def rearrange(rng: random.Random) -> Task:
-    """Write entries of a table in a given order; wrong answers have two values exchanged or one of another entry."""
-    form, entries, asked, shown, separator = _entries(rng)
-    prompt = f"{shown}\n{rng.choice(('Write this for {}', 'In this order: {}', 'Copy {}')).format(listed(asked))}"
+def told(rng: random.Random) -> Problem:
+    """Repeat what a passage says about one or more people, in a given order."""
+    about, telling, people, passage = _passage(rng, 1, 5)
+    asked = rng.sample(list(people), rng.randint(1, min(3, len(people))))
 
     def written(values: list[str]) -> str:
-        return separator.join(form.format(name, value) for name, value in zip(asked, values, strict=True))
+        return " ".join(telling.format(name=name, value=value) for name, value in zip(asked, values, strict=True))
 
-    right, *wrong = _mixed_up(rng, [entries[name] for name in asked], list(entries.values()))
-    return make_task(rng, "rearrange", prompt, written(right), list(map(written, wrong)), GIVE)
+    right = [people[name] for name in asked]
+    wrong = _mixed_up(rng, right, list(people.values()), about.values)
+    fields = {"passage": passage, "listed": ", ".join(asked)}
+    return Problem(_TELL, fields, written(right), list(map(written, wrong)), GIVE)
 
 
-def inverse(rng: random.Random) -> Task:
+_TABLE = _placed(
+    "Which number stands beside {name}?",
+    "What is the number of {name}?",
+    "Which number does {name} have?",
+    "What number belongs to {name}?",
+    "Which number is written after {name}?",
+    "Look up {name}.",
+    "Tell me the number of {name}.",
+    "{name}?",
+    "What is the value for {name}?",
+    "Find the number of {name}.",
+    "Name the number beside {name}.",
+    "What does the table say for {name}?",
+    "Please give me the number of {name}.",
+    "Which value has {name}?",
+    "Say what number is behind {name}.",
+    "What stands beside {name}?",
+)
+
+
+def table(rng: random.Random) -> Problem:
+    """Look up an entry of a table."""
+    count = rng.randint(1, 5)
+    entries = dict(zip(rng.sample(NAMES, count), rng.sample(_NUMBERS, count), strict=True))
+    form, separator = rng.choice(_ENTRY_FORMS[:5]), rng.choice(("\n", "\n", ", ", "; "))
+    name, right = rng.choice(list(entries.items()))
+    fields = {"passage": _shown(entries, form, separator), "name": name}
+    answers = (*SAY, "{name}: {answer}", "{name} has {answer}.", "The number of {name} is {answer}.")
+    return Problem(_TABLE, fields, right, _wrong(rng, right, list(entries.values()), _NUMBERS), answers)
+
+
+_REARRANGE = _placed(
+    "Write this for {listed}",
+    "In this order: {listed}",
+    "Copy {listed}",
+    "Write the entries of {listed}.",
+    "Give the entries in the order {listed}.",
+    "Only {listed}, in this order",
+    "Repeat the entries for {listed}.",
+    "Rearrange: {listed}",
+    "Please write only {listed} with what belongs to them.",
+    "What are the entries of {listed}?",
+    "Keep {listed} in this order.",
+    "Show me {listed}.",
+    "List the entries for {listed} in this order.",
+    "Can you write this in the order {listed}?",
+    "Pick out {listed} from the entries.",
+    "Write down what stands there for {listed}.",
+)
+
+
+def rearrange(rng: random.Random) -> Problem:
+    """Write entries of a table in a given order."""
+    form, separator, entries, values_of = _entries(rng)
+    asked = rng.sample(list(entries), rng.randint(1, len(entries)))
+
+    def written(values: list[str]) -> str:
+        return _shown(dict(zip(asked, values, strict=True)), form, separator)
+
+    right = [entries[name] for name in asked]
+    wrong = _mixed_up(rng, right, list(entries.values()), values_of)
+    fields = {"passage": _shown(entries, form, separator), "listed": ", ".join(asked)}
+    return Problem(_REARRANGE, fields, written(right), list(map(written, wrong)), GIVE)
+
+
+_INVERSE = _placed(
+    "Turn around {listed}",
+    "Turn around the entries with {listed}.",
+    "Write {listed} first and the name after it.",
+    "Swap the two sides for {listed}.",
+    "For {listed}, write the name behind the value.",
+    "Turn the entries of {listed} around.",
+    "Exchange name and value for {listed}.",
+    "Inverse: {listed}",
+    "Please turn around the entries that have {listed}.",
+    "What do {listed} look like with their names behind them?",
+    "Put the names behind {listed}.",
+    "The other way around for {listed}",
+    "Write the entries with {listed}, the name last.",
+    "Can you turn around {listed}?",
+    "Start with {listed} and add whose each is.",
+    "Value first, then name: {listed}",
+)
+
+
+def inverse(rng: random.Random) -> Problem:
     """Write entries of a table, given by value, with name and value exchanged."""
-    form, entries, asked, shown, separator = _entries(rng)
+    form, separator, entries, _ = _entries(rng)
+    asked = rng.sample(list(entries), rng.randint(1, len(entries)))
     values = [entries[name] for name in asked]
-    prompt = f"{shown}\nTurn around {listed(values)}"
 
     def written(names: list[str]) -> str:
-        return separator.join(form.format(value, name) for name, value in zip(names, values, strict=True))
+        return _shown(dict(zip(values, names, strict=True)), form, separator)
 
-    right, *wrong = _mixed_up(rng, asked, list(entries))
-    return make_task(rng, "inverse", prompt, written(right), list(map(written, wrong)), GIVE)
-
-
-def told(rng: random.Random) -> Task:
-    """Repeat what a passage says about several people, in a given order."""
-    people, attribute, passage = _passage(rng, 3, 5)
-    asked = rng.sample(people, rng.randint(2, 3))
-    ask = rng.choice(("What does the text say about {}?", "Repeat what is said of {}."))
-
-    def written(values: list[str]) -> str:
-        return " ".join(_TELLING[attribute].format(p["name"], v) for p, v in zip(asked, values, strict=True))
-
-    right, *wrong = _mixed_up(rng, [p[attribute] for p in asked], [p[attribute] for p in people])
-    prompt = f"{passage} {ask.format(listed([p['name'] for p in asked]))}"
-    return make_task(rng, "told", prompt, written(right), list(map(written, wrong)), GIVE)
+    wrong = _mixed_up(rng, asked, list(entries), NAMES)
+    fields = {"passage": _shown(entries, form, separator), "listed": ", ".join(values)}
+    return Problem(_INVERSE, fields, written(asked), list(map(written, wrong)), GIVE)
 
 
-def price(rng: random.Random) -> Task:
+_PRICE = _placed(
+    "How many euros is the {thing}?",
+    "What is the price of the {thing}?",
+    "What does the {thing} cost?",
+    "Which price does the {thing} have?",
+    "How many euros does the {thing} cost?",
+    "Tell me the price of the {thing}.",
+    "Find the price of the {thing}.",
+    "Name the price of the {thing}.",
+    "What is the number of euros for the {thing}?",
+    "How much is the {thing}?",
+    "Please give me the price of the {thing}.",
+    "Do you know the price of the {thing}?",
+)
+
+
+def price(rng: random.Random) -> Problem:
     """Name the price of one of several things."""
-    things = rng.sample(NOUNS, rng.randint(2, 3))
-    prices = rng.sample(range(10, 100), len(things))
-    place = rng.randrange(len(things))
-    passage = " ".join(f"The {thing} costs {cost} euros." for thing, cost in zip(things, prices, strict=True))
-    wrong = [str(cost) for cost in prices if cost != prices[place]]
-    prompt = f"{passage} How many euros is the {things[place]}?"
-    return make_choice(rng, "price", prompt, str(prices[place]), wrong)
+    count = rng.randint(1, 3)
+    prices = dict(zip(rng.sample(NOUNS, count), rng.sample(_NUMBERS, count), strict=True))
+    thing, right = rng.choice(list(prices.items()))
+    passage = " ".join(f"The {thing} costs {cost} euros." for thing, cost in prices.items())
+    wrong = _wrong(rng, right, list(prices.values()), _NUMBERS)
+    return Problem(_PRICE, {"passage": passage, "thing": thing}, right, wrong, (*SAY, "{answer} euros"))
 
 
-_TELLING = {"city": "{} lives in {}.", "job": "{} works as a {}.", "pet": "{} has a {}."}
+_NUMBERS = tuple(str(n) for n in range(10, 100))
+_ENTRY_FORMS = ("{} {}", "{}: {}", "{} - {}", "{} = {}", "{} has {}", "{} with the {}")
 
 
-_VALUES = {"city": CITIES, "job": JOBS, "pet": PETS}
+def _passage(rng: random.Random, low: int, high: int) -> tuple[_Attribute, str, dict[str, str], str]:
+    """Draws `low` to `high` people -> what is told of them, the sentence for it, values by name, and the passage."""
+    about = rng.choice(_ATTRIBUTES)
+    telling = rng.choice(about.tellings)
+    count = rng.randint(low, high)
+    people = dict(zip(rng.sample(NAMES, count), rng.sample(about.values, count), strict=True))
+    return about, telling, people, " ".join(telling.format(name=n, value=v) for n, v in people.items())
 
 
-def _passage(rng: random.Random, low: int, high: int) -> tuple[list[dict[str, str]], str, str]:
-    """Draws `low` to `high` people with different values of one attribute -> people, attribute, passage about them."""
-    attribute = rng.choice(sorted(_TELLING))
-    how_many = rng.randint(low, high)
-    drawn = zip(rng.sample(NAMES, how_many), rng.sample(_VALUES[attribute], how_many), strict=True)
-    people = [{"name": name, attribute: value} for name, value in drawn]
-    return people, attribute, " ".join(_TELLING[attribute].format(p["name"], p[attribute]) for p in people)
+def _entries(rng: random.Random) -> tuple[str, str, dict[str, str], tuple[str, ...]]:
+    """Draws a table of one to six entries -> format of an entry, separator, values by name, what values there are."""
+    count = rng.randint(1, 2) if rng.random() < 0.3 else rng.randint(3, 6)
+    material = rng.choice((CITIES, JOBS, PETS, NOUNS, _NUMBERS))
+    entries = dict(zip(rng.sample(NAMES, count), rng.sample(material, count), strict=True))
+    return rng.choice(_ENTRY_FORMS), rng.choice((", ", "; ", "\n", ". ")), entries, material
 
 
-def _entries(rng: random.Random) -> tuple[str, dict[str, str], list[str], str, str]:
-    """Draws a table -> format of an entry, values by name, two or more of the names, the table as text, separator."""
-    count = rng.randint(3, 6)
-    numbers = tuple(str(n) for n in range(10, 100))
-    values = rng.sample(rng.choice((CITIES, JOBS, PETS, NOUNS, numbers)), count)
-    entries = dict(zip(rng.sample(NAMES, count), values, strict=True))
-    form = rng.choice(("{} {}", "{}: {}", "{} - {}", "{} = {}", "{} has {}", "{} with the {}"))
-    separator = rng.choice((", ", "; ", "\n", ". "))
-    shown = separator.join(form.format(name, value) for name, value in entries.items())
-    return form, entries, rng.sample(sorted(entries), rng.randint(2, count)), shown, separator
+def _shown(entries: dict[str, str], form: str, separator: str) -> str:
+    return separator.join(form.format(*entry) for entry in entries.items())
 
 
-def _mixed_up(rng: random.Random, right: list[str], values: list[str]) -> Iterator[list[str]]:
-    """Yields `right`, `right` with two values exchanged, and for each other value `right` with it at a random place."""
-    yield right
-    a, b = rng.sample(range(len(right)), 2)
-    yield with_at(with_at(right, a, right[b]), b, right[a])
-    for value in values:
-        if value not in right:
-            yield with_at(right, rng.randrange(len(right)), value)
+def _wrong(rng: random.Random, right: str, present: list[str], material: tuple[str, ...]) -> list[str]:
+    """The other values of a passage, or one that is nowhere in it."""
+    rest = [value for value in present if value != right]
+    return rest if rest and rng.random() < 0.7 else others(material, present, 1, rng)
+
+
+def _mixed_up(rng: random.Random, right: list[str], present: list[str], material: tuple[str, ...]) -> list[list[str]]:
+    """Returns `right` with two values exchanged, and with one of them replaced by one of another entry, or of none."""
+    place = rng.randrange(len(right))
+    left_over = [value for value in present if value not in right]
+    wrong = [with_at(right, place, value) for value in rng.sample(left_over, min(2, len(left_over)))]
+    if len(right) > 1:
+        a, b = rng.sample(range(len(right)), 2)
+        wrong.append(with_at(with_at(right, a, right[b]), b, right[a]))
+    if not wrong or rng.random() < 0.3:
+        wrong.append(with_at(right, place, others(material, present, 1, rng)[0]))
+    return wrong

@@ -1,10 +1,31 @@
-"""Preference tasks with a verifiable answer, and helpers that build one from answers and phrasings."""
+"""Preference tasks with a verifiable answer: a problem, worded."""
 
 import random
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from gram_fast.training.small_judge.wordings import FRAMES, SAY, trained
+
+Answer = str | list[str]
+"""A text, or a list whose form (commas, blanks, lines) belongs to the wording."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked and answered, and the wordings for it."""
+
+    asks: tuple[str, ...]
+    """Ways to ask, templates of `fields`."""
+    fields: dict[str, Any]
+    right: Answer
+    wrong: Sequence[Answer]
+    answers: tuple[str, ...] = SAY
+    """Ways to answer: templates of `{answer}`, or of the forms of a list (`forms`), and of `fields`."""
+
+    def response(self, answer: Answer, wording: str) -> str:
+        """Puts an answer into words."""
+        return wording.format(**self.fields | (forms(answer) if isinstance(answer, list) else {"answer": answer}))
 
 
 @dataclass(frozen=True)
@@ -12,57 +33,56 @@ class Task:
     """One prompt with right and wrong responses."""
 
     kind: str
-    """Name of the kind of task: that of the function that drew it."""
+    """Name of the kind of task: that of the function that drew its problem."""
     prompt: str
-    right: tuple[str, ...]
-    """The right answer in every phrasing."""
-    wrong: tuple[str, ...]
-    """Wrong answers, each in every phrasing."""
-    is_right: Callable[[str], bool]
-    """Checks whether any response to the prompt is right, independently of `right`."""
+    problem: Problem
+    answers: tuple[str, ...]
+    """The ways to answer from which responses are drawn."""
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """The right answer in every wording, the bare one first."""
+        return tuple(self.problem.response(self.problem.right, wording) for wording in self.answers)
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """Wrong answers, each in every wording."""
+        return tuple(self.problem.response(wrong, wording) for wrong in self.problem.wrong for wording in self.answers)
+
+    def is_right(self, response: str) -> bool:
+        """Checks whether a response is the right answer in any wording of its kind, also one that is not trained."""
+        problem = self.problem
+        return any(response == problem.response(problem.right, wording) for wording in problem.answers)
 
 
-TaskMaker = Callable[[random.Random], Task]
-"""Draws one task of a kind."""
-
-# Phrasings of answers to questions, and of results of instructions; the answer replaces {}.
-SAY = ("{}", "{}.", "The answer is {}.", "It is {}.", "Answer: {}")
-GIVE = ("{}", "Here it is: {}", "Sure: {}", "Result: {}")
+TaskMaker = Callable[[random.Random], Problem]
+"""Draws a problem of a kind. The function's name is the kind's."""
+Split = Callable[[tuple[str, ...]], tuple[str, ...]]
+"""Which of some wordings are drawn: `trained`, `held_out` or `every`."""
 
 
-def make_task(
-    rng: random.Random,
-    kind: str,
-    prompt: str,
-    right: str,
-    wrong: list[str],
-    phrasings: tuple[str, ...] = SAY,
-    is_right: Callable[[str], bool] | None = None,
-) -> Task:
-    """Builds a task; unless `is_right` is given, a response is right if it is `right` in one of the phrasings."""
-
-    def matches(response: str) -> bool:
-        return any(response == phrasing.replace("{}", right) for phrasing in phrasings)
-
-    def phrase(answers: list[str]) -> tuple[str, ...]:
-        return tuple(phrasing.replace("{}", answer) for answer in answers for phrasing in phrasings)
-
-    rng.shuffle(wrong)
-    return Task(kind, prompt, phrase([right]), phrase(wrong[:3]), is_right or matches)
+def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained) -> Task:
+    """Draws a problem of a kind, and its wording: half of the requests stand in a frame."""
+    problem = maker(rng)
+    ask = rng.choice(split(problem.asks))
+    text = ask.format(**problem.fields)
+    if rng.random() < 0.5:
+        # A request that begins with its material keeps the material's first letter.
+        lower = text if ask.startswith("{") else text[0].lower() + text[1:]
+        text = rng.choice(split(FRAMES)).format(ask=text, lower=lower)
+    return Task(maker.__name__, text, problem, split(problem.answers))
 
 
-def make_choice(rng: random.Random, kind: str, prompt: str, right: str, wrong: list[str], *phrasings: str) -> Task:
-    """Builds a task whose answer is one word; a response is right if its last word is `right`."""
-    return make_task(
-        rng, kind, prompt, right, wrong, (*SAY, *phrasings), lambda text: re.findall(r"[\w']+", text)[-1:] == [right]
-    )
-
-
-def listed(items: list[Any]) -> str:
-    """Joins items with commas."""
-    return ", ".join(map(str, items))
+def forms(items: list[str]) -> dict[str, str]:
+    """The forms of a list: with commas, with blanks, and on lines."""
+    return {"items": ", ".join(items), "spaced": " ".join(items), "lines": "\n".join(items)}
 
 
 def with_at(words: list[str], place: int, word: str) -> list[str]:
     """Returns the words with `word` at position `place`."""
     return [*words[:place], word, *words[place + 1 :]]
+
+
+def others(material: tuple[str, ...], taken: list[str], count: int, rng: random.Random) -> list[str]:
+    """Draws `count` different entries of the material that are not among those taken."""
+    return [item for item in rng.sample(material, count + len(taken)) if item not in taken][:count]

@@ -1,9 +1,10 @@
 """Mixtures and streams of the preference tasks on which the small judge is trained and tested.
 
-Each kind of task is a function that draws a prompt, a right answer, plausible wrong ones, and a check for any response.
-The phrasing is drawn independently of the answer and carries no information about it. `SEEN` kinds are for training and
-for tests in distribution. `UNSEEN` kinds are for tests alone: each asks for a skill that training teaches, about other
-material or in another story.
+Each kind of task is a function that draws a problem: a right answer, plausible wrong ones, and at least a dozen ways to
+ask and to answer. The wording is drawn independently of the answer and carries no information about it; each fifth
+wording is in no training data (wordings.py). `SEEN` kinds are for training and for tests in distribution, in wordings
+of the training and in others. `UNSEEN` kinds are for tests alone: each asks for a skill that training teaches, about
+other material or in another story.
 """
 
 import random
@@ -11,22 +12,27 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
-from gram_fast.training.small_judge.list_kinds import (
-    append_number,
+from gram_fast.training.small_judge.choice_kinds import (
     category,
-    copy,
+    contains,
+    contains_number,
     count,
+    count_numbers,
+    exact_words,
     first_or_last,
+    longer,
     month,
-    recite,
-    reverse,
     second,
-    sort_down,
-    sort_up,
-    sort_words,
-    swap_ends,
-    swap_ends_of_numbers,
+    starting,
     which_number,
+)
+from gram_fast.training.small_judge.format_kinds import (
+    lettered,
+    list_format,
+    number_format,
+    wrap,
+    wrap_curly,
+    wrap_name,
 )
 from gram_fast.training.small_judge.number_kinds import (
     above,
@@ -35,33 +41,45 @@ from gram_fast.training.small_judge.number_kinds import (
     buying,
     extreme,
     giving,
-    larger_or_smaller,
+    is_larger,
+    larger,
+    more,
     subtraction,
+    times,
     weight,
 )
+from gram_fast.training.small_judge.order_kinds import (
+    append_number,
+    copy,
+    recite,
+    reverse,
+    sort_down,
+    sort_names,
+    sort_up,
+    sort_words,
+    sort_words_down,
+    swap_ends,
+    swap_ends_of_numbers,
+)
 from gram_fast.training.small_judge.passage_kinds import fact, inverse, price, rearrange, table, told, who
-from gram_fast.training.small_judge.task import Task, TaskMaker
+from gram_fast.training.small_judge.task import Split, Task, TaskMaker, make_task
 from gram_fast.training.small_judge.text_kinds import (
     append_word,
     change_case,
     json_object,
-    lettered,
-    list_format,
-    number_format,
     remove_word,
     repeat,
     replace_word,
     spell,
-    wrap,
-    wrap_curly,
-    wrap_name,
 )
+from gram_fast.training.small_judge.wordings import trained
 
 SEEN: tuple[TaskMaker, ...] = (
-    addition, subtraction, buying, larger_or_smaller, extreme, sort_up, sort_down, sort_words, reverse, copy, recite,
-    swap_ends_of_numbers, above, below, replace_word, remove_word, append_number, repeat, change_case, list_format,
-    number_format, wrap, wrap_name, fact, who, table, rearrange, inverse, told, count, first_or_last, which_number,
-    category, spell, month, json_object,
+    addition, subtraction, times, buying, larger, is_larger, extreme, more, above, below, sort_up, sort_down,
+    sort_words, sort_words_down, reverse, copy, recite, swap_ends_of_numbers, append_number, count, exact_words,
+    first_or_last, which_number, contains, category, month, longer, starting, replace_word, remove_word, repeat,
+    change_case, spell, json_object, list_format, number_format, wrap, wrap_name, fact, who, table, rearrange, inverse,
+    told,
 )  # fmt: skip
 
 
@@ -74,37 +92,57 @@ TRAINED: tuple[TaskMaker, ...] = (
 )  # fmt: skip
 
 
-UNSEEN: tuple[TaskMaker, ...] = (giving, weight, swap_ends, append_word, lettered, wrap_curly, price, second)
+UNSEEN: tuple[TaskMaker, ...] = (
+    giving, weight, sort_names, swap_ends, count_numbers, second, contains_number, append_word, lettered, wrap_curly,
+    price,
+)  # fmt: skip
+
+SHOWN = frozenset(
+    (
+        "Sort from smallest to largest: 72, 15, 48, 31",
+        "Keep the numbers below 50: 81, 23, 67, 44, 90",
+        "Make a list with dashes of: lamp, river, key",
+    )
+)
+"""Prompts of the README and the examples, which no training data has."""
 
 
-def tasks(makers: tuple[TaskMaker, ...], seed: int, without: Collection[str] = ()) -> Iterator[Task]:
-    """Yields tasks endlessly, from each maker in turn, without the prompts in `without`; determined by the seed."""
+def tasks(
+    makers: tuple[TaskMaker, ...], seed: int, without: Collection[str] = SHOWN, split: Split = trained
+) -> Iterator[Task]:
+    """Yields tasks endlessly, from each maker in turn, in wordings of the split, without the prompts in `without`.
+
+    They are determined by the seed.
+    """
     rng = random.Random(seed)
     while True:
         for maker in makers:
-            task = maker(rng)
+            task = make_task(maker, rng, split)
             while task.prompt in without:
-                task = maker(rng)
+                task = make_task(maker, rng, split)
             yield task
 
 
-def distinct_tasks(makers: tuple[TaskMaker, ...], seed: int, count: int) -> list[Task]:
+def distinct_tasks(makers: tuple[TaskMaker, ...], seed: int, count: int, split: Split = trained) -> list[Task]:
     """Draws `count` tasks from each maker without repeating a prompt: a test set, to be held out from training."""
     found: dict[str, Task] = {}
     for maker in makers:
-        stream = tasks((maker,), seed, found)
+        stream = tasks((maker,), seed, found, split)
         for task in islice(stream, count):
             found[task.prompt] = task
     return list(found.values())
 
 
 def labeled_row(task: Task, rng: random.Random) -> dict[str, Any]:
-    """Draws a preference from a task: one right response and one wrong one."""
+    """Draws a preference from a task: a right response and a wrong one, in half of the rows in the same wording."""
+    chosen = rng.choice(task.answers)
+    rejected = chosen if rng.random() < 0.5 else rng.choice(task.answers)
+    problem = task.problem
     return {
         "kind": task.kind,
         "prompt": task.prompt,
-        "chosen": rng.choice(task.right),
-        "rejected": rng.choice(task.wrong),
+        "chosen": problem.response(problem.right, chosen),
+        "rejected": problem.response(rng.choice(problem.wrong), rejected),
     }
 
 
@@ -112,7 +150,8 @@ def unlabeled_row(task: Task, rng: random.Random, share_right: float = 0.85) -> 
     """Draws two different responses, each right with probability `share_right`, like two samples of a policy."""
     responses: list[str] = []
     while len(responses) < 2:
-        drawn = rng.choice(task.right if rng.random() < share_right else task.wrong)
+        answer = task.problem.right if rng.random() < share_right else rng.choice(task.problem.wrong)
+        drawn = task.problem.response(answer, rng.choice(task.answers))
         if drawn not in responses:
             responses.append(drawn)
     return {"kind": task.kind, "prompt": task.prompt, "responses": responses}

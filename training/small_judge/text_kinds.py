@@ -1,151 +1,207 @@
-"""Kinds of tasks about the form of a text: sentence edits, letter case, lists, brackets, spelling and JSON."""
+"""Kinds of tasks about a text: sentence edits, letter case, spelling and JSON."""
 
 import json
 import random
-from collections.abc import Sequence
 from typing import Any
 
-from gram_fast.training.small_judge.task import GIVE, Task, listed, make_task, with_at
+from gram_fast.training.small_judge.task import Problem, others, with_at
+from gram_fast.training.small_judge.wordings import GIVE
 from gram_fast.training.small_judge.words import NAMES, NOUNS, SENTENCES, WORDS
 
 
-def replace_word(rng: random.Random) -> Task:
+def replace_word(rng: random.Random) -> Problem:
     """Replace one word of a sentence."""
     words, choices = _sentence(rng)
+    asks = (
+        'Replace "{old}" with "{new}": {text}',
+        'Write "{new}" for "{old}" in this sentence: {text}',
+        'Change the word "{old}" to "{new}": {text}',
+        '{text}\nReplace the word "{old}" with "{new}".',
+        'In "{text}", put "{new}" where "{old}" stands.',
+        "Replace {old} with {new}: {text}",
+        'Can you write "{new}" instead of "{old}" in this sentence? {text}',
+        "Exchange {old} for {new}: {text}",
+        'Please change "{old}" into "{new}": {text}',
+        'Use "{new}" in place of "{old}" here: {text}',
+        'Here is a sentence: {text} Write it with "{new}" instead of "{old}".',
+        "What is this sentence with {new} instead of {old}? {text}",
+        'Swap out "{old}" for "{new}" in: {text}',
+        "Change {old} to {new} in this sentence.\n{text}",
+        'Let "{new}" take the place of "{old}" in this sentence: {text}',
+        '"{text}" Now with {new} instead of {old}, please.',
+    )
     place, other = rng.sample(sorted(choices), 2)
     new = rng.choice([word for word in choices[place] if word != words[place]])
-    ask = rng.choice(('Replace "{}" with "{}": {}', 'Write "{1}" for "{0}" in this sentence: {2}'))
     wrong = [with_at(words, place, word) for word in choices[place] if word not in (new, words[place])]
     wrong += [with_at(words, other, word) for word in choices[other] if word != words[other]]
-    return _edited(rng, "replace_word", ask.format(words[place], new, _text(words)), with_at(words, place, new), wrong)
+    return _edited(rng, asks, words, with_at(words, place, new), wrong, old=words[place], new=new)
 
 
-def remove_word(rng: random.Random) -> Task:
+def remove_word(rng: random.Random) -> Problem:
     """Remove one word of a sentence."""
     words, choices = _sentence(rng)
-    place = rng.choice(sorted(choices))
-    ask = rng.choice(('Remove the word "{}": {}', 'Delete "{}" from this sentence: {}'))
-    wrong = [words[:other] + words[other + 1 :] for other in choices if other != place]
-    return _edited(
-        rng, "remove_word", ask.format(words[place], _text(words)), words[:place] + words[place + 1 :], wrong
+    asks = (
+        'Remove the word "{old}": {text}',
+        'Delete "{old}" from this sentence: {text}',
+        "Remove {old}: {text}",
+        '{text}\nDelete the word "{old}".',
+        'Leave out "{old}" and write the rest of "{text}"',
+        'Take the word "{old}" out: {text}',
+        'Can you remove "{old}" from this sentence? {text}',
+        "Delete {old}: {text}",
+        'Please delete the word "{old}": {text}',
+        'What is this sentence without "{old}"? {text}',
+        'Here is a sentence: {text} Write it without the word "{old}".',
+        "Write this without {old}: {text}",
+        'Strike out "{old}": {text}',
+        "Remove the word {old} from this sentence.\n{text}",
+        'Everything but the word "{old}", please: {text}',
+        '"{text}" Now without {old}, please.',
     )
+    place = rng.choice(sorted(choices))
+    wrong = [words[:other] + words[other + 1 :] for other in choices if other != place]
+    return _edited(rng, asks, words, words[:place] + words[place + 1 :], wrong, old=words[place])
 
 
-def append_word(rng: random.Random) -> Task:
+def append_word(rng: random.Random) -> Problem:
     """Append a word to a sentence."""
-    (words, _), new = _sentence(rng), rng.choice(NOUNS)
-    ask = rng.choice(('Add "{}" at the end: {}', 'Write this sentence with "{}" as its last word: {}'))
-    wrong = [[*words, noun] for noun in rng.sample([noun for noun in NOUNS if noun != new], 2)]
-    return _edited(rng, "append_word", ask.format(new, _text(words)), [*words, new], wrong)
+    words, _ = _sentence(rng)
+    asks = (
+        'Add "{new}" at the end: {text}',
+        'Write this sentence with "{new}" as its last word: {text}',
+        'Append "{new}" to this sentence: {text}',
+        '{text}\nAdd "{new}" to the end of this sentence.',
+        'Put "{new}" behind the last word of "{text}"',
+        "Append {new}: {text}",
+        'Can you add "{new}" at the end of this sentence? {text}',
+        'Please append the word "{new}" to this sentence: {text}',
+        'What is this sentence with "{new}" added at the end? {text}',
+        'Here is a sentence: {text} Write it with "{new}" at the end.',
+        "Add {new} as the last word.\n{text}",
+        "{text} - with {new} at its end, please.",
+    )
+    new, *more = rng.sample(NOUNS, 3)
+    return _edited(rng, asks, words, [*words, new], [[*words, noun] for noun in more], new=new)
 
 
-def repeat(rng: random.Random) -> Task:
+def repeat(rng: random.Random) -> Problem:
     """Repeat a sentence."""
     words, choices = _sentence(rng)
-    ask = rng.choice(("Repeat exactly: {}", "Copy this sentence: {}"))
+    asks = (
+        "Repeat exactly: {text}",
+        "Copy this sentence: {text}",
+        "Write this sentence again: {text}",
+        "{text}\nRepeat this sentence.",
+        "Say the following sentence once more: {text}",
+        "Repeat this: {text}",
+        'Can you repeat "{text}"',
+        "Copy: {text}",
+        "Please write the same sentence: {text}",
+        "What does this sentence say? {text}",
+        "Here is a sentence: {text} Write it once more.",
+        "Repeat the sentence word for word.\n{text}",
+        'Copy what stands in quotes: "{text}"',
+        "Do not change this sentence, only repeat it: {text}",
+        "Read this back to me: {text}",
+        '"{text}" Once more, please.',
+    )
     wrong = [with_at(words, place, word) for place in choices for word in choices[place] if word != words[place]]
-    return _edited(rng, "repeat", ask.format(_text(words)), words, wrong)
+    return _edited(rng, asks, words, words, wrong)
 
 
-def change_case(rng: random.Random) -> Task:
-    """Change words to upper case, lower case or initial capitals."""
-    words = rng.sample(NOUNS, rng.randint(2, 4))
-    cases = {"capital letters": str.upper, "small letters": str.lower, "initial capitals": str.capitalize}
-    name = rng.choice(sorted(cases))
-    given = rng.choice([case for other, case in cases.items() if other != name])
-    ask = rng.choice(("Write in {}: {}", "Change to {}: {}"))
-    prompt = ask.format(name, " ".join(map(given, words)))
-    wrong = [" ".join(map(case, words)) for other, case in cases.items() if other != name]
-    replaced = rng.choice([noun for noun in NOUNS if noun not in words])
-    wrong.append(" ".join(map(cases[name], [*words[:-1], replaced])))
-    return make_task(rng, "change_case", prompt, " ".join(map(cases[name], words)), wrong, GIVE)
-
-
-def list_format(rng: random.Random) -> Task:
-    """Format words as a list with a given marker."""
-    return _formatted(rng, "list_format", list(_LINES)[:4], NOUNS)
-
-
-def number_format(rng: random.Random) -> Task:
-    """Format numbers as a list with a given marker, letters included."""
-    return _formatted(rng, "number_format", list(_LINES), [str(n) for n in range(10, 100)])
-
-
-def lettered(rng: random.Random) -> Task:
-    """Format words as a list with letters."""
-    return _formatted(rng, "lettered", ["letters"], NOUNS)
-
-
-def wrap(rng: random.Random) -> Task:
-    """Put a word in given quotes or brackets."""
-    return _wrapped(rng, "wrap", list(_MARKS)[:4], WORDS)
-
-
-def wrap_name(rng: random.Random) -> Task:
-    """Put a name in given quotes or brackets, curly ones included."""
-    return _wrapped(rng, "wrap_name", list(_MARKS), NAMES)
-
-
-def wrap_curly(rng: random.Random) -> Task:
-    """Put a word in curly brackets."""
-    return _wrapped(rng, "wrap_curly", ["curly brackets"], WORDS)
-
-
-def spell(rng: random.Random) -> Task:
-    """Spell a word with hyphens between its letters."""
-    word = rng.choice(WORDS)
-    ask = rng.choice(('Spell "{}" with hyphens.', 'Write the letters of "{}" with hyphens between them.'))
-    wrong = rng.sample([other for other in WORDS if other != word and abs(len(other) - len(word)) < 3], 3)
-    return make_task(rng, "spell", ask.format(word), "-".join(word), ["-".join(other) for other in wrong], GIVE)
-
-
-def json_object(rng: random.Random) -> Task:
-    """Write a JSON object with one key."""
-    keys, values = ("name", "city", "item", "title"), NAMES + NOUNS
-    key, value = rng.choice(keys), rng.choice(values)
-    ask = rng.choice(('Write a JSON object with key "{}" and value "{}".', 'As JSON, with "{}" set to "{}":'))
-    wrong = [json.dumps({other: value}) for other in keys if other != key]
-    wrong += [json.dumps({key: other}) for other in rng.sample([v for v in values if v != value], 3)]
-    return make_task(rng, "json_object", ask.format(key, value), json.dumps({key: value}), wrong, GIVE)
-
-
-def _edited(rng: random.Random, kind: str, prompt: str, right: list[str], wrong: list[list[str]]) -> Task:
-    return make_task(rng, kind, prompt, _text(right), [_text(words) for words in wrong], GIVE)
-
-
-_LINES = {"dashes": "- {}", "numbers": "{n}. {}", "plus signs": "+ {}", "stars": "* {}", "letters": "{letter}) {}"}
-
-
-def _formatted(rng: random.Random, kind: str, names: list[str], material: Sequence[str]) -> Task:
-    words = rng.sample(material, rng.randint(2, 4))
-    name = rng.choice(names)
-
-    def written(line: str, items: list[str]) -> str:
-        return "\n".join(line.format(item, n=n + 1, letter="abcd"[n]) for n, item in enumerate(items))
-
-    ask = rng.choice(("Write as a list with {}: {}", "Make a list with {} of: {}"))
-    wrong = [written(line, words) for other, line in _LINES.items() if other != name]
-    replaced = rng.choice([item for item in material if item not in words])
-    wrong.append(written(_LINES[name], [*words[:-1], replaced]))
-    phrasings = ("{}", "Here it is:\n{}")
-    return make_task(rng, kind, ask.format(name, listed(words)), written(_LINES[name], words), wrong, phrasings)
-
-
-_MARKS = {
-    "double quotes": '"{}"',
-    "square brackets": "[{}]",
-    "angle brackets": "<{}>",
-    "round brackets": "({})",
-    "curly brackets": "{{{}}}",
+_CASES = {
+    str.upper: {"capitals": "capital letters", "uppercase": "uppercase", "upper": "upper case"},
+    str.lower: {"capitals": "small letters", "uppercase": "lowercase", "upper": "lower case"},
+    str.title: {"capitals": "initial capitals", "uppercase": "title case", "upper": "title case"},
 }
 
 
-def _wrapped(rng: random.Random, kind: str, names: list[str], material: Sequence[str]) -> Task:
-    name, word = rng.choice(names), rng.choice(material)
-    ask = rng.choice(("Put the word {} in {}.", "Write {} in {}.", "Set {} in {}.")).format(word, name)
-    wrong = [mark.format(word) for other, mark in _MARKS.items() if other != name]
-    wrong.append(_MARKS[name].format(rng.choice([other for other in material if other != word])))
-    return make_task(rng, kind, ask, _MARKS[name].format(word), wrong, GIVE)
+def change_case(rng: random.Random) -> Problem:
+    """Change words to upper case, lower case or initial capitals."""
+    asks = (
+        "Write in {capitals}: {text}",
+        "Change to {capitals}: {text}",
+        "Write this in {uppercase}: {text}",
+        "{text}\nWrite these words in {capitals}.",
+        'Turn "{text}" into {uppercase}.',
+        "Convert to {uppercase}: {text}",
+        "Can you write {text} in {capitals}?",
+        "{text} in {upper}, please.",
+        "Please change these words to {uppercase}: {text}",
+        "What is {text} in {capitals}?",
+        "Here are some words: {text}. Write them in {upper}.",
+        "Put in {upper}: {text}",
+        "Use {capitals} for these words: {text}",
+        "Rewrite in {uppercase}: {text}",
+        "How do you write {text} in {upper}?",
+        'Write "{text}" with {capitals}.',
+    )
+    words = rng.sample(NOUNS, rng.randint(2, 4))
+    right, given, other = rng.sample(list(_CASES), 3)
+    text = " ".join(words)
+    replaced = " ".join([*words[:-1], *others(NOUNS, words, 1, rng)])
+    wrong = [given(text), other(text), right(replaced)]
+    return Problem(asks, {**_CASES[right], "text": given(text)}, right(text), wrong, GIVE)
+
+
+def spell(rng: random.Random) -> Problem:
+    """Spell a word with hyphens between its letters."""
+    asks = (
+        'Spell "{word}" with hyphens.',
+        'Write the letters of "{word}" with hyphens between them.',
+        "Spell {word} with a hyphen between its letters.",
+        "{word}: spell it with hyphens.",
+        "How is {word} spelled, letter by letter with hyphens?",
+        "Spell the word {word}, with hyphens.",
+        'Can you spell "{word}"? Put hyphens between the letters.',
+        "Spell: {word}",
+        "Please spell {word} letter by letter.",
+        'What are the letters of "{word}"? Put hyphens between them.',
+        "Here is a word: {word}. Spell it with hyphens.",
+        "Write {word} letter by letter with hyphens.",
+        'Put a hyphen between the letters of "{word}".',
+        "How do you spell {word}? Use hyphens.",
+        "Take {word} apart into its letters, with hyphens between them.",
+        "{word}\nSpell this word with hyphens.",
+    )
+    word = rng.choice(WORDS)
+    similar = [other for other in WORDS if other != word and abs(len(other) - len(word)) < 3]
+    return Problem(asks, {"word": word}, "-".join(word), ["-".join(rng.choice(similar))], GIVE)
+
+
+def json_object(rng: random.Random) -> Problem:
+    """Write a JSON object with one key."""
+    asks = (
+        'Write a JSON object with key "{key}" and value "{value}".',
+        'As JSON, with "{key}" set to "{value}":',
+        "Give me JSON in which {key} is {value}.",
+        "{key}: {value}\nWrite this as JSON.",
+        'Make a JSON object that has "{value}" under "{key}".',
+        'Write JSON with the key "{key}" and the value "{value}".',
+        "Can you write {key} = {value} as a JSON object?",
+        "JSON with {key} {value}",
+        'Please write a JSON object whose key "{key}" has the value "{value}".',
+        "What is the JSON object for {key} {value}?",
+        "Here is an entry: {key} {value}. Write it as JSON.",
+        'Create a JSON object: key "{key}", value "{value}"',
+        "Convert to JSON: {key} = {value}",
+        'Return JSON with "{key}" as the key and "{value}" as the value.',
+        "Put the {key} {value} into a JSON object.",
+        "Set {key} to {value} in a JSON object.",
+    )
+    keys, values = ("name", "city", "item", "title"), NAMES + NOUNS
+    key, *other_keys = rng.sample(keys, 3)
+    value, *other_values = rng.sample(values, 3)
+    wrong = [json.dumps({other: value}) for other in other_keys] + [json.dumps({key: other}) for other in other_values]
+    fields = {"key": key, "value": value}
+    return Problem(asks, fields, json.dumps({key: value}), wrong, (*GIVE, "```json\n{answer}\n```"))
+
+
+def _edited(
+    rng: random.Random, asks: tuple[str, ...], words: list[str], right: list[str], wrong: list[list[str]], **fields: str
+) -> Problem:
+    some = rng.sample(wrong, min(3, len(wrong)))
+    return Problem(asks, {"text": _text(words), **fields}, _text(right), list(map(_text, some)), GIVE)
 
 
 def _sentence(rng: random.Random) -> tuple[list[str], dict[int, tuple[str, ...]]]:

@@ -36,6 +36,10 @@ NOUNS = (
     "drawer", "feather", "glass", "hinge", "knife", "letter", "map", "net", "paper", "river", "shelf", "tower",
 )  # fmt: skip
 WORDS = NOUNS + tuple(word for words in CATEGORIES.values() for word in words)
+# Plurals of the nouns whose plural is regular.
+THINGS = tuple(f"{noun}s" for noun in NOUNS if not noun.endswith(("s", "fe", "lf")))
+# The nouns, those of each first letter together.
+BY_LETTER = tuple(tuple(noun for noun in NOUNS if noun[0] == letter) for letter in sorted({noun[0] for noun in NOUNS}))
 # Sentence templates: each element is a word, or alternatives from which one is drawn.
 SENTENCES = (
     ("The", ("old", "small", "tall", "happy", "young"), ("man", "woman", "child", "farmer", "doctor"),
