@@ -1,0 +1,35 @@
+"""What is measured of a judge on a test set, from the probability of each chosen response."""
+
+import math
+from collections.abc import Sequence
+
+from gram_fast.evaluation import rmbench
+from gram_fast.evaluation.calibration import calibration
+from gram_fast.evaluation.rows import Result, accuracy, split_items
+
+_LEAST = 1e-12
+
+
+def measure(results: Sequence[Result]) -> dict[str, float | int | None]:
+    """Computes accuracy, calibration and biases of one or more results, as `gram-fast eval` defines them.
+
+    `log_loss` is the mean of -log P(chosen better), of the mean over both orders; 0.693 for a judge that does not know.
+    `consistency` and `slot_a_share` are None where there are no orders; `easy`, `normal` and `hard` are RM-Bench's.
+    """
+    found = calibration(rmbench, results)
+    values: dict[str, float | int | None] = {
+        "pairs": len(results),
+        "accuracy": accuracy(results),
+        "calibration_error": found.expected_calibration_error,
+        "log_loss": -sum(math.log(max(result.score_chosen, _LEAST)) for result in results) / len(results),
+        "consistency": found.position.consistency,
+        "slot_a_share": found.position.slot_a_share,
+        "longer_wins": found.length.longer_wins,
+        "longer_is_chosen": found.length.longer_is_chosen,
+        "accuracy_chosen_longer": found.length.accuracy_chosen_longer,
+        "accuracy_chosen_shorter": found.length.accuracy_chosen_shorter,
+    }
+    if results[0].place.cell and split_items(rmbench, results)[0]:
+        levels = rmbench.definitions(results)[0].values
+        values |= {level: levels[level] for level in ("easy", "normal", "hard")}
+    return values

@@ -1,0 +1,275 @@
+"""Runs trials one after the other within a time limit, and appends a record of each that is finished."""
+
+import ast
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.environment import environment
+from benchmarks.real_judge.inputs import Inputs
+from benchmarks.real_judge.measures import measure
+from benchmarks.real_judge.scoring import Generative, Scalar, result
+from benchmarks.real_judge.speed import Speeds, Work, keys_of, share_of_peak, work_of
+from benchmarks.real_judge.trials import Plan, Trial, choose, stage_1_of
+from gram_fast.evaluation.rows import Result
+from gram_fast.training.checkpoints import checkpoints
+from gram_fast.training.config import Stage
+
+_TO_STOP = 60.0
+"""Seconds that a training run gets to stop after an interruption."""
+_BETWEEN_CHECKPOINTS = 300.0
+
+
+class OutOfTimeError(Exception):
+    """The time limit came before the end; what was done is kept."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run measured."""
+
+    tokens: int
+    seconds: float
+    """Of its steps."""
+    start: float
+    """Seconds before and after them."""
+    loss: float
+    """Mean over the run."""
+
+
+class Runner:
+    """Runs trials in a folder: `records.jsonl`, `speeds.json`, and a folder of each trial."""
+
+    def __init__(self, folder: Path, inputs: Inputs, plan: Plan, seconds: float) -> None:
+        """The time limit begins now."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._inputs, self._plan = folder, inputs, plan
+        self._ends = time.monotonic() + seconds
+        self._speeds = Speeds(folder / "speeds.json")
+        self.records = read_records(folder)
+        self._environment = {**environment(), "threads": torch.get_num_threads()}
+
+    @property
+    def done(self) -> set[Trial]:
+        """The trials that have a record."""
+        return {trial_of(record) for record in self.records}
+
+    @property
+    def left(self) -> float:
+        """Seconds to the limit."""
+        return self._ends - time.monotonic()
+
+    def run(self) -> None:
+        """Runs trials until none is left that fits."""
+        try:
+            while (trial := choose(self._plan.trials, self.done, self.seconds, self.left)) is not None:
+                if trial.stage and not self._speeds.knows(trial.stage):
+                    self._probe(trial.stage)
+                    continue
+                _say(f"{_shown(trial)}: about {self.seconds(trial) / 60:.1f} of {self.left / 60:.1f} minutes left")
+                self._run(trial)
+            _say(f"nothing more fits into {self.left / 60:.1f} minutes" if self.left > 0 else "the time is over")
+        except OutOfTimeError as reason:
+            _say(f"stopped at the limit: {reason}")
+
+    def seconds(self, trial: Trial) -> float:
+        """Estimates what a trial takes from where it is."""
+        folder = self._folder / trial.name
+        training = 0.0
+        if trial.stage and not _is_trained(folder):
+            work = work_of(trial, self._plan, self._inputs)
+            training = self._speeds.training(trial.stage, work.tokens * (1 - _steps_done(folder) / work.steps))
+        return training + self._speeds.tests(trial)
+
+    def _run(self, trial: Trial) -> None:
+        folder = self._folder / trial.name
+        trained, tested, took = None, {}, None
+        if trial.stage:
+            trained = self._train(trial, trial.stage, folder)
+        if trial.is_tested:
+            began = time.monotonic()
+            tested = self._test(trial, folder if trial.stage else self._inputs.base, folder)
+            took = time.monotonic() - began
+        start = stage_1_of(trial, self.done) if trial.method == "two stages" else None
+        record = {
+            **asdict(trial),
+            "unlabeled": start.pairs if start else 0,
+            "training": trained,
+            "test_seconds": took,
+            "tests": {name: measure(results) for name, results in tested.items()},
+            "inputs": self._inputs.described,
+            "keys": keys_of(trial.stage, self._plan) if trial.stage else None,
+            "judge": self._plan.judge,
+            **self._environment,
+        }
+        with (self._folder / "records.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.records.append(record)
+        _say(f"{_shown(trial)}: {_told(record)}")
+
+    def _train(self, trial: Trial, stage: Stage, folder: Path) -> dict[str, Any]:
+        """Trains a trial, or goes on from its checkpoint -> what it measured."""
+        if not _is_trained(folder):
+            first, work = _steps_done(folder), work_of(trial, self._plan, self._inputs)
+            start = stage_1_of(trial, self.done)
+            base = self._folder / start.name if trial.method == "two stages" and start else self._inputs.base
+            step = (self._speeds.training(stage, work.tokens) or _BETWEEN_CHECKPOINTS) / work.steps
+            trained = self._command(
+                stage, folder, replace(work, tokens=work.tokens * (work.steps - first) // work.steps),
+                {
+                    "model_name_or_path": str(base), "max_samples": trial.pairs, "seed": trial.seed,
+                    "label_smoothing": trial.smoothing, "save_strategy": "steps",
+                    "save_steps": max(1, round(_BETWEEN_CHECKPOINTS / step)),
+                },
+            )  # fmt: skip
+            speed = trained.tokens / trained.seconds
+            self._speeds.keep(stage, tokens_a_second=speed, start=trained.start)
+            share = share_of_peak(stage, self._inputs, trial.pairs, speed, self._environment["device"])
+            told = {**asdict(trained), "steps": work.steps, "tokens_a_second": speed, "share_of_peak": share}
+            (folder / "trained.json").write_text(json.dumps(told), "utf-8")
+        return dict(json.loads((folder / "trained.json").read_text("utf-8")))
+
+    def _probe(self, stage: Stage) -> None:
+        """Measures the speed of a stage in a few steps, which are thrown away."""
+        folder, keys = self._folder / f"probe-{stage}", keys_of(stage, self._plan)
+        steps = self._plan.probe_steps
+        pairs = min(steps * keys["per_device_train_batch_size"], len(self._inputs.lengths(stage)))
+        _say(f"speed of {stage}: {steps} steps")
+        shutil.rmtree(folder, ignore_errors=True)
+        work = Work(int(self._inputs.lengths(stage)[:pairs].sum()), steps)
+        trained = self._command(
+            stage, folder, work,
+            {
+                "model_name_or_path": str(self._inputs.base), "max_samples": pairs, "num_train_epochs": 1,
+                "save_strategy": "no",
+            },
+        )  # fmt: skip
+        self._speeds.keep(stage, tokens_a_second=trained.tokens / trained.seconds, start=trained.start)
+        shutil.rmtree(folder)
+
+    def _command(self, stage: Stage, folder: Path, work: Work, values: dict[str, Any]) -> Trained:
+        """Runs `gram-fast train` with these keys; `work` is what is left of it. Raises OutOfTimeError at the limit."""
+        resumes = bool(checkpoints(folder)) if folder.exists() else False
+        if not resumes:
+            shutil.rmtree(folder, ignore_errors=True)
+        config, log = (folder.parent / f"{folder.name}.{ending}" for ending in ("yaml", "log"))
+        keys = {
+            "output_dir": str(folder), "train_data": str(self._inputs.data(stage)),
+            "preset": self._inputs.described["preset"], **keys_of(stage, self._plan), **values,
+        }  # fmt: skip
+        config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in keys.items()), "utf-8")
+        command = ["train", stage, str(config), *(["resume_from_checkpoint=true"] if resumes else [])]
+        began = time.monotonic()
+        logged = summary_of(launch(command, log, self.left))
+        seconds = logged["train_runtime"]
+        return Trained(work.tokens, seconds, time.monotonic() - began - seconds, logged["train_loss"])
+
+    def _test(self, trial: Trial, model: Path, folder: Path) -> dict[str, list[Result]]:
+        """Scores all test sets that are not scored yet."""
+        folder.mkdir(exist_ok=True)
+        names = list(self._inputs.described["tests"])
+        missing = [name for name in names if not (folder / f"scores-{name}.json").exists()]
+        if missing:
+            began = time.monotonic()
+            is_scalar = trial.method == "scalar head"
+            options = {**self._plan.judge, "preset": self._inputs.described["preset"]}
+            judge = (Scalar if is_scalar else Generative)(model, options)
+            for name in missing:
+                self._score(judge, name, folder)
+            if missing == names:
+                self._speeds.keep("scalar head" if is_scalar else "judge", seconds=time.monotonic() - began)
+        return {name: read_scores(folder / f"scores-{name}.json", self._inputs.test(name)) for name in names}
+
+    def _score(self, judge: Generative | Scalar, name: str, folder: Path) -> None:
+        """Scores a test set and keeps the scores. Raises OutOfTimeError at the limit."""
+        rows, results = self._inputs.test(name), []
+        with tqdm(total=len(rows), desc=name, unit=" pairs", disable=None) as bar:
+            for some in judge.score(rows):
+                results += some
+                bar.update(len(some))
+                if self.left < 0:
+                    raise OutOfTimeError(f"{folder.name} goes on with the test {name}")
+        scores = [(scored.score_chosen, scored.by_slot) for scored in results]
+        (folder / f"scores-{name}.json").write_text(json.dumps(scores), "utf-8")
+
+
+def launch(arguments: Sequence[str], log: Path, seconds: float) -> str:
+    """Runs a command of `gram-fast`, with its progress on the screen -> what it printed, which is kept in `log`.
+
+    Raises OutOfTimeError where it takes longer: it is interrupted then, as by Ctrl-C.
+    """
+    command = [sys.executable, "-m", "gram_fast.cli", *arguments]
+    # Lengths of batches keep changing, and for each oneDNN keeps a compiled product.
+    surroundings = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", **os.environ}
+    with log.open("w", encoding="utf-8") as file, subprocess.Popen(command, stdout=file, env=surroundings) as process:
+        try:
+            process.wait(max(seconds, 0.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_TO_STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise OutOfTimeError(f"{log.name.removesuffix('.log')} goes on from its last checkpoint") from None
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with exit code {process.returncode}, as it says above")
+    return log.read_text("utf-8")
+
+
+def trial_of(record: dict[str, Any]) -> Trial:
+    """Reads which trial a record is of."""
+    return Trial(record["method"], record["pairs"], record["smoothing"], record["seed"])
+
+
+def read_scores(path: Path, rows: Sequence[dict[str, Any]]) -> list[Result]:
+    """Reads what a judge said of the pairs of a test set."""
+    return [
+        result(row, p, by_slot) for row, (p, by_slot) in zip(rows, json.loads(path.read_text("utf-8")), strict=True)
+    ]
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Reads the records of a folder; a line that was cut is left out."""
+    path = folder / "records.jsonl"
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def summary_of(log: str) -> dict[str, float]:
+    """Finds the numbers that transformers prints at the end of a training run."""
+    lines = [line[line.index("{") :] for line in log.splitlines() if "'train_runtime'" in line]
+    return {key: float(value) for key, value in ast.literal_eval(lines[-1].strip()).items()}
+
+
+def _is_trained(folder: Path) -> bool:
+    return (folder / "trained.json").exists()
+
+
+def _steps_done(folder: Path) -> int:
+    return max(checkpoints(folder), default=0) if folder.exists() else 0
+
+
+def _shown(trial: Trial) -> str:
+    pairs = f" with {trial.pairs:,} pairs" if trial.pairs else ""
+    return f"{trial.method}{pairs}{'' if trial.smoothing else ', no smoothing'}"
+
+
+def _told(record: dict[str, Any]) -> str:
+    training = record["training"]
+    told = [f"{training['tokens_a_second']:.0f} tokens a second"] if training else []
+    return ", ".join(told + [f"{name} {values['accuracy']:.3f}" for name, values in record["tests"].items()])
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, flush=True)

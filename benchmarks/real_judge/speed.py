@@ -1,0 +1,92 @@
+"""How fast training and tests were on this machine, and what a trial will take by that."""
+
+import json
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.real_judge.inputs import Inputs
+from benchmarks.real_judge.trials import Plan, Trial
+from gram_fast.training.config import Stage
+
+_MARGIN = 1.1
+"""On what is measured, as machines are not equally fast all the time."""
+# Dense bfloat16 products with float32 sums, FLOP/s, from the data sheets of the SXM cards.
+_PEAKS = {"H100": 989e12, "H200": 989e12}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a training run computes."""
+
+    tokens: int
+    """In all epochs."""
+    steps: int
+
+
+def work_of(trial: Trial, plan: Plan, inputs: Inputs) -> Work:
+    """Counts the work of a trial's training."""
+    if trial.stage is None:
+        return Work(0, 0)
+    keys = keys_of(trial.stage, plan)
+    epochs = keys["num_train_epochs"]
+    tokens = int(inputs.lengths(trial.stage)[: trial.pairs].sum())
+    return Work(tokens * epochs, ceil(trial.pairs / keys["per_device_train_batch_size"]) * epochs)
+
+
+def keys_of(stage: Stage, plan: Plan) -> dict[str, Any]:
+    """The keys of the training runs of a stage."""
+    return {**plan.keys, **plan.stages.get(stage, {})}
+
+
+class Speeds:
+    """Measured speeds, kept in a file: tokens a second and start of each stage, seconds of the tests."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads what earlier runs measured."""
+        self._path = path
+        self._measured: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def knows(self, stage: Stage) -> bool:
+        """Whether training of this stage was measured."""
+        return stage in self._measured
+
+    def keep(self, name: str, **values: float) -> None:
+        """Keeps a measurement, instead of an earlier one: of a stage, or of "judge" or "scalar head"."""
+        self._measured[name] = values
+        self._path.write_text(json.dumps(self._measured, indent=2), "utf-8")
+
+    def training(self, stage: Stage, tokens: float) -> float:
+        """Estimates the seconds of a training run of so many tokens; 0 where nothing was measured."""
+        found = self._measured.get(stage)
+        return 0.0 if found is None else _MARGIN * (found["start"] + tokens / found["tokens_a_second"])
+
+    def tests(self, trial: Trial) -> float:
+        """Estimates the seconds of a trial's tests; those of a scalar head are at most a judge's."""
+        if not trial.is_tested:
+            return 0.0
+        names = ("scalar head", "judge") if trial.method == "scalar head" else ("judge",)
+        return _MARGIN * next((self._measured[n]["seconds"] for n in names if n in self._measured), 0.0)
+
+
+def share_of_peak(stage: Stage, inputs: Inputs, pairs: int, tokens_a_second: float, device: str) -> float | None:
+    """Share of the device's peak that training reached; None for a device whose peak is not known.
+
+    Counted are the products of the forward, and twice as many in the backward: of every weight of the layers with every
+    token, of the output embedding with the tokens that stage 1 predicts (nearly all), and of causal attention.
+    """
+    peak = next((flops for name, flops in _PEAKS.items() if name in device), None)
+    if peak is None:
+        return None
+    config = json.loads((inputs.base / "config.json").read_text("utf-8"))
+    width, layers = config["hidden_size"], config["num_hidden_layers"]
+    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    head = config.get("head_dim") or width // heads
+    weights = layers * width * (2 * head * (heads + groups) + 3 * config["intermediate_size"])
+    weights += config["vocab_size"] * width if stage == "pretrain" else 0
+    lengths = inputs.lengths(stage)[:pairs].astype(np.float64)
+    attention = layers * 2 * heads * head * (lengths**2).sum() / lengths.sum()
+    return float(tokens_a_second * 3 * (2 * weights + attention) / peak)
