@@ -17,6 +17,7 @@
 #include "ops/split_linear.h"
 #include "ops/swiglu.h"
 #include "ops/tree_attention.h"
+#include "ops/tree_attention_backward.h"
 
 namespace py = pybind11;
 
@@ -251,17 +252,44 @@ void bind_ops(py::module_& m) {
   m.def(
       "tree_attention",
       [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides, uintptr_t out,
-         float scale, int dtype, std::array<int64_t, 4> shape, uintptr_t tiles, int64_t num_tiles) {
-        const TreeAttention args{
+         float scale, int dtype, std::array<int64_t, 4> shape, uintptr_t tiles, int64_t num_tiles,
+         std::optional<uintptr_t> lse) {
+        TreeAttention args{
             .states = states_of(q, q_strides, k, k_strides, v, v_strides, out, scale, dtype, shape),
             .tiles = address<int32_t>(tiles),
             .num_tiles = num_tiles,
         };
+        args.states.lse = address<float>(lse.value_or(0));
         const py::gil_scoped_release release;
         tree_attention_cpu(args);
       },
       py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
-      py::arg("out"), py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("tiles"), py::arg("num_tiles"));
+      py::arg("out"), py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("tiles"), py::arg("num_tiles"),
+      py::arg("lse") = py::none());
+  m.def(
+      "tree_attention_backward",
+      [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides, uintptr_t out,
+         float scale, int dtype, std::array<int64_t, 4> shape, uintptr_t tiles, int64_t num_tiles, uintptr_t lse,
+         uintptr_t grad_out, Strides grad_out_strides, uintptr_t grad_q, uintptr_t grad_k, uintptr_t grad_v) {
+        TreeAttentionBackward args{
+            .forward = {.states = states_of(q, q_strides, k, k_strides, v, v_strides, out, scale, dtype, shape),
+                        .tiles = address<int32_t>(tiles),
+                        .num_tiles = num_tiles},
+            .grad_out = address<void>(grad_out),
+            .grad_out_stride_t = grad_out_strides[0],
+            .grad_out_stride_h = grad_out_strides[1],
+            .grad_q = address<void>(grad_q),
+            .grad_k = address<void>(grad_k),
+            .grad_v = address<void>(grad_v),
+        };
+        args.forward.states.lse = address<float>(lse);
+        const py::gil_scoped_release release;
+        tree_attention_backward_cpu(args);
+      },
+      py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
+      py::arg("out"), py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("tiles"), py::arg("num_tiles"),
+      py::arg("lse"), py::arg("grad_out"), py::arg("grad_out_strides"), py::arg("grad_q"), py::arg("grad_k"),
+      py::arg("grad_v"));
   m.def(
       "path_attention",
       [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides, uintptr_t out,

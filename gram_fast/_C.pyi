@@ -122,6 +122,27 @@ def tree_attention(
     shape: Sequence[int],
     tiles: int,
     num_tiles: int,
+    lse: int | None = None,
+) -> None: ...
+def tree_attention_backward(
+    q: int,
+    q_strides: Sequence[int],
+    k: int,
+    k_strides: Sequence[int],
+    v: int,
+    v_strides: Sequence[int],
+    out: int,
+    scale: float,
+    dtype: int,
+    shape: Sequence[int],
+    tiles: int,
+    num_tiles: int,
+    lse: int,
+    grad_out: int,
+    grad_out_strides: Sequence[int],
+    grad_q: int,
+    grad_k: int,
+    grad_v: int,
 ) -> None: ...
 def path_attention(
     q: int,

@@ -1,11 +1,11 @@
 """Training objectives: losses of the two stages of GRAM (arXiv 2506.14175) and of the scalar reward baseline.
 
-A batch holds sequences packed end to end: int64 input_ids and position_ids [1, T], lengths [S], and labels [R] with the
-index of the packed token that predicts each, label_positions [R]. The loss is a sum over all labels divided by
-`num_items_in_batch`, the number of labels in the whole optimizer step on all processes, so that accumulation and data
-parallelism do not change it.
+A batch holds packed sequences: int64 input_ids and position_ids [1, T]; the tables of `gram_fast.ops.Spans`, which say
+what a token attends to; and labels [R] with the index of the packed token that predicts each, label_positions [R]. The
+loss is a sum over all labels divided by `num_items_in_batch`, the number of labels in the whole optimizer step on all
+processes, so that accumulation and data parallelism do not change it.
 
-Shape letters: T packed tokens, S sequences, R labels, D model width, V vocabulary size.
+Shape letters: T packed tokens, R labels, D model width, V vocabulary size.
 """
 
 from collections.abc import Callable
@@ -38,12 +38,14 @@ def set_objective(model: Any, loss: Loss) -> None:
         self: Any,
         input_ids: Tensor,
         position_ids: Tensor,
-        lengths: Tensor,
+        spans_N2: Tensor,
+        range_offsets: Tensor,
+        ranges_R2: Tensor,
         label_positions: Tensor,
         labels: Tensor,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        packing = Packing(lengths)
+        packing = Packing(spans_N2, range_offsets, ranges_R2)
         hidden_1TD = self.base_model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False, packing=packing
         ).last_hidden_state

@@ -70,12 +70,7 @@ struct AmxAttention : Avx512Attention {
     for (int v = 0; v < kVectors; ++v) weigh(panel, block, kRows, v * kLanes, factors + v * kLanes);
     std::fill(scores + first * kRows, scores + block.first * kRows, 0.0f);
     std::fill(scores + block.end * kRows, scores + end * kRows, 0.0f);
-    for (int64_t n = first; n < end; n += 2) {
-      for (int64_t r = 0; r < kRows; r += kLanes) {
-        const float* score = scores + n * kRows + r;
-        *vector(weights + n / 2 * kRows + r) = rounded_pairs(*vector(score), *vector(score + kRows));
-      }
-    }
+    to_pairs(scores + first * kRows, end - first, kRows, weights + first / 2 * kRows);
     const auto* pairs_of_weights = reinterpret_cast<const BFloat16*>(weights + first / 2 * kRows);
     for (int64_t e = 0; e < filled; e += kStep) {
       multiply<kVectors>(block.values + e * kBlockKeys + first, kBlockKeys, pairs_of_weights, end - first, sums);
@@ -86,9 +81,48 @@ struct AmxAttention : Avx512Attention {
     }
   }
 
- private:
-  static constexpr int64_t kStep = 32;  // terms of a sum that one product of tiles takes; two tiles of rows
+  // The backward, as in attention_loops.h.
+  static constexpr int kPanel = 2 * kLanes;
 
+  [[gnu::target(GRAM_FAST_AMX)]] static void product(const BFloat16* left, int64_t stride, const BFloat16* right,
+                                                     int64_t depth, float* c) {
+    multiply<2>(left, stride, right, depth, c);
+  }
+
+  [[gnu::target(GRAM_FAST_AMX)]] static void product_with_turned(const BFloat16* turned, int64_t e, int64_t first,
+                                                                 int64_t, const BFloat16* right, int64_t depth,
+                                                                 float* c) {
+    multiply<2>(turned + e * kBlockKeys + first, kBlockKeys, right, depth, c);
+  }
+
+  [[gnu::target(GRAM_FAST_AMX)]] static void to_right(const BFloat16* rows, int64_t count, int64_t filled,
+                                                      BFloat16* right) {
+    for (int64_t e = 0; e < filled; e += kPanel) {
+      for (int64_t row = 0; row < count; row += 2) {
+        const BFloat16 *upper = rows + row * filled + e, *lower = upper + filled;
+        auto* to = reinterpret_cast<uint32_t*>(right + e * count + row * kPanel);
+#pragma omp simd
+        for (int j = 0; j < kPanel; ++j) to[j] = upper[j].bits | static_cast<uint32_t>(lower[j].bits) << 16;
+      }
+    }
+  }
+
+  [[gnu::target(GRAM_FAST_AMX)]] static void to_left(const float* rows, int64_t count, BFloat16* left, int64_t stride) {
+    for (int64_t n = 0; n < count; ++n) {
+#pragma omp simd
+      for (int r = 0; r < kPanel; ++r) left[n * stride + r] = from_float<BFloat16>(rows[n * kPanel + r]);
+    }
+  }
+
+  [[gnu::target(GRAM_FAST_AMX)]] static const BFloat16* to_right_panel(const float* rows, int64_t count,
+                                                                       BFloat16* space) {
+    to_pairs(rows, count, kPanel, pairs(space));
+    return space;
+  }
+
+  static constexpr int kStep = 32;  // terms of a sum that one product of tiles takes; two tiles of rows
+
+ private:
   static int64_t filled_up(int64_t size) { return (size + kStep - 1) / kStep * kStep; }
 
   // Two numbers as one of 32 bits, which is only moved.
@@ -122,6 +156,17 @@ struct AmxAttention : Avx512Attention {
     if constexpr (kVectors == 2) {
       _tile_stored(1, c + kLanes, kRowBytes);
       _tile_stored(3, c + kLanes * kRows + kLanes, kRowBytes);
+    }
+  }
+
+  // Rows [count, width] as a right operand of depth `count`: [count / 2, width, 2].
+  [[gnu::target(GRAM_FAST_AMX), gnu::always_inline]] static inline void to_pairs(const float* rows, int64_t count,
+                                                                                 int64_t width, float* to) {
+    for (int64_t n = 0; n < count; n += 2) {
+      for (int64_t r = 0; r < width; r += kLanes) {
+        const float* row = rows + n * width + r;
+        *vector(to + n / 2 * width + r) = rounded_pairs(*vector(row), *vector(row + width));
+      }
     }
   }
 

@@ -37,6 +37,15 @@ struct KeyBlock {
   int64_t first, end, num_shared, own_token;
 };
 
+// What the backward reads of the rows of a panel.
+struct BackwardPanel {
+  const float* lse;     // [R]
+  const float* offset;  // [R]: what slopes with respect to weights are counted from
+  const int32_t* low;   // as above
+  const int32_t* high;
+  float scale;
+};
+
 // Lanes of two vectors by their places in both, one after the other. GCC has the first since 12, clang lacks the
 // second.
 #if __has_builtin(__builtin_shufflevector)

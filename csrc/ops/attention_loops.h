@@ -63,6 +63,71 @@ struct GRAM_FAST_NAME {
     for (int64_t e = 0; e < filled; e += kLanes) transpose(columns + e * stride, stride, rows + e, filled);
   }
 
+  // The backward. A panel has two vectors of rows, and a product gives kStep rows of c. Right operands lie in panels:
+  // [depth, kPanel].
+  static constexpr int kPanel = 2 * kLanes, kStep = 32;
+  static_assert(kStep % kHeight == 0 && kBlockKeys % kStep == 0);
+
+  // c [kStep, kPanel] = left [kStep, depth] right.
+  GRAM_FAST_TARGET static void product(const float* left, int64_t stride, const float* right, int64_t depth, float* c) {
+    for (int64_t i = 0; i < kStep; i += kHeight) {
+      multiply<2>(left + i * stride, stride, 1, right, depth, c + i * kPanel, nullptr);
+    }
+  }
+
+  // The same with a left operand of what `turn` gave: columns [e, e + kStep) of the keys from `first` on, turned.
+  GRAM_FAST_TARGET static void product_with_turned(const float* keys, int64_t e, int64_t first, int64_t filled,
+                                                   const float* right, int64_t depth, float* c) {
+    for (int64_t i = 0; i < kStep; i += kHeight) {
+      multiply<2>(keys + first * filled + e + i, 1, filled, right, depth, c + i * kPanel, nullptr);
+    }
+  }
+
+  // Rows [count, filled] as right operands of depth `count`, one panel of columns behind the other.
+  GRAM_FAST_TARGET static void to_right(const float* rows, int64_t count, int64_t filled, float* right) {
+    for (int64_t e = 0; e < filled; e += kPanel) {
+      for (int64_t row = 0; row < count; ++row) {
+        std::copy_n(rows + row * filled + e, kPanel, right + e * count + row * kPanel);
+      }
+    }
+  }
+
+  // Rows [count, kPanel] as part of a left operand, and as a right one, in `space` where it has to be made.
+  GRAM_FAST_TARGET static void to_left(const float* rows, int64_t count, float* left, int64_t stride) {
+    for (int64_t n = 0; n < count; ++n) std::copy_n(rows + n * kPanel, kPanel, left + n * stride);
+  }
+  static const float* to_right_panel(const float* rows, int64_t, float*) { return rows; }
+
+  // Of keys [from, to) and one panel of rows: scores become weights, and slopes with respect to weights those with
+  // respect to scores before the scale. Keys that a row does not read get zeros.
+  template <typename AnyPanel, typename AnyBlock>
+  GRAM_FAST_TARGET static void differentiate(const AnyPanel& panel, const AnyBlock& block, int64_t from, int64_t to,
+                                             float* scores, float* slopes) {
+    const float scale = panel.scale;
+    for (int64_t n = from; n < to; ++n) {
+      float *x = scores + n * kPanel, *dx = slopes + n * kPanel;
+      if (n < block.first || n >= block.end) {
+        std::fill_n(x, kPanel, 0.0f);
+        std::fill_n(dx, kPanel, 0.0f);
+        continue;
+      }
+#pragma omp simd
+      for (int r = 0; r < kPanel; ++r) {
+        const float weight = exponential_of_loss(x[r] * scale - panel.lse[r]);
+        x[r] = weight;
+        dx[r] = weight * (dx[r] - panel.offset[r]) * scale;
+      }
+      if (n < block.num_shared) continue;
+      const auto token = static_cast<int32_t>(block.own_token + n - block.num_shared);
+#pragma omp simd
+      for (int r = 0; r < kPanel; ++r) {
+        const bool is_read = (panel.low[r] <= token) & (token <= panel.high[r]);
+        x[r] = is_read ? x[r] : 0.0f;
+        dx[r] = is_read ? dx[r] : 0.0f;
+      }
+    }
+  }
+
  protected:
   using Lanes [[gnu::vector_size(4 * kLanes)]] = float;
   using LanesInMemory [[gnu::vector_size(4 * kLanes), gnu::aligned(4), gnu::may_alias]] = float;

@@ -19,6 +19,7 @@ struct AttentionStates {
   float scale;
   Dtype dtype;  // of q, k, v and out
   int64_t num_tokens, num_heads, num_kv_heads, head_dim;
+  float* lse = nullptr;  // [T, H] contiguous: logarithms of the sums of e^score, where they are asked for
 };
 
 }  // namespace gram_fast

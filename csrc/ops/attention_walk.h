@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -11,12 +12,9 @@
 #include "common/parallel.h"
 #include "ops/attention_instructions.h"
 #include "ops/attention_states.h"
+#include "ops/tree_tiles.h"
 
 namespace gram_fast {
-
-struct SlotRange {
-  int32_t start, end;
-};
 
 inline int64_t filled_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
 
@@ -166,7 +164,11 @@ class Walk {
     Isa::to_rows(sum_.at(place_of(first)), panel_rows(first / kPanelRows * kPanelRows), filled_, out_.at(0));
     for (int64_t row = first; row < std::min(first + kLanes, num_rows_); ++row) {
       T* out = static_cast<T*>(a_.out) + (token_of(row) * a_.num_heads + head_of(row)) * a_.head_dim;
-      Isa::write(out_.at((row - first) * filled_), 1 / total_[static_cast<size_t>(row)], a_.head_dim, out);
+      const auto at = static_cast<size_t>(row);
+      Isa::write(out_.at((row - first) * filled_), 1 / total_[at], a_.head_dim, out);
+      if (a_.lse != nullptr) {
+        a_.lse[token_of(row) * a_.num_heads + head_of(row)] = largest_[at] + std::log(total_[at]);
+      }
     }
   }
 

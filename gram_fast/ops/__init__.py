@@ -29,9 +29,11 @@ from gram_fast.ops.tables import PathTables as PathTables
 from gram_fast.ops.tables import Spans as Spans
 from gram_fast.ops.tables import TreeTables as TreeTables
 from gram_fast.ops.tree_attention import tree_attention as tree_attention
+from gram_fast.ops.tree_attention_backward import tree_attention_backward as tree_attention_backward
 
 _OPS = (
     "tree_attention",
+    "tree_attention_backward",
     "leaf_attention",
     "path_attention",
     "merge_states",

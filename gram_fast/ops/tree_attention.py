@@ -55,6 +55,17 @@ def _extension(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, 
     return out_THE
 
 
+def attention_and_lse(
+    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: TreeTables, scale: float
+) -> tuple[Tensor, Tensor]:
+    """What "extension" gives, with the logarithms that `tree_attention_backward` takes: [T, H, E], float32 [T, H]."""
+    assert tables.tiles is not None
+    out_THE, lse_TH = q_THE.new_empty(q_THE.shape), q_THE.new_empty(q_THE.shape[:2], dtype=torch.float32)
+    states = states_arguments(q_THE, k_SKE, v_SKE, out_THE, scale)
+    _C.tree_attention(*states, tables.tiles.data_ptr(), len(tables.tiles), lse_TH.data_ptr())
+    return out_THE, lse_TH
+
+
 @torch.library.custom_op("gram_fast::tree_attention", mutates_args=())
 def tree_attention(
     q_THE: Tensor,

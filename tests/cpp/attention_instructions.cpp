@@ -1,13 +1,21 @@
-// Tree attention with instructions that are named, where the op takes the fastest that the processor has: false where
-// it lacks them. tests/ops/test_attention_instructions.py compiles it.
+// Tree attention and its backward with instructions that are named, where the ops take the fastest that the processor
+// has: false where it lacks them. tests/ops/test_attention_instructions.py compiles it.
 #include "ops/tree_attention.cpp"
+#include "ops/tree_attention_backward.cpp"
 
 namespace gram_fast {
 namespace {
 
+// The backward where there are gradients.
 template <typename Isa>
-bool attend_with(const TreeAttention& args) {
-  dispatch_cpu(args.states.dtype, [&]<typename T>() { attend<Isa, T>(args); });
+bool run_with(const TreeAttentionBackward& args) {
+  dispatch_cpu(args.forward.states.dtype, [&]<typename T>() {
+    if (args.grad_q == nullptr) {
+      attend<Isa, T>(args.forward);
+    } else {
+      differentiate<Isa, T>(args);
+    }
+  });
   return true;
 }
 
@@ -16,32 +24,36 @@ bool attend_with(const TreeAttention& args) {
 
 extern "C" {
 
-using gram_fast::TreeAttention;
+using gram_fast::TreeAttentionBackward;
 
-bool attend_plain(const TreeAttention* args) { return gram_fast::attend_with<gram_fast::PlainAttention>(*args); }
+bool run_plain(const TreeAttentionBackward* args) { return gram_fast::run_with<gram_fast::PlainAttention>(*args); }
 
-bool attend_avx2(const TreeAttention* args) {
+bool run_avx2(const TreeAttentionBackward* args) {
 #ifdef __x86_64__
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return gram_fast::attend_with<gram_fast::Avx2Attention>(*args);
+    return gram_fast::run_with<gram_fast::Avx2Attention>(*args);
   }
 #endif
   return args == nullptr;
 }
 
-bool attend_avx512(const TreeAttention* args) {
+bool run_avx512(const TreeAttentionBackward* args) {
 #ifdef __x86_64__
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return gram_fast::attend_with<gram_fast::Avx512Attention>(*args);
+    return gram_fast::run_with<gram_fast::Avx512Attention>(*args);
   }
 #endif
   return args == nullptr;
 }
 
-bool attend_amx(const TreeAttention* args) {
+bool run_amx(const TreeAttentionBackward* args) {
 #ifdef GRAM_FAST_AMX
-  if (gram_fast::has_amx() && args->states.dtype == gram_fast::Dtype::kBFloat16) {
-    gram_fast::attend<gram_fast::AmxAttention, gram_fast::BFloat16>(*args);
+  if (gram_fast::has_amx() && args->forward.states.dtype == gram_fast::Dtype::kBFloat16) {
+    if (args->grad_q == nullptr) {
+      gram_fast::attend<gram_fast::AmxAttention, gram_fast::BFloat16>(args->forward);
+    } else {
+      gram_fast::differentiate<gram_fast::AmxAttention, gram_fast::BFloat16>(*args);
+    }
     return true;
   }
 #endif

@@ -40,6 +40,8 @@ FOREST = tables_of_lengths(
     [[], [(0, 4)], [(30, 37), (0, 2)], [(21, 22)], [(21, 22), (9, 13), (25, 28)]],
 )
 FOREST_TOKENS, FOREST_SLOTS = 18, 41
+# 196 tokens that read no others.
+TREE = tables_of_lengths([150, 3, 1, 40, 2], [[], [(0, 71)], [(0, 71)], [(0, 150), (151, 153)], [(3, 77)]])
 on_each_forest = pytest.mark.parametrize(
     "tables", [FOREST, tables_of_lengths([FOREST_TOKENS], [[]])], ids=["forest", "one span"]
 )
@@ -106,6 +108,27 @@ def assert_as_exact_as_plain(actual: Tensor, inputs: Inputs, tables: Tables, sca
     plain = torch.stack([plain_attention(inputs, tables, scale, dtype, order) for order in orders]).cpu()
     assert actual.is_contiguous()
     assert_no_further(actual, exact, plain, FACTOR[dtype])
+
+
+def assert_as_exact_as_plain_gradients(
+    actual: Sequence[Tensor], inputs: Inputs, grad_THE: Tensor, tables: Tables, scale: float
+) -> None:
+    """Of gradients of queries, keys and values, given that of the result."""
+    dtype = inputs[0].dtype
+    exact = _plain_gradients(inputs, grad_THE, tables, scale, torch.float64)
+    orders = orders_of_summation(actual[1].numel())
+    plain = zip(*(_plain_gradients(inputs, grad_THE, tables, scale, dtype, order) for order in orders), strict=True)
+    for ours, expected, others in zip(actual, exact, plain, strict=True):
+        assert ours.is_contiguous()
+        assert_no_further(ours, expected, torch.stack(others), FACTOR[dtype])
+
+
+def _plain_gradients(
+    inputs: Inputs, grad_THE: Tensor, tables: Tables, scale: float, dtype: torch.dtype, order: Order = np.asarray
+) -> list[Tensor]:
+    q_THE, k_SKE, v_SKE = (x.to(dtype).requires_grad_() for x in inputs)
+    plain_attention((q_THE, k_SKE, v_SKE), tables, scale, dtype, order).backward(grad_THE.to(dtype))
+    return [x.grad for x in (q_THE, k_SKE, v_SKE) if x.grad is not None]
 
 
 def poisoned(tensor: Tensor, tables: Tables, num_tokens: int, poison: float = float("nan")) -> Tensor:

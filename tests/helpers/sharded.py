@@ -7,6 +7,7 @@ accelerate's fsdp2.yaml does it: a unit for every layer, the root for embeddings
 import os
 import sys
 
+import numpy as np
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
@@ -14,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from gram_fast.training import objectives
+from gram_fast.training.data.sequences import TokenizedPair, collate
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 from helpers.small_models import tiny_model
 
@@ -33,19 +35,11 @@ def model_with(objective: str, tied: bool):
 
 def batch(rank: int, objective: str):
     """Two sequences of a rank, and how much they ask for."""
-    lengths = torch.tensor([7 + rank, 4])
-    ids = torch.randint(96, (1, int(lengths.sum())), generator=torch.Generator().manual_seed(rank))
+    lengths = np.array([7 + rank, 4])
+    ids = np.random.default_rng(rank).integers(0, 96, lengths.sum())
     if objective == "language":
-        label_positions, labels = torch.tensor([3, 4]), ids[0, 4:6]
-    else:
-        label_positions, labels = lengths.cumsum(0) - 1, torch.tensor([0, 1])
-    return {
-        "input_ids": ids,
-        "position_ids": torch.cat([torch.arange(int(n)) for n in lengths])[None],
-        "lengths": lengths,
-        "label_positions": label_positions,
-        "labels": labels,
-    }
+        return collate([TokenizedPair(ids, lengths, np.array([3, 4]), ids[4:6])])
+    return collate([TokenizedPair(ids, lengths, lengths.cumsum() - 1, np.array([0, 1]))])
 
 
 def main(objective: str, tied: str, path: str) -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.attention import Inputs, Tables, assert_as_exact_as_plain, poisoned, random_inputs, tables_of_lengths
+from helpers.attention import (
+    TREE,
+    Inputs,
+    Tables,
+    assert_as_exact_as_plain,
+    assert_as_exact_as_plain_gradients,
+    poisoned,
+    random_inputs,
+    tables_of_lengths,
+)
 from helpers.ops import CPU, on_each_dtype
 from torch import Tensor
 
@@ -18,11 +27,12 @@ from gram_fast.ops.checks import states_arguments
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SCALE = 0.2
 TABLES = tables_of_lengths([150, 3, 1, 40, 2], [[], [(0, 71)], [(200, 290)], [(0, 150), (205, 206)], [(203, 277)]])
 
 
 class Arguments(ctypes.Structure):
-    """gram_fast::TreeAttention."""
+    """gram_fast::TreeAttentionBackward."""
 
     _fields_ = (
         ("q", ctypes.c_void_p),
@@ -35,8 +45,14 @@ class Arguments(ctypes.Structure):
         ("scale", ctypes.c_float),
         ("dtype", ctypes.c_int),
         ("shape", ctypes.c_int64 * 4),
+        ("lse", ctypes.c_void_p),
         ("tiles", ctypes.c_void_p),
         ("num_tiles", ctypes.c_int64),
+        ("grad_out", ctypes.c_void_p),
+        ("grad_out_strides", ctypes.c_int64 * 2),
+        ("grad_q", ctypes.c_void_p),
+        ("grad_k", ctypes.c_void_p),
+        ("grad_v", ctypes.c_void_p),
     )
 
 
@@ -54,26 +70,50 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(built))
 
 
-def attend(library: ctypes.CDLL, instructions: str, inputs: Inputs, tables: Tables, scale: float) -> Tensor:
-    function = getattr(library, f"attend_{instructions}")
+def run(
+    library: ctypes.CDLL, instructions: str, inputs: Inputs, tables: Tables, grad_THE: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """The result, and given its gradient, those of the inputs."""
+    function = getattr(library, f"run_{instructions}")
     function.restype = ctypes.c_bool
     tiles = ops.TreeTables.of(ops.Spans(*tables), "extension", inputs[0].shape[1] // inputs[1].shape[1], CPU).tiles
     assert tiles is not None
-    out_THE = torch.full_like(inputs[0], float("nan"))
-    arguments = Arguments(*states_arguments(*inputs, out_THE, scale), tiles.data_ptr(), len(tiles))
-    if not function(ctypes.byref(arguments)):
+    out_THE, lse_TH = torch.full_like(inputs[0], float("nan")), torch.empty(inputs[0].shape[:2])
+    forward = *states_arguments(*inputs, out_THE, SCALE), lse_TH.data_ptr(), tiles.data_ptr(), len(tiles)
+    if not function(ctypes.byref(Arguments(*forward))):
         pytest.skip(f"this processor has no {instructions}, or not for {inputs[0].dtype}")
-    return out_THE
+    if grad_THE is None:
+        return (out_THE,)
+    gradients = tuple(torch.full(x.shape, float("nan"), dtype=x.dtype) for x in inputs)
+    more = grad_THE.data_ptr(), grad_THE.stride()[:2], *(x.data_ptr() for x in gradients)
+    assert function(ctypes.byref(Arguments(*forward, *more)))
+    return out_THE, *gradients
+
+
+on_each = pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512", "amx"])
+on_each_shape = pytest.mark.parametrize(("heads", "width"), [((2, 2), 24), ((9, 3), 64), ((10, 2), 80)])
 
 
 @on_each_dtype
-@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512", "amx"])
-@pytest.mark.parametrize(("heads", "width"), [((2, 2), 24), ((9, 3), 64), ((10, 2), 80)])
+@on_each
+@on_each_shape
 def test_each_is_as_exact_as_plain_attention(
     heads: tuple[int, int], width: int, instructions: str, dtype: torch.dtype, library: ctypes.CDLL
 ) -> None:
     inputs = random_inputs(196, 290, heads, width, dtype)
     inputs = (inputs[0], *(poisoned(x, TABLES, 196) for x in inputs[1:]))
-    out_THE = attend(library, instructions, inputs, TABLES, 0.2)
+    (out_THE,) = run(library, instructions, inputs, TABLES)
     inputs = (inputs[0], *(x.nan_to_num(0.0) for x in inputs[1:]))
-    assert_as_exact_as_plain(out_THE, inputs, TABLES, 0.2)
+    assert_as_exact_as_plain(out_THE, inputs, TABLES, SCALE)
+
+
+@on_each_dtype
+@on_each
+@on_each_shape
+def test_gradients_are_as_exact_as_plain_ones(
+    heads: tuple[int, int], width: int, instructions: str, dtype: torch.dtype, library: ctypes.CDLL
+) -> None:
+    inputs = random_inputs(196, 196, heads, width, dtype)
+    grad_THE = random_inputs(196, 1, heads, width, dtype, seed=1)[0]
+    _, *gradients = run(library, instructions, inputs, TREE, grad_THE)
+    assert_as_exact_as_plain_gradients(gradients, inputs, grad_THE, TREE, SCALE)

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.attention import FOREST, FOREST_SLOTS, FOREST_TOKENS, random_inputs
+from helpers.attention import FOREST, FOREST_SLOTS, FOREST_TOKENS, TREE, random_inputs
 from helpers.ops import CPU, skip_what_cannot_run
 from torch import Tensor
 
 from gram_fast import ops
 from gram_fast.ops import LeafTables, PathTables, Spans, TreeTables
+from gram_fast.ops.tree_attention import attention_and_lse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,6 +31,14 @@ def tree_attention(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
     tables = TreeTables.of(spans, backend, 2, CPU)
     bound = ops.bind("tree_attention", backend)(*inputs, tables, 0.3)
     return ops.tree_attention(*inputs, *spans, 0.3, backend), bound
+
+
+def tree_attention_backward(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
+    inputs, spans = random_inputs(196, 196, dtype=dtype), Spans(*TREE)
+    grad_THE, tables = normal(196, 4, 16, dtype=dtype), TreeTables.of(spans, "extension", 2, CPU)
+    results = attention_and_lse(*inputs, tables, 0.3)
+    bound = ops.bind("tree_attention_backward", backend)(grad_THE, *inputs, *results, tables, 0.3)
+    return ops.tree_attention_backward(grad_THE, *inputs, *results, *spans, 0.3, backend), bound
 
 
 def leaf_attention(backend: str, dtype: torch.dtype) -> tuple[Results, Results]:
@@ -129,6 +138,7 @@ def test_what_bound_attention_gives_is_contiguous(op: str) -> None:
 def test_backends_are_public() -> None:
     assert list(ops.BACKENDS.items()) == [
         ("tree_attention", ("reference", "cascade", "triton", "extension")),
+        ("tree_attention_backward", ("reference", "extension")),
         ("leaf_attention", ("reference", "extension", "triton")),
         ("path_attention", ("reference", "triton", "extension")),
         ("merge_states", ("reference", "triton", "extension")),

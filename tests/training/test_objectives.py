@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import sharded
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.training import objectives
+from gram_fast.training.data.sequences import TokenizedPair, collate
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 
 LABELS = (5, 7)
@@ -23,15 +25,15 @@ LENGTHS = [[1], [3], [5, 1, 17, 2], [300, 4], [257]]
 
 
 def batch(lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     total = sum(lengths)
-    return {
-        "input_ids": torch.randint(96, (1, total), generator=generator),
-        "position_ids": torch.cat([torch.arange(n) for n in lengths])[None],
-        "lengths": torch.tensor(lengths),
-        "label_positions": torch.arange(total),
-        "labels": torch.zeros(total, dtype=torch.int64),
-    }
+    pair = TokenizedPair(rng.integers(0, 96, total), np.array(lengths), np.arange(total), np.zeros(total, np.int32))
+    return collate([pair])
+
+
+def last(inputs):
+    """Last tokens of the sequences."""
+    return inputs["spans_N2"][:, 1] - 1
 
 
 def packed(name="qwen3", **more):
@@ -48,7 +50,7 @@ def plain_hidden(model, inputs):
 
 
 def split(inputs):
-    return inputs["input_ids"][0].split(inputs["lengths"].tolist())
+    return inputs["input_ids"][0].split(inputs["spans_N2"].diff(dim=1)[:, 0].tolist())
 
 
 def some_sum(hidden):
@@ -137,7 +139,7 @@ def test_language_modelling_is_the_models_own_loss(lengths, tied):
 def test_label_preference_is_cross_entropy_of_two_logits_of_the_whole_vocabulary(smoothing, tied):
     inputs = batch([5, 1, 17, 2])
     right = torch.tensor([0, 1, 1, 0])
-    inputs |= {"label_positions": inputs["lengths"].cumsum(0) - 1, "labels": right}
+    inputs |= {"label_positions": last(inputs), "labels": right}
     model, other = packed(tie_word_embeddings=tied), tiny_model("qwen3", tie_word_embeddings=tied).requires_grad_(True)
     objectives.set_objective(model, objectives.label_preference(model, LABELS, smoothing))
     outputs = model(**inputs)
@@ -166,12 +168,12 @@ def test_label_smoothing_is_the_regularised_ranking_loss(margin, smoothing):
 
 def test_bradley_terry_compares_chosen_with_rejected():
     inputs = batch([5, 9, 2, 4])
-    inputs |= {"label_positions": inputs["lengths"].cumsum(0) - 1, "labels": torch.tensor([1, 0, 1, 0])}
+    inputs |= {"label_positions": last(inputs), "labels": torch.tensor([1, 0, 1, 0])}
     model = packed()
     model.score = torch.nn.Linear(32, 1, bias=False)
     objectives.set_objective(model, objectives.bradley_terry_loss(model))
     outputs = model(**inputs)
-    rewards = model.score(plain_hidden(model, inputs)[inputs["lengths"].cumsum(0) - 1])[:, 0]
+    rewards = model.score(plain_hidden(model, inputs)[last(inputs)])[:, 0]
     expected = -F.logsigmoid(torch.stack([rewards[0] - rewards[1], rewards[2] - rewards[3]])).mean()
     torch.testing.assert_close(outputs["loss"], expected, rtol=1e-5, atol=1e-6)
 
@@ -209,7 +211,7 @@ def test_memory_is_bounded_at_a_large_vocabulary(stage):
     model = packed(vocab_size=150_000, num_hidden_layers=1)
     right = torch.arange(8) % 2
     if stage == "label":
-        inputs |= {"label_positions": inputs["lengths"].cumsum(0) - 1, "labels": right}
+        inputs |= {"label_positions": last(inputs), "labels": right}
         loss = objectives.label_preference(model, LABELS, 0.1)
     else:
         inputs["labels"] = inputs["input_ids"][0].roll(-1)

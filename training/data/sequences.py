@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import SLOTS, PairTemplate, render_chat
 from gram_fast.text.tokens import Ids, PairTokenizer
+from gram_fast.training.data.packing import end_to_end, sharing_beginnings
 from gram_fast.training.data.records import PairRecord
 
 # Pairs encoded in one call of the tokenizer, which spreads them over all cores.
@@ -188,25 +189,26 @@ def tokenize_pairs(
                 yield pair
 
 
-def collate(pairs: Sequence[TokenizedPair]) -> dict[str, torch.Tensor]:
-    """Packs tokenized pairs into one batch, end to end and without padding.
+def collate(pairs: Sequence[TokenizedPair], shares: bool = False) -> dict[str, torch.Tensor]:
+    """Packs tokenized pairs into one batch, end to end and without padding; with `shares`, as their token tree.
 
-    Returns int64 input_ids and position_ids [1, T], lengths [S], and labels [R] with label_positions [R], indices of
-    packed tokens. Two pairs of one sequence each, whose last two tokens and whose last one predict:
+    Returns int64 input_ids and position_ids [1, T]; labels [R] with label_positions [R], indices of packed tokens; and
+    the tables of `gram_fast.ops.Spans`. Two pairs of one sequence each, whose last two tokens and whose last one
+    predict:
 
-        input_ids        [7 8 9] and [7 5]   ->   input_ids        [[7 8 9 7 5]]
-        label_positions  [1 2]   and [1]          position_ids     [[0 1 2 0 1]]
-        labels           [9 3]   and [2]          lengths          [3 2]
-                                                  label_positions  [1 2 4]
-                                                  labels           [9 3 2]
+        input_ids        [7 8 9] and [7 5]   ->   input_ids        [[7 8 9 7 5]]   or   [[7 8 9 5]]
+        label_positions  [1 2]   and [1]          position_ids     [[0 1 2 0 1]]        [[0 1 2 1]]
+        labels           [9 3]   and [2]          label_positions  [1 2 4]              [1 2 3]
+                                                  labels           [9 3 2]              [9 3 2]
     """
-    lengths = torch.from_numpy(np.concatenate([pair.lengths for pair in pairs]))
+    sequences = [ids for pair in pairs for ids in np.split(pair.input_ids, pair.lengths.cumsum()[:-1])]
+    packed = sharing_beginnings(sequences) if shares else end_to_end(sequences)
     starts = np.cumsum([0, *(len(pair.input_ids) for pair in pairs)])
     positions = [start + pair.label_positions for start, pair in zip(starts, pairs, strict=False)]
     return {
-        "input_ids": torch.from_numpy(np.concatenate([pair.input_ids for pair in pairs])).long()[None],
-        "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],
-        "lengths": lengths,
-        "label_positions": torch.from_numpy(np.concatenate(positions)),
+        "input_ids": packed.input_ids[None],
+        "position_ids": packed.position_ids[None],
+        **packed.spans._asdict(),
+        "label_positions": torch.from_numpy(packed.places[np.concatenate(positions)]),
         "labels": torch.from_numpy(np.concatenate([pair.labels for pair in pairs])).long(),
     }

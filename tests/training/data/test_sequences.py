@@ -135,7 +135,9 @@ def test_collate_packs_end_to_end():
     assert {name: tensor.tolist() for name, tensor in collate(items).items()} == {
         "input_ids": [[7, 8, 9, 7, 5]],
         "position_ids": [[0, 1, 2, 0, 1]],
-        "lengths": [3, 2],
+        "spans_N2": [[0, 3], [3, 5]],
+        "range_offsets": [0, 0, 0],
+        "ranges_R2": [],
         "label_positions": [1, 2, 4],
         "labels": [9, 3, 2],
     }

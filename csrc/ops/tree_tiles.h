@@ -1,0 +1,35 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "tables/layout.h"
+
+namespace gram_fast {
+
+struct SlotRange {
+  int32_t start, end;
+};
+static_assert(sizeof(SlotRange) == kExtentColumns * sizeof(int32_t));
+
+// Parts of a table of attention_tiles (tables/attention_tables.h).
+struct TreeTiles {
+  struct Tile {
+    int32_t first, end, own_start, first_range, end_range;
+  };
+  static_assert(sizeof(Tile) == kTileColumns * sizeof(int32_t));
+
+  TreeTiles(const int32_t* table, int64_t num_tiles, int64_t num_tokens)
+      : tiles(reinterpret_cast<const Tile*>(table)),
+        span_starts(table + kTileColumns * num_tiles),
+        ranges(reinterpret_cast<const SlotRange*>(span_starts + num_tokens)) {
+    for (int64_t x = 0; x < num_tiles; ++x) max_tokens = std::max(max_tokens, tiles[x].end - tiles[x].first);
+  }
+
+  const Tile* tiles;
+  const int32_t* span_starts;  // of every token
+  const SlotRange* ranges;
+  int32_t max_tokens = 0;  // of a tile
+};
+
+}  // namespace gram_fast
