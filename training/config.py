@@ -1,5 +1,6 @@
 """Configuration of a training run: a YAML file with the keys of RunConfig and of transformers' TrainingArguments."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -61,6 +62,8 @@ class RunConfig:
     """Train on the reasoning in chat messages too; the judge is then asked with include_reasoning."""
     label_smoothing: float = 0.1
     """Stage 2: label smoothing as in torch, over two classes, in [0, 1); GRAM recommends 0.05 to 0.15."""
+    lm_weight: float = 0.0
+    """Stage 2: weight of -log P(next token) of the better response, a mean over its tokens, beside the label's loss."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights; with bf16: true, computation is in bfloat16 in any case."""
     lora: LoraOptions | None = None
@@ -147,6 +150,8 @@ class RunConfig:
             "label_smoothing",
             "a number from 0 to below 1",
         )
+        is_weight = isinstance(self.lm_weight, int | float) and 0 <= self.lm_weight < math.inf
+        expect(is_weight, "lm_weight", "a number from 0 on")
         expect(self.dtype in get_args(self.__annotations__["dtype"]), "dtype", "float32 or bfloat16")
         expect(self.lora is None or isinstance(self.lora, LoraOptions), "lora", "a section with r, lora_alpha, ...")
 

@@ -5,7 +5,11 @@ what a token attends to; and labels [R] with the index of the packed token that 
 loss is a sum over all labels divided by `num_items_in_batch`, the number of labels in the whole optimizer step on all
 processes, so that accumulation and data parallelism do not change it.
 
-Shape letters: T packed tokens, R labels, D model width, V vocabulary size.
+A batch may have next tokens to predict beside the labels: next_tokens, next_positions and float32 next_weights [N]. The
+sum then has -log P(next token) with these weights as well: the regularisation of reward models by language modelling
+of arXiv 2406.10216.
+
+Shape letters: T packed tokens, R labels, N next tokens, D model width, V vocabulary size.
 """
 
 from collections.abc import Callable
@@ -43,6 +47,9 @@ def set_objective(model: Any, loss: Loss) -> None:
         ranges_R2: Tensor,
         label_positions: Tensor,
         labels: Tensor,
+        next_positions: Tensor | None = None,
+        next_tokens: Tensor | None = None,
+        next_weights: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         packing = Packing(spans_N2, range_offsets, ranges_R2)
@@ -55,6 +62,10 @@ def set_objective(model: Any, loss: Loss) -> None:
                 f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
             )
         outputs = loss(hidden_1TD[0, label_positions], labels)
+        if next_tokens is not None:
+            head = unbiased_head(self)
+            next_loss = linear_cross_entropy(hidden_1TD[0, next_positions], head.weight, next_tokens, next_weights)
+            outputs["loss"] = outputs["loss"] + next_loss
         count = len(labels) if num_items_in_batch is None else num_items_in_batch
         return {**outputs, "loss": outputs["loss"] / count}
 
@@ -70,9 +81,7 @@ def language_modelling(model: Any) -> Loss:
 
     Raises UnsupportedModelError for an output embedding with a bias.
     """
-    head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        raise UnsupportedModelError(f"{type(model).__name__} has an output embedding with a bias")
+    head = unbiased_head(model)
 
     def loss(hidden_RD: Tensor, labels_R: Tensor) -> dict[str, Tensor]:
         return {"loss": linear_cross_entropy(hidden_RD, head.weight, labels_R)}
@@ -125,12 +134,25 @@ def bradley_terry_loss(model: Any) -> Loss:
     return loss
 
 
-def linear_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> Tensor:
-    """Cross entropy of the logits hidden @ weight.T, summed over R rows -> float32 scalar.
+def unbiased_head(model: Any) -> Any:
+    """Returns the output embedding, of which language modelling reads the weight alone.
 
-    The [R, V] logits are never in memory at once. On CUDA this is Liger-Kernel's fused op.
+    Raises UnsupportedModelError for one with a bias.
     """
-    if hidden_RD.is_cuda:
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise UnsupportedModelError(f"{type(model).__name__} has an output embedding with a bias")
+    return head
+
+
+def linear_cross_entropy(
+    hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, row_weights_R: Tensor | None = None
+) -> Tensor:
+    """Cross entropy of the logits hidden @ weight.T, summed over R rows with their weights -> float32 scalar.
+
+    The [R, V] logits are never in memory at once. On CUDA, without weights, this is Liger-Kernel's fused op.
+    """
+    if hidden_RD.is_cuda and row_weights_R is None:
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
         return torch.as_tensor(
@@ -138,27 +160,30 @@ def linear_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor
                 hidden_RD, weight_VD.to(hidden_RD.dtype), targets_R, reduction="sum", accum_dtype=torch.float32
             )
         )
-    return _ChunkedCrossEntropy.apply(hidden_RD, weight_VD, targets_R)  # type: ignore[no-any-return,no-untyped-call]
+    if row_weights_R is None:
+        row_weights_R = torch.ones(len(targets_R))
+    return _ChunkedCrossEntropy.apply(hidden_RD, weight_VD, targets_R, row_weights_R)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Cross entropy that computes its gradients in the forward, chunk by chunk, as Liger-Kernel does."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32)
+    def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, row_weights_R: Tensor) -> Tensor:
+        device = hidden_RD.device
+        total = torch.zeros((), dtype=torch.float32, device=device)
         # Under autocast, products are bfloat16; sums over chunks stay in float32.
         weight = weight_VD.to(hidden_RD.dtype)
-        wants_hidden, wants_weight, _ = ctx.needs_input_grad
+        wants_hidden, wants_weight, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
-        for rows in torch.arange(len(hidden_RD)).split(max(1, _CHUNK_ELEMENTS // len(weight_VD))):  # type: ignore[no-untyped-call]
-            hidden, targets = hidden_RD[rows], targets_R[rows]
+        for rows in torch.arange(len(hidden_RD), device=device).split(max(1, _CHUNK_ELEMENTS // len(weight_VD))):  # type: ignore[no-untyped-call]
+            hidden, targets, row_weights = hidden_RD[rows], targets_R[rows], row_weights_R[rows]
             log_p = F.log_softmax(F.linear(hidden, weight), dim=-1, dtype=torch.float32)
-            total += F.nll_loss(log_p, targets, reduction="sum")
+            total -= log_p.gather(1, targets[:, None])[:, 0] @ row_weights
             grad = log_p.exp_()
-            grad[torch.arange(len(rows)), targets] -= 1
-            grad = grad.to(hidden.dtype)
+            grad[torch.arange(len(rows), device=device), targets] -= 1
+            grad = grad.mul_(row_weights[:, None]).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = (grad @ weight).to(hidden.dtype)
             if grad_weight is not None:
@@ -167,6 +192,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_hidden, grad_weight = (None if saved is None else grads[0] * saved for saved in ctx.saved_tensors)
-        return grad_hidden, grad_weight, None
+        return grad_hidden, grad_weight, None, None

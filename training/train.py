@@ -89,7 +89,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     pair_tokenizer = PairTokenizer(tokenizer, template)
     warn_of_another_prompt(model_config, pair_tokenizer, config.include_reasoning)
     rows = model_config.get_text_config(decoder=True).vocab_size
-    encode = sequences.within_embedding(_encoder(stage, pair_tokenizer, tokenizer), pair_tokenizer, rows)
+    encode = sequences.within_embedding(_encoder(stage, pair_tokenizer, tokenizer, config), pair_tokenizer, rows)
     if stage == "scalar":
         [pair] = encode([PairRecord("prompt", "chosen", "rejected", "A", "")])
         set_pad_token(tokenizer, int(pair.input_ids[-1]), rows)
@@ -140,11 +140,11 @@ def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return sequences.collate([TokenizedPair(**row) for row in rows])
 
 
-def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
+def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any, config: RunConfig) -> PairEncoder:
     if stage == "pretrain":
         return sequences.pretrain_encoder(pair_tokenizer, chat)
     if stage == "finetune":
-        return sequences.finetune_encoder(pair_tokenizer)
+        return sequences.finetune_encoder(pair_tokenizer, config.lm_weight)
     return sequences.scalar_encoder(pair_tokenizer, chat)
 
 
@@ -168,6 +168,8 @@ def _set_objective(model: Any, stage: Stage, pair_tokenizer: PairTokenizer, conf
     if stage == "pretrain":
         loss = objectives.language_modelling(model)
     elif stage == "finetune":
+        if config.lm_weight:
+            objectives.unbiased_head(model)
         loss = objectives.label_preference(model, pair_tokenizer.label_ids, config.label_smoothing)
     else:
         loss = objectives.bradley_terry_loss(model)

@@ -202,6 +202,12 @@ class ChatText:
         """Fills the slots with a prompt and each response shown -> the whole text of one presentation."""
         return _join(self.literals, self.slots, values)
 
+    def place(self, *values: str, index: int) -> int:
+        """Where the value with this index begins in the whole text, in characters."""
+        names = slot_names(self.slots)
+        before = self.slots[: self.slots.index(names[index])]
+        return len("".join(self.literals[: len(before) + 1])) + sum(len(values[names.index(slot)]) for slot in before)
+
 
 def _at_one_moment(template: PairTemplate) -> PairTemplate:
     """The template with one moment for all renderings: a chat template may write seconds."""

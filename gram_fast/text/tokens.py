@@ -122,6 +122,20 @@ class PairTokenizer:
         """
         return self._encode([self._secret_text.fill(*row) for row in rows])
 
+    def places(self, rows: Sequence[Sequence[str]], which: Sequence[int]) -> list[NDArray[np.int32]]:
+        """Finds, in the ids of each row's whole text, the tokens that begin in one of its texts or right behind it.
+
+        `which`: the index of that text in each row. -> int32 [P], ascending.
+        """
+        found = []
+        with tokenizer_errors("read text"):
+            encoded = self._tokenizer.encode_batch([self._secret_text.fill(*row) for row in rows])
+        for row, index, e in zip(rows, which, encoded, strict=True):
+            begin = self._secret_text.place(*row, index=index)
+            starts = np.array([start for start, _ in e.offsets])
+            found.append(np.flatnonzero((starts >= begin) & (starts <= begin + len(row[index]))).astype(np.int32))
+        return found
+
     def ids_between(self, literals: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Ids]:
         """Encodes each row of n texts between n + 1 literals -> ids [T].
 

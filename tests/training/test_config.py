@@ -24,6 +24,7 @@ def refused(tmp_path, message, stage="finetune", **values):
         ("run.yaml: eval_data: expected names of data, since standard input", {"eval_data": ["-"]}),
         ("run.yaml: cutoff_len: expected a positive integer, got 'long'", {"cutoff_len": "long"}),
         ("run.yaml: label_smoothing: expected a number", {"label_smoothing": 1.5}),
+        ("run.yaml: lm_weight: expected a number from 0 on, got -1", {"lm_weight": -1}),
         ("run.yaml: learning_rate: expected a number, got 'fast'", {"learning_rate": "fast"}),
         ("run.yaml: streaming wants max_steps", {"streaming": True}),
         (

@@ -60,15 +60,17 @@ def test_the_judge_of_a_checkpoint_is_the_one_that_was_trained(base, tmp_path):
     assert model.config.gram_fast["labels"] == ["A", "B"]
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune", "scalar"])
-def test_one_large_batch_is_accumulated_small_ones(stage, base, labeled, unlabeled, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "options"), [("pretrain", {}), ("finetune", {}), ("finetune", {"lm_weight": 0.5}), ("scalar", {})]
+)
+def test_one_large_batch_is_accumulated_small_ones(stage, options, base, labeled, unlabeled, tmp_path):
     """Sequences differ in length, so a mean of means would be another number."""
     data = unlabeled if stage == "pretrain" else labeled
     shapes = {"large": (8, 1), "small": (1, 8)}
     for name, (batch, steps) in shapes.items():
         run(
             stage, base, data, tmp_path / name, per_device_train_batch_size=batch, gradient_accumulation_steps=steps,
-            max_steps=2, **SGD,
+            max_steps=2, **SGD, **options,
         )  # fmt: skip
     start = load_file(base / "model.safetensors")
     after = weights(tmp_path / "large")
@@ -104,22 +106,22 @@ def write_config(path, base, data, output, **more):
     return path
 
 
-def test_two_processes_are_one_with_twice_the_batch(base, unlabeled, tmp_path):
+def test_two_processes_are_one_with_twice_the_batch(base, labeled, tmp_path):
     """All 24 pairs in every step, so that what is compared is the loss and not the order in which data is drawn.
 
     The second step once more, in two new processes: as if the last checkpoint lacked a process' random state.
     """
-    options = {"max_steps": 2, **SGD}
+    options = {"max_steps": 2, "lm_weight": 0.5, **SGD}
     config = write_config(
-        tmp_path / "config.yaml", base, unlabeled, tmp_path / "two", **options, per_device_train_batch_size=12,
+        tmp_path / "config.yaml", base, labeled, tmp_path / "two", **options, per_device_train_batch_size=12,
         save_strategy="steps", save_steps=1,
     )  # fmt: skip
-    finish(launch("pretrain", config, processes=2))
-    run("pretrain", base, unlabeled, tmp_path / "one", per_device_train_batch_size=24, **options)
+    finish(launch("finetune", config, processes=2))
+    run("finetune", base, labeled, tmp_path / "one", per_device_train_batch_size=24, **options)
     assert_same(tmp_path / "one", tmp_path / "two", tolerance=1e-5)
     (tmp_path / "two" / "model.safetensors").rename(tmp_path / "model.safetensors")
     (tmp_path / "two" / "checkpoint-2" / "rng_state_1.pth").unlink()
-    output = finish(launch("pretrain", config, "resume_from_checkpoint=true", processes=2))
+    output = finish(launch("finetune", config, "resume_from_checkpoint=true", processes=2))
     assert output.count("checkpoint-2 is not whole (it has no rng_state_1.pth)") == 1
     assert_same(tmp_path, tmp_path / "two")
 

@@ -9,7 +9,7 @@ The sequences of one pair are always in the same batch. Every label has the posi
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -39,6 +39,10 @@ class TokenizedPair:
     """int32 [R]: index in `input_ids` of the token that predicts each label, in ascending order."""
     labels: NDArray[np.int32]
     """int32 [R]."""
+    next_positions: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    """int32 [N]: index in `input_ids` of tokens that predict the next one as well (`lm_weight`)."""
+    next_weights: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    """float32 [N]: weight of each of them in the loss, beside 1 for a label."""
 
     @classmethod
     def labelled_at_the_ends(cls, sequences: Sequence[Ids], labels: Sequence[int]) -> "TokenizedPair":
@@ -52,21 +56,37 @@ PairEncoder = Callable[[Sequence[PairRecord]], list[TokenizedPair]]
 """Tokenizes pair records for one training stage."""
 
 
-def finetune_encoder(tokenizer: PairTokenizer) -> PairEncoder:
-    """Encoder of stage 2: each labeled pair in both orders, with exactly the token ids that the judge scores."""
+def finetune_encoder(tokenizer: PairTokenizer, lm_weight: float = 0.0) -> PairEncoder:
+    """Encoder of stage 2: each labeled pair in both orders, with exactly the token ids that the judge scores.
+
+    With `lm_weight`, the tokens of the better response and the one behind it are predicted as well, each with a share
+    of that weight, so that a sequence counts as one whatever the length of the response.
+    """
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         texts = [
             (r.prompt, *pair) for r in records for pair in ((r.response_a, r.response_b), (r.response_b, r.response_a))
         ]
+        labels = [label for r in records for label in ((0, 1) if r.preferred == "A" else (1, 0))]
         ids = tokenizer.whole_ids(texts)
-        encoded = []
-        for n, record in enumerate(records):
-            label = 0 if record.preferred == "A" else 1
-            encoded.append(TokenizedPair.labelled_at_the_ends(ids[2 * n : 2 * n + 2], (label, 1 - label)))
-        return encoded
+        pairs = [TokenizedPair.labelled_at_the_ends(ids[n : n + 2], labels[n : n + 2]) for n in range(0, len(texts), 2)]
+        if not lm_weight:
+            return pairs
+        better = tokenizer.places(texts, [1 + label for label in labels])
+        return [_predicting(pair, better[2 * n : 2 * n + 2], lm_weight) for n, pair in enumerate(pairs)]
 
     return encode
+
+
+def _predicting(pair: TokenizedPair, places: Sequence[NDArray[np.int32]], weight: float) -> TokenizedPair:
+    """The pair with the tokens at some places of each sequence to predict, which share the sequence's weight."""
+    starts = pair.lengths.cumsum() - pair.lengths
+    asked = [place[place > 0] for place in places]
+    return replace(
+        pair,
+        next_positions=np.concatenate([start + place - 1 for start, place in zip(starts, asked, strict=True)]),
+        next_weights=np.concatenate([np.full(len(place), weight / max(1, len(place)), np.float32) for place in asked]),
+    )
 
 
 def scalar_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
@@ -200,15 +220,23 @@ def collate(pairs: Sequence[TokenizedPair], shares: bool = False) -> dict[str, t
         label_positions  [1 2]   and [1]          position_ids     [[0 1 2 0 1]]        [[0 1 2 1]]
         labels           [9 3]   and [2]          label_positions  [1 2 4]              [1 2 3]
                                                   labels           [9 3 2]              [9 3 2]
+
+    Pairs that predict next tokens as well add next_positions, next_tokens and float32 next_weights [N].
     """
     sequences = [ids for pair in pairs for ids in np.split(pair.input_ids, pair.lengths.cumsum()[:-1])]
     packed = sharing_beginnings(sequences) if shares else end_to_end(sequences)
     starts = np.cumsum([0, *(len(pair.input_ids) for pair in pairs)])
     positions = [start + pair.label_positions for start, pair in zip(starts, pairs, strict=False)]
-    return {
+    next_positions = np.concatenate([start + pair.next_positions for start, pair in zip(starts, pairs, strict=False)])
+    batch = {
         "input_ids": packed.input_ids[None],
         "position_ids": packed.position_ids[None],
         **packed.spans._asdict(),
         "label_positions": torch.from_numpy(packed.places[np.concatenate(positions)]),
         "labels": torch.from_numpy(np.concatenate([pair.labels for pair in pairs])).long(),
     }
+    if len(next_positions):
+        batch["next_positions"] = torch.from_numpy(packed.places[next_positions])
+        batch["next_tokens"] = packed.input_ids[packed.places[next_positions + 1]]
+        batch["next_weights"] = torch.from_numpy(np.concatenate([pair.next_weights for pair in pairs]))
+    return batch

@@ -89,8 +89,10 @@ def tokenizer_texts(data: Path) -> list[str]:
     with open(data / "pretrain.jsonl", encoding="utf-8") as file:
         rows = [json.loads(line) for line in islice(file, 20_000)]
     texts = ["\n".join([row["prompt"], *row["responses"]]) for row in rows]
-    literals = ["".join(PairTemplate.load(preset).literals) for preset in ("gram", "gram-demo", "short")]
-    return [*texts, *literals, *(topics[name] for name in sorted(topics)[:30])]
+    literals = ["".join(PairTemplate.load(preset).literals) for preset in ("gram", "gram-demo")]
+    # As often as there are tasks: words of the judge's own prompt are then single tokens, 7 fewer in each of some 58.
+    prompt = ["".join(PairTemplate.load("short").literals)] * len(texts)
+    return [*texts, *prompt, *literals, *(topics[name] for name in sorted(topics)[:30])]
 
 
 def make_base(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **shape: int) -> None:
