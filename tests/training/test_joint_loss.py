@@ -49,15 +49,16 @@ def test_what_begins_in_the_better_response_or_behind_it_is_predicted(prompt, a,
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shares", [True, False])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_that_of_the_label_and_the_weighted_mean_over_the_response(smoothing, tied):
+def test_the_loss_is_that_of_the_label_and_the_weighted_mean_over_the_response(smoothing, shares, tied):
     pairs = PAIRS["short"]
     encoded = finetune_encoder(pairs, LM_WEIGHT)(RECORDS)
     shape = {"vocab_size": len(TOKENIZER), "tie_word_embeddings": tied}
     model, other = (tiny_model("qwen3", **shape).requires_grad_(True) for _ in range(2))
     model.set_attn_implementation(PACKED_ATTENTION)
     objectives.set_objective(model, objectives.label_preference(model, pairs.label_ids, smoothing))
-    ours = model(**collate(encoded))["loss"]
+    ours = model(**collate(encoded, shares))["loss"]
     losses = []
     for record, pair in zip(RECORDS, encoded, strict=True):
         ends = pair.lengths.cumsum()

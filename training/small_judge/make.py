@@ -11,7 +11,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -39,7 +39,9 @@ from gram_fast.training.small_judge.wordings import every, held_out
 
 FOLDER = Path("small-judge")
 # Pairs for stage 1 and stage 2; pairs of each kind for validation and test.
-UNLABELED, LABELED, VALIDATION, TEST = 600_000, 60_000, 20, 100
+UNLABELED, LABELED, VALIDATION, TEST = 150_000, 130_000, 20, 100
+# Accuracy below which the model card says that the judge guesses.
+GUESSED = 0.75
 
 # Short, so that most tokens are the task's; special tokens mark the turns, and there is no thinking mode.
 CHAT_TEMPLATE = """\
@@ -142,17 +144,18 @@ def export(model: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
 
 
-def model_card(folder: Path, seen: dict[str, tuple[float, float]], unseen: dict[str, tuple[float, float]]) -> str:
-    """Renders the model card: what the judge is, how it was made, how accurate it is."""
-    parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
+Tested = dict[str, tuple[float, float]]
+"""(accuracy, consistency) for each kind of task and for "all"."""
 
-    def table(by_kind: dict[str, tuple[float, float]]) -> str:
-        rows = [
-            f"| {kind} | {accuracy:.3f} | {same:.3f} |"
-            for kind, (accuracy, same) in sorted(by_kind.items())
-            if kind != "all"
-        ]
-        return "\n".join(["| kind | accuracy | same winner in both orders |", "|---|---|---|", *rows])
+
+def model_card(folder: Path, seen: Tested, worded: Tested, unseen: Tested) -> str:
+    """Renders the model card: what the judge is, how it was made, how accurate it is and where it guesses."""
+    parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
+    weak = sorted((accuracy, kind) for kind, (accuracy, _) in (worded | unseen).items() if accuracy < GUESSED)
+
+    def rows(by_kind: Mapping[str, tuple[float, ...]]) -> str:
+        cells = {kind: " | ".join(f"{value:.3f}" for value in by_kind[kind]) for kind in sorted(set(by_kind) - {"all"})}
+        return "\n".join(f"| {kind} | {values} |" for kind, values in cells.items())
 
     return CARD.format(
         parameters=parameters / 1e6,
@@ -160,10 +163,13 @@ def model_card(folder: Path, seen: dict[str, tuple[float, float]], unseen: dict[
         labeled=LABELED,
         kinds=len(SEEN),
         seen=seen["all"],
+        worded=worded["all"],
         unseen=unseen["all"],
         per_kind=TEST,
-        table_seen=table(seen),
-        table_unseen=table(unseen),
+        below=GUESSED,
+        guessed=", ".join(f"`{kind}` ({accuracy:.2f})" for accuracy, kind in weak if kind != "all") or "none",
+        table=rows({kind: (seen[kind][0], *worded[kind]) for kind in worded}),
+        table_unseen=rows(unseen),
     )
 
 
@@ -178,27 +184,36 @@ nothing with gram_fast's own commands. It is there to try gram_fast and to test 
 English, those with a high accuracy in the tables below, and it is no judge of real answers: there it guesses.
 
 **How it was made.** `python -m gram_fast.training.small_judge.make`: {unlabeled:,} unlabeled pairs for stage 1,
-{labeled:,} preferences for stage 2, all generated, of {kinds} kinds of tasks whose answer can be verified
-(training/small_judge/tasks.py): sums, sorting, edits, formats, facts of a passage. Sums, lookups and, most of all, the
-copying that lookups are learned from come more often than the others in both stages. Its prompt is the preset `short`,
-recorded in config.json.
+{labeled:,} preferences for stage 2, each seen once, all generated, of {kinds} kinds of tasks whose answer can be
+verified (training/small_judge/tasks.py): sums, sorting, edits, formats, facts of a passage, each asked and answered in
+a dozen ways or more. Sums, lookups and, most of all, the copying that lookups are learned from come more often than the
+others in both stages. In stage 2 it also learns to write the better response (`lm_weight`). Its prompt is the preset
+`short`, recorded in config.json.
 
 **How good it is.** Of each kind, {per_kind} prompts that are in no training data (where a kind has few questions, as
 `month`, the same question may be there in other words), with one right response and a wrong one that is well formed and
-right for another prompt: a linear classifier that sees the responses alone stays near chance. Kinds never seen ask of
-other material, or in another story, for something that the training teaches. On the mean of both orders:
+right for another prompt: a linear classifier that sees the responses alone stays near chance. A fifth of the ways to
+ask and to answer is never trained. Kinds never seen ask of other material, or in another story, for something that the
+training teaches. On the mean of both orders:
 
-| kinds | accuracy | same winner in both orders |
+| test | accuracy | same winner in both orders |
 |---|---|---|
-| of the training | {seen[0]:.3f} | {seen[1]:.3f} |
-| never seen | {unseen[0]:.3f} | {unseen[1]:.3f} |
+| kinds of the training, in its wordings | {seen[0]:.3f} | {seen[1]:.3f} |
+| kinds of the training, in other wordings | {worded[0]:.3f} | {worded[1]:.3f} |
+| kinds never seen | {unseen[0]:.3f} | {unseen[1]:.3f} |
+
+**Where it guesses.** Kinds with an accuracy below {below} in other wordings, or never seen: {guessed}.
 
 Kinds of the training:
 
-{table_seen}
+| kind | accuracy | in other wordings | same winner in both orders |
+|---|---|---|---|
+{table}
 
 Kinds never seen in training:
 
+| kind | accuracy | same winner in both orders |
+|---|---|---|
 {table_unseen}
 """
 
@@ -220,11 +235,13 @@ def main() -> None:
     _train("finetune")
     export(FOLDER / "finetune", judge)
     tested = PairwiseJudge.from_pretrained(judge)
-    seen, unseen = (
-        accuracy_by_kind(tested, read_labeled_rows(data / f"test-{name}.jsonl")) for name in ("seen", "unseen")
+    tests = [data / f"test-{name}.jsonl" for name in ("seen", "worded", "unseen")]
+    seen, worded, unseen = (accuracy_by_kind(tested, read_labeled_rows(path)) for path in tests)
+    (judge / "README.md").write_text(model_card(judge, seen, worded, unseen), "utf-8")
+    print(
+        f"{judge}: accuracy {seen['all'][0]:.3f}, in other wordings {worded['all'][0]:.3f}, "
+        f"on unseen kinds {unseen['all'][0]:.3f}"
     )
-    (judge / "README.md").write_text(model_card(judge, seen, unseen), "utf-8")
-    print(f"{judge}: accuracy {seen['all'][0]:.3f}, on unseen kinds {unseen['all'][0]:.3f}")
 
 
 if __name__ == "__main__":
