@@ -35,6 +35,10 @@ class OutOfTimeError(Exception):
     """The time limit came before the end; what was done is kept."""
 
 
+class TrialError(Exception):
+    """A training run failed, and so would those of the same stage."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training run measured."""
@@ -54,7 +58,7 @@ class Runner:
     def __init__(self, folder: Path, inputs: Inputs, plan: Plan, seconds: float) -> None:
         """The time limit begins now."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._inputs, self._plan = folder, inputs, plan
+        self._folder, self._inputs, self._plan, self._trials = folder, inputs, plan, plan.trials
         self._ends = time.monotonic() + seconds
         self._speeds = Speeds(folder / "speeds.json")
         self.records = read_records(folder)
@@ -73,12 +77,17 @@ class Runner:
     def run(self) -> None:
         """Runs trials until none is left that fits."""
         try:
-            while (trial := choose(self._plan.trials, self.done, self.seconds, self.left)) is not None:
-                if trial.stage and not self._speeds.knows(trial.stage):
-                    self._probe(trial.stage)
-                    continue
-                _say(f"{_shown(trial)}: about {self.seconds(trial) / 60:.1f} of {self.left / 60:.1f} minutes left")
-                self._run(trial)
+            while (trial := choose(self._trials, self.done, self.seconds, self.left)) is not None:
+                try:
+                    if trial.stage and not self._speeds.knows(trial.stage):
+                        self._probe(trial.stage)
+                        continue
+                    about = f"about {self.seconds(trial) / 60:.1f} of {self.left / 60:.1f} minutes left"
+                    _say(f"{_shown(trial)}: {about}")
+                    self._run(trial)
+                except TrialError as error:
+                    _say(f"{_shown(trial)} is left out: {error}")
+                    self._trials = [other for other in self._trials if other.stage != trial.stage]
             _say(f"nothing more fits into {self.left / 60:.1f} minutes" if self.left > 0 else "the time is over")
         except OutOfTimeError as reason:
             _say(f"stopped at the limit: {reason}")
@@ -223,7 +232,7 @@ def launch(arguments: Sequence[str], log: Path, seconds: float) -> str:
                 process.kill()
             raise OutOfTimeError(f"{log.name.removesuffix('.log')} goes on from its last checkpoint") from None
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed with exit code {process.returncode}, as it says above")
+        raise TrialError(f"{' '.join(command)} failed with exit code {process.returncode}, as it says above")
     return log.read_text("utf-8")
 
 

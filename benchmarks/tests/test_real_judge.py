@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from benchmarks.real_judge import run as running
 from benchmarks.real_judge.inputs import Inputs, Sizes, prepare
 from benchmarks.real_judge.report import plot, tables
-from benchmarks.real_judge.run import OutOfTimeError, Runner, launch, read_records
+from benchmarks.real_judge.run import OutOfTimeError, Runner, TrialError, launch, read_records
 from benchmarks.real_judge.trials import Plan, Trial, choose, open_sizes
 from gram_fast.training.config import RunConfig
 from gram_fast.training.train import train
@@ -196,6 +196,6 @@ def test_a_run_ends_with_records_and_goes_on_where_it_was_stopped(
 def test_a_command_is_interrupted_at_the_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OutOfTimeError, match=r"trial-0\.1 goes on from its last checkpoint"):
         launch(["train", "recipes"], tmp_path / "trial-0.1.log", seconds=0)
-    with pytest.raises(RuntimeError, match="failed with exit code 2"):
-        launch(["train", "finetune", str(tmp_path / "absent.yaml")], tmp_path / "trial-0.1.log", seconds=60)
+    with pytest.raises(TrialError, match="failed with exit code 2"):
+        launch(["train", "finetune", str(tmp_path / "absent.yaml")], tmp_path / "trial-0.1.log", seconds=3600)
     assert "absent.yaml" in capfd.readouterr().err
