@@ -5,22 +5,25 @@
 On generated tasks (gram_fast.training.small_judge.tasks) a small Qwen3 shape is trained
 
 - in two stages, in stage 2 alone, and with a scalar head, on 100, 1,000 and 10,000 labels;
-- in two stages on 1,000 labels with label smoothing 0, 0.05, 0.1 and 0.15;
+- in two stages on 10,000 labels with label smoothing 0, 0.05, 0.1 and 0.15;
 
-and tested in and out of distribution, each with several seeds, which determine the untrained model, the labels and
-their order. Stage 2 alone and the scalar head start from the untrained model. Results of earlier runs in the output
-folder are reused. Prints tables and, last, one JSON line.
+and tested on kinds of tasks and wordings of the training, on other wordings and on other kinds, each with several
+seeds, which determine the untrained model, the labels and their order. Stage 2 alone and the scalar head start from the
+untrained model. Results of earlier runs in the output folder are reused. Measures also how many tasks are generated in
+a second. Prints tables and, last, one JSON line.
 """
 
 import argparse
 import json
 import os
-import platform
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -29,11 +32,11 @@ import numpy as np
 import torch
 import transformers
 from matplotlib.figure import Figure
-from scipy.special import expit
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
-from gram_fast import PairwiseJudge
+from benchmarks.environment import environment
+from benchmarks.real_judge.scoring import Generative, Scalar
 from gram_fast.training.small_judge.make import (
     make_base,
     make_data,
@@ -41,6 +44,7 @@ from gram_fast.training.small_judge.make import (
     small_tokenizer,
     tokenizer_texts,
 )
+from gram_fast.training.small_judge.tasks import TRAINED, tasks, unlabeled_row
 
 SHAPE = {
     "hidden_size": 128,
@@ -55,7 +59,13 @@ METHODS = ("two stages", "stage 2 alone", "scalar head")
 # Number of labels -> epochs: fewer labels are seen more often.
 EPOCHS = {100: 20, 1_000: 4, 10_000: 2}
 SMOOTHING = (0.0, 0.05, 0.1, 0.15)
-SMOOTHING_LABELS = 1_000
+SMOOTHING_LABELS = 10_000
+TEST_ROWS = 1_100
+TESTS = {
+    "seen": "kinds and wordings of the training",
+    "worded": "other wordings",
+    "unseen": "other kinds",
+}
 
 
 @dataclass(frozen=True)
@@ -84,13 +94,15 @@ def train(stage: str, folder: Path, **values: Any) -> None:
     """Trains one stage into `folder` in a process of its own; `values` are keys of its configuration."""
     config = folder.with_suffix(".yaml")
     values = {
-        "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": True,
+        "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": False,
         "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "adam_beta2": 0.98, "save_strategy": "no",
         "disable_tqdm": True, **values,
     }  # fmt: skip
     config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()), "utf-8")
     command = [sys.executable, "-m", "gram_fast.cli", "train", stage, str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    # Lengths of batches keep changing, and for each oneDNN keeps a compiled product.
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+    done = subprocess.run(command, capture_output=True, text=True, env=surroundings)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
 
@@ -134,35 +146,26 @@ def run(folder: Path, trial: Trial) -> dict[str, Any]:
                 num_train_epochs=EPOCHS[trial.labels], seed=trial.seed,
             )  # fmt: skip
         torch.set_num_threads(1)
-        probabilities = scalar_probabilities if trial.method == "scalar head" else judge_probabilities
-        tests = {t: read_labeled_rows(folder / "data" / f"test-{t}.jsonl") for t in ("seen", "unseen")}
-        found = {test: measure(probabilities(output, rows)) for test, rows in tests.items()}
+        judge = (Scalar if trial.method == "scalar head" else Generative)(output, {"device": "cpu", "dtype": "float32"})
+        found = {test: measure(probabilities(judge, folder / "data" / f"test-{test}.jsonl")) for test in TESTS}
         result.write_text(json.dumps({**asdict(trial), **found}), "utf-8")
     return dict(json.loads(result.read_text("utf-8")))
 
 
-def judge_probabilities(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
-    """Scores rows with a judge -> float64 [R], P(chosen better), mean of both orders."""
-    judge = PairwiseJudge.from_pretrained(folder)
-    pairs = [(row["chosen"], row["rejected"]) for row in rows]
-    return np.array([c.p for c in judge.compare_many([row["prompt"] for row in rows], pairs)])
+def probabilities(judge: Generative | Scalar, path: Path) -> np.ndarray[Any, Any]:
+    """Scores `TEST_ROWS` of a file -> float64 [R], P(chosen better), a generative judge's mean of both orders."""
+    rows = read_labeled_rows(path)
+    # Kinds stand one after another, so that each is as frequent among the rows that are taken.
+    taken = [{**row, "group": row["kind"], "item": "", "cell": ""} for row in rows[:: len(rows) // TEST_ROWS]]
+    return np.array([scored.score_chosen for some in judge.score(taken) for scored in some])
 
 
-@torch.inference_mode()
-def scalar_probabilities(folder: Path, rows: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
-    """Scores rows with a scalar reward model -> [R], P(chosen better), the sigmoid of the difference of rewards."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def rewards(key: str) -> np.ndarray[Any, Any]:
-        found = []
-        for row in rows:
-            turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[key]}]
-            ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
-            found.append(model(**ids).logits.item())
-        return np.array(found)
-
-    return np.asarray(expit(rewards("chosen") - rewards("rejected")))
+def generated_per_second(count: int = 20_000) -> float:
+    """Measures how many unlabeled rows of the training mixture one core generates in a second of its time."""
+    rng, began = random.Random(0), time.process_time()
+    for task in islice(tasks(TRAINED, 0), count):
+        json.dumps(unlabeled_row(task, rng))
+    return count / (time.process_time() - began)
 
 
 def measure(p: np.ndarray[Any, Any], bins: int = 10) -> dict[str, float]:
@@ -186,24 +189,23 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
 
     lines = ["| labels | test | " + " | ".join(METHODS) + " |", "|---" * (2 + len(METHODS)) + "|"]
     for labels in EPOCHS:
-        for test in ("seen", "unseen"):
+        for test, name in TESTS.items():
             cells = [of(test, "accuracy", method=m, labels=labels, smoothing=0.1) for m in METHODS]
-            lines.append(f"| {labels:,} | {test} kinds | " + " | ".join(cells) + " |")
-    lines += ["", "| smoothing | accuracy, seen | unseen | calibration error, seen | unseen |", "|---" * 5 + "|"]
+            lines.append(f"| {labels:,} | {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| smoothing | test | accuracy | calibration error |", "|---" * 4 + "|"]
     for smoothing in SMOOTHING:
         wanted = {"method": "two stages", "labels": SMOOTHING_LABELS, "smoothing": smoothing}
-        cells = [of(test, m, **wanted) for m in ("accuracy", "calibration_error") for test in ("seen", "unseen")]
-        lines.append(f"| {smoothing} | " + " | ".join(cells) + " |")
+        for test, name in TESTS.items():
+            cells = [of(test, measured, **wanted) for measured in ("accuracy", "calibration_error")]
+            lines.append(f"| {smoothing} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Plots accuracy over the number of labels into an image file."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, test, title in zip(
-        panels, ("seen", "unseen"), ("kinds of the training", "kinds never seen"), strict=True
-    ):
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(TESTS), sharey=True)
+    for axes, (test, title) in zip(panels, TESTS.items(), strict=True):
         for method in METHODS:
             points = [
                 [r[test]["accuracy"] for r in results if (r["method"], r["labels"], r["smoothing"]) == (method, n, 0.1)]
@@ -238,12 +240,15 @@ def main() -> None:
     print(tables(results))
     if options.plot:
         plot(results, options.plot)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+    record = {
+        "benchmark": "training",
         "transformers": transformers.__version__,
+        "shape": SHAPE,
+        "unlabeled": UNLABELED,
+        "generated_per_second": generated_per_second(),
+        "results": results,
     }
-    print(json.dumps({"benchmark": "training", "shape": SHAPE, "unlabeled": UNLABELED, **versions, "results": results}))
+    print(json.dumps(environment() | record))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gram_fast.judge import PairwiseJudge
@@ -83,7 +84,8 @@ def make_data(folder: Path, unlabeled: int = UNLABELED, labeled: int = LABELED) 
     for seed, (name, (of_file, row)) in enumerate(files.items()):
         rng = random.Random(seed)
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row(task, rng)) + "\n" for task in of_file)
+            rows = (row(task, rng) for task in tqdm(of_file, desc=name, unit=" rows", disable=None))
+            file.writelines(json.dumps(one) + "\n" for one in rows)
 
 
 def tokenizer_texts(data: Path) -> list[str]:
