@@ -60,6 +60,8 @@ class RunConfig:
     """Skip bad rows; each is logged, and their number is reported."""
     include_reasoning: bool = False
     """Train on the reasoning in chat messages too; the judge is then asked with include_reasoning."""
+    pairs_together: int = 1
+    """Most pairs of one prompt that share a batch, whose equal beginnings are computed once; 1 is plain training."""
     label_smoothing: float = 0.1
     """Stage 2: label smoothing as in torch, over two classes, in [0, 1); GRAM recommends 0.05 to 0.15."""
     lm_weight: float = 0.0
@@ -145,6 +147,9 @@ class RunConfig:
             "max_samples",
             "a positive integer",
         )
+        together = self.pairs_together
+        expect(type(together) is int and together > 0, "pairs_together", "a positive integer")
+        expect(together == 1 or not self.streaming, "pairs_together", "1 with streaming, which shuffles as it reads")
         expect(
             isinstance(self.label_smoothing, int | float) and 0 <= self.label_smoothing < 1,
             "label_smoothing",
@@ -242,6 +247,17 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
     for f in fields(TrainingArguments):
         if f.name in values:
             values[f.name] = _typed(f.name, values[f.name], f.default, source)
+    if config.pairs_together > 1:
+        size = values.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
+        if config.pairs_together > size:
+            raise InputError(
+                f"{source}: pairs_together: expected at most per_device_train_batch_size, {size}, got "
+                f"{config.pairs_together}"
+            )
+        if (strategy := values.get("train_sampling_strategy", "random")) != "random":
+            raise InputError(
+                f"{source}: train_sampling_strategy: expected random with pairs_together, got {strategy!r}"
+            )
     if config.streaming and not values.get("max_steps", -1) > 0:
         raise InputError(f"{source}: streaming wants max_steps, the length of the data being unknown")
     accelerator = values.pop("accelerator_config", None) or {}

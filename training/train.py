@@ -1,7 +1,7 @@
 """Runs one training stage: reads data, trains with transformers' Trainer, writes a checkpoint for PairwiseJudge."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
         trainer = JudgeTrainer(
             lora.add_adapters(model, config.lora, ["score"] if stage == "scalar" else None) if config.lora else model,
             arguments,
-            data_collator=_collate,
+            data_collator=_collator(config),
             train_dataset=train_data,
             eval_dataset=eval_data,
             processing_class=tokenizer,
@@ -114,6 +114,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
         )
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise InputError(f"cannot set the training up: {one_line(error)}") from error
+    trainer.pairs_together = config.pairs_together
     folder = Path(config.output_dir)
     trainer.check_writes_whole_weights()
     on_main_process(arguments, lambda: rehearse(trainer.model, tokenizer, arguments, folder))
@@ -136,8 +137,8 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     return folder
 
 
-def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return sequences.collate([TokenizedPair(**row) for row in rows])
+def _collator(config: RunConfig) -> Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]]:
+    return lambda rows: sequences.collate([TokenizedPair(**row) for row in rows], shares=config.pairs_together > 1)
 
 
 def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any, config: RunConfig) -> PairEncoder:
@@ -192,7 +193,7 @@ def _save_merged(
 ) -> None:
     """Writes the adapters, then what they make of a newly loaded copy of the base model, if that has the same loss."""
     folder = Path(config.output_dir)
-    batch = _collate(list(islice(trainer.train_dataset, _PAIRS_OF_CHECK)))
+    batch = _collator(config)(list(islice(trainer.train_dataset, _PAIRS_OF_CHECK)))
     loss = lora.trained_loss(trainer, batch)
     with staged_folder(folder / "adapter", trainer.args.should_save) as staged:
         trainer.save_model(str(staged))

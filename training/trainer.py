@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from gram_fast.errors import InputError, NumericalError, one_line
 from gram_fast.training.checkpoints import checkpoints
+from gram_fast.training.sampler import PromptSampler
 from gram_fast.training.saving import SAVING, check_weights, cleared, replace, sync, weight_not_finite, writing
 
 
@@ -22,8 +23,19 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
     Methods with an underscore are those of transformers 5.17; tests of saving and checkpoints hold what they rely on.
     """
 
+    pairs_together = 1
+    """Most pairs of one prompt that share a training batch."""
     _step_loss: Tensor | float = 0.0
     _stages_checkpoint = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.pairs_together == 1:
+            return super()._get_train_sampler(train_dataset)
+        prompts = [row["prompt"] for row in train_dataset or self.train_dataset]
+        # Not from accelerate, which tells samplers nothing where a run of several processes is resumed.
+        return PromptSampler(
+            prompts, self.pairs_together, self._train_batch_size, self.args.seed, lambda: int(self.state.epoch or 0)
+        )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward.

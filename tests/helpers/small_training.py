@@ -1,7 +1,10 @@
 """Checkpoints, data and runs small enough to train in tests."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -27,6 +30,8 @@ TRAINING = {
 }
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
 """Of six steps of an epoch: a run that ends within an epoch, with a checkpoint after every step."""
+SGD = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+"""Moves weights by their gradients alone."""
 
 
 def write_checkpoint(folder: Path, name: str = "qwen3", **more: Any) -> Path:
@@ -102,3 +107,33 @@ def logged(folder: Path, key: str) -> list[Any]:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def launch(*arguments: Any, processes: int = 1) -> "subprocess.Popen[str]":
+    """Starts `gram-fast train`."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "gram_fast.cli", "train"]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    """Waits for a run that should end well, and returns what it printed."""
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+def write_config(path: Path, base: Path, data: Path, output: Path, **more: Any) -> Path:
+    """Writes the configuration of a run."""
+    values = {
+        "model_name_or_path": str(base), "train_data": str(data), "output_dir": str(output), "preset": "short",
+        "use_cpu": True, "per_device_train_batch_size": 4, "learning_rate": 1e-2, **more,
+    }  # fmt: skip
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
+    return path

@@ -1,10 +1,7 @@
 """Training runs of tiny models, through the same functions and command as real ones."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,11 +10,15 @@ import transformers
 from accelerate.utils import DeepSpeedPlugin
 from helpers.small_models import CONFIGS, tiny_tokenizer
 from helpers.small_training import (
+    SGD,
     assert_same,
+    finish,
+    launch,
     logged,
     run,
     weights,
     write_checkpoint,
+    write_config,
     write_obvious_pairs,
 )
 from safetensors.torch import load_file
@@ -27,8 +28,6 @@ from gram_fast.errors import InputError
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.training.config import RunConfig
 from gram_fast.training.train import train
-
-SGD = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "scalar"])
@@ -77,33 +76,6 @@ def test_one_large_batch_is_accumulated_small_ones(stage, options, base, labeled
     moved = max((after[name] - start[name]).abs().max().item() for name in start.keys() & after.keys())
     assert moved > 1e-3
     assert_same(tmp_path / "large", tmp_path / "small", tolerance=2e-4 * moved)
-
-
-def launch(*arguments, processes=1):
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "gram_fast.cli", "train"]
-    return subprocess.Popen(
-        [*command, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    return output
-
-
-def write_config(path, base, data, output, **more):
-    values = {
-        "model_name_or_path": str(base), "train_data": str(data), "output_dir": str(output), "preset": "short",
-        "use_cpu": True, "per_device_train_batch_size": 4, "learning_rate": 1e-2, **more,
-    }  # fmt: skip
-    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
-    return path
 
 
 def test_two_processes_are_one_with_twice_the_batch(base, labeled, tmp_path):

@@ -10,6 +10,7 @@ The sequences of one pair are always in the same batch. Every label has the posi
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
@@ -43,6 +44,8 @@ class TokenizedPair:
     """int32 [N]: index in `input_ids` of tokens that predict the next one as well (`lm_weight`)."""
     next_weights: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     """float32 [N]: weight of each of them in the loss, beside 1 for a label."""
+    prompt: int = 0
+    """Digest of the prompt, by which pairs of one prompt are known."""
 
     @classmethod
     def labelled_at_the_ends(cls, sequences: Sequence[Ids], labels: Sequence[int]) -> "TokenizedPair":
@@ -196,7 +199,7 @@ def without_endless(
 def tokenize_pairs(
     records: Iterable[PairRecord], encode: PairEncoder, cutoff_len: int, on_long: OnLong
 ) -> Iterator[TokenizedPair]:
-    """Tokenizes records, except those with a sequence of more than `cutoff_len` tokens.
+    """Tokenizes records, except those with a sequence of more than `cutoff_len` tokens, and marks their prompts.
 
     Such a record goes to `on_long` with the length of its longest sequence; nothing is truncated.
     """
@@ -206,7 +209,7 @@ def tokenize_pairs(
             if (longest := int(pair.lengths.max())) > cutoff_len:
                 on_long(record, longest)
             else:
-                yield pair
+                yield replace(pair, prompt=_digest(record.prompt))
 
 
 def collate(pairs: Sequence[TokenizedPair], shares: bool = False) -> dict[str, torch.Tensor]:
@@ -240,3 +243,7 @@ def collate(pairs: Sequence[TokenizedPair], shares: bool = False) -> dict[str, t
         batch["next_tokens"] = packed.input_ids[packed.places[next_positions + 1]]
         batch["next_weights"] = torch.from_numpy(np.concatenate([pair.next_weights for pair in pairs]))
     return batch
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
