@@ -94,7 +94,8 @@ def tokenizer_texts(data: Path) -> list[str]:
         rows = [json.loads(line) for line in islice(file, 20_000)]
     texts = ["\n".join([row["prompt"], *row["responses"]]) for row in rows]
     literals = ["".join(PairTemplate.load(preset).literals) for preset in ("gram", "gram-demo")]
-    # As often as there are tasks: words of the judge's own prompt are then single tokens, 7 fewer in each of some 58.
+    # As often as there are tasks: the words of the judge's own prompt are then single tokens, and a sequence of stage 2
+    # has 53 tokens instead of 58.
     prompt = ["".join(PairTemplate.load("short").literals)] * len(texts)
     return [*texts, *prompt, *literals, *(topics[name] for name in sorted(topics)[:30])]
 
