@@ -16,8 +16,8 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-PART_BYTES = 50 * 2**20
-"""Most bytes of a part."""
+PART_BYTES = 52 * 2**20
+"""Most bytes of a part: with the tree of 11 MiB, less than the 64 MiB that a call takes."""
 _MANIFEST = "manifest.json"
 # Texts repeat in the files of labels, of unlabeled pairs and of tests; the window spans them all.
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**28}]
@@ -81,10 +81,14 @@ def unpack(place: Path) -> Path:
     return contents
 
 
-def install(wheels: Path, site: Path) -> None:
-    """Installs all wheels of a folder into a folder of their own, without a network."""
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade", "--target", str(site)]
-    subprocess.run([*pip, *map(str, sorted(wheels.glob("*.whl")))], check=True)
+def install(wheels: Path, site: Path) -> Path:
+    """Installs all wheels of a folder into a folder of their own, once and without a network -> that folder."""
+    if not site.exists():
+        staged = site.with_name(f"{site.name}.partial")
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade", "--target"]
+        subprocess.run([*pip, str(staged), *map(str, sorted(wheels.glob("*.whl")))], check=True)
+        staged.rename(site)
+    return site
 
 
 def with_site(site: Path) -> None:

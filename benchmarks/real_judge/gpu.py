@@ -47,9 +47,7 @@ def run(place: Path, out: Path, seconds: float, is_tiny: bool) -> None:
     """Runs what fits of the trials in a place whose parts are all there; records and tables go to `out` too."""
     began = time.monotonic()
     contents = unpack(place)
-    if not (place / "site").exists():
-        install(contents / "wheels", place / "site")
-    with_site(place / "site")
+    with_site(install(contents / "wheels", place / "site"))
     from benchmarks.real_judge.base import write_base
     from benchmarks.real_judge.inputs import Inputs
     from benchmarks.real_judge.report import tables

@@ -69,6 +69,11 @@ class Inputs:
         """The checkpoint that trials start from."""
         return self.folder / "base"
 
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The base model's config.json."""
+        return dict(json.loads((self.base / "config.json").read_text("utf-8")))
+
     def data(self, stage: Stage) -> Path:
         """The training data of a stage."""
         return self.folder / ("unlabeled.jsonl" if stage == "pretrain" else "labels.jsonl")

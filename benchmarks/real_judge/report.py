@@ -88,6 +88,7 @@ def _standard_error(values: dict[str, Any]) -> float:
 def _label(record: Record) -> str:
     told = [record["method"]]
     told += [f"{record['pairs']:,} {'pairs' if record['method'] == 'stage 1' else 'labels'}"] if record["pairs"] else []
+    told += [f"{record['epochs']} epochs"] if record["epochs"] > 1 else []
     told += [] if record["smoothing"] else ["no smoothing"]
     return ", ".join(told)
 

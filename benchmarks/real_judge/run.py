@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from benchmarks.environment import environment
 from benchmarks.real_judge.inputs import Inputs
 from benchmarks.real_judge.measures import measure
 from benchmarks.real_judge.scoring import Generative, Scalar, result
-from benchmarks.real_judge.speed import Speeds, Work, keys_of, share_of_peak, work_of
+from benchmarks.real_judge.speed import Speeds, Work, flops_a_token, keys_of, peak_of, work_of
 from benchmarks.real_judge.trials import Plan, Trial, choose, stage_1_of
 from gram_fast.evaluation.rows import Result
 from gram_fast.training.checkpoints import checkpoints
@@ -29,6 +31,8 @@ from gram_fast.training.config import Stage
 _TO_STOP = 60.0
 """Seconds that a training run gets to stop after an interruption."""
 _BETWEEN_CHECKPOINTS = 300.0
+_LIBRARIES = ("transformers", "accelerate", "peft", "liger_kernel")
+"""Those that train, beside torch: their versions are in the records."""
 
 
 class OutOfTimeError(Exception):
@@ -62,7 +66,8 @@ class Runner:
         self._ends = time.monotonic() + seconds
         self._speeds = Speeds(folder / "speeds.json")
         self.records = read_records(folder)
-        self._environment = {**environment(), "threads": torch.get_num_threads()}
+        versions = {name: version(name) for name in _LIBRARIES if find_spec(name)}
+        self._environment = {**environment(), **versions, "threads": torch.get_num_threads()}
 
     @property
     def done(self) -> set[Trial]:
@@ -79,7 +84,7 @@ class Runner:
         try:
             while (trial := choose(self._trials, self.done, self.seconds, self.left)) is not None:
                 try:
-                    if trial.stage and not self._speeds.knows(trial.stage):
+                    if trial.stage and not self._speeds.knows_training:
                         self._probe(trial.stage)
                         continue
                     about = f"about {self.seconds(trial) / 60:.1f} of {self.left / 60:.1f} minutes left"
@@ -138,19 +143,21 @@ class Runner:
                 stage, folder, replace(work, tokens=work.tokens * (work.steps - first) // work.steps),
                 {
                     "model_name_or_path": str(base), "max_samples": trial.pairs, "seed": trial.seed,
-                    "label_smoothing": trial.smoothing, "save_strategy": "steps",
+                    "label_smoothing": trial.smoothing, "num_train_epochs": trial.epochs, "save_strategy": "steps",
                     "save_steps": max(1, round(_BETWEEN_CHECKPOINTS / step)),
                 },
             )  # fmt: skip
             speed = trained.tokens / trained.seconds
             self._speeds.keep(stage, tokens_a_second=speed, start=trained.start)
-            share = share_of_peak(stage, self._inputs, trial.pairs, speed, self._environment["device"])
+            peak = peak_of(self._environment["device"])
+            flops = flops_a_token(stage, self._inputs.config, self._inputs.lengths(stage)[: trial.pairs])
+            share = speed * flops / peak if peak and "lora" not in self._plan.keys else None
             told = {**asdict(trained), "steps": work.steps, "tokens_a_second": speed, "share_of_peak": share}
             (folder / "trained.json").write_text(json.dumps(told), "utf-8")
         return dict(json.loads((folder / "trained.json").read_text("utf-8")))
 
     def _probe(self, stage: Stage) -> None:
-        """Measures the speed of a stage in a few steps, which are thrown away."""
+        """Measures the speed of training in a few steps of a stage, which are thrown away."""
         folder, keys = self._folder / f"probe-{stage}", keys_of(stage, self._plan)
         steps = self._plan.probe_steps
         pairs = min(steps * keys["per_device_train_batch_size"], len(self._inputs.lengths(stage)))
@@ -238,7 +245,7 @@ def launch(arguments: Sequence[str], log: Path, seconds: float) -> str:
 
 def trial_of(record: dict[str, Any]) -> Trial:
     """Reads which trial a record is of."""
-    return Trial(record["method"], record["pairs"], record["smoothing"], record["seed"])
+    return Trial(**{field.name: record[field.name] for field in fields(Trial)})
 
 
 def read_scores(path: Path, rows: Sequence[dict[str, Any]]) -> list[Result]:
@@ -252,7 +259,8 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     """Reads the records of a folder; a line that was cut is left out."""
     path = folder / "records.jsonl"
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    # A record without epochs is of the time when every trial had one.
+    return [{"epochs": 1, **json.loads(line)} for line in lines if line.endswith("\n")]
 
 
 def summary_of(log: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from gram_fast.training.config import Stage
 
 _MARGIN = 1.1
 """On what is measured, as machines are not equally fast all the time."""
+_OTHER_STAGE = 1.5
+"""On what was measured of another stage: stage 1 also multiplies by the whole output embedding."""
 # Dense bfloat16 products with float32 sums, FLOP/s, from the data sheets of the SXM cards.
 _PEAKS = {"H100": 989e12, "H200": 989e12}
 
@@ -32,9 +34,8 @@ def work_of(trial: Trial, plan: Plan, inputs: Inputs) -> Work:
     if trial.stage is None:
         return Work(0, 0)
     keys = keys_of(trial.stage, plan)
-    epochs = keys["num_train_epochs"]
     tokens = int(inputs.lengths(trial.stage)[: trial.pairs].sum())
-    return Work(tokens * epochs, ceil(trial.pairs / keys["per_device_train_batch_size"]) * epochs)
+    return Work(tokens * trial.epochs, ceil(trial.pairs / keys["per_device_train_batch_size"]) * trial.epochs)
 
 
 def keys_of(stage: Stage, plan: Plan) -> dict[str, Any]:
@@ -50,9 +51,10 @@ class Speeds:
         self._path = path
         self._measured: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
 
-    def knows(self, stage: Stage) -> bool:
-        """Whether training of this stage was measured."""
-        return stage in self._measured
+    @property
+    def knows_training(self) -> bool:
+        """Whether training of some stage was measured."""
+        return any(stage in self._measured for stage in get_args(Stage))
 
     def keep(self, name: str, **values: float) -> None:
         """Keeps a measurement, instead of an earlier one: of a stage, or of "judge" or "scalar head"."""
@@ -61,8 +63,9 @@ class Speeds:
 
     def training(self, stage: Stage, tokens: float) -> float:
         """Estimates the seconds of a training run of so many tokens; 0 where nothing was measured."""
-        found = self._measured.get(stage)
-        return 0.0 if found is None else _MARGIN * (found["start"] + tokens / found["tokens_a_second"])
+        margins = {other: _MARGIN * (1 if other == stage else _OTHER_STAGE) for other in (stage, *get_args(Stage))}
+        found = ((margins[name], self._measured[name]) for name in margins if name in self._measured)
+        return next((margin * (of["start"] + tokens / of["tokens_a_second"]) for margin, of in found), 0.0)
 
     def tests(self, trial: Trial) -> float:
         """Estimates the seconds of a trial's tests; those of a scalar head are at most a judge's."""
@@ -72,21 +75,21 @@ class Speeds:
         return _MARGIN * next((self._measured[n]["seconds"] for n in names if n in self._measured), 0.0)
 
 
-def share_of_peak(stage: Stage, inputs: Inputs, pairs: int, tokens_a_second: float, device: str) -> float | None:
-    """Share of the device's peak that training reached; None for a device whose peak is not known.
+def peak_of(device: str) -> float | None:
+    """The most that a device computes, in FLOP/s of products of bfloat16; None where it is not known."""
+    return next((flops for name, flops in _PEAKS.items() if name in device), None)
 
-    Counted are the products of the forward, and twice as many in the backward: of every weight of the layers with every
-    token, of the output embedding with the tokens that stage 1 predicts (nearly all), and of causal attention.
+
+def flops_a_token(stage: Stage, config: dict[str, Any], lengths: np.ndarray[Any, Any]) -> float:
+    """Counts what training computes for a token: the products of the forward, and twice as many in the backward.
+
+    They are those of every weight of the layers with every token, in stage 1 of the output embedding with nearly every
+    token, and of causal attention. `config` is the model's config.json, `lengths` are those of the sequences.
     """
-    peak = next((flops for name, flops in _PEAKS.items() if name in device), None)
-    if peak is None:
-        return None
-    config = json.loads((inputs.base / "config.json").read_text("utf-8"))
     width, layers = config["hidden_size"], config["num_hidden_layers"]
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     head = config.get("head_dim") or width // heads
     weights = layers * width * (2 * head * (heads + groups) + 3 * config["intermediate_size"])
     weights += config["vocab_size"] * width if stage == "pretrain" else 0
-    lengths = inputs.lengths(stage)[:pairs].astype(np.float64)
-    attention = layers * 2 * heads * head * (lengths**2).sum() / lengths.sum()
-    return float(tokens_a_second * 3 * (2 * weights + attention) / peak)
+    attention = layers * 2 * heads * head * (lengths.astype(np.float64) ** 2).sum() / lengths.sum()
+    return float(3 * (2 * weights + attention))

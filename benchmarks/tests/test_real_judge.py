@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.small_training import write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 from benchmarks.real_judge import run as running
 from benchmarks.real_judge.inputs import Inputs, Sizes, prepare
 from benchmarks.real_judge.report import plot, tables
 from benchmarks.real_judge.run import OutOfTimeError, Runner, TrialError, launch, read_records
+from benchmarks.real_judge.speed import Speeds, flops_a_token
 from benchmarks.real_judge.trials import Plan, Trial, choose, open_sizes
-from gram_fast.training.config import RunConfig
+from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +41,7 @@ PLAN = Plan(
     Sizes(8, 16, {"dev": 3, "rmbench": 1, "judgebench": 2}, max_tokens=300, max_test_tokens=300),
     TRIALS,
     {
-        "cutoff_len": 300, "use_cpu": True, "num_train_epochs": 1, "per_device_train_batch_size": 4,
+        "cutoff_len": 300, "use_cpu": True, "per_device_train_batch_size": 4,
         "learning_rate": 1e-2, "disable_tqdm": True,
     },
     judge={"device": "cpu", "dtype": "float32"},
@@ -139,6 +143,37 @@ def test_fewer_labels_are_the_first_of_more(source: Path, inputs: Inputs, tmp_pa
         part, whole = (found.data(stage).read_text() for found in (fewer, inputs))
         assert whole.startswith(part) or stage == "pretrain"
     np.testing.assert_array_equal(fewer.lengths("finetune"), inputs.lengths("finetune")[:3])
+
+
+def test_a_stage_that_was_not_measured_is_estimated_by_another(tmp_path: Path) -> None:
+    speeds = Speeds(tmp_path / "speeds.json")
+    assert not speeds.knows_training
+    assert speeds.training("finetune", 1000) == speeds.tests(Trial("stage 2", 8)) == 0
+    speeds.keep("judge", seconds=20)
+    assert not speeds.knows_training
+    speeds.keep("finetune", tokens_a_second=100, start=5)
+    again = Speeds(tmp_path / "speeds.json")
+    assert again.knows_training
+    assert 15 < again.training("finetune", 1000) < again.training("pretrain", 1000) < 30
+    again.keep("pretrain", tokens_a_second=50, start=5)
+    assert 25 < again.training("pretrain", 1000) < 30
+    assert again.tests(Trial("stage 1", 8)) == 0
+    assert 20 < again.tests(Trial("stage 2", 8)) == again.tests(Trial("scalar head", 8))
+    again.keep("scalar head", seconds=2)
+    assert again.tests(Trial("scalar head", 8)) < 4
+
+
+@pytest.mark.parametrize("stage", ["finetune", "pretrain"])
+def test_operations_are_those_that_torch_counts(stage: Stage, inputs: Inputs) -> None:
+    model = AutoModelForCausalLM.from_pretrained(inputs.base, attn_implementation="eager").eval()
+    length = 7
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        ids = torch.zeros((1, length), dtype=torch.int64)
+        model(input_ids=ids) if stage == "pretrain" else model.model(input_ids=ids)
+    config = model.config
+    masked = config.num_hidden_layers * 2 * config.num_attention_heads * config.head_dim * length**2
+    expected = 3 * (counter.get_total_flops() - masked) / length  # with the backward
+    assert flops_a_token(stage, inputs.config, np.array([[length]])) == pytest.approx(expected, rel=0.01)
 
 
 def in_this_process(arguments: Sequence[str], log: Path, seconds: float) -> str:
