@@ -147,7 +147,7 @@ def packed_attention(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, packing: Packi
     # Rotary embeddings may have left queries and keys in float32, under autocast.
     q_THE, k_TKE = q_THE.to(v_TKE.dtype), k_TKE.to(v_TKE.dtype)
     group = q_THE.shape[1] // k_TKE.shape[1]
-    if not q_THE.is_cuda:
+    if q_THE.device.type == "cpu":
         attend: Any = _TreeAttention.apply
         out: Tensor = attend(q_THE, k_TKE, v_TKE, packing.tables(group), scale)
         return out

@@ -5,6 +5,7 @@ import torch
 from helpers.attention import random_inputs, tables_of_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import flex_attention
 
 from gram_fast.kernels.tree_attention import tree_mask
@@ -42,18 +43,20 @@ def test_blocks_are_those_of_the_mask(sequences, size):
     assert (read_BB[full_BB] == size * size).all()
 
 
-@pytest.mark.parametrize("forest", FORESTS)
-def test_flex_attention_is_given_the_forest(forest):
-    tables = FORESTS[forest]
-    length = int(tables[0][-1, 1])
-    inputs = random_inputs(length, length)
-    packing = attention.Packing(*tables)
-    expected = attention.packed_attention(*inputs, packing, 0.25)
-    q_1HTE, k_1KTE, v_1KTE = (x.transpose(0, 1)[None] for x in inputs)
-    ours = flex_attention(q_1HTE, k_1KTE, v_1KTE, block_mask=packing.block_mask, scale=0.25, enable_gqa=True)
-    # Sums of up to 275 products of numbers near 1 in float32.
-    torch.testing.assert_close(ours[0].transpose(0, 1), expected, rtol=0, atol=1e-6)
-    assert torch.equal(packing.block_mask.to_dense()[0, 0].bool(), blocks_of(tables, length))
+def test_flex_attention_is_given_the_forest_and_compiled_once():
+    counter = CompileCounter()
+    attend = torch.compile(flex_attention, dynamic=True, backend=counter)
+    for tables in FORESTS.values():
+        length = int(tables[0][-1, 1])
+        inputs = random_inputs(length, length)
+        packing = attention.Packing(*tables)
+        expected = attention.packed_attention(*inputs, packing, 0.25)
+        q_1HTE, k_1KTE, v_1KTE = (x.transpose(0, 1)[None] for x in inputs)
+        ours = attend(q_1HTE, k_1KTE, v_1KTE, block_mask=packing.block_mask, scale=0.25, enable_gqa=True)
+        # Sums of up to 275 products of numbers near 1 in float32.
+        torch.testing.assert_close(ours[0].transpose(0, 1), expected, rtol=0, atol=1e-6)
+        assert torch.equal(packing.block_mask.to_dense()[0, 0].bool(), blocks_of(tables, length))
+    assert counter.frame_count == 1
 
 
 def blocks_of(tables, length):

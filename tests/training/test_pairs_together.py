@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.small_models import tiny_model
-from helpers.small_training import SGD, arguments_for, assert_same, run, weights
+from helpers.small_training import SGD, arguments_for, assert_same, finish, launch, run, weights, write_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -127,6 +127,19 @@ def test_a_run_goes_on_in_a_later_epoch_to_the_same_weights(base, grouped, tmp_p
         again = tmp_path / f"again-{step}"
         run("finetune", base, grouped, again, resume_from_checkpoint=str(whole / f"checkpoint-{step}"), **more)
         assert_same(whole, again)
+
+
+def test_two_processes_are_one_that_accumulates_and_go_on_in_a_later_epoch(base, grouped, tmp_path):
+    """An epoch is two steps of two batches. What accelerate puts between sampler and loader passes no epoch on."""
+    more = {**TOGETHER, **SGD, "max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    config = write_config(tmp_path / "config.yaml", base, grouped, tmp_path / "two", **more)
+    finish(launch("finetune", config, processes=2))
+    run("finetune", base, grouped, tmp_path / "one", gradient_accumulation_steps=2, **more)
+    assert_same(tmp_path / "one", tmp_path / "two", tolerance=1e-5)
+    (tmp_path / "two" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    (tmp_path / "two" / "checkpoint-4" / "model.safetensors").unlink()
+    finish(launch("finetune", config, "resume_from_checkpoint=true", processes=2))
+    assert_same(tmp_path, tmp_path / "two")
 
 
 @pytest.mark.parametrize(
