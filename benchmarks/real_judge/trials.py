@@ -77,17 +77,17 @@ def choose(trials: Sequence[Trial], done: Collection[Trial], seconds: Seconds, l
         seconds: estimates the time of a trial.
         left: seconds that are left.
 
-    Trials of two stages wait for their stage 1, and stage 1 is run only where the first of them fits behind it.
+    Trials of two stages wait for their stage 1, and stage 1 is run only where one of them fits behind it.
     """
-    for number, trial in enumerate(trials):
+    for trial in trials:
         if trial.method == "two stages" and stage_1_of(trial, done) is None:
             continue
         after = 0.0
         if trial.method == "stage 1":
             if stage_1_of(trial, done) is not None:
                 continue
-            followers = (t for t in trials[number:] if t.method == "two stages" and t.seed == trial.seed)
-            after = next(map(seconds, followers), 0.0)
+            followers = (t for t in trials if t.method == "two stages" and t.seed == trial.seed)
+            after = min(map(seconds, followers), default=0.0)
         for smaller in open_sizes(trial, done):
             if seconds(smaller) + after <= left:
                 return smaller

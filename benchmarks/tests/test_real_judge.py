@@ -93,6 +93,7 @@ def test_stage_1_waits_until_two_stages_fit() -> None:
     assert choose((stage_1, two_stages), (), cost, 26 + 18) == stage_1
     assert choose((stage_1, two_stages), (), cost, 26 + 17) == Trial("stage 1", 8)
     assert choose((stage_1, two_stages), (), cost, 20) is None
+    assert choose((stage_1, two_stages, Trial("two stages", 2)), (), cost, 26 + 12) == stage_1
     assert choose((stage_1, two_stages), {Trial("stage 1", 8)}, cost, 100) == two_stages
 
 
