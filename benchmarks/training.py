@@ -144,6 +144,8 @@ def run(folder: Path, trial: Trial) -> dict[str, Any]:
                 train_data=str(folder / "data" / f"finetune-{trial.seed}.jsonl"), max_samples=trial.labels,
                 label_smoothing=trial.smoothing, per_device_train_batch_size=16, learning_rate=1e-3,
                 num_train_epochs=EPOCHS[trial.labels], seed=trial.seed,
+                # A prompt is computed once for both orders, or both responses: 0.21 CPU seconds a step instead of 0.35.
+                pairs_together=2,
             )  # fmt: skip
         torch.set_num_threads(1)
         judge = (Scalar if trial.method == "scalar head" else Generative)(output, {"device": "cpu", "dtype": "float32"})
