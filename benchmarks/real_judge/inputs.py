@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.real_judge.base import write_base
+from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS
 from gram_fast.evaluation.rows import read_benchmark_pairs
 from gram_fast.models.checkpoint import find_template, load_config
@@ -97,6 +98,8 @@ def prepare(folder: Path, source: Path, base: Path | None, sizes: Sizes) -> Inpu
     """Writes base model, data and tests into a folder, or takes what is there. Raises InputError on other sizes."""
     inputs = Inputs(folder)
     if (folder / "inputs.json").exists():
+        if inputs.described["asked"] != asdict(sizes):
+            raise InputError(f"{folder}: expected inputs of these sizes, {sizes}; give another folder")
         return inputs
     folder.mkdir(parents=True, exist_ok=True)
     if not (inputs.base / "config.json").exists():
@@ -123,7 +126,13 @@ def prepare(folder: Path, source: Path, base: Path | None, sizes: Sizes) -> Inpu
         rows = [row for item in items for row in item]
         _write(folder / f"test-{name}.jsonl", rows)
         tests[name] = {"items": len(items), "pairs": len(rows), "tokens": int(counter.lengths("finetune", rows).sum())}
-    described = {**asdict(sizes), "labels": len(data["labels"]), "unlabeled": len(data["unlabeled"]), "tests": tests}
+    described = {
+        **asdict(sizes),
+        "asked": asdict(sizes),
+        "labels": len(data["labels"]),
+        "unlabeled": len(data["unlabeled"]),
+        "tests": tests,
+    }
     (folder / "inputs.json").write_text(json.dumps(described, indent=2), "utf-8")
     return inputs
 

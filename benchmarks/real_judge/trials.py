@@ -119,7 +119,7 @@ _KEYS = {
     "save_total_limit": 1,
 }
 CPU = Plan(
-    Sizes(4000, 4000, {"dev": 300, "rmbench": 12, "judgebench": 30}, max_tokens=320, max_test_tokens=640),
+    Sizes(4000, 4000, {"dev": 300, "rmbench": 12, "judgebench": 40}, max_tokens=320, max_test_tokens=1024),
     (
         Trial("zero-shot"),
         Trial("stage 2", 250),

@@ -24,6 +24,7 @@ from benchmarks.real_judge.report import plot, tables
 from benchmarks.real_judge.run import OutOfTimeError, Runner, TrialError, launch, read_records
 from benchmarks.real_judge.speed import Speeds, flops_a_token
 from benchmarks.real_judge.trials import Plan, Trial, choose, open_sizes
+from gram_fast.errors import InputError
 from gram_fast.training.config import RunConfig, Stage
 from gram_fast.training.train import train
 
@@ -144,6 +145,12 @@ def test_fewer_labels_are_the_first_of_more(source: Path, inputs: Inputs, tmp_pa
         part, whole = (found.data(stage).read_text() for found in (fewer, inputs))
         assert whole.startswith(part) or stage == "pretrain"
     np.testing.assert_array_equal(fewer.lengths("finetune"), inputs.lengths("finetune")[:3])
+
+
+def test_inputs_of_other_sizes_are_not_taken(source: Path, inputs: Inputs) -> None:
+    assert prepare(inputs.folder, source, inputs.base, PLAN.sizes) == inputs
+    with pytest.raises(InputError, match="expected inputs of these sizes"):
+        prepare(inputs.folder, source, inputs.base, replace(PLAN.sizes, max_tokens=299))
 
 
 def test_a_stage_that_was_not_measured_is_estimated_by_another(tmp_path: Path) -> None:
