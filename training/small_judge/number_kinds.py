@@ -3,7 +3,7 @@
 import random
 
 from gram_fast.training.small_judge.directions import DOWN, UP
-from gram_fast.training.small_judge.task import Problem, forms
+from gram_fast.training.small_judge.task import Problem, forms, some_numbers
 from gram_fast.training.small_judge.wordings import GIVE_LIST, SAY, YES_OR_NO
 from gram_fast.training.small_judge.words import NAMES, NOUNS, THINGS
 
@@ -26,8 +26,9 @@ def addition(rng: random.Random) -> Problem:
         "Give me the sum of {a} and {b}.",
         "If you add {a} and {b}, what is the result?",
         "{a}+{b}",
-        "How much are {a} and {b} together?",
+        "Tell me how much {a} and {b} are together.",
         "Could you add {a} and {b} for me?",
+        "How much are {a} and {b} together?",
     )
     answers = ("{a} + {b} = {answer}", "{a} plus {b} is {answer}.", "The sum is {answer}.", "That makes {answer}.")
     return Problem(asks, {"a": a, "b": b}, str(a + b), _near(a + b), (*SAY, *answers))
@@ -55,6 +56,12 @@ def subtraction(rng: random.Random) -> Problem:
         "{a}-{b}",
         "What is left of {a} without {b}?",
         "Could you subtract {b} from {a} for me?",
+        "There are {a}. Someone takes {b} away. How many are there now?",
+        "Someone has {a} and loses {b}. How many are left?",
+        "Of {a}, someone gives away {b}. How many are left?",
+        "Someone has {a} and loses {b}. How many remain?",
+        "Someone has {a} and sells {b}. How many remain?",
+        "Someone had {a} and gave {b} away. How many are left now?",
     )
     answers = ("{a} - {b} = {answer}", "{a} minus {b} is {answer}.", "The rest is {answer}.", "That leaves {answer}.")
     return Problem(asks, {"a": a, "b": b}, str(a - b), _near(a - b), (*SAY, *answers))
@@ -117,23 +124,23 @@ def giving(rng: random.Random) -> Problem:
     asks = (
         "{name} has {a} {things} and gives away {b} of them. How many {things} are there now?",
         "{name} has {a} {things} and loses {b}. How many {things} does {name} have now?",
-        "There are {a} {things}. {name} takes {b} away. How many {things} are there?",
+        "There are {a} {things}. {name} takes {b} away. How many {things} are there now?",
         "{name} owns {a} {things} and sells {b}. How many are left?",
         "{name} has {a} {things}. Then {name} gives away {b} {things}. How many does {name} have now?",
-        "How many {things} does {name} have after selling {b}, with {a} at first?",
-        "{name} had {a} {things} and lost {b}.\nHow many {things} does {name} have now?",
-        "{a} {things} are on the table. {name} takes {b}. How many {things} are on the table now?",
-        "{name} had {a} {things} yesterday and sold {b} today. How many remain?",
+        "How many {things} are left when {name} has {a} {things} and loses {b}?",
+        "{name} had {a} {things} and gave {b} away.\nHow many {things} does {name} have now?",
+        "{a} {things} are on the table. {name} takes {b} away. How many {things} are on the table now?",
+        "{name} had {a} {things} yesterday and gave {b} away today. How many remain?",
         "{name} finds {a} {things} and later loses {b}. How many {things} are left?",
-        "If {name} has {a} {things} and gives {b} away, how many {things} does {name} have?",
-        "Count the {things}: {name} had {a} and gave away {b}.",
+        "If {name} has {a} {things} and gives away {b}, how many {things} does {name} have?",
+        "Count the {things}: {name} had {a} and gave {b} away.",
     )
     return Problem(asks, _story(rng, a, b), str(rest), _near(rest), (*SAY, *_STORY_ANSWERS))
 
 
 def larger(rng: random.Random) -> Problem:
-    """Name the larger or the smaller of two similar numbers."""
-    a, b = _similar(rng)
+    """Name the larger or the smaller of two numbers."""
+    a, b = _two(rng)
     words, right = rng.choice(((UP, max(a, b)), (DOWN, min(a, b))))
     asks = (
         "Which number is {larger}, {a} or {b}?",
@@ -159,7 +166,7 @@ def larger(rng: random.Random) -> Problem:
 
 def is_larger(rng: random.Random) -> Problem:
     """Say whether one of two numbers is larger, or smaller, than the other."""
-    a, b = _similar(rng) if rng.random() < 0.5 else rng.sample(range(10, 100), 2)
+    a, b = _two(rng)
     words = rng.choice((UP, DOWN))
     asks = (
         "Is {a} {larger} than {b}?",
@@ -185,7 +192,7 @@ def is_larger(rng: random.Random) -> Problem:
 
 def extreme(rng: random.Random) -> Problem:
     """Name the largest or the smallest of some numbers."""
-    numbers = rng.sample(range(10, 100), rng.randint(3, 5))
+    numbers = some_numbers(rng, rng.randint(3, 5))
     words, right = rng.choice(((UP, max(numbers)), (DOWN, min(numbers))))
     asks = (
         "What is the {largest} number in {items}?",
@@ -273,7 +280,7 @@ def below(rng: random.Random) -> Problem:
 
 def _kept(rng: random.Random, up: bool) -> Problem:
     """A problem whose answer is part of a list; wrong are the rest, and the part with one entry more or less."""
-    numbers = rng.sample(range(10, 100), 5)
+    numbers = some_numbers(rng, 5)
     low, high = sorted(numbers)[(cut := rng.randint(1, 3)) : cut + 2]
     if high - low < 2:
         return _kept(rng, up)
@@ -323,10 +330,12 @@ def _near(right: int) -> list[str]:
     return [str(right + d) for d in (1, -1, 2, -2, 10, -10) if right + d > 0]
 
 
-def _similar(rng: random.Random) -> tuple[int, int]:
-    """Two numbers of three digits that differ in their order, in one digit, or by one."""
+def _two(rng: random.Random) -> list[int]:
+    """Two numbers, in half of the cases of three digits and similar: exchanged, or different in one digit or by one."""
+    if rng.random() < 0.5:
+        return some_numbers(rng, 2)
     while True:
         a = rng.randint(100, 999)
         b = rng.choice((int(str(a)[::-1]), a + 9, a - 9, a + 90, a - 90, a + 1, a - 1))
         if 100 <= b <= 999 and a != b:
-            return (a, b) if rng.random() < 0.5 else (b, a)
+            return rng.sample((a, b), 2)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from gram_fast.training.small_judge.directions import DOWN, UP
-from gram_fast.training.small_judge.task import Problem, forms, others, with_at
+from gram_fast.training.small_judge.task import Problem, forms, others, some_numbers, with_at
 from gram_fast.training.small_judge.wordings import GIVE_LIST
 from gram_fast.training.small_judge.words import BY_LETTER, CITIES, NAMES, NOUNS
 
@@ -47,6 +47,7 @@ _SORT_WORDS = (
     "List {items} in alphabetical order.",
     "{lines}\nWrite these again as they stand in a dictionary.",
     "{items} - in alphabetical order, please.",
+    "Sort these words as in a dictionary: {items}",
     "Sort the words {items}.",
     "How are {items} sorted from A to Z?",
     "Please sort these words: {items}",
@@ -73,7 +74,7 @@ _SORT_WORDS_DOWN = (
 
 def sort_up(rng: random.Random) -> Problem:
     """Sort numbers in ascending order."""
-    return _reordered(rng, _SORT_NUMBERS, _numbers(rng), sorted, UP)
+    return _reordered(rng, _SORT_NUMBERS, _numbers(rng), _sorted_up, UP)
 
 
 def sort_down(rng: random.Random) -> Problem:
@@ -83,7 +84,7 @@ def sort_down(rng: random.Random) -> Problem:
 
 def sort_words(rng: random.Random) -> Problem:
     """Sort words alphabetically; their first letters differ."""
-    return _reordered(rng, _SORT_WORDS, _words(rng), sorted)
+    return _reordered(rng, _SORT_WORDS, _words(rng), _sorted_up)
 
 
 def sort_words_down(rng: random.Random) -> Problem:
@@ -94,7 +95,7 @@ def sort_words_down(rng: random.Random) -> Problem:
 def sort_names(rng: random.Random) -> Problem:
     """Sort names alphabetically; their first letters differ."""
     names = {name[0]: name for name in rng.sample(NAMES, 8)}
-    return _reordered(rng, _SORT_WORDS, rng.sample(sorted(names.values()), rng.randint(3, 5)), sorted)
+    return _reordered(rng, _SORT_WORDS, rng.sample(sorted(names.values()), rng.randint(3, 5)), _sorted_up)
 
 
 def reverse(rng: random.Random) -> Problem:
@@ -109,7 +110,7 @@ def reverse(rng: random.Random) -> Problem:
         "Can you reverse {items}?",
         "Reverse: {items}",
         "Please reverse the order of {items}.",
-        "What is {items} in reversed order?",
+        "What is {items} in reverse order?",
         "Here is a list: {items}. Write it from back to front.",
         "Reverse the order of these lines:\n{lines}",
         "List {items} in the opposite order.",
@@ -185,7 +186,7 @@ _SWAP_ENDS = (
     "Swap the first and the last line:\n{lines}",
     "Put the last entry first and the first entry last: {items}",
     "Let the first and last of {items} trade places.",
-    "{lines}\nWrite this again with both ends exchanged.",
+    "{lines}\nWrite this again, but exchange the two ends.",
     "{items} - with the first and the last swapped, please.",
 )
 
@@ -202,7 +203,7 @@ def swap_ends(rng: random.Random) -> Problem:
 
 def append_number(rng: random.Random) -> Problem:
     """Append a number to a list of numbers; wrong answers append another one, or put it in front."""
-    *numbers, new, other = map(str, rng.sample(range(10, 100), rng.randint(5, 7)))
+    *numbers, new, other = map(str, some_numbers(rng, rng.randint(5, 7)))
     asks = (
         "Add {new} at the end: {items}",
         "Write this list with {new} as its last number: {items}",
@@ -218,7 +219,7 @@ def append_number(rng: random.Random) -> Problem:
         "Add {new} as the last line:\n{lines}",
         "Write {items} and then {new}.",
         "The list {items} gets a last number, {new}. Write the new list.",
-        "{lines}\nLet {new} come after the others.",
+        "{lines}\nWrite this with {new} as the last one.",
         "{items} - with {new} at its end, please.",
     )
     wrong = [[*numbers, other], [new, *numbers]]
@@ -235,7 +236,7 @@ def _reordered(
     """A problem whose answer is the list in the given order; wrong are orders that other problems ask for."""
     right = order(items)
     wrong: list[list[str]] = []
-    for other in (sorted(items), _sorted_down(items), items[::-1], items):
+    for other in (_sorted_up(items), _sorted_down(items), items[::-1], items):
         if other != right and other not in wrong:
             wrong.append(other)
     return Problem(asks, {**words, **forms(items)}, right, wrong, GIVE_LIST)
@@ -245,13 +246,17 @@ def _ends_swapped(items: list[str]) -> list[str]:
     return [items[-1], *items[1:-1], items[0]]
 
 
+def _sorted_up(items: list[str]) -> list[str]:
+    return sorted(items, key=int if items[0].isdigit() else None)
+
+
 def _sorted_down(items: list[str]) -> list[str]:
-    return sorted(items, reverse=True)
+    return _sorted_up(items)[::-1]
 
 
 def _numbers(rng: random.Random, at_least: int = 3) -> list[str]:
-    """Draws `at_least` to five numbers of two digits, whose order as texts is that of their values."""
-    return [str(n) for n in rng.sample(range(10, 100), rng.randint(at_least, 5))]
+    """Draws `at_least` to five numbers."""
+    return list(map(str, some_numbers(rng, rng.randint(at_least, 5))))
 
 
 def _words(rng: random.Random, at_least: int = 3) -> list[str]:

@@ -235,7 +235,8 @@ _TABLE = _placed(
 def table(rng: random.Random) -> Problem:
     """Look up an entry of a table."""
     count = rng.randint(1, 5)
-    entries = dict(zip(rng.sample(NAMES, count), rng.sample(_NUMBERS, count), strict=True))
+    keys = rng.sample(rng.choice((NAMES, NOUNS, CITIES)), count)
+    entries = dict(zip(keys, rng.sample(_NUMBERS, count), strict=True))
     form, separator = rng.choice(_ENTRY_FORMS[:5]), rng.choice(("\n", "\n", ", ", "; "))
     name, right = rng.choice(list(entries.items()))
     fields = {"passage": _shown(entries, form, separator), "name": name}

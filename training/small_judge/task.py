@@ -78,6 +78,16 @@ def forms(items: list[str]) -> dict[str, str]:
     return {"items": ", ".join(items), "spaced": " ".join(items), "lines": "\n".join(items)}
 
 
+def some_numbers(rng: random.Random, count: int) -> list[int]:
+    """Draws different numbers, in most lists of two digits, in others of one or of one to three."""
+    widths = rng.choice(((2,), (2,), (2,), (1,), (1, 2), (1, 2, 3)))
+    found: dict[int, None] = {}
+    while len(found) < count:
+        width = rng.choice(widths)
+        found[rng.randrange(10 ** (width - 1), 10**width)] = None
+    return list(found)
+
+
 def with_at(words: list[str], place: int, word: str) -> list[str]:
     """Returns the words with `word` at position `place`."""
     return [*words[:place], word, *words[place + 1 :]]

@@ -55,8 +55,9 @@ def remove_word(rng: random.Random) -> Problem:
         "Write this without {old}: {text}",
         'Strike out "{old}": {text}',
         "Remove the word {old} from this sentence.\n{text}",
-        'Everything but the word "{old}", please: {text}',
+        'Give me this sentence without the word "{old}": {text}',
         '"{text}" Now without {old}, please.',
+        "Leave out {old}: {text}",
     )
     place = rng.choice(sorted(choices))
     wrong = [words[:other] + words[other + 1 :] for other in choices if other != place]
