@@ -32,9 +32,10 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         if self.pairs_together == 1:
             return super()._get_train_sampler(train_dataset)
         prompts = [row["prompt"] for row in train_dataset or self.train_dataset]
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         # Not from accelerate, which tells samplers nothing where a run of several processes is resumed.
         return PromptSampler(
-            prompts, self.pairs_together, self._train_batch_size, self.args.seed, lambda: int(self.state.epoch or 0)
+            prompts, self.pairs_together, self._train_batch_size, seed, lambda: int(self.state.epoch or 0)
         )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
