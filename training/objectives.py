@@ -161,26 +161,33 @@ def linear_cross_entropy(
             )
         )
     if row_weights_R is None:
-        row_weights_R = torch.ones(len(targets_R))
-    return _ChunkedCrossEntropy.apply(hidden_RD, weight_VD, targets_R, row_weights_R)  # type: ignore[no-any-return,no-untyped-call]
+        row_weights_R = torch.ones(len(targets_R), device=targets_R.device)
+    apply: Any = _ChunkedCrossEntropy.apply
+    # Within its forward, gradients are off in any case.
+    loss: Tensor = apply(hidden_RD, weight_VD, targets_R, row_weights_R, torch.is_grad_enabled())
+    return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Cross entropy that computes its gradients in the forward, chunk by chunk, as Liger-Kernel does."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, row_weights_R: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, row_weights_R: Tensor, differentiates: bool
+    ) -> Tensor:
         device = hidden_RD.device
         total = torch.zeros((), dtype=torch.float32, device=device)
-        # Under autocast, products are bfloat16; sums over chunks stay in float32.
+        # Under autocast, products are bfloat16; sums stay in float32, so that none is written as a product.
         weight = weight_VD.to(hidden_RD.dtype)
-        wants_hidden, wants_weight, *_ = ctx.needs_input_grad
+        wants_hidden, wants_weight = (differentiates and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         for rows in torch.arange(len(hidden_RD), device=device).split(max(1, _CHUNK_ELEMENTS // len(weight_VD))):  # type: ignore[no-untyped-call]
             hidden, targets, row_weights = hidden_RD[rows], targets_R[rows], row_weights_R[rows]
             log_p = F.log_softmax(F.linear(hidden, weight), dim=-1, dtype=torch.float32)
-            total -= log_p.gather(1, targets[:, None])[:, 0] @ row_weights
+            total -= (log_p.gather(1, targets[:, None])[:, 0] * row_weights).sum()
+            if not (wants_hidden or wants_weight):
+                continue
             grad = log_p.exp_()
             grad[torch.arange(len(rows), device=device), targets] -= 1
             grad = grad.mul_(row_weights[:, None]).to(hidden.dtype)
@@ -192,6 +199,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = (None if saved is None else grads[0] * saved for saved in ctx.saved_tensors)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,12 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
 
 
 def _collator(config: RunConfig) -> Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]]:
-    return lambda rows: sequences.collate([TokenizedPair(**row) for row in rows], shares=config.pairs_together > 1)
+    return partial(_collate, shares=config.pairs_together > 1)
+
+
+def _collate(rows: Sequence[dict[str, Any]], shares: bool) -> dict[str, torch.Tensor]:
+    """A function of the module, as a spawned worker of a DataLoader gets it pickled."""
+    return sequences.collate([TokenizedPair(**row) for row in rows], shares)
 
 
 def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any, config: RunConfig) -> PairEncoder:

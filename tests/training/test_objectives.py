@@ -14,6 +14,7 @@ from helpers.small_models import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.training import objectives
@@ -115,6 +116,23 @@ def test_linear_cross_entropy_is_the_plain_one(rows, chunk, monkeypatch):
         results.append((value.detach(), h.grad, w.grad))
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_cross_entropy_is_summed_in_float32_under_autocast():
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(50, 8).bfloat16(), torch.randn(96, 8), torch.randint(96, (50,))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = objectives.linear_cross_entropy(hidden, weight, targets, torch.ones(50))
+        log_p = F.log_softmax(F.linear(hidden, weight.bfloat16()), dim=-1, dtype=torch.float32)
+    torch.testing.assert_close(ours, F.nll_loss(log_p, targets, reduction="sum"), rtol=1e-6, atol=0)
+
+
+def test_evaluation_makes_no_gradients():
+    hidden, weight = torch.randn(50, 8, requires_grad=True), torch.randn(4096, 8, requires_grad=True)
+    targets = torch.zeros(50, dtype=torch.int64)
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        objectives.linear_cross_entropy(hidden, weight, targets)
+    assert forward.get_total_flops() == 2 * 50 * 4096 * 8
 
 
 @pytest.mark.parametrize("lengths", LENGTHS[1:], ids=str)

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import pickle
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from safetensors.torch import load_file
 
 from gram_fast.errors import InputError
 from gram_fast.training import objectives
+from gram_fast.training import train as training
+from gram_fast.training.config import RunConfig
 from gram_fast.training.data.sequences import TokenizedPair, collate
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 
@@ -157,3 +161,11 @@ def test_two_processes_are_one_that_accumulates_and_go_on_in_a_later_epoch(base,
 def test_what_cannot_be_is_said(more, message, tmp_path):
     with pytest.raises(InputError, match=message):
         arguments_for(tmp_path, **more)
+
+
+def test_spawned_workers_can_make_the_batches():
+    """What a spawned worker of a DataLoader gets is pickled."""
+    config = RunConfig("model", "out", ["data"], pairs_together=2)
+    collate_rows = pickle.loads(pickle.dumps(training._collator(config)))
+    rows = [asdict(TokenizedPair.labelled_at_the_ends([np.arange(3), np.arange(4)], [0, 1])) for _ in range(2)]
+    assert collate_rows(rows)["input_ids"].tolist() == [[0, 1, 2, 3]]

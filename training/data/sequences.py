@@ -62,8 +62,9 @@ PairEncoder = Callable[[Sequence[PairRecord]], list[TokenizedPair]]
 def finetune_encoder(tokenizer: PairTokenizer, lm_weight: float = 0.0) -> PairEncoder:
     """Encoder of stage 2: each labeled pair in both orders, with exactly the token ids that the judge scores.
 
-    With `lm_weight`, the tokens of the better response and the one behind it are predicted as well, each with a share
-    of that weight, so that a sequence counts as one whatever the length of the response.
+    With `lm_weight`, the tokens that begin in the better response or right behind it are predicted as well, each with a
+    share of that weight, so that a sequence counts as one whatever the length of the response. Around an empty response
+    none may begin.
     """
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
@@ -87,7 +88,9 @@ def _predicting(pair: TokenizedPair, places: Sequence[NDArray[np.int32]], weight
     asked = [place[place > 0] for place in places]
     return replace(
         pair,
-        next_positions=np.concatenate([start + place - 1 for start, place in zip(starts, asked, strict=True)]),
+        next_positions=np.concatenate(
+            [start + place - 1 for start, place in zip(starts, asked, strict=True)], dtype=np.int32, casting="unsafe"
+        ),
         next_weights=np.concatenate([np.full(len(place), weight / max(1, len(place)), np.float32) for place in asked]),
     )
 
