@@ -224,7 +224,8 @@ Kinds never seen in training:
 def _train(stage: str) -> None:
     if not (FOLDER / stage / "model.safetensors").exists():
         command = [sys.executable, "-m", "gram_fast.cli", "train", stage, "small", "resume_from_checkpoint=true"]
-        subprocess.run(command, check=True)
+        if code := subprocess.run(command).returncode:
+            sys.exit(code)  # it has said why
 
 
 def main() -> None:
