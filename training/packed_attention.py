@@ -186,5 +186,6 @@ def _attend(
     return packed_attention(q_THE, k_TKE, v_TKE, packing, scale)[None], None
 
 
-AttentionInterface.register(PACKED_ATTENTION, _attend)
+# In a compiled model it is called as it is: the extension is no graph, and FlexAttention compiles itself.
+AttentionInterface.register(PACKED_ATTENTION, torch.compiler.disable(_attend))  # type: ignore[no-untyped-call]
 AttentionMaskInterface.register(PACKED_ATTENTION, lambda *args, **options: None)

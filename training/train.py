@@ -139,12 +139,12 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
 
 
 def _collator(config: RunConfig) -> Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]]:
-    return partial(_collate, shares=config.pairs_together > 1)
+    return partial(_collate, shares=config.pairs_together > 1, multiple=config.pad_to_multiple_of)
 
 
-def _collate(rows: Sequence[dict[str, Any]], shares: bool) -> dict[str, torch.Tensor]:
+def _collate(rows: Sequence[dict[str, Any]], shares: bool, multiple: int) -> dict[str, torch.Tensor]:
     """A function of the module, as a spawned worker of a DataLoader gets it pickled."""
-    return sequences.collate([TokenizedPair(**row) for row in rows], shares)
+    return sequences.collate([TokenizedPair(**row) for row in rows], shares, multiple)
 
 
 def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any, config: RunConfig) -> PairEncoder:

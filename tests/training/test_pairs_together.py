@@ -77,11 +77,12 @@ TEXT = st.lists(st.integers(4, 6), max_size=6)
 @example(texts=[([4, 5], [4]), ([4], [4, 5]), ([], [4, 5, 6])])
 @settings(max_examples=15, deadline=None)
 def test_gradients_are_those_of_plain_batches(stage, texts):
+    """Those of the tree, too, when it is filled up to a multiple of tokens."""
     pairs = [pair_of(stage, *both) for both in texts]
     losses, gradients = [], []
-    for shares in (False, True):
+    for shares, multiple in ((False, 1), (True, 16)):
         model = model_with(stage)
-        outputs = model(**collate(pairs, shares=shares))
+        outputs = model(**collate(pairs, shares, multiple))
         outputs["loss"].backward()
         losses.append(outputs["loss"].detach())
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
@@ -102,12 +103,23 @@ def test_a_run_is_the_plain_one(stage, base, grouped, tmp_path):
     assert_same(tmp_path / "plain", tmp_path / "tree", tolerance=2e-4 * moved)
 
 
-@pytest.mark.parametrize("more", [{"lora": {"r": 4}}, {"gradient_checkpointing": True}], ids=["lora", "checkpointing"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"lora": {"r": 4}},
+        {"lora": {"r": 4, "layers_to_transform": [1]}, "gradient_checkpointing": True},
+        {"gradient_checkpointing": True},
+        {"lm_weight": 0.5},
+    ],
+    ids=["lora", "last layer with checkpointing", "checkpointing", "next tokens"],
+)
 def test_it_goes_with_other_options(more, base, grouped, tmp_path):
     more = {**more, "max_steps": 2, **SGD}
     run("finetune", base, grouped, tmp_path / "plain", per_device_train_batch_size=20, **more)
     shared = {"per_device_train_batch_size": 20, "pairs_together": 9}
     run("finetune", base, grouped, tmp_path / "tree", **shared, **more)
+    start, after = load_file(base / "model.safetensors"), weights(tmp_path / "plain")
+    assert any(not torch.equal(start[name], after[name]) for name in start.keys() & after.keys())
     assert_same(tmp_path / "plain", tmp_path / "tree", tolerance=1e-6)
 
 
@@ -149,6 +161,7 @@ def test_two_processes_are_one_that_accumulates_and_go_on_in_a_later_epoch(base,
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of: expected a positive integer, got 0"),
         ({"pairs_together": 0}, "pairs_together: expected a positive integer, got 0"),
         ({"pairs_together": 5}, "pairs_together: expected at most per_device_train_batch_size, 4, got 5"),
         ({"pairs_together": 2, "streaming": True, "max_steps": 1}, "pairs_together: expected 1 with streaming"),

@@ -163,6 +163,19 @@ def test_bfloat16_and_gradient_checkpointing_run(base, labeled, tmp_path):
     assert_same(plain, half, tolerance=5e-2)
 
 
+def test_a_compiled_model_is_trained_like_a_plain_one(base, labeled, tmp_path, monkeypatch):
+    """In a process of its own, as transformers passes it on by the environment; without the compiler of C++."""
+    more = {"max_steps": 3, "pad_to_multiple_of": 64, "pairs_together": 2, "lm_weight": 0.5, **SGD}
+    plain = run("finetune", base, labeled, tmp_path / "plain", **more)
+    compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager", **more}
+    config = write_config(tmp_path / "config.yaml", base, labeled, tmp_path / "compiled", **compiled)
+    monkeypatch.setenv("TORCH_LOGS", "dynamo")
+    output = finish(launch("finetune", config))
+    assert "torchdynamo start tracing forward" in output
+    assert "UserWarning" not in output
+    assert_same(plain, tmp_path / "compiled", tolerance=1e-5)
+
+
 def test_long_pairs_are_left_out_and_counted(base, labeled, tmp_path, caplog):
     run("finetune", base, labeled, tmp_path / "out", max_steps=1, cutoff_len=90)
     assert "pairs longer than cutoff_len=90 left out" in caplog.text

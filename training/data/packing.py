@@ -29,6 +29,26 @@ class Packed:
     places: NDArray[np.int64]
     """int64 [M]: the packed token of each token of the sequences, end to end."""
 
+    def filled(self, multiple: int) -> "Packed":
+        """Appends a sequence that stands for none of the M tokens, so that T is a multiple."""
+        num_tokens = len(self.input_ids)
+        more = -num_tokens % multiple
+        if not more:
+            return self
+        spans, offsets, ranges = self.spans
+        # All at position 0, which every model has.
+        filling = self.input_ids.new_zeros(more)
+        return Packed(
+            torch.cat([self.input_ids, filling]),
+            torch.cat([self.position_ids, filling]),
+            Spans(
+                torch.cat([spans, spans.new_tensor([[num_tokens, num_tokens + more]])]),
+                torch.cat([offsets, offsets[-1:]]),
+                ranges,
+            ),
+            self.places,
+        )
+
 
 def end_to_end(sequences: Sequence[Ids]) -> Packed:
     """Packs sequences one behind the other: T = M."""

@@ -215,8 +215,10 @@ def tokenize_pairs(
                 yield replace(pair, prompt=_digest(record.prompt))
 
 
-def collate(pairs: Sequence[TokenizedPair], shares: bool = False) -> dict[str, torch.Tensor]:
+def collate(pairs: Sequence[TokenizedPair], shares: bool = False, multiple: int = 1) -> dict[str, torch.Tensor]:
     """Packs tokenized pairs into one batch, end to end and without padding; with `shares`, as their token tree.
+
+    It is filled up to a `multiple` of tokens, by a sequence without labels.
 
     Returns int64 input_ids and position_ids [1, T]; labels [R] with label_positions [R], indices of packed tokens; and
     the tables of `gram_fast.ops.Spans`. Two pairs of one sequence each, whose last two tokens and whose last one
@@ -230,7 +232,7 @@ def collate(pairs: Sequence[TokenizedPair], shares: bool = False) -> dict[str, t
     Pairs that predict next tokens as well add next_positions, next_tokens and float32 next_weights [N].
     """
     sequences = [ids for pair in pairs for ids in np.split(pair.input_ids, pair.lengths.cumsum()[:-1])]
-    packed = sharing_beginnings(sequences) if shares else end_to_end(sequences)
+    packed = (sharing_beginnings(sequences) if shares else end_to_end(sequences)).filled(multiple)
     starts = np.cumsum([0, *(len(pair.input_ids) for pair in pairs)])
     positions = [start + pair.label_positions for start, pair in zip(starts, pairs, strict=False)]
     next_positions = np.concatenate([start + pair.next_positions for start, pair in zip(starts, pairs, strict=False)])

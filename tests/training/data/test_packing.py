@@ -12,13 +12,13 @@ from gram_fast.training.data.packing import end_to_end, sharing_beginnings
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
 
 
-@given(SEQUENCES)
-@example([[1], [1], [1, 2], [1, 2, 3], [1, 2]])
+@given(SEQUENCES, st.integers(1, 9))
+@example([[1], [1], [1, 2], [1, 2, 3], [1, 2]], 1)
 @settings(max_examples=200, deadline=None)
-def test_every_token_reads_its_beginning(sequences):
+def test_every_token_reads_its_beginning(sequences, multiple):
     arrays = [np.array(ids, np.int32) for ids in sequences]
     for pack in (end_to_end, sharing_beginnings):
-        packed = pack(arrays)
+        packed = pack(arrays).filled(multiple)
         mask_TT = tree_mask(*packed.spans, packed.spans.num_tokens, packed.spans.num_tokens)
         places = np.split(packed.places, np.cumsum([len(ids) for ids in sequences])[:-1])
         for ids, at in zip(sequences, places, strict=True):
@@ -26,6 +26,17 @@ def test_every_token_reads_its_beginning(sequences):
             assert packed.position_ids[at].tolist() == list(range(len(ids)))
             for depth, place in enumerate(at):
                 assert sorted(at[: depth + 1]) == mask_TT[place].nonzero()[:, 0].tolist()
+
+
+@given(SEQUENCES, st.integers(1, 9))
+def test_what_fills_a_batch_up_is_read_by_no_sequence(sequences, multiple):
+    plain = sharing_beginnings([np.array(ids, np.int32) for ids in sequences])
+    filled = plain.filled(multiple)
+    tokens, more = len(plain.input_ids), -len(plain.input_ids) % multiple
+    assert len(filled.input_ids) == len(filled.position_ids) == filled.spans.num_tokens == tokens + more
+    assert filled.places.max() < tokens
+    assert torch.equal(filled.input_ids[:tokens], plain.input_ids)
+    assert filled.position_ids[tokens:].tolist() == [0] * more
 
 
 @given(SEQUENCES)
