@@ -1,5 +1,6 @@
 """A comparer without a model, for tests of what stands on comparers."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,3 +76,8 @@ class LengthSession:
     @property
     def stats(self) -> Stats:
         return Stats(comparisons=self.comparisons, seconds=0.0)
+
+
+def own_threads() -> list[threading.Thread]:
+    """The threads that a call of several comparers started and has not ended."""
+    return [thread for thread in threading.enumerate() if thread.name == "gram_fast"]
