@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from gram_fast.judge import PairwiseJudge
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.training.small_judge.task import Task
+from gram_fast.training.small_judge.task import Task, TaskMaker
 from gram_fast.training.small_judge.tasks import (
     SEEN,
     SHOWN,
@@ -40,7 +41,9 @@ from gram_fast.training.small_judge.wordings import every, held_out
 
 FOLDER = Path("small-judge")
 # Pairs for stage 1 and stage 2; pairs of each kind for validation and test.
-UNLABELED, LABELED, VALIDATION, TEST = 150_000, 130_000, 20, 100
+UNLABELED, LABELED, VALIDATION, TEST = 700_000, 300_000, 20, 100
+# Share of the training's requests outside frames, and of its answers, among random words.
+CHATTER = 0.4
 # Accuracy below which the model card says that the judge guesses.
 GUESSED = 0.75
 
@@ -62,23 +65,33 @@ SHAPE = {
 }
 
 
-def make_data(folder: Path, unlabeled: int = UNLABELED, labeled: int = LABELED) -> None:
+def make_data(
+    folder: Path,
+    unlabeled: int = UNLABELED,
+    labeled: int = LABELED,
+    trained: tuple[TaskMaker, ...] = TRAINED,
+    unseen: tuple[TaskMaker, ...] = UNSEEN,
+    share_right: float = 1.0,
+) -> None:
     """Writes the data, JSON lines; no prompt of a test is in training data, and none of the examples (`SHOWN`).
 
-    pretrain, finetune and validation are of the training; test-seen has its kinds and its wordings, test-worded its
-    kinds in wordings, both of the prompt and of the responses, that no training data has; test-unseen has other kinds.
+    pretrain, finetune and validation are of the training, in which kinds are as frequent as in `trained`; test-seen has
+    its kinds and its wordings, test-worded its kinds in wordings, both of the prompt and of the responses, that no
+    training data has; test-unseen has other kinds. `share_right` of the responses in pretrain are right ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    seen = distinct_tasks(SEEN, 1, TEST + VALIDATION)
+    kinds = tuple(dict.fromkeys(trained))
+    seen = distinct_tasks(kinds, 1, TEST + VALIDATION)
     per_kind = [seen[start : start + TEST + VALIDATION] for start in range(0, len(seen), TEST + VALIDATION)]
-    worded = distinct_tasks(SEEN, 5, TEST, held_out)
+    worded = distinct_tasks(kinds, 5, TEST, held_out)
     without = SHOWN | {task.prompt for task in (*seen, *worded)}
+    sampled = partial(unlabeled_row, share_right=share_right)
     files: dict[str, tuple[Iterable[Task], Callable[[Task, random.Random], dict[str, Any]]]] = {
         "test-seen": ((task for some in per_kind for task in some[:TEST]), labeled_row),
         "validation": ((task for some in per_kind for task in some[TEST:]), labeled_row),
-        "test-unseen": (distinct_tasks(UNSEEN, 2, TEST, every), labeled_row),
-        "finetune": (islice(tasks(TRAINED, 3, without), labeled), labeled_row),
-        "pretrain": (islice(tasks(TRAINED, 4, without), unlabeled), unlabeled_row),
+        "test-unseen": (distinct_tasks(unseen, 2, TEST, every), labeled_row),
+        "finetune": (islice(tasks(trained, 3, without, chatter=CHATTER), labeled), labeled_row),
+        "pretrain": (islice(tasks(trained, 4, without, chatter=CHATTER), unlabeled), sampled),
         "test-worded": (worded, labeled_row),
     }
     for seed, (name, (of_file, row)) in enumerate(files.items()):
@@ -189,9 +202,9 @@ English, those with a high accuracy in the tables below, and it is no judge of r
 **How it was made.** `python -m gram_fast.training.small_judge.make`: {unlabeled:,} unlabeled pairs for stage 1,
 {labeled:,} preferences for stage 2, each seen once, all generated, of {kinds} kinds of tasks whose answer can be
 verified (training/small_judge/tasks.py): sums, sorting, edits, formats, facts of a passage, each asked and answered in
-a dozen ways or more. Sums, lookups and, most of all, the copying that lookups are learned from come more often than the
-others in both stages. In stage 2 it also learns to write the better response (`lm_weight`). Its prompt is the preset
-`short`, recorded in config.json.
+a dozen ways or more, some of them among random words. Sums, lookups and the copying that lookups are learned from come
+more often than the others in both stages. In stage 2 it also learns to write the better response (`lm_weight`). Its
+prompt is the preset `short`, recorded in config.json.
 
 **How good it is.** Of each kind, {per_kind} prompts that are in no training data (where a kind has few questions, as
 `month`, the same question may be there in other words), with one right response and a wrong one that is well formed and

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gram_fast.training.small_judge.wordings import FRAMES, SAY, trained
+from gram_fast.training.small_judge.chatter import around_answer, around_request
+from gram_fast.training.small_judge.wordings import FRAMES, ONLY, SAY, trained
 
 Answer = str | list[str]
 """A text, or a list whose form (commas, blanks, lines) belongs to the wording."""
@@ -52,7 +53,7 @@ class Task:
     def is_right(self, response: str) -> bool:
         """Checks whether a response is the right answer in any wording of its kind, also one that is not trained."""
         problem = self.problem
-        return any(response == problem.response(problem.right, wording) for wording in problem.answers)
+        return any(response == problem.response(problem.right, wording) for wording in problem.answers + self.answers)
 
 
 TaskMaker = Callable[[random.Random], Problem]
@@ -61,16 +62,25 @@ Split = Callable[[tuple[str, ...]], tuple[str, ...]]
 """Which of some wordings are drawn: `trained`, `held_out` or `every`."""
 
 
-def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained) -> Task:
-    """Draws a problem of a kind, and its wording: half of the requests stand in a frame."""
+def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained, chatter: float = 0.0) -> Task:
+    """Draws a problem of a kind, and its wording: half of the requests stand in a frame.
+
+    A share `chatter` of the others stand among random words, and of the tasks as many are answered among such words, if
+    words may stand beside the answer at all.
+    """
     problem = maker(rng)
     ask = rng.choice(split(problem.asks))
     text = ask.format(**problem.fields)
+    # A request that begins with its material keeps the material's first letter.
+    lower = text if ask.startswith("{") else text[0].lower() + text[1:]
     if rng.random() < 0.5:
-        # A request that begins with its material keeps the material's first letter.
-        lower = text if ask.startswith("{") else text[0].lower() + text[1:]
         text = rng.choice(split(FRAMES)).format(ask=text, lower=lower)
-    return Task(maker.__name__, text, problem, split(problem.answers))
+    elif chatter and rng.random() < chatter:
+        text = around_request(text, lower, rng)
+    answers = split(problem.answers)
+    if chatter and rng.random() < chatter and problem.answers != ONLY:
+        answers = tuple(around_answer(wording, rng) for wording in answers)
+    return Task(maker.__name__, text, problem, answers)
 
 
 def forms(items: list[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from gram_fast.training.small_judge.chatter import chatter_words
 from gram_fast.training.small_judge.make import TEST, make_data, read_labeled_rows
 from gram_fast.training.small_judge.task import make_task
 from gram_fast.training.small_judge.tasks import (
@@ -167,6 +168,46 @@ def worded(task, split):
         for frame in split(FRAMES)
     ]
     return {text for _, text in asked} | set(framed)
+
+
+@pytest.mark.parametrize("kind", SEEN, ids=lambda kind: kind.__name__)
+def test_chatter_stands_around_requests_and_answers(kind):
+    """Around whole ones, in the wordings of training; where every word of an answer counts, around requests alone."""
+    rng, around = random.Random(7), {"request": 0, "answer": 0}
+    for _ in range(60):
+        task = make_task(kind, rng, chatter=1.0)
+        plain = worded(task, trained)
+        if task.prompt not in plain:
+            around["request"] += 1
+            assert any(text in task.prompt for text in plain)
+        if task.answers != trained(task.problem.answers):
+            around["answer"] += 1
+            for wording, answered in zip(trained(task.problem.answers), task.answers, strict=True):
+                assert answered.endswith(wording)
+                assert set(re.findall(r"[a-z]+", answered.removesuffix(wording).lower())) <= set(chatter_words())
+        assert all(map(task.is_right, task.right)), task
+        assert not any(map(task.is_right, task.wrong)), task
+    assert 15 < around["request"] < 45
+    assert around["answer"] == (0 if kind.__name__ == "exact_words" else 60)
+
+
+def test_chatter_knows_no_word_of_a_task():
+    words = set(chatter_words())
+    assert len(words) > 1000
+    assert not words & {
+        "ada",
+        "oslo",
+        "baker",
+        "dog",
+        "may",
+        "apple",
+        "fruit",
+        "lamp",
+        "lamps",
+        "monday",
+        "not",
+        "last",
+    }
 
 
 def literal(wording):
