@@ -116,7 +116,7 @@ def train(stage: str, folder: Path, **values: Any) -> None:
     """Trains one stage into `folder` in a process of its own; `values` are keys of its configuration."""
     config = folder.with_suffix(".yaml")
     values = {
-        "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": False,
+        "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": True,
         "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "adam_beta2": 0.98, "save_strategy": "no",
         "disable_tqdm": True, **values,
     }  # fmt: skip
@@ -150,6 +150,7 @@ def pretrain(folder: Path, seed: int) -> None:
         train(
             "pretrain", pretrained, model_name_or_path=str(base), train_data=str(folder / "data" / "pretrain.jsonl"),
             per_device_train_batch_size=64, learning_rate=3e-3, seed=seed, num_train_epochs=1,
+            torch_compile=True, pad_to_multiple_of=256,
         )  # fmt: skip
 
 
