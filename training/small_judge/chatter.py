@@ -9,11 +9,21 @@ import random
 import re
 from functools import cache
 from pydoc_data.topics import topics
+from typing import NamedTuple
 
 from gram_fast.training.small_judge.words import CATEGORIES, CITIES, JOBS, MONTHS, NAMES, NOUNS, PETS, SENTENCES, THINGS
 
 _BEFORE = ("{chatter}: {lower}", "{chatter}. {ask}", "{chatter}! {ask}", "{chatter}\n{ask}")
 _BEHIND = ("{ask}\n{chatter}.", "{ask}\n{chatter}!", "{ask} {chatter}.")
+
+
+class Chatter(NamedTuple):
+    """How much of it there is."""
+
+    requests: float = 0.0
+    """Share of the requests outside frames."""
+    answers: float = 0.0
+    """Share of the tasks whose answers all stand behind some."""
 
 
 @cache

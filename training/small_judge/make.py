@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from gram_fast.judge import PairwiseJudge
 from gram_fast.text.prompts import PairTemplate
+from gram_fast.training.small_judge.chatter import Chatter
 from gram_fast.training.small_judge.task import Task, TaskMaker
 from gram_fast.training.small_judge.tasks import (
     SEEN,
@@ -42,8 +43,6 @@ from gram_fast.training.small_judge.wordings import every, held_out
 FOLDER = Path("small-judge")
 # Pairs for stage 1 and stage 2; pairs of each kind for validation and test.
 UNLABELED, LABELED, VALIDATION, TEST = 700_000, 300_000, 20, 100
-# Share of the training's requests outside frames, and of its answers, among random words.
-CHATTER = 0.4
 # Accuracy below which the model card says that the judge guesses.
 GUESSED = 0.75
 
@@ -90,8 +89,9 @@ def make_data(
         "test-seen": ((task for some in per_kind for task in some[:TEST]), labeled_row),
         "validation": ((task for some in per_kind for task in some[TEST:]), labeled_row),
         "test-unseen": (distinct_tasks(unseen, 2, TEST, every), labeled_row),
-        "finetune": (islice(tasks(trained, 3, without, chatter=CHATTER), labeled), labeled_row),
-        "pretrain": (islice(tasks(trained, 4, without, chatter=CHATTER), unlabeled), sampled),
+        "finetune": (islice(tasks(trained, 3, without, chatter=Chatter(0.4, 0.2)), labeled), labeled_row),
+        # Whose words would be most of what stage 1 learns to predict, if they stood in answers.
+        "pretrain": (islice(tasks(trained, 4, without, chatter=Chatter(0.4)), unlabeled), sampled),
         "test-worded": (worded, labeled_row),
     }
     for seed, (name, (of_file, row)) in enumerate(files.items()):

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gram_fast.training.small_judge.chatter import around_answer, around_request
+from gram_fast.training.small_judge.chatter import Chatter, around_answer, around_request
 from gram_fast.training.small_judge.wordings import FRAMES, ONLY, SAY, trained
+
+_QUIET = Chatter()
 
 Answer = str | list[str]
 """A text, or a list whose form (commas, blanks, lines) belongs to the wording."""
@@ -62,11 +64,10 @@ Split = Callable[[tuple[str, ...]], tuple[str, ...]]
 """Which of some wordings are drawn: `trained`, `held_out` or `every`."""
 
 
-def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained, chatter: float = 0.0) -> Task:
+def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained, chatter: Chatter = _QUIET) -> Task:
     """Draws a problem of a kind, and its wording: half of the requests stand in a frame.
 
-    A share `chatter` of the others stand among random words, and of the tasks as many are answered among such words, if
-    words may stand beside the answer at all.
+    With `chatter`, others stand among random words, and so do answers beside which words may stand at all.
     """
     problem = maker(rng)
     ask = rng.choice(split(problem.asks))
@@ -75,10 +76,10 @@ def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained, chat
     lower = text if ask.startswith("{") else text[0].lower() + text[1:]
     if rng.random() < 0.5:
         text = rng.choice(split(FRAMES)).format(ask=text, lower=lower)
-    elif chatter and rng.random() < chatter:
+    elif chatter.requests and rng.random() < chatter.requests:
         text = around_request(text, lower, rng)
     answers = split(problem.answers)
-    if chatter and rng.random() < chatter and problem.answers != ONLY:
+    if chatter.answers and rng.random() < chatter.answers and problem.answers != ONLY:
         answers = tuple(around_answer(wording, rng) for wording in answers)
     return Task(maker.__name__, text, problem, answers)
 

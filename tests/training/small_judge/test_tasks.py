@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from gram_fast.training.small_judge.chatter import chatter_words
+from gram_fast.training.small_judge.chatter import Chatter, chatter_words
 from gram_fast.training.small_judge.make import TEST, make_data, read_labeled_rows
 from gram_fast.training.small_judge.task import make_task
 from gram_fast.training.small_judge.tasks import (
@@ -175,7 +175,7 @@ def test_chatter_stands_around_requests_and_answers(kind):
     """Around whole ones, in the wordings of training; where every word of an answer counts, around requests alone."""
     rng, around = random.Random(7), {"request": 0, "answer": 0}
     for _ in range(60):
-        task = make_task(kind, rng, chatter=1.0)
+        task = make_task(kind, rng, chatter=Chatter(1.0, 1.0))
         plain = worded(task, trained)
         if task.prompt not in plain:
             around["request"] += 1
