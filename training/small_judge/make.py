@@ -236,7 +236,8 @@ Kinds never seen in training:
 
 def _train(stage: str) -> None:
     if not (FOLDER / stage / "model.safetensors").exists():
-        command = [sys.executable, "-m", "gram_fast.cli", "train", stage, "small", "resume_from_checkpoint=true"]
+        overrides = ["resume_from_checkpoint=true", f"use_cpu={not torch.cuda.is_available()}"]
+        command = [sys.executable, "-m", "gram_fast.cli", "train", stage, "small", *overrides]
         if code := subprocess.run(command).returncode:
             sys.exit(code)  # it has said why
 
