@@ -26,6 +26,9 @@ class Chatter(NamedTuple):
     """Share of the tasks whose answers all stand behind some."""
 
 
+QUIET = Chatter()
+
+
 @cache
 def chatter_words() -> tuple[str, ...]:
     """English words of Python's help pages that no task is about."""

@@ -5,10 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gram_fast.training.small_judge.chatter import Chatter, around_answer, around_request
+from gram_fast.training.small_judge.chatter import QUIET, Chatter, around_answer, around_request
 from gram_fast.training.small_judge.wordings import FRAMES, ONLY, SAY, trained
-
-_QUIET = Chatter()
 
 Answer = str | list[str]
 """A text, or a list whose form (commas, blanks, lines) belongs to the wording."""
@@ -64,7 +62,7 @@ Split = Callable[[tuple[str, ...]], tuple[str, ...]]
 """Which of some wordings are drawn: `trained`, `held_out` or `every`."""
 
 
-def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained, chatter: Chatter = _QUIET) -> Task:
+def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained, chatter: Chatter = QUIET) -> Task:
     """Draws a problem of a kind, and its wording: half of the requests stand in a frame.
 
     With `chatter`, others stand among random words, and so do answers beside which words may stand at all.

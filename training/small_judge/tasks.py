@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
-from gram_fast.training.small_judge.chatter import Chatter
+from gram_fast.training.small_judge.chatter import QUIET, Chatter
 from gram_fast.training.small_judge.choice_kinds import (
     category,
     contains,
@@ -75,8 +75,6 @@ from gram_fast.training.small_judge.text_kinds import (
 )
 from gram_fast.training.small_judge.wordings import trained
 
-_QUIET = Chatter()
-
 SEEN: tuple[TaskMaker, ...] = (
     addition, subtraction, times, buying, larger, is_larger, extreme, more, above, below, sort_up, sort_down,
     sort_words, sort_words_down, reverse, copy, recite, swap_ends_of_numbers, append_number, count, exact_words,
@@ -115,7 +113,7 @@ def tasks(
     seed: int,
     without: Collection[str] = SHOWN,
     split: Split = trained,
-    chatter: Chatter = _QUIET,
+    chatter: Chatter = QUIET,
 ) -> Iterator[Task]:
     """Yields tasks endlessly, from each maker in turn, in wordings of the split, without the prompts in `without`.
 
