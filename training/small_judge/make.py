@@ -89,7 +89,7 @@ def make_data(
         "test-seen": ((task for some in per_kind for task in some[:TEST]), labeled_row),
         "validation": ((task for some in per_kind for task in some[TEST:]), labeled_row),
         "test-unseen": (distinct_tasks(unseen, 2, TEST, every), labeled_row),
-        "finetune": (islice(tasks(trained, 3, without, chatter=Chatter(0.4, 0.2)), labeled), labeled_row),
+        "finetune": (islice(tasks(trained, 3, without, chatter=Chatter(0.4, 0.1)), labeled), labeled_row),
         # In answers, random words were a third of the loss of stage 1.
         "pretrain": (islice(tasks(trained, 4, without, chatter=Chatter(0.4)), unlabeled), sampled),
         "test-worded": (worded, labeled_row),
