@@ -38,6 +38,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.environment import environment
 from benchmarks.real_judge.scoring import Generative, Scalar
+from gram_fast.extension import _C
 from gram_fast.training.small_judge.format_kinds import (
     lettered,
     list_format,
@@ -116,7 +117,7 @@ def train(stage: str, folder: Path, **values: Any) -> None:
     """Trains one stage into `folder` in a process of its own; `values` are keys of its configuration."""
     config = folder.with_suffix(".yaml")
     values = {
-        "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": True,
+        "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": _C.has_amx(),
         "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "adam_beta2": 0.98, "save_strategy": "no",
         "disable_tqdm": True, **values,
     }  # fmt: skip
@@ -271,6 +272,7 @@ def main() -> None:
         "shape": SHAPE,
         "unlabeled": UNLABELED,
         "share_right": SHARE_RIGHT,
+        "bf16": _C.has_amx(),
         "kinds": [kind.__name__ for kind in KINDS],
         "unseen_kinds": [kind.__name__ for kind in UNSEEN],
         "generated_per_second": generated_per_second(),
