@@ -172,6 +172,7 @@ def test_a_compiled_model_is_trained_like_a_plain_one(base, labeled, tmp_path, m
     monkeypatch.setenv("TORCH_LOGS", "dynamo")
     output = finish(launch("finetune", config))
     assert "torchdynamo start tracing forward" in output
+    assert "gram-fast: the model is compiled during the first steps, which may take a minute" in output
     assert "UserWarning" not in output
     assert_same(plain, tmp_path / "compiled", tolerance=1e-5)
 
