@@ -35,7 +35,7 @@ def test_every_published_row_is_the_mean_of_its_parts():
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_demo_of_gram_names_another_winner_than_its_evaluation():
-    judge = PairwiseJudge.from_pretrained(SMALL_JUDGE, preset="gram-demo", dtype="float32")
+    judge = PairwiseJudge.from_pretrained(SMALL_JUDGE, dtype="float32")
     orders = judge.comparer.tokenizer.whole_ids([(QUESTION, RIGHT, WRONG), (QUESTION, WRONG, RIGHT)])
     (first, second) = [judge.comparer.runner.plain_logits(torch.from_numpy(ids).long()).numpy() for ids in orders]
     logits_OR = np.array([first, second[::-1]])  # a row for each order: logits for the first and the second response

@@ -43,7 +43,7 @@ from gram_fast.training.small_judge.wordings import every, held_out
 
 FOLDER = Path("small-judge")
 # Pairs for stage 1 and stage 2; pairs of each kind for validation and test.
-UNLABELED, LABELED, VALIDATION, TEST = 600_000, 200_000, 20, 100
+UNLABELED, LABELED, VALIDATION, TEST = 600_000, 300_000, 20, 100
 # Accuracy below which the model card says that the judge guesses.
 GUESSED = 0.75
 

@@ -26,7 +26,6 @@ def test_it_is_small_and_says_what_it_is(judge):
     assert "no judge of real answers" in (FOLDER / "README.md").read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="the judge was made on earlier tasks, in one or two wordings each")
 def test_its_accuracy_is_that_of_its_card(judge):
     """On a fifth of the prompts that the card's test has, all held out from training."""
     rng = random.Random(0)
