@@ -1,6 +1,6 @@
 """What does each strategy cost, and how good is its ranking? The small judge of the package on new tasks of its kinds.
 
-    python -m benchmarks.strategies [--kinds 35] [--draws 8] [--output FILE] [--plot FILE]
+    python -m benchmarks.strategies [--kinds 41] [--draws 8] [--output FILE] [--plot FILE]
 
 A prompt of every kind of task that the judge was trained on, with one right response and wrong ones: those of the task,
 and responses to other prompts of its kind. The judge compares each two of them once, in both orders. Every strategy is
