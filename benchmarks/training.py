@@ -115,7 +115,7 @@ def trials(seeds: int) -> list[Trial]:
 
 def train(stage: str, folder: Path, **values: Any) -> None:
     """Trains one stage into `folder` in a process of its own; `values` are keys of its configuration."""
-    config = folder.with_suffix(".yaml")
+    config = folder.with_name(f"{folder.name}.yaml")  # a trial's name has points, of its smoothing
     values = {
         "output_dir": str(folder), "preset": "short", "cutoff_len": 512, "use_cpu": True, "bf16": _C.has_amx(),
         "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "adam_beta2": 0.98, "save_strategy": "no",

@@ -125,7 +125,14 @@ void bind_tree(py::module_& m) {
             return leaves;
           },
           py::arg("segments"), py::arg("reusable"))
-      .def("clear", &TokenTree::clear)
+      .def("clear", &TokenTree::clear, py::kw_only(), py::arg("cache_limit") = 0)
+      .def(
+          "count_tokens",
+          [](TokenTree& tree, const Ids& leaves) {
+            for (py::ssize_t i = 0; i < leaves.size(); ++i) check(tree, leaves, i);
+            return tree.count_tokens(leaves.data(), leaves.size());
+          },
+          py::arg("leaves"))
       .def("forget_slots", &TokenTree::forget_slots)
       .def("keep", &TokenTree::keep, py::arg("kept"))
       .def(
@@ -137,17 +144,27 @@ void bind_tree(py::module_& m) {
           },
           py::arg("leaves"))
       .def(
+          "leaves_of_pass",
+          [](const TokenTree& tree, const Ids& leaves, int64_t budget) {
+            for (py::ssize_t i = 0; i < leaves.size(); ++i) check(tree, leaves, i);
+            return to_array(leaves_of_pass(tree, leaves.data(), leaves.size(), budget));
+          },
+          py::arg("leaves"), py::kw_only(), py::arg("budget"))
+      .def(
           "plan",
-          [](TokenTree& tree, const Ids& leaves, int64_t budget, int64_t keep_limit, bool more_rounds) {
+          [](TokenTree& tree, const Ids& leaves, int64_t budget, int64_t keep_limit, bool more_rounds,
+             int64_t cache_limit) {
             if (budget < 1)
               throw std::invalid_argument("budget: expected at least 1 token, got " + std::to_string(budget));
             for (py::ssize_t i = 0; i < leaves.size(); ++i) check(tree, leaves, i);
-            TreePlan plan = plan_passes(tree, leaves.data(), leaves.size(), budget, keep_limit, more_rounds);
+            TreePlan plan =
+                plan_passes(tree, leaves.data(), leaves.size(), budget, keep_limit, cache_limit, more_rounds);
             py::list passes;
             for (TreePass& pass : plan.passes) passes.append(to_dict(std::move(pass)));
             return py::make_tuple(passes, plan.num_slots, std::move(plan.kept));
           },
-          py::arg("leaves"), py::kw_only(), py::arg("budget"), py::arg("keep_limit"), py::arg("more_rounds"))
+          py::arg("leaves"), py::kw_only(), py::arg("budget"), py::arg("keep_limit"), py::arg("more_rounds"),
+          py::arg("cache_limit") = 0)
       .def_property_readonly("num_tokens", &TokenTree::num_tokens);
 }
 

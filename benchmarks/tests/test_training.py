@@ -1,6 +1,7 @@
 """benchmarks/training.py: judges of both kinds are tested on all three tests, and their results make tables."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,3 +49,20 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> N
 def test_every_trial_is_listed_once() -> None:
     trials = training.trials(2)
     assert len(set(trials)) == len(trials) == 2 * (len(training.METHODS) * len(training.EPOCHS) + 3)
+
+
+def test_trials_that_run_at_once_have_configurations_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(training.subprocess, "run", run)
+    trials = training.trials(3)
+    for trial in trials:
+        training.train("finetune", tmp_path / trial.name)
+    written = {command[-1]: Path(command[-1]).read_text() for command in commands}
+    assert len(written) == len(set(written.values())) == len(trials)

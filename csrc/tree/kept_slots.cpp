@@ -17,6 +17,14 @@ void KeptSlots::split(int32_t node, int32_t upper, int64_t length) {
   place(node) = first + length;
 }
 
+void KeptSlots::renumber(const std::vector<int32_t>& numbers) {
+  const std::vector<int64_t> before = std::move(slots_);
+  slots_.clear();
+  for (size_t node = 0; node < before.size(); ++node) {
+    if (before[node] >= 0) place(numbers[node]) = before[node];
+  }
+}
+
 int64_t& KeptSlots::place(int32_t node) {
   if (!is_known(node)) slots_.resize(static_cast<size_t>(node) + 1, -1);
   return slots_[static_cast<size_t>(node)];

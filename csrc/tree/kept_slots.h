@@ -22,6 +22,8 @@ class KeptSlots {
   void release(int32_t node, int64_t length);
   // Follows a split of the tree: the first `length` tokens of `node` are now the node `upper`.
   void split(int32_t node, int32_t upper, int64_t length);
+  // Follows new numbers of the tree's nodes; -1 for one that is gone, which has no slots.
+  void renumber(const std::vector<int32_t>& numbers);
 
   int64_t base() const { return allocator_.base(); }
   int64_t used() const { return allocator_.used(); }

@@ -17,8 +17,15 @@ void TokenTree::plant() {
   segments_.clear();
   prefix_by_segment_.clear();
   leaves_.clear();
-  nodes_.push_back(
-      Node{.parent = -1, .depth = 0, .begin = 0, .end = 0, .reusable = true, .closed = true, .children = {}});
+  nodes_.push_back(Node{.parent = -1,
+                        .depth = 0,
+                        .begin = 0,
+                        .end = 0,
+                        .reusable = true,
+                        .closed = true,
+                        .counted = false,
+                        .read = 0,
+                        .children = {}});
   if (!head_ids_.empty()) {
     append_node(0, head_ids_.data(), static_cast<int64_t>(head_ids_.size()));
     nodes_[1].reusable = nodes_[1].closed = true;
@@ -26,13 +33,66 @@ void TokenTree::plant() {
   prefixes_.assign(1, Position{head_node(), static_cast<int64_t>(head_ids_.size())});
 }
 
-void TokenTree::clear() {
-  const int64_t base = kept_.base();
+void TokenTree::clear(int64_t cache_limit) {
   // A head that had to be split over several passes lies in several nodes and is computed anew.
-  const bool head_is_kept = !head_ids_.empty() && nodes_[1].depth == 0 && kept_.slot(1) == base;
+  const bool head_is_whole = head_ids_.empty() || nodes_[1].depth == 0;
+  if (cache_limit > 0 && head_is_whole) {
+    for (int32_t n : idle_nodes(*this, kept_, {})) {
+      if (kept_.used() <= cache_limit) break;
+      kept_.release(n, nodes_[n].length());
+    }
+    transplant();
+    return;
+  }
+  const int64_t base = kept_.base();
+  const bool head_is_kept = !head_ids_.empty() && head_is_whole && kept_.slot(1) == base;
   plant();
   kept_ = KeptSlots(base);
   if (head_is_kept) kept_.allocate(1, nodes_[1].length());
+}
+
+// Plants the tree anew with the kept nodes and those above them. The head is whole.
+void TokenTree::transplant() {
+  const std::vector<int32_t> old_pool = std::move(pool_);
+  const std::vector<Node> old_nodes = std::move(nodes_);
+  plant();
+  std::vector<bool> stays(old_nodes.size(), false);
+  for (size_t n = 1; n < old_nodes.size(); ++n) {
+    if (kept_.slot(static_cast<int32_t>(n)) < 0) continue;
+    for (auto up = static_cast<int32_t>(n); up > 0 && !stays[up]; up = old_nodes[up].parent) stays[up] = true;
+  }
+  std::vector<int32_t> numbers(old_nodes.size(), -1);
+  numbers[0] = 0;
+  std::vector<int32_t> stack(old_nodes[0].children.rbegin(), old_nodes[0].children.rend());
+  while (!stack.empty()) {
+    const int32_t old = stack.back();
+    const Node& node = old_nodes[old];
+    stack.pop_back();
+    if (old == 1 && !head_ids_.empty()) {
+      numbers[old] = 1;
+    } else if (stays[old]) {
+      const int32_t now = append_node(numbers[node.parent], old_pool.data() + node.begin, node.length());
+      numbers[old] = now;
+      nodes_[now].reusable = node.reusable;
+      nodes_[now].closed = true;
+    } else {
+      continue;
+    }
+    nodes_[numbers[old]].read = node.read;
+    stack.insert(stack.end(), node.children.rbegin(), node.children.rend());
+  }
+  kept_.renumber(numbers);
+}
+
+int64_t TokenTree::count_tokens(const int32_t* leaves, int64_t count) {
+  int64_t tokens = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int32_t n = leaf_node(leaves[i]); n > 0 && !nodes_[n].counted; n = nodes_[n].parent) {
+      nodes_[n].counted = true;
+      tokens += nodes_[n].length();
+    }
+  }
+  return tokens;
 }
 
 void TokenTree::forget_slots() {
@@ -143,6 +203,8 @@ int32_t TokenTree::append_node(int32_t parent, const int32_t* ids, int64_t count
                         .end = begin + count,
                         .reusable = false,
                         .closed = false,
+                        .counted = false,
+                        .read = 0,
                         .children = {}});
   nodes_[parent].children.push_back(index);
   nodes_[parent].closed = true;
@@ -168,6 +230,19 @@ int32_t TokenTree::split(int32_t node, int64_t length) {
   child_by_token_[key(top.parent, pool_[top.begin])] = upper;
   child_by_token_[key(upper, pool_[bottom.begin])] = node;
   return upper;
+}
+
+std::vector<int32_t> idle_nodes(const TokenTree& tree, const KeptSlots& slots, const std::vector<bool>& needed) {
+  std::vector<int32_t> idle;
+  for (int32_t n = 1; n < tree.num_nodes(); ++n) {
+    const bool is_needed = static_cast<size_t>(n) < needed.size() && needed[n];
+    if (slots.slot(n) >= 0 && !is_needed && n != tree.head_node()) idle.push_back(n);
+  }
+  std::stable_sort(idle.begin(), idle.end(), [&tree](int32_t a, int32_t b) {
+    const TokenTree::Node &x = tree.node(a), &y = tree.node(b);
+    return x.read != y.read ? x.read < y.read : x.depth > y.depth;
+  });
+  return idle;
 }
 
 }  // namespace gram_fast

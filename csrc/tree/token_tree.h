@@ -20,6 +20,8 @@ class TokenTree {
     int64_t end;
     bool reusable;                  // ends above or at a segment border where later sequences may branch off
     bool closed;                    // not to be extended: a border or a sequence ends here, or it has children
+    bool counted;                   // by count_tokens
+    int64_t read;                   // number of the last plan that read or computed it
     std::vector<int32_t> children;  // in order of insertion
 
     int64_t length() const { return end - begin; }
@@ -36,8 +38,12 @@ class TokenTree {
   // its marks. Throws std::invalid_argument for an unknown segment and for segments without a token.
   int32_t add_sequence(const int32_t* segments, int64_t count, int64_t reusable);
 
-  // Removes all sequences and segments. The head and the slots of its keys and values stay.
-  void clear();
+  // Removes all sequences and segments, and the nodes without kept keys and values. The head stays, with its slots; of
+  // the other kept nodes those that were read last, while at most `cache_limit` slots are in use.
+  void clear(int64_t cache_limit = 0);
+
+  // Counts the tokens on the paths to leaves, head included, that no earlier count since clear() has had.
+  int64_t count_tokens(const int32_t* leaves, int64_t count);
 
   // Frees the slots of all nodes.
   void forget_slots();
@@ -60,6 +66,9 @@ class TokenTree {
   const Node& node(int32_t index) const { return nodes_[index]; }
   int32_t num_nodes() const { return static_cast<int32_t>(nodes_.size()); }
   const int32_t* ids(const Node& node) const { return pool_.data() + node.begin; }
+  // Gives a plan its number, and notes that it reads a node.
+  int64_t number_plan() { return ++plans_; }
+  void mark_read(int32_t node, int64_t plan) { nodes_[node].read = plan; }
   // Changes with every change of nodes or kept slots.
   int64_t revision() const { return revision_; }
 
@@ -70,6 +79,7 @@ class TokenTree {
   };
 
   void plant();
+  void transplant();
   int32_t resolve(Position position) const;
   Position descend(Position position, const std::vector<int32_t>& ids);
   Position end_node_at(Position position);
@@ -84,11 +94,16 @@ class TokenTree {
   std::vector<Node> nodes_;
   KeptSlots kept_{0};
   int64_t revision_ = 0;
+  int64_t plans_ = 0;
   std::unordered_map<uint64_t, int32_t> child_by_token_;     // (node, first token) -> child
   std::vector<std::vector<int32_t>> segments_;               // by segment index
   std::vector<Position> prefixes_;                           // by segment prefix; 0 is the head alone
   std::unordered_map<uint64_t, int32_t> prefix_by_segment_;  // (prefix, segment) -> longer prefix
   std::vector<Position> leaves_;                             // by handle
 };
+
+// Nodes with these slots that are not `needed` (by number; beyond its end none is), in the order in which they may go:
+// read longest ago first, the deepest first. The head never goes.
+std::vector<int32_t> idle_nodes(const TokenTree& tree, const KeptSlots& slots, const std::vector<bool>& needed);
 
 }  // namespace gram_fast

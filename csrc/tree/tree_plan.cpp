@@ -1,6 +1,7 @@
 #include "tree/tree_plan.h"
 
 #include <algorithm>
+#include <unordered_map>
 #include <utility>
 
 #include "tables/span_tables.h"
@@ -14,12 +15,13 @@ constexpr int32_t kNone = -1;
 // of a copy, so that a plan that is not run leaves nothing behind.
 class Planner {
  public:
-  Planner(TokenTree& tree, int64_t budget, int64_t keep_limit, bool more_rounds)
+  Planner(TokenTree& tree, int64_t budget, int64_t keep_limit, int64_t cache_limit, bool more_rounds)
       : tree_(tree),
         slots_(tree.kept().base() == budget ? tree.kept() : KeptSlots(budget)),
         budget_(budget),
-        keep_limit_(keep_limit),
-        more_rounds_(more_rounds) {}
+        kept_limit_(std::max(more_rounds ? keep_limit : 0, cache_limit)),
+        has_cache_(cache_limit > 0),
+        has_later_reads_(more_rounds || cache_limit > 0) {}
 
   TreePlan plan(const int32_t* leaves, int64_t count) {
     for (int64_t i = 0; i < count; ++i) expose_last_token(tree_.leaf_node(leaves[i]));
@@ -50,14 +52,19 @@ class Planner {
   void split(int32_t node, int64_t length) { slots_.split(node, tree_.split(node, length), length); }
 
   void mark_needed(const int32_t* leaves, int64_t count) {
+    const int64_t number = tree_.number_plan();
     needed_.assign(tree_.num_nodes(), false);
     for (int64_t i = 0; i < count; ++i) {
-      for (int32_t n = tree_.leaf_node(leaves[i]); n > 0 && !needed_[n]; n = tree_.node(n).parent) needed_[n] = true;
+      for (int32_t n = tree_.leaf_node(leaves[i]); n > 0 && !needed_[n]; n = tree_.node(n).parent) {
+        needed_[n] = true;
+        tree_.mark_read(n, number);
+      }
     }
-    const int32_t head = tree_.head_node();
-    for (int32_t n = 1; n < tree_.num_nodes(); ++n) {
-      if (!needed_[n] && n != head) release(n);
+    idle_ = idle_nodes(tree_, slots_, needed_);
+    if (!has_cache_) {
+      for (; !idle_.empty(); idle_.pop_back()) release(idle_.back());
     }
+    std::reverse(idle_.begin(), idle_.end());
   }
 
   void split_long_nodes() {
@@ -205,18 +212,27 @@ class Planner {
     };
     kept_.erase(std::remove_if(kept_.begin(), kept_.end(), done), kept_.end());
     for (int32_t n : pass_nodes_[pass]) {
+      const bool is_read_later = last_read_[n] > pass;
+      if (!is_read_later && !is_wanted_later(n)) continue;
       const int64_t length = tree_.node(n).length();
-      const bool has_room = slots_.used() + length <= keep_limit_;
-      if (last_read_[n] <= pass && !(is_wanted_later(n) && (has_room || n == tree_.head_node()))) continue;
+      if (!make_room(length) && !is_read_later && n != tree_.head_node()) continue;
       kept_.push_back(n);
       plan_.passes[pass].keep.push_back({.start = start_[n], .slot = slots_.allocate(n, length), .length = length});
     }
     plan_.num_slots = std::max(plan_.num_slots, slots_.top());
   }
 
-  bool is_wanted_later(int32_t n) const { return n == tree_.head_node() || (more_rounds_ && tree_.node(n).reusable); }
+  // Lets idle nodes go for so many slots; whether they are within the limit then.
+  bool make_room(int64_t length) {
+    for (; !idle_.empty() && slots_.used() + length > kept_limit_; idle_.pop_back()) release(idle_.back());
+    return slots_.used() + length <= kept_limit_;
+  }
 
-  bool stays(int32_t n) { return n == tree_.head_node() || (is_wanted_later(n) && slots_.used() <= keep_limit_); }
+  bool is_wanted_later(int32_t n) const {
+    return n == tree_.head_node() || (has_later_reads_ && tree_.node(n).reusable);
+  }
+
+  bool stays(int32_t n) { return n == tree_.head_node() || (is_wanted_later(n) && slots_.used() <= kept_limit_); }
 
   void place_leaves(const int32_t* leaves, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
@@ -243,10 +259,12 @@ class Planner {
   TokenTree& tree_;
   KeptSlots slots_;
   const int64_t budget_;
-  const int64_t keep_limit_;
-  const bool more_rounds_;
+  const int64_t kept_limit_;  // slots in use up to which nodes are kept that this round reads no more
+  const bool has_cache_;
+  const bool has_later_reads_;
   TreePlan plan_;
   std::vector<bool> needed_;
+  std::vector<int32_t> idle_;                     // kept nodes that are not needed; the first to go is the last
   std::vector<int32_t> pass_of_;                  // pass that computes the node, or kNone when it is kept
   std::vector<int64_t> start_;                    // packed start within that pass
   std::vector<int32_t> last_read_;                // last pass that reads the node's keys
@@ -261,8 +279,36 @@ class Planner {
 }  // namespace
 
 TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
-                     bool more_rounds) {
-  return Planner(tree, budget, keep_limit, more_rounds).plan(leaves, count);
+                     int64_t cache_limit, bool more_rounds) {
+  return Planner(tree, budget, keep_limit, cache_limit, more_rounds).plan(leaves, count);
+}
+
+std::vector<int64_t> leaves_of_pass(const TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget) {
+  std::vector<bool> needed(tree.num_nodes(), false);
+  std::unordered_map<int32_t, std::vector<int64_t>> at;  // positions of leaves by node
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t leaf = tree.leaf_node(leaves[i]);
+    at[leaf].push_back(i);
+    for (int32_t n = leaf; n > 0 && !needed[n]; n = tree.node(n).parent) needed[n] = true;
+  }
+  std::vector<int64_t> chosen;
+  int64_t tokens = 0;
+  std::vector<int32_t> stack{0};
+  while (!stack.empty()) {
+    const int32_t n = stack.back();
+    const TokenTree::Node& node = tree.node(n);
+    const auto ends_here = at.find(n);
+    stack.pop_back();
+    const bool is_kept = tree.kept().base() == budget && tree.kept().slot(n) >= 0;
+    // Of a kept leaf the last token is computed.
+    tokens += is_kept ? (ends_here == at.end() ? 0 : 1) : node.length();
+    if (tokens > budget && !chosen.empty()) break;
+    if (ends_here != at.end()) chosen.insert(chosen.end(), ends_here->second.begin(), ends_here->second.end());
+    for (auto child = node.children.rbegin(); child != node.children.rend(); ++child) {
+      if (needed[*child]) stack.push_back(*child);
+    }
+  }
+  return chosen;
 }
 
 }  // namespace gram_fast

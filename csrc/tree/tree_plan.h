@@ -34,9 +34,15 @@ struct TreePlan {
 // of about equal size. Nodes with kept keys and values are read, not computed. A node that a later pass reads is kept
 // until then; with `more_rounds`, reusable nodes are kept for the next round while at most `keep_limit` slots are in
 // use. Kept nodes that this round does not read are dropped, and all of them where `budget` is not the one they were
-// kept with. The spans and leaf rows of every pass are checked. Planning may split nodes of the tree; the tree's kept
-// slots change only when it is given the plan's (TokenTree::keep).
+// kept with. With a `cache_limit` above 0 reusable nodes are kept for calls to come too, and those that this round does
+// not read stay, while at most so many slots are in use; the nodes that were read longest ago make room. The spans and
+// leaf rows of every pass are checked. Planning may split nodes of the tree; the tree's kept slots change only when it
+// is given the plan's (TokenTree::keep).
 TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
-                     bool more_rounds);
+                     int64_t cache_limit, bool more_rounds);
+
+// Chooses the leaves that one pass of at most `budget` tokens has room for, depth first, given what is kept; one leaf
+// at least. Returns their positions in `leaves`.
+std::vector<int64_t> leaves_of_pass(const TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget);
 
 }  // namespace gram_fast

@@ -105,6 +105,18 @@ class LabelComparer:
         """Whether the template shows one response rather than a pair."""
         return self.tokenizer.template.is_verifier
 
+    def advance_together(self, cache_bytes: int) -> None:
+        """Has calls that are open at the same time advance side by side, pass by pass, from now on.
+
+        Prompts, and responses in slot A, that were read last keep their keys and values for calls to come, in at most
+        `cache_bytes`, but at least a pass of them. Raises InputError in a judge that is divided among processes, which
+        must all make the same calls.
+        """
+        if self.runner.processes.count > 1:
+            raise InputError("tensor_parallel: expected a judge that one process runs, whose calls can make way")
+        slots = cache_bytes // self.runner.bytes_per_slot
+        self.engine.cache_limit = max(slots, self.engine.budget)
+
     def flags(self, text: str) -> tuple[str, ...]:
         """Finds the lines of the judge's template and the special tokens that `text` contains."""
         return self.tokenizer.flags(text)

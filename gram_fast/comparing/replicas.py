@@ -77,6 +77,12 @@ class Replicas(Generic[AnyComparer]):
         """Finds what `text` contains that may pass for part of the judge's prompt, the same for all comparers."""
         return self.comparers[0].flags(text)
 
+    def advance_together(self, cache_bytes: int) -> None:
+        """Has calls advance side by side on every comparer, each of which may keep so many bytes."""
+        for comparer in self.comparers:
+            if (advance := getattr(comparer, "advance_together", None)) is not None:
+                advance(cache_bytes)
+
     def unfit(self, groups: Sequence[Group], pairs: Sequence[Pairs], orders: Orders) -> dict[str, str]:
         """Finds what cannot be compared, the same for all comparers; nothing where they do not know beforehand."""
         find = getattr(self.comparers[0], "unfit", None)

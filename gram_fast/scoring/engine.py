@@ -64,7 +64,7 @@ class Engine:
         self._head_ids = np.empty(0, np.int32)
         self._tree = TokenTree(self._head_ids)
         self._store = KeyValueStore()
-        self._tokens_counted = 0  # tokens of the tree that requests have in their stats
+        self._planting = 0  # changes whenever the tree has lost its segments
         self._is_whole = True
         """Whether the store holds what the tree says."""
         self._calls, self._turns = Calls(), self._new_turns()
@@ -76,6 +76,12 @@ class Engine:
         # An eighth of the free memory, at most 65,536 and at least one pass.
         self.keep_limit = max(self.budget, min(65536, free // 8 // runner.bytes_per_slot))
         """Most slots in use up to which nodes are kept between the rounds of a request."""
+        self.cache_limit = 0
+        """Most slots in use up to which nodes are kept for requests to come, those that were read last.
+
+        Above 0, a request with much to ask also gives way to others after each pass; with 0 it has the engine from its
+        first pass to its end.
+        """
 
     @property
     def num_slots(self) -> int:
@@ -86,9 +92,9 @@ class Engine:
     def request(self, head_ids: Ids) -> Iterator[ScoringRequest]:
         """Opens a request whose sequences all start with `head_ids`; it waits for the engine when it first scores.
 
-        Its keys and values are dropped at the end of its turn except the head's, which the next request with the same
-        head reuses unless the model may have changed by then. Raises InputError in a forked child where the model
-        cannot run, and from within another request (`Calls`).
+        Its keys and values are dropped at the end of its turn except the head's and, up to `cache_limit`, the most
+        recent; requests with the same head reuse them unless the model may have changed by then. Raises InputError in a
+        forked child where the model cannot run, and from within another request (`Calls`).
         """
         if self._is_forked:
             check_forked_child(self._runner.device, self._runner.processes.count)
@@ -97,71 +103,92 @@ class Engine:
             yield request
 
     def _new_turns(self) -> Turns[ScoringRequest]:
-        return Turns(self._score, self._end_turn, self._fit, self._is_stopped)
+        return Turns(self._score, self._end_turn, self._fit, self._is_stopped, lambda: self.cache_limit > 0)
 
     def _fit(self, requests: Sequence[ScoringRequest]) -> bool:
         """Whether requests may have a turn together. Never with several processes, which must all do the same."""
         return (
             self._runner.processes.count == 1
-            and sum(request.tokens_asked for request in requests) <= self.budget
+            and sum(request.tokens_distinct for request in requests) <= self.budget
             and np.array_equal(requests[0].head_ids, requests[-1].head_ids)
         )
 
-    def _score(self, requests: Sequence[ScoringRequest]) -> None:
-        """Answers what requests of one turn ask, packed together; each counts its share of the cost, by its tokens.
+    def _score(self, requests: Sequence[ScoringRequest]) -> Sequence[ScoringRequest]:
+        """Answers what requests of one turn ask, packed together -> those that are not done, having given way.
 
-        What was answered before an interruption is not asked any more, nor what a stopped call asks.
+        Each counts its share of the cost, by its tokens. What was answered before an interruption is not asked any
+        more, nor what a stopped call asks.
         """
         requests = [request for request in requests if request.num_asked and not self._is_stopped(request)]
         if not requests:
-            return
+            return ()
         was_whole, self._is_whole = self._is_whole, False
         if not was_whole:
             # A plan may be half run, the store half grown: not even `_forget` need have come to its end.
             self._forget()
         if not np.array_equal(requests[0].head_ids, self._head_ids):
             self._head_ids, self._tree = requests[0].head_ids, TokenTree(requests[0].head_ids)
+            self._planting += 1
         try:
-            leaves = np.concatenate([request.add_to(self._tree) for request in requests])
-            self._count_tree(requests)
+            of_requests = [request.add_to(self._tree, self._planting) for request in requests]
+            self._count_tree(requests, of_requests)
+            leaves = np.concatenate(of_requests)
             more_rounds = any(request.more_rounds for request in requests)
-            logits, tokens_computed, passes = self._logits(requests, leaves, more_rounds)
+            logits, is_done, tokens_computed, passes = self._logits(requests, leaves, more_rounds)
             # Attention weighs what a token must not see by 0, which leaves a NaN a NaN, also in what is kept.
-            self._is_whole = bool(np.isfinite(logits).all())
+            self._is_whole = bool(np.isfinite(logits[is_done]).all())
         finally:
             if not self._is_whole:
                 self._forget()
         if not self._is_whole and len(requests) > 1:
             raise RunApartError("one of several calls has logits that are not finite")
-        computed = shares(tokens_computed, np.array([request.tokens_asked for request in requests]))
-        parts = np.split(logits, np.cumsum([request.num_asked for request in requests])[:-1])
+        of_request = np.cumsum([request.num_asked for request in requests])[:-1]
+        parts, done = np.split(logits, of_request), np.split(is_done, of_request)
+        tokens_done = [request.lengths_asked[its].sum() for request, its in zip(requests, done, strict=True)]
+        computed = shares(tokens_computed, np.array(tokens_done))
         for k, request in enumerate(requests):
-            request.answer(parts[k], computed[k], passes)
+            request.answer(parts[k], done[k], computed[k], passes)
+        return [request for request in requests if request.num_asked]
 
-    def _count_tree(self, requests: Sequence[ScoringRequest]) -> None:
-        """Shares out by how much the tree has grown, once: requests that are run again find it grown."""
-        grown, self._tokens_counted = self._tree.num_tokens - self._tokens_counted, self._tree.num_tokens
-        weights = np.array([request.tokens_asked for request in requests])
-        for request, share in zip(requests, shares(grown, weights), strict=True):
+    def _count_tree(self, requests: Sequence[ScoringRequest], leaves: Sequence[NDArray[np.int32]]) -> None:
+        """Shares out the tokens on the paths to leaves, each once a turn; of requests that run again none."""
+        new = [(request, its) for request, its in zip(requests, leaves, strict=True) if not request.is_counted]
+        if not new:
+            return
+        tokens = self._tree.count_tokens(np.concatenate([its for _, its in new]))
+        weights = np.array([request.lengths_asked.sum() for request, _ in new])
+        for (request, _), share in zip(new, shares(tokens, weights), strict=True):
             request.tokens_tree += share
+            request.is_counted = True
 
     def _logits(
         self, requests: Sequence[ScoringRequest], leaves: NDArray[np.int32], more_rounds: bool
-    ) -> tuple[NDArray[np.float32], int, int]:
-        """Computes the label logits of the requests' leaves -> float32 [P, 2], tokens computed, passes."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int, int]:
+        """Computes the label logits of the requests' leaves, pass by pass until they give way.
+
+        -> float32 [P, 2], which of them are done, bool [P], tokens computed, passes.
+        """
         logits = np.full((len(leaves), 2), np.nan, np.float32)
-        pending = np.arange(len(leaves))
+        is_done = np.zeros(len(leaves), np.bool_)
         tokens_computed = passes = 0
-        while len(pending):
+        while not is_done.all() and not (is_done.any() and self._turns.is_to_give_way):
+            pending = np.flatnonzero(~is_done)
+            if self.cache_limit:
+                pending = pending[self._tree.leaves_of_pass(leaves[pending], budget=self.budget)]
             plan = plan_round(
-                self._tree, leaves[pending], budget=self.budget, keep_limit=self.keep_limit, more_rounds=more_rounds
+                self._tree,
+                leaves[pending],
+                budget=self.budget,
+                keep_limit=self.keep_limit,
+                more_rounds=more_rounds,
+                cache_limit=self.cache_limit,
             )
             # Inference mode saves a few hundredths of what the host takes of a pass. Its tensors cannot be trained
             # with: a model of somebody else's may keep some of those that it makes, such as cosines.
             with torch.no_grad() if self._runner.may_change else torch.inference_mode():
                 run = self._run(plan, requests)
             logits[pending[run.leaf_index]] = run.logits
-            pending = np.delete(pending, run.leaf_index)
+            is_done[pending[run.leaf_index]] = True
             tokens_computed += run.num_tokens
             passes += run.num_passes
             if run.is_complete:
@@ -169,11 +196,12 @@ class Engine:
             else:
                 # After `_run` has returned: its exception held the failed forward's activations.
                 self.halve_budget()
-        return logits, tokens_computed, passes
+        return logits, is_done, tokens_computed, passes
 
     def _end_turn(self) -> None:
-        was_whole, self._is_whole, self._tokens_counted = self._is_whole, False, 0
-        self._tree.clear()
+        was_whole, self._is_whole = self._is_whole, False
+        self._planting += 1
+        self._tree.clear(cache_limit=self.cache_limit)
         if self._runner.may_change:
             self._tree.forget_slots()
         self._is_whole = was_whole
@@ -226,6 +254,7 @@ class Engine:
         before = self.budget
         self.budget //= 2
         self.keep_limit //= 2
+        self.cache_limit = (self.cache_limit + 1) // 2  # not 0, which means something else
         self._forget()
         give_memory_back(self._runner.device)
         # At last: where warnings are errors, the next call starts with the smaller budget.
@@ -243,7 +272,7 @@ class Engine:
 
     def _after_fork(self) -> None:
         """Starts over in a forked child: a request of another thread, half run, does not end there."""
-        self._is_forked, self._is_whole, self._tokens_counted = True, False, 0
+        self._is_forked, self._is_whole, self._planting = True, False, self._planting + 1
         self._calls, self._turns, self._tree = Calls(), self._new_turns(), TokenTree(self._head_ids)
         tqdm.set_lock(threading.RLock())
 

@@ -12,6 +12,7 @@ from gram_fast.text.encoded import EncodedRound
 from gram_fast.text.tokens import Ids
 
 _NO_LOGITS = np.empty((0, 2), np.float32)
+_NO_LENGTHS = np.empty(0, np.int64)
 
 
 class ScoringRequest:
@@ -26,16 +27,37 @@ class ScoringRequest:
         """Whether nobody waits for the call any more."""
         self.more_rounds = False
         """Whether keys and values are kept for another round."""
-        self.num_asked = self.tokens_asked = 0
-        """Sequences that wait for their logits, and their tokens behind the heads."""
         self._asked: list[EncodedRound] = []
-        self._segments: list[Ids] = []
-        self._sizes = np.empty(0, np.int64)  # tokens of each segment
-        self._numbers = np.empty(0, np.int32)  # of each segment in the tree
+        self._lengths = _NO_LENGTHS  # tokens behind the head of each sequence that was asked, int64 [P]
+        self._left = _NO_LENGTHS  # positions of those without logits, int64 [Q]
         self._logits = _NO_LOGITS
+        self._segments: list[Ids] = []
+        self._sizes = _NO_LENGTHS  # tokens of each segment
+        self._numbers = np.empty(0, np.int32)  # of each segment in the tree
+        self._planting = -1  # of the tree that these are of
+        self._distinct: int | None = None
         self.tokens_tree = 0
         """Tokens of the tree that are counted as this call's."""
+        self.is_counted = True
+        """Whether those of what waits are."""
         self._comparisons = self._tokens_unshared = self._tokens_computed = self._passes = 0
+
+    @property
+    def num_asked(self) -> int:
+        """Sequences that wait for their logits."""
+        return len(self._left)
+
+    @property
+    def lengths_asked(self) -> NDArray[np.int64]:
+        """Tokens behind the head of each of these, int64 [Q]."""
+        return self._lengths[self._left]
+
+    @property
+    def tokens_distinct(self) -> int:
+        """Tokens behind the head that these have, each prefix of segments once; of those that are done too."""
+        if self._distinct is None:
+            self._distinct = sum(_distinct(asked.sequences, self._sizes) for asked in self._asked)
+        return self._distinct
 
     @property
     def num_segments(self) -> int:
@@ -48,38 +70,48 @@ class ScoringRequest:
         self._sizes = np.append(self._sizes, [len(ids) for ids in encoded.segments]).astype(np.int64)
         self._asked.append(encoded)
         lengths: NDArray[np.int64] = self._sizes[encoded.sequences].sum(axis=1)
-        self.num_asked += len(lengths)
-        self.tokens_asked += int(lengths.sum())
+        self._left = np.append(self._left, len(self._lengths) + np.arange(len(lengths)))
+        self._lengths = np.append(self._lengths, lengths)
+        self._logits = np.full((len(self._lengths), 2), np.nan, np.float32)
+        self._distinct, self.is_counted = None, False
         return len(self.head_ids) + lengths
 
     def score(self, more_rounds: bool) -> NDArray[np.float32]:
         """Computes the label logits of what was added -> float32 [P, 2]; `more_rounds` keeps reusable keys and values.
 
-        Waits for the engine the first time, and has it until the request ends. Raises StoppedError in a call that is to
-        stop.
+        Waits for the engine the first time, and has it until the request ends, unless the engine gives way. Raises
+        StoppedError in a call that is to stop.
         """
         self.more_rounds, self.is_stopped = more_rounds, stop_of_call()
         self.ask()
         if self.num_asked:
             raise StoppedError("the call was stopped before its next pass")
+        self._asked, self._lengths = [], _NO_LENGTHS
         return self._logits
 
-    def add_to(self, tree: TokenTree) -> NDArray[np.int32]:
-        """Adds what is asked to the tree -> leaf numbers, int32 [P]; once more after an interruption does no harm."""
+    def add_to(self, tree: TokenTree, planting: int) -> NDArray[np.int32]:
+        """Adds what waits to the tree -> leaf numbers, int32 [Q]; once more after an interruption does no harm.
+
+        `planting` changes whenever the tree has lost its segments.
+        """
+        if planting != self._planting:
+            self._numbers, self._planting = np.empty(0, np.int32), planting
         added = [tree.add_segment(ids) for ids in self._segments[len(self._numbers) :]]
         self._numbers = np.append(self._numbers, np.array(added, np.int32))
-        return np.concatenate(
-            [tree.add_sequences(self._numbers[asked.sequences], asked.reusable) for asked in self._asked]
-        )
+        leaves = [tree.add_sequences(self._numbers[asked.sequences], asked.reusable) for asked in self._asked]
+        return np.concatenate(leaves)[self._left]
 
-    def answer(self, logits: NDArray[np.float32], tokens_computed: int, passes: int) -> None:
-        """Takes the logits, float32 [P, 2], of what is asked, and what they cost."""
-        self._logits = logits
-        self._comparisons += self.num_asked
-        self._tokens_unshared += self.tokens_asked + self.num_asked * len(self.head_ids)
+    def answer(
+        self, logits: NDArray[np.float32], is_done: NDArray[np.bool_], tokens_computed: int, passes: int
+    ) -> None:
+        """Takes logits, float32 [Q, 2], of what waits, those that `is_done`, bool [Q], marks, and what they cost."""
+        done = self._left[is_done]
+        self._logits[done] = logits[is_done]
+        self._comparisons += len(done)
+        self._tokens_unshared += int(self._lengths[done].sum()) + len(done) * len(self.head_ids)
         self._tokens_computed += tokens_computed
         self._passes += passes
-        self._asked, self.num_asked, self.tokens_asked = [], 0, 0
+        self._left = self._left[~is_done]
 
     def stats(self, seconds: float) -> ForwardStats:
         """Cost of the request so far; `seconds`: wall time, which the caller measures."""
@@ -91,6 +123,15 @@ class ScoringRequest:
             tokens_computed=self._tokens_computed,
             passes=self._passes,
         )
+
+
+def _distinct(sequences: NDArray[np.int32], sizes: NDArray[np.int64]) -> int:
+    """Counts the tokens of sequences of segments, int32 [P, k], of which those with the same beginning share it."""
+    tokens, prefixes = 0, np.zeros(len(sequences), np.int64)
+    for segments in sequences.T:
+        _, first, prefixes = np.unique(prefixes * len(sizes) + segments, return_index=True, return_inverse=True)
+        tokens += int(sizes[segments[first]].sum())
+    return tokens
 
 
 def shares(total: int, weights: NDArray[np.int64]) -> list[int]:

@@ -80,15 +80,24 @@ class TreePlan:
 
 
 def plan_round(
-    tree: TokenTree, leaves: NDArray[np.int32], *, budget: int, keep_limit: int, more_rounds: bool
+    tree: TokenTree,
+    leaves: NDArray[np.int32],
+    *,
+    budget: int,
+    keep_limit: int,
+    more_rounds: bool,
+    cache_limit: int = 0,
 ) -> TreePlan:
     """Plans the passes that give the logits of `leaves`, none over `budget` tokens.
 
     With `more_rounds`, nodes above a reusable segment border keep their slots for the next round while at most
-    `keep_limit` slots are in use. The tree records these slots when `tree.keep(plan.kept)` is called, after the passes
-    were run.
+    `keep_limit` slots are in use; with a `cache_limit` above 0, for any round to come while at most so many are, and
+    those that were read longest ago make room. The tree records these slots when `tree.keep(plan.kept)` is called,
+    after the passes were run.
     """
-    tables, num_slots, kept = tree.plan(leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds)
+    tables, num_slots, kept = tree.plan(
+        leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds, cache_limit=cache_limit
+    )
     return TreePlan([tree_pass_of(table, budget) for table in tables], num_slots, kept)
 
 

@@ -1,10 +1,13 @@
 """Turns: several threads use what works for one at a time; those who wait at the same time have a turn together."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from gram_fast.scoring.clients import client_of_call
 
 Asker = TypeVar("Asker")
 
@@ -23,6 +26,8 @@ class _Place(Generic[Asker]):
     asker: Asker
     changed: threading.Condition
     """Says that it is answered, or is to run."""
+    client: Hashable
+    """For whom the call is made."""
     is_open: threading.Lock = field(default_factory=threading.Lock)
     """Locked while the call is open: a `with` gives it back whatever interrupts the call."""
 
@@ -34,23 +39,28 @@ class Turns(Generic[Asker]):
     has asked or left, again and again until all have left; who comes meanwhile waits for the next. No thread is
     started: a lone asker runs what it asks itself, at once.
 
+    Where turns give way, a turn also ends after a run while others wait. Whoever is not done then waits again, and the
+    clients with the least time so far come first: each client has about as much as any other, however much one asks.
+
     An interruption may end a call at any line, also of this file. What it leaves behind is found by whoever looks next,
     since its place is not open any more; what it has run but not told is run again, which must do no harm.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Asker]], None],
+        run: Callable[[Sequence[Asker]], Collection[Asker]],
         end: Callable[[], None],
         fits: Callable[[Sequence[Asker]], bool],
         is_stopped: Callable[[Asker], bool],
+        gives_way: Callable[[], bool] = lambda: False,
     ) -> None:
         """Takes what is done in a turn, and how askers behave.
 
-        `run` answers some of a turn, `end` ends a turn, `fits` says whether two or more may have one together, and
-        `is_stopped` whether nobody wants an asker's answer any more.
+        `run` answers askers of a turn and returns those that it is to run again, `end` ends a turn, `fits` says whether
+        two or more may have one together, `is_stopped` whether nobody wants an asker's answer any more, and `gives_way`
+        whether a turn ends after a run while others wait.
         """
-        self._run, self._end, self._fits, self._is_stopped = run, end, fits, is_stopped
+        self._run, self._end, self._fits, self._is_stopped, self._gives_way = run, end, fits, is_stopped, gives_way
         self._lock = threading.Lock()
         self._open: list[_Place[Asker]] = []
         self._asked: dict[_Place[Asker], None] = {}  # who waits for an answer, in order
@@ -61,6 +71,13 @@ class Turns(Generic[Asker]):
         self._unexplained: tuple[_Place[Asker], Exception] | None = (
             None  # the error of that, and in whose thread it was
         )
+        self._had: dict[Hashable, float] = {}  # seconds that the clients of open calls have had
+
+    @property
+    def is_to_give_way(self) -> bool:
+        """Whether the turn is to end after its run; `run` reads it to run no longer than it has to."""
+        with self._lock:
+            return self._is_to_give_way()
 
     @contextmanager
     def place(self, asker: Asker) -> Iterator[Callable[[], None]]:
@@ -71,11 +88,13 @@ class Turns(Generic[Asker]):
         that nobody has then is of the thread in which it came, such as the error of an alarm's handler. An interruption
         is raised in the thread that it meets, and the others are run again.
         """
-        place = _Place(asker, threading.Condition(self._lock))
+        place = _Place(asker, threading.Condition(self._lock), client_of_call())
         try:
             with place.is_open:
                 with self._lock:
                     self._open.append(place)
+                    # A newcomer has had as much as who has had least: it owes nobody, and nobody owes it.
+                    self._had.setdefault(place.client, min(self._had.values(), default=0.0))
                 yield lambda: self._ask(place)
         finally:
             with self._lock:
@@ -118,6 +137,8 @@ class Turns(Generic[Asker]):
         if self._has_begun and not self._members:
             self._end()
             self._has_begun = False
+        clients = {place.client for place in self._open if place.is_open.locked()}
+        self._had = {client: seconds for client, seconds in self._had.items() if client in clients}
         self._open = [place for place in self._open if place.is_open.locked()]  # at last: now all is done
 
     def _next(self) -> _Place[Asker] | None:
@@ -125,7 +146,7 @@ class Turns(Generic[Asker]):
         if self._runner is not None:
             return None
         if not self._members:
-            return next(iter(self._asked), None)
+            return next(iter(self._line()), None)
         if not self._is_apart and not all(member in self._asked for member in self._members):
             return None
         return next((place for place in self._asked if place in self._members), None)
@@ -134,16 +155,33 @@ class Turns(Generic[Asker]):
         """For whom an asker runs; between turns, begins one with those who wait."""
         if not self._members:
             self._has_begun, self._is_apart, self._unexplained = True, False, None
-            for other in self._asked:
-                if self._members and not self._fits([member.asker for member in (*self._members, other)]):
-                    break
-                self._members.append(other)
+            for other in self._line():
+                if not self._members or self._fits([member.asker for member in (*self._members, other)]):
+                    self._members.append(other)
         return [place] if self._is_apart else list(self._members)
+
+    def _line(self) -> list[_Place[Asker]]:
+        """Those who wait: whose clients have had least first, then in the order in which they came."""
+        return sorted(self._asked, key=lambda place: self._had.get(place.client, 0.0))
+
+    def _is_to_give_way(self) -> bool:
+        return self._gives_way() and not self._is_apart and any(place not in self._members for place in self._asked)
+
+    def _give_way(self) -> None:
+        """Ends the turn; those who are not done wait behind all others."""
+        members, self._members = self._members, []
+        self._end()
+        self._has_begun = False
+        for member in members:
+            if member in self._asked:
+                self._asked[member] = self._asked.pop(member)
 
     def _run_for(self, place: _Place[Asker], together: list[_Place[Asker]]) -> None:
         is_answered = False
+        not_done: Collection[Asker] = ()
+        began = time.monotonic()
         try:
-            self._run([place.asker for place in together])
+            not_done = self._run([place.asker for place in together])
             is_answered = True
         except Exception as error:
             # Whose it is, is found by running them one by one.
@@ -154,9 +192,15 @@ class Turns(Generic[Asker]):
         finally:
             with self._lock:
                 self._runner = None
+                for member in together:
+                    seconds = (time.monotonic() - began) / len(together)
+                    self._had[member.client] = self._had.get(member.client, 0.0) + seconds
                 for member in together if is_answered or len(together) == 1 else ():
-                    self._asked.pop(member, None)
-                    member.changed.notify()
+                    if not any(asker is member.asker for asker in not_done):
+                        self._asked.pop(member, None)
+                        member.changed.notify()
+                if is_answered and self._is_to_give_way():
+                    self._give_way()
                 if self._unexplained is not None and self._unexplained[0] is place and place in self._asked:
                     self._asked[place] = self._asked.pop(place)  # the last to be run, when others have had their own
                 self._wake_next()

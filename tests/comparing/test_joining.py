@@ -241,4 +241,4 @@ def test_texts_that_cannot_be_cut_go_with_their_like(judge, monkeypatch):
     with together(passes, calls) as futures:
         found = [future.result().p for future in futures]
     assert found == pytest.approx(expected, abs=1e-6)
-    assert len(passes.tokens) == 4  # the first; the second; two whole; the last
+    assert len(passes.tokens) == 3  # the first; the second and the last; two whole

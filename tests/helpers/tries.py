@@ -44,8 +44,8 @@ class Trie:
     def spell(self, row: tuple[int, ...]) -> Prefix:
         return sum((self.segments[s] for s in row), self.head)
 
-    def clear(self) -> None:
-        self.tree.clear()
+    def clear(self, cache_limit: int = 0) -> None:
+        self.tree.clear(cache_limit=cache_limit)
         self.segments, self.sequences, self.reusable = [], [], set()
 
     def distinct(self) -> set[Prefix]:
@@ -59,9 +59,11 @@ class Executor:
     slots: dict[int, Prefix] = field(default_factory=dict)
     budget: int = 0
 
-    def run(self, trie: Trie, leaves: np.ndarray, budget: int, keep_limit: int, more_rounds: bool) -> list[Prefix]:
+    def run(
+        self, trie: Trie, leaves: np.ndarray, budget: int, keep_limit: int, more_rounds: bool, cache_limit: int = 0
+    ) -> list[Prefix]:
         """Plans and runs a round, checks every pass and every answer -> the tokens computed, by prefix."""
-        how = {"budget": budget, "keep_limit": keep_limit, "more_rounds": more_rounds}
+        how = {"budget": budget, "keep_limit": keep_limit, "more_rounds": more_rounds, "cache_limit": cache_limit}
         # Planning changes nothing: these are the tables of the same passes.
         raw_passes, _, _ = trie.tree.plan(leaves, **how)
         plan = plan_round(trie.tree, leaves, **how)

@@ -222,3 +222,90 @@ def test_a_store_has_a_new_layout_whenever_its_buffers_may_move():
     before = store.layout
     store.reserve(3)
     assert store.layout is before
+
+
+def of_prompt(prompt, others=((80,), (81, 82))):
+    """Pairs of two responses to a prompt."""
+    return [[prompt, A, list(other)] for other in others]
+
+
+def test_a_cache_spares_later_requests_what_they_share():
+    runner = CountingRunner()
+    engine = Engine(runner, max_batch_tokens=1000)
+    engine.cache_limit = 500
+    other = [1, 2, 3, 4]
+    for prompt in (PROMPT, other, PROMPT):
+        (logits,) = score(engine, HEAD, [of_prompt(prompt)])
+        np.testing.assert_allclose(logits, plain(RUNNER, HEAD, of_prompt(prompt)), atol=1e-4)
+    assert runner.passes[1:] == [[*other, *A, 80, 81, 82], [80, 81, 82]]
+
+
+def test_a_cache_takes_no_more_memory_than_its_limit():
+    engine = Engine(CountingRunner(), max_batch_tokens=50)
+    engine.cache_limit = 100
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        score(engine, HEAD, [of_prompt(rng.integers(0, 90, 15).tolist())])
+    assert engine.num_slots <= 50 + 100 + len(HEAD) + 15 + len(A) + 2
+
+
+def test_a_model_that_may_change_has_no_cache():
+    runner = CountingRunner()
+    runner.may_change = True
+    engine = Engine(runner, max_batch_tokens=1000)
+    engine.cache_limit = 500
+    for _ in range(2):
+        score(engine, HEAD, [[[PROMPT, A, [80]]]])
+    assert runner.passes == [[*HEAD, *PROMPT, *A, 80]] * 2
+
+
+def test_memory_that_runs_out_leaves_a_smaller_cache():
+    runner = CountingRunner(limit=50, error=torch.OutOfMemoryError("CUDA out of memory"))
+    engine = Engine(runner, max_batch_tokens=80)
+    engine.cache_limit = 401
+    sequences = [[PROMPT, A, [k, k + 1, k + 2]] for k in range(20)]
+    with pytest.warns(UserWarning, match="80 tokens are halved to 40"):
+        (logits,) = score(engine, HEAD, [sequences])
+    assert engine.cache_limit == 201
+    np.testing.assert_allclose(logits, plain(RUNNER, HEAD, sequences), atol=1e-4)
+
+
+def test_small_requests_need_not_wait_for_the_end_of_a_large_one():
+    """A large request, in rounds, gives way after each pass; all have the logits of plain forwards, and count them."""
+    runner = CountingRunner()
+    engine = Engine(runner, max_batch_tokens=64)
+    engine.cache_limit = 256
+    large = [[[PROMPT, [k, k + 1], [other, k]] for other in range(12)] for k in range(4)]
+    ended, results, stats = [], {}, {}
+    is_running = threading.Event()
+    forward = runner.forward
+    runner.forward = lambda tree_pass, store: (is_running.set(), forward(tree_pass, store))[1]
+
+    def work(name, rounds):
+        with engine.request(np.array(HEAD, np.int32)) as request:
+            found = []
+            for number, sequences in enumerate(rounds):
+                for sequence in sequences:
+                    row = np.arange(request.num_segments, request.num_segments + len(sequence), dtype=np.int32)
+                    request.add(EncodedRound([np.array(ids, np.int32) for ids in sequence], row[None], 2))
+                found.append(request.score(more_rounds=number + 1 < len(rounds)))
+            results[name], stats[name] = found, request.stats(0.0)
+        ended.append(name)
+
+    threads = [threading.Thread(target=work, args=("large", large))]
+    threads[0].start()
+    assert is_running.wait(30)
+    small = {f"small {k}": [of_prompt([k, k + 1, 3])] for k in range(5)}
+    threads += [threading.Thread(target=work, args=item) for item in small.items()]
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert ended[-1] == "large"
+    for name, rounds in {"large": large, **small}.items():
+        for found, sequences in zip(results[name], rounds, strict=True):
+            np.testing.assert_allclose(found, plain(RUNNER, HEAD, sequences), atol=1e-4)
+        lengths = [len(HEAD) + sum(map(len, sequence)) for sequences in rounds for sequence in sequences]
+        assert stats[name].comparisons == len(lengths)
+        assert stats[name].tokens_unshared == sum(lengths)
+    assert sum(of.tokens_computed for of in stats.values()) == sum(map(len, runner.passes))

@@ -358,3 +358,89 @@ def test_a_budget_of_nothing(budget: int) -> None:
     leaves = trie.add([(0,)])
     with pytest.raises(ValueError, match=f"budget: .* got {budget}"):
         plan_round(trie.tree, leaves, budget=budget, keep_limit=0, more_rounds=False)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), HEADS)
+def test_a_cache_answers_rightly_over_calls_within_its_limit(data: st.DataObject, head: Prefix) -> None:
+    """Calls with trees of their own that keep what earlier ones left, whatever is asked, kept and let go."""
+    trie, executor = Trie(head), Executor()
+    budget, cache_limit = data.draw(BUDGETS), data.draw(st.sampled_from([1, 4, 9, 16, EVERYTHING]))
+    for _ in range(data.draw(st.integers(2, 5))):
+        trie.add_segments(data.draw(SEGMENTS))
+        for _ in range(data.draw(st.integers(1, 2))):
+            leaves = trie.add(data.draw(tables(trie.segments)), data.draw(st.integers(0, 4)))
+            executor.run(trie, leaves, budget, 0, data.draw(st.booleans()), cache_limit)
+        trie.clear(data.draw(st.sampled_from([0, cache_limit, cache_limit, EVERYTHING])))
+
+
+def calls_of_pairs(prompts: list[Prefix], cache_limit: int, budget: int = EVERYTHING) -> list[int]:
+    """One call a prompt, of two responses in both orders -> tokens computed a call."""
+    trie, executor, tokens = Trie((7, 7, 7)), Executor(), []
+    for prompt in prompts:
+        trie.add_segments([prompt, (1, 2), (3, 4, 5), (6,)])
+        leaves = trie.add([(0, 1, 2, 3), (0, 2, 1, 3)], reusable=2)
+        tokens.append(len(executor.run(trie, leaves, budget, 0, False, cache_limit)))
+        trie.clear(cache_limit)
+    return tokens
+
+
+def test_calls_read_the_prompts_and_first_responses_of_earlier_ones() -> None:
+    first, second = (10, 11, 12, 13), (20, 21, 22, 23)
+    alone = 3 + 4 + (2 + 3 + 1) + (3 + 2 + 1)
+    assert calls_of_pairs([first, second, first], 0) == [alone, alone - 3, alone - 3]
+    # Of a call that is asked again what stands in slot B is left: 3 + 1 and 2 + 1 tokens.
+    assert calls_of_pairs([first, second, first], EVERYTHING) == [alone, alone - 3, 7]
+    assert calls_of_pairs([first, second, first], EVERYTHING, budget=5) == [alone, alone - 3, 7]
+
+
+def test_what_was_read_longest_ago_makes_room() -> None:
+    prompts = [(10, 11, 12, 13), (20, 21, 22, 23), (30, 31, 32, 33)]
+    of_a_call = 4 + 2 + 3  # slots of a prompt and of what stands in slot A
+    a, b, c = prompts
+    new = 3 + 4 + 12 - 3
+    assert calls_of_pairs([a, b, a, c, a, b], 3 + 2 * of_a_call) == [new + 3, new, 7, new, 7, new]
+
+
+def test_of_a_path_the_deepest_goes_first() -> None:
+    """Half a call's room keeps the prompt: without it nothing below could be read."""
+    a, b = (10, 11, 12, 13), (20, 21, 22, 23)
+    new = 4 + 12
+    assert calls_of_pairs([a, a], 3 + 4) == [new + 3, new - 4]
+    assert calls_of_pairs([a, b, b], 3 + 4) == [new + 3, new, new - 4]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), HEADS, SEGMENTS, BUDGETS)
+def test_leaves_of_a_pass_fill_it_and_are_all_leaves_in_the_end(
+    data: st.DataObject, head: Prefix, segments: list[Prefix], budget: int
+) -> None:
+    trie, executor = Trie(head), Executor()
+    trie.add_segments(segments)
+    leaves = trie.add(data.draw(tables(segments)), data.draw(st.integers(0, 4)))
+    cache_limit = data.draw(st.sampled_from([1, 5, EVERYTHING]))
+    pending = leaves
+    while len(pending):
+        chosen = trie.tree.leaves_of_pass(pending, budget=budget)
+        assert 0 < len(set(chosen.tolist())) == len(chosen)
+        computed = executor.run(trie, pending[chosen], budget, 0, False, cache_limit)
+        # More than a pass only where one path is longer, and the leaves on it then.
+        longest = max(len(trie.sequences[leaf]) for leaf in pending[chosen])
+        assert len(computed) <= max(budget, longest)
+        pending = np.delete(pending, chosen)
+
+
+def test_tokens_are_counted_once_until_the_tree_is_cleared() -> None:
+    trie, executor = Trie((7, 8)), Executor()
+    for cache_limit in (0, EVERYTHING, EVERYTHING):
+        trie.add_segments([(1, 1), (2,), (3, 4)])
+        first, second = trie.add([(0, 1), (0, 2)], reusable=1)
+        assert trie.tree.count_tokens([first]) == 5
+        assert trie.tree.count_tokens([first, second]) == 2
+        executor.run(trie, np.array([first, second]), 16, 0, False, cache_limit)
+        assert trie.tree.count_tokens([second, first]) == 0
+        trie.clear(cache_limit)
+    with pytest.raises(ValueError, match="leaf 0 is unknown"):
+        trie.tree.count_tokens([0])
+    with pytest.raises(ValueError, match="leaf 0 is unknown"):
+        trie.tree.leaves_of_pass([0], budget=4)

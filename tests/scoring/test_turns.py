@@ -4,21 +4,22 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from helpers.interruptions import interrupted_at, lines_of
 
+from gram_fast.scoring.clients import as_client
 from gram_fast.scoring.turns import RunApartError, Turns
 
 
 class Asker:
-    """Asks for a number twice as large as its own; `error` is raised when it is run."""
+    """Asks for a number twice as large as its own; `error` is raised when it is run. It takes so many `runs`."""
 
-    def __init__(self, number: int, error: BaseException | None = None) -> None:
-        self.number, self.error = number, error
+    def __init__(self, number: int, error: BaseException | None = None, runs: int = 1) -> None:
+        self.number, self.error, self.runs = number, error, runs
         self.is_stopped = False
         self.answer: int | None = None
 
@@ -26,8 +27,14 @@ class Asker:
 class Doubling:
     """What takes turns: notes who was run together, in which thread, and that no two run at once."""
 
-    def __init__(self, most: int = 100) -> None:
-        self.turns = Turns(self.run, self.end, lambda askers: len(askers) <= most, lambda asker: asker.is_stopped)
+    def __init__(self, most: int = 100, gives_way: bool = False) -> None:
+        self.turns = Turns(
+            self.run,
+            self.end,
+            lambda askers: len(askers) <= most,
+            lambda asker: asker.is_stopped,
+            lambda: gives_way,
+        )
         self.alarm: Exception | None = None
         """Raised, once, by the first run of several."""
         self.runs: list[list[int]] = []
@@ -37,7 +44,7 @@ class Doubling:
         self.may_run.set()
         self._is_running = threading.Lock()
 
-    def run(self, askers: Sequence[Asker]) -> None:
+    def run(self, askers: Sequence[Asker]) -> Sequence[Asker]:
         assert self._is_running.acquire(blocking=False), "two run at once"
         try:
             self.runs.append([asker.number for asker in askers])
@@ -50,7 +57,10 @@ class Doubling:
                 if asker.error is not None:
                     raise asker.error
             for asker in askers:
-                asker.answer = 2 * asker.number
+                asker.runs -= 1
+                if not asker.runs:
+                    asker.answer, asker.runs = 2 * asker.number, 1
+            return [asker for asker in askers if asker.answer is None]
         finally:
             self._is_running.release()
 
@@ -197,9 +207,93 @@ def test_a_turn_runs_when_each_of_it_has_asked_or_left() -> None:
     assert doubling.ends == 3
 
 
-def test_many_threads_with_errors_and_losses_are_all_answered() -> None:
+@contextmanager
+def taking(seconds: float, doubling: Doubling) -> Iterator[None]:
+    """Each run takes so long, by a clock that is turned by hand."""
+    clock = [0.0]
+    run = doubling.turns._run
+
+    def slow(askers: Sequence[Asker]) -> Collection[Asker]:
+        clock[0] += seconds
+        return run(askers)
+
+    doubling.turns._run = slow
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gram_fast.scoring.turns.time.monotonic", lambda: clock[0])
+        yield
+
+
+def test_who_has_much_to_ask_gives_way_after_each_run() -> None:
+    doubling = Doubling(gives_way=True, most=1)
+    with (
+        taking(1.0, doubling),
+        threads(doubling, [Asker(0, runs=4), Asker(1), Asker(2, runs=2), Asker(3)]) as futures,
+    ):
+        pass
+    assert [future.result() for future in futures] == [0, 2, 4, 6]
+    assert doubling.runs == [[0], [1], [2], [3], [0], [2], [0], [0]]
+    assert doubling.ends == 7  # the last two runs are one turn: nobody waits
+
+
+def test_who_is_alone_gives_way_to_nobody() -> None:
+    doubling = Doubling(gives_way=True)
+    assert doubling.ask(Asker(3, runs=5)) == 6
+    assert (doubling.runs, doubling.ends) == ([[3]] * 5, 1)
+
+
+def test_without_giving_way_one_runs_to_its_end() -> None:
+    doubling = Doubling(most=1)
+    with threads(doubling, [Asker(0, runs=3), Asker(1)]):
+        pass
+    assert doubling.runs == [[0], [0], [0], [1]]
+
+
+def test_between_two_rounds_others_come() -> None:
+    """A call that asks again waits like a new one, and is not stood in the way of by one that never asks again."""
+    doubling = Doubling(gives_way=True)
+    with doubling.call(Asker(1)) as ask:
+        assert ask() == 2
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(doubling.ask, Asker(5))
+            until(lambda: doubling.num_waiting == 1)  # the turn is the first call's, which may ask again
+            assert ask() == 2
+            assert other.result() == 10
+    assert doubling.runs == [[1], [1], [5]]
+
+
+def test_a_client_with_many_calls_has_no_more_than_one_with_few() -> None:
+    doubling = Doubling(gives_way=True, most=1)
+    numbers = iter(range(100))
+
+    def of(client: str, doubling: Doubling, asker: Asker) -> int | None:
+        with as_client(client):
+            return doubling.ask(asker)
+
+    doubling.may_run.clear()
+    with taking(1.0, doubling), ThreadPoolExecutor(8) as pool:
+        futures = []
+        for client, runs in [("many", 3)] * 5 + [("few", 5)]:
+            futures.append(pool.submit(of, client, doubling, Asker(next(numbers), runs=runs)))
+            until(lambda: doubling.num_waiting == len(futures) and bool(doubling.runs))
+        doubling.may_run.set()
+        for future in futures:
+            future.result()
+    of_few = [turn for turn, (number,) in enumerate(doubling.runs) if number == 5]
+    assert of_few == [1, 3, 5, 7, 9]  # every other turn, though five others wait
+
+
+def test_a_client_owes_nothing_once_it_has_left() -> None:
+    doubling = Doubling(gives_way=True, most=1)
+    with taking(1.0, doubling):
+        with as_client("first"):
+            doubling.ask(Asker(0, runs=50))
+        assert not doubling.turns._had
+
+
+@pytest.mark.parametrize("gives_way", [False, True])
+def test_many_threads_with_errors_and_losses_are_all_answered(gives_way: bool) -> None:
     """Two thousand calls of up to four rounds: none waits for ever, and each gets its own answers and errors."""
-    doubling = Doubling(most=5)
+    doubling = Doubling(most=5, gives_way=gives_way)
     found: Counter[str] = Counter()
 
     def work(seed: int) -> None:
@@ -208,6 +302,7 @@ def test_many_threads_with_errors_and_losses_are_all_answered() -> None:
             asker = Asker(rng.randrange(10**9))
             with doubling.call(asker) as ask:
                 for _ in range(rng.randrange(5)):  # a call may end before it asks
+                    asker.answer, asker.runs = None, rng.choice([1, 1, 1, 3])
                     asker.error = rng.choice([None] * 8 + [ValueError("its own")])
                     if asker.error is None:
                         assert ask() == 2 * asker.number
@@ -231,8 +326,9 @@ def test_many_threads_with_errors_and_losses_are_all_answered() -> None:
     assert not doubling.num_waiting
 
 
-def test_a_call_that_is_interrupted_at_any_line_holds_nobody_up() -> None:
-    doubling, is_over = Doubling(), threading.Event()
+@pytest.mark.parametrize("gives_way", [False, True])
+def test_a_call_that_is_interrupted_at_any_line_holds_nobody_up(gives_way: bool) -> None:
+    doubling, is_over = Doubling(gives_way=gives_way), threading.Event()
     lines = lines_of(lambda: doubling.ask(Asker(0)))
     assert lines > 30
 

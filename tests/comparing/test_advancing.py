@@ -1,0 +1,151 @@
+"""Calls that advance side by side: the answers, errors and bits of each alone, the small ones before the large."""
+
+import asyncio
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers.small_models import tiny_judge, write_judge
+
+from gram_fast import InputError, PairwiseJudge, to_thread
+from gram_fast.comparing.replicas import Replicas
+from gram_fast.scoring.clients import as_client
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WORDS = ["red", "green", "blue", "sky", "sea", "dusk", "dawn", "leaf", "root", "stone", "river", "cloud", "salt"]
+
+
+def texts(seed: int, count: int) -> list[str]:
+    """Responses that differ."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, 8))) + f" {number}" for number in range(count)]
+
+
+def calls_of(judge: PairwiseJudge) -> dict[str, Any]:
+    """Calls of all kinds, large and small, some with a prompt in common."""
+    prompt = "Name a colour of the sky."
+    calls: dict[str, Any] = {
+        "all pairs": lambda: judge.rank(prompt, texts(0, 9)).scores,
+        "bracket": lambda: judge.best_of_n(prompt, texts(1, 13)).scores,
+        "sorted": lambda: judge.rank("Name a sea.", texts(2, 8), strategy="sort").order,
+        "groups": lambda: list(judge.rewards([prompt, "Name a river."], [texts(3, 4), texts(4, 5)])),
+        "matrix": lambda: judge.matrix(prompt, texts(0, 6), orders="ab").tolist(),
+    }
+    calls |= {f"pair {k}": lambda k=k: judge.compare(prompt, *texts(10 + k, 2)).p for k in range(8)}
+    return calls
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10**6, 10**9])
+def test_calls_that_advance_together_have_the_answers_of_each_alone(cache_bytes: int) -> None:
+    alone = {name: call() for name, call in calls_of(tiny_judge(max_batch_tokens=300)).items()}
+    judge = tiny_judge(max_batch_tokens=300)
+    judge.comparer.advance_together(cache_bytes)
+    calls = list(calls_of(judge).items()) * 3
+    random.Random(0).shuffle(calls)
+
+    def work(number: int) -> tuple[str, Any]:
+        name, call = calls[number]
+        with as_client(number % 3):
+            return name, call()
+
+    with ThreadPoolExecutor(12) as pool:
+        for name, found in pool.map(work, range(len(calls))):
+            for ours, expected in zip(flat(found), flat(alone[name]), strict=True):
+                assert ours == pytest.approx(expected, abs=1e-5)
+
+
+def flat(value: Any) -> list[Any]:
+    return [part for item in value for part in flat(item)] if isinstance(value, list | tuple) else [value]
+
+
+def test_a_deterministic_judge_keeps_its_bits(tmp_path: Any) -> None:
+    name = write_judge(tmp_path)
+    alone = PairwiseJudge.from_pretrained(name, deterministic=True, max_batch_tokens=256)
+    expected = [call() for call in calls_of(alone).values()]
+    judge = PairwiseJudge.from_pretrained(name, deterministic=True, max_batch_tokens=256)
+    judge.comparer.advance_together(10**8)
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(call) for call in list(calls_of(judge).values()) * 2]
+    assert [future.result() for future in futures] == expected * 2
+
+
+def test_a_small_call_ends_before_a_large_one_that_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = tiny_judge(max_batch_tokens=200)
+    judge.comparer.advance_together(10**8)
+    running, own, order = threading.Event(), judge.comparer.runner.forward, []
+
+    def forward(tree_pass: Any, store: Any) -> Any:
+        running.set()
+        return own(tree_pass, store)
+
+    monkeypatch.setattr(judge.comparer.runner, "forward", forward)
+
+    def large() -> None:
+        judge.rank("Name a sea.", texts(5, 24))
+        order.append("large")
+
+    def small() -> None:
+        judge.compare("Name a river.", *texts(6, 2))
+        order.append("small")
+
+    threads = [threading.Thread(target=large)]
+    threads[0].start()
+    assert running.wait(30)
+    threads += [threading.Thread(target=small) for _ in range(3)]
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert order == ["small"] * 3 + ["large"]
+
+
+def test_errors_reach_only_whose_they_are() -> None:
+    judge = tiny_judge(max_batch_tokens=200, max_length=300)
+    judge.comparer.advance_together(10**8)
+
+    def work(number: int) -> Any:
+        if number % 3:
+            return judge.rank("Name a sea.", texts(number, 5)).scores
+        with pytest.raises(InputError, match=r"responses\[1\]"):
+            judge.rank("Name a sea.", [*texts(number, 1), "blue " * 500])
+        return None
+
+    with ThreadPoolExecutor(9) as pool:
+        found = list(pool.map(work, range(18)))
+    assert sum(scores is not None for scores in found) == 12
+
+
+def test_a_call_that_is_given_up_makes_room_at_its_next_pass() -> None:
+    judge = tiny_judge(max_batch_tokens=200)
+    judge.comparer.advance_together(10**8)
+
+    async def main() -> float:
+        large = asyncio.create_task(to_thread(judge.rank, "Name a sea.", texts(7, 40)))
+        await asyncio.sleep(0.2)
+        large.cancel()
+        result = await to_thread(judge.compare, "Name a river.", *texts(8, 2))
+        return result.p
+
+    assert asyncio.run(main()) == pytest.approx(judge.compare("Name a river.", *texts(8, 2)).p, abs=1e-6)
+
+
+def test_replicas_advance_together_too() -> None:
+    judge = PairwiseJudge(Replicas([tiny_judge(max_batch_tokens=300).comparer for _ in range(2)]))
+    judge.comparer.advance_together(10**7)
+    alone = {name: call() for name, call in calls_of(tiny_judge(max_batch_tokens=300)).items()}
+    with ThreadPoolExecutor(6) as pool:
+        futures = {name: pool.submit(call) for name, call in calls_of(judge).items()}
+    for name, future in futures.items():
+        for ours, expected in zip(flat(future.result()), flat(alone[name]), strict=True):
+            assert ours == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_judge_that_is_divided_among_processes_does_not_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = tiny_judge()
+    monkeypatch.setattr(type(judge.comparer.runner), "processes", SimpleNamespace(count=2))
+    with pytest.raises(InputError, match="tensor_parallel: expected a judge that one process runs"):
+        judge.comparer.advance_together(10**6)
