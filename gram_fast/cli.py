@@ -1,4 +1,4 @@
-"""The command line: gram-fast compare | rank | best-of-n | verify | eval | train | data | doctor."""
+"""The command line: gram-fast compare | rank | best-of-n | verify | serve | eval | train | data | doctor."""
 
 import errno
 import logging
@@ -33,6 +33,7 @@ from gram_fast.ranking.scores import SCORE_NAMES, find_scores
 from gram_fast.ranking.tournament import EACH_ALONE, STRATEGIES, STRATEGY_NAMES, find_strategy, warn_of_all_pairs
 from gram_fast.results import Comparison, Ranking, Selection, Verification
 from gram_fast.rows.source import comes_live
+from gram_fast.serving.command import ServeOptions, serve_judge
 from gram_fast.text.group import Names
 from gram_fast.training.command import app as training_app
 from gram_fast.training.data.command import app as data_app
@@ -203,6 +204,12 @@ def _tournament(
 
     settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
     return rank_rows, settings if k is None else {**settings, "k": k}
+
+
+@command(app, "serve", ServeOptions)
+def serve(options: ServeOptions) -> None:
+    """Serve the judge over HTTP, to loops and rerankers that live elsewhere."""
+    serve_judge(options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,7 @@ ROOMS = {
     "training/data": "from files and the hub to batches",
     "training": "objectives, both stages, the trainer",
     "training/small_judge": "how the small judge was made",
+    "serving": "a judge behind HTTP",
     "cli": "the command line",
     "__main__": "the command line as python -m gram_fast",
 }

@@ -76,10 +76,11 @@ def test_a_deterministic_judge_keeps_its_bits(tmp_path: Any) -> None:
 def test_a_small_call_ends_before_a_large_one_that_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = tiny_judge(max_batch_tokens=200)
     judge.comparer.advance_together(10**8)
-    running, own, order = threading.Event(), judge.comparer.runner.forward, []
+    running, may_run, own, order = threading.Event(), threading.Event(), judge.comparer.runner.forward, []
 
     def forward(tree_pass: Any, store: Any) -> Any:
         running.set()
+        assert may_run.wait(30)
         return own(tree_pass, store)
 
     monkeypatch.setattr(judge.comparer.runner, "forward", forward)
@@ -98,6 +99,9 @@ def test_a_small_call_ends_before_a_large_one_that_came_first(monkeypatch: pytes
     threads += [threading.Thread(target=small) for _ in range(3)]
     for thread in threads[1:]:
         thread.start()
+    while len(judge.comparer.engine._turns._asked) < len(threads):
+        assert all(thread.is_alive() for thread in threads)
+    may_run.set()
     for thread in threads:
         thread.join(60)
     assert order == ["small"] * 3 + ["large"]

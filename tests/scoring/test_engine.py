@@ -277,9 +277,9 @@ def test_small_requests_need_not_wait_for_the_end_of_a_large_one():
     engine.cache_limit = 256
     large = [[[PROMPT, [k, k + 1], [other, k]] for other in range(12)] for k in range(4)]
     ended, results, stats = [], {}, {}
-    is_running = threading.Event()
+    is_running, may_run = threading.Event(), threading.Event()
     forward = runner.forward
-    runner.forward = lambda tree_pass, store: (is_running.set(), forward(tree_pass, store))[1]
+    runner.forward = lambda tree_pass, store: (is_running.set(), may_run.wait(30), forward(tree_pass, store))[2]
 
     def work(name, rounds):
         with engine.request(np.array(HEAD, np.int32)) as request:
@@ -299,6 +299,9 @@ def test_small_requests_need_not_wait_for_the_end_of_a_large_one():
     threads += [threading.Thread(target=work, args=item) for item in small.items()]
     for thread in threads[1:]:
         thread.start()
+    while len(engine._turns._asked) < len(threads):
+        assert all(thread.is_alive() for thread in threads)
+    may_run.set()
     for thread in threads:
         thread.join(30)
     assert ended[-1] == "large"

@@ -1,0 +1,75 @@
+"""The command `gram-fast serve`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from gram_fast.commands.options import ModelOptions
+from gram_fast.errors import InputError
+from gram_fast.judge import PairwiseJudge
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(ModelOptions):
+    """Options of `serve`."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need --api-keys.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000
+    name: Annotated[str | None, typer.Option(help="Name under which clients know the model; default: as --model.")] = (
+        None
+    )
+    api_keys: Annotated[str | None, typer.Option(help="File of API keys, one a line; clients need one of them.")] = None
+    open_to_all: Annotated[
+        bool, typer.Option("--open-to-all", help="Listen on other addresses than loopback without API keys.")
+    ] = False
+    cache_bytes: Annotated[int, typer.Option(min=0, help="Memory for recent prompts and responses.")] = 2**30
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests that are open at once.")] = 256
+    max_items: Annotated[int, typer.Option(min=1, help="Responses of a request.")] = 1024
+    max_comparisons: Annotated[int, typer.Option(min=1, help="Comparisons of a request.")] = 100_000
+    max_body_bytes: Annotated[int, typer.Option(min=1, help="Size of a request.")] = 16 * 2**20
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 600.0
+    policy_tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer of the policy, for what OpenRLHF and slime send.")
+    ] = None
+
+
+def serve_judge(options: ServeOptions) -> None:
+    """Loads the judge and serves it until the process is told to end."""
+    try:
+        from gram_fast.serving.app import make_app
+        from gram_fast.serving.server import log_as_json, serve
+    except ImportError as error:
+        raise InputError(
+            f"serve needs FastAPI, uvicorn and prometheus-client: pip install gram_fast[serve] ({error})"
+        ) from None
+    from gram_fast.serving.keys import ApiKeys
+    from gram_fast.serving.limits import Limits
+
+    if options.host not in _LOOPBACK and options.api_keys is None and not options.open_to_all:
+        raise InputError(
+            f"--host {options.host}: expected --api-keys, or --open-to-all where everybody who can reach it may ask"
+        )
+    keys = ApiKeys() if options.api_keys is None else ApiKeys.read(options.api_keys)
+    limits = Limits(
+        max_requests=options.max_requests,
+        max_items=options.max_items,
+        max_comparisons=options.max_comparisons,
+        max_body_bytes=options.max_body_bytes,
+        timeout=options.timeout,
+    )
+    from gram_fast.comparing.loading import load_comparer
+
+    judge = PairwiseJudge(load_comparer(options.model, options), include_reasoning=options.include_reasoning)
+    app = make_app(
+        judge,
+        model=options.name or options.model,
+        limits=limits,
+        keys=keys,
+        cache_bytes=options.cache_bytes,
+        policy_tokenizer=options.policy_tokenizer,
+    )
+    log_as_json()
+    serve(app, options.host, options.port, limits)

@@ -1,0 +1,129 @@
+"""Endpoints: from a request to the answer or the refusal of its protocol."""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gram_fast.serving.refusal import STATUSES, Dialect, RefusedError
+from gram_fast.serving.service import Answer, ClientGoneError, Service
+
+logger = logging.getLogger(__name__)
+
+# Of a body with many wrong fields, as many are named.
+_NAMED = 4
+# What nobody reads; nginx's number for it, in the log alone.
+_GONE = 499
+
+
+@dataclass(frozen=True)
+class Form:
+    """One kind of request that an endpoint takes."""
+
+    dialect: Dialect
+    model: type[BaseModel]
+    """What the body holds."""
+    answer: Answer
+    sign: str | None = None
+    """Field that tells this form from others of the same path; None: what no other form is told by."""
+
+    def read(self, body: Any) -> BaseModel:
+        """Reads and checks a body. Raises RefusedError, which names the fields."""
+        try:
+            return self.model.model_validate_json(json.dumps(body))
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_context=False, include_input=False)
+        names = [".".join(map(str, found["loc"])) or "the body" for found in errors]
+        told = [f"{name}: {found['msg']}" for name, found in zip(names, errors, strict=True)][:_NAMED]
+        rest = f"; and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
+        raise RefusedError("field", "; ".join(told) + rest, names[0])
+
+
+def add_endpoint(router: APIRouter, service: Service, paths: Sequence[str], *forms: Form, summary: str) -> None:
+    """Adds an endpoint that takes requests of these forms; one without a sign, the last, stands for what has none."""
+
+    async def read_and_answer(request: Request) -> Response:
+        form = forms[-1]
+        try:
+            service.client_of(request)  # nothing of a stranger is read
+            body = await service.read(request)
+            form = next((form for form in forms if isinstance(body, dict) and form.sign in body), form)
+            return JSONResponse(await form.answer(service, request, form.read(body)))
+        except RefusedError as refusal:
+            return form.dialect.refuse(refusal)
+        except ClientGoneError:
+            raise
+        except Exception:
+            logger.exception("request %s failed", request.state.id)
+            return form.dialect.refuse(RefusedError("failed", "the server failed on this request"))
+
+    for number, path in enumerate(paths):
+        router.add_api_route(
+            path,
+            accounted(service, path, read_and_answer),
+            methods=["POST"],
+            summary=summary,
+            response_class=JSONResponse,
+            response_model=None,
+            openapi_extra=_described(forms),
+            responses={status: {"description": "refused"} for status in _statuses(forms)},
+            include_in_schema=number == 0,
+            name=path,
+        )
+
+
+def accounted(
+    service: Service, path: str, answer: Callable[[Request], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Counts and logs what is answered, under an id: that of the header X-Request-Id, or a new one."""
+
+    async def handle(request: Request) -> Response:
+        began = time.monotonic()
+        given = request.headers.get("x-request-id", "")
+        request.state.id = given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else _new_id()
+        status = _GONE
+        try:
+            response = await answer(request)
+            status = response.status_code
+        except ClientGoneError:
+            service.metrics.gone.inc()
+            response = Response(status_code=status)
+        finally:
+            seconds = time.monotonic() - began
+            service.metrics.requests.labels(path, str(status)).inc()
+            service.metrics.seconds.labels(path).observe(seconds)
+            level = logging.INFO if request.method == "POST" else logging.DEBUG  # what looks in every second
+            logger.log(
+                level,
+                "%s %d",
+                path,
+                status,
+                extra={"request_id": request.state.id, "path": path, "status": status, "seconds": seconds},
+            )
+        response.headers["X-Request-Id"] = request.state.id
+        return response
+
+    return handle
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _described(forms: Sequence[Form]) -> dict[str, Any]:
+    """Describes the body of an endpoint for OpenAPI."""
+    schemas = [form.model.model_json_schema() for form in forms]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _statuses(forms: Sequence[Form]) -> list[int]:
+    return sorted({form.dialect.status(kind) for form in forms for kind in STATUSES})

@@ -1,0 +1,145 @@
+"""Rerankers' protocols: Jina's, Cohere's and vLLM's `/rerank`, and that of text-embeddings-inference.
+
+A document's relevance is P(it is better than an average one of the request): the sigmoid of its Bradley-Terry strength,
+whose mean is 0. A single document has 0.5, as there is nothing to compare it with.
+
+Sources: vLLM 0.32 (vllm/entrypoints/pooling/scoring), Cohere's OpenAPI of v1 and v2, Jina's clients, TEI 1.9.3
+(router/src/http).
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.requests import Request
+
+from gram_fast.ranking.tournament import StrategyName, find_strategy
+from gram_fast.results import ForwardStats, Ranking, Stats
+from gram_fast.serving.endpoint import Form, add_endpoint
+from gram_fast.serving.refusal import OPENAI, Dialect, RefusedError
+from gram_fast.serving.service import Service
+
+# All pairs up to so many documents; above, each meets so many others.
+_OPPONENTS = 8
+
+
+def _text_of(document: Any) -> Any:
+    """The text of a document, which may stand in an object."""
+    return document.get("text") if isinstance(document, dict) else document
+
+
+Document = Annotated[str, BeforeValidator(_text_of)]
+
+
+class RerankAsked(BaseModel):
+    """Documents to order by their relevance to a query. Fields that are not here are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    model: str | None = None
+    query: str = Field(min_length=1)
+    documents: list[Document] = Field(description='Texts, or objects {"text": ...}.')
+    top_n: int | None = Field(None, ge=0, description="Most results; none or 0: all.")
+    return_documents: bool = True
+
+
+class TeiAsked(BaseModel):
+    """Texts to order by their relevance to a query.
+
+    Fields that are not here are ignored, `truncate` too: a text that is too long is an error, and none is cut.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+
+
+def add_rerank(router: APIRouter, service: Service) -> None:
+    """Adds the endpoints of these protocols; `/rerank` tells them by the field `texts`."""
+    of_texts = Form(TEI, TeiAsked, tei, sign="texts")
+    of_documents = Form(OPENAI, RerankAsked, rerank)
+    summary = "Order documents by relevance"
+    add_endpoint(router, service, ["/rerank"], of_texts, of_documents, summary=summary)
+    add_endpoint(router, service, ["/v1/rerank", "/v2/rerank"], of_documents, summary=summary)
+
+
+async def rerank(service: Service, request: Request, asked: RerankAsked) -> dict[str, Any]:
+    """Answers like vLLM, Jina and Cohere: the best `top_n`, best first."""
+    if not asked.documents:
+        raise RefusedError("empty", "documents: expected at least one", "documents")
+    ranking = await _ranked(service, request, asked.query, asked.documents, "documents")
+    relevance = _sigmoid(np.array(ranking.scores))
+    order = list(ranking.order)[: asked.top_n or None]
+    found = [
+        {"index": k, "relevance_score": float(relevance[k])}
+        | ({"document": {"text": asked.documents[k]}} if asked.return_documents else {})
+        for k in order
+    ]
+    tokens = ranking.stats.tokens_tree if isinstance(ranking.stats, ForwardStats) else 0
+    return {
+        "id": request.state.id,
+        "model": asked.model or service.model,
+        "object": "list",
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "results": found,
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
+    }
+
+
+async def tei(service: Service, request: Request, asked: TeiAsked) -> list[dict[str, Any]]:
+    """Answers like text-embeddings-inference: all texts, best first; of equal ones the last first."""
+    if not asked.texts:
+        raise RefusedError("empty", "`texts` cannot be empty", "texts")
+    ranking = await _ranked(service, request, asked.query, asked.texts, "texts")
+    scores = np.array(ranking.scores) if asked.raw_scores else _sigmoid(np.array(ranking.scores))
+    order = sorted(range(len(scores)), key=lambda k: (-scores[k], -k))
+    return [
+        {"index": k, **({"text": asked.texts[k]} if asked.return_text else {}), "score": float(scores[k])}
+        for k in order
+    ]
+
+
+async def _ranked(service: Service, request: Request, query: str, texts: Sequence[str], name: str) -> Ranking:
+    """Ranks texts, with Bradley-Terry strengths as scores. An over-long one is an error that names it."""
+    service.check_items(len(texts), name)
+    if len(texts) == 1:
+        return Ranking(0, (0,), (0.0,), (), {}, Stats(comparisons=0, seconds=0.0))
+    strategy: StrategyName = "round_robin" if len(texts) <= _OPPONENTS else "opponents"
+    k = None if strategy == "round_robin" else _OPPONENTS
+    service.check_comparisons(2 * find_strategy(strategy, k).num_pairs(len(texts)))
+    try:
+        return await service.judged(
+            request, lambda: service.judge.rank(query, texts, strategy, scores="bradley_terry", k=k)
+        )
+    except RefusedError as refusal:
+        if refusal.kind != "input":
+            raise
+        message = refusal.message.replace("responses[", f"{name}[").replace("prompt:", "query:")
+        raise RefusedError("input", message, name, refusal.reasons) from None
+
+
+def _sigmoid(strengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-strengths)))
+
+
+_TEI_TYPES = {
+    "busy": "Overloaded", "failed": "Backend", "late": "Backend", "input": "Validation", "field": "Validation",
+    "empty": "Empty",
+}  # fmt: skip
+
+
+def _tei_error(refusal: RefusedError, status: int) -> Any:
+    if refusal.kind == "key":
+        return None
+    if refusal.kind in ("json", "media", "size", "slow"):
+        return refusal.message  # what its web server says, in plain text
+    return {"error": refusal.message, "error_type": _TEI_TYPES[refusal.kind]}
+
+
+TEI = Dialect(_tei_error, {"field": 422, "input": 422, "busy": 429, "failed": 424, "late": 424})

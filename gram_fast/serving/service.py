@@ -1,0 +1,170 @@
+"""A judge at work for requests: whom it takes, how many at once, and what ends a call early."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from gram_fast import PairwiseJudge, to_thread
+from gram_fast.errors import GramFastError, InputError
+from gram_fast.scoring.clients import as_client
+from gram_fast.serving.keys import ApiKeys
+from gram_fast.serving.limits import Limits
+from gram_fast.serving.metrics import CountedComparer, Metrics
+from gram_fast.serving.refusal import RefusedError
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+class ClientGoneError(Exception):
+    """The client went away; nobody reads an answer."""
+
+
+class Service:
+    """One judge, which requests share."""
+
+    def __init__(self, judge: PairwiseJudge, model: str, limits: Limits, keys: ApiKeys) -> None:
+        """`model`: the name under which clients know it."""
+        self.model, self.limits, self.keys = model, limits, keys
+        self.metrics = Metrics()
+        counted: Any = CountedComparer(judge.comparer, self.metrics)
+        self.judge = PairwiseJudge(counted, include_reasoning=judge.include_reasoning)
+        self.num_open = self.num_waiting = 0
+        self.is_closing = False
+
+    def client_of(self, request: Request) -> Hashable:
+        """For whom a request is: the key that it has, else the address that it comes from.
+
+        Raises RefusedError where there are keys and it has none of them.
+        """
+        if self.keys:
+            number = self.keys.number_of(request.headers.get("authorization"))
+            if number is None:
+                raise RefusedError("key", "expected a valid API key in the header Authorization: Bearer KEY")
+            return ("key", number)
+        return ("address", request.client.host if request.client else None)
+
+    def check_model(self, name: str | None) -> None:
+        """Raises RefusedError on the name of another model; none is any."""
+        if name and name != self.model:
+            raise RefusedError("model", f"there is no model {name[:80]!r} here, expected {self.model!r}", "model")
+
+    async def read(self, request: Request) -> Any:
+        """Reads the JSON of a request. Raises RefusedError on a body that is none, too large or too slow."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise RefusedError("media", "expected a body with Content-Type: application/json")
+        try:
+            body = await asyncio.wait_for(self._body(request), self.limits.body_timeout)
+        except TimeoutError:
+            raise RefusedError("slow", f"expected the whole body within {self.limits.body_timeout:g} seconds") from None
+        except ClientDisconnect:
+            raise ClientGoneError from None
+        try:
+            # Large ones in a thread: parsing takes 10 ms a megabyte.
+            parse = to_thread(_parsed, body) if len(body) > 2**17 else None
+            return _parsed(body) if parse is None else await parse
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if isinstance(error, json.JSONDecodeError) else "it is nested too deep or no UTF-8"
+            raise RefusedError("json", f"expected a body of JSON: {reason}") from None
+
+    async def _body(self, request: Request) -> bytes:
+        most = self.limits.max_body_bytes
+        announced = request.headers.get("content-length", "")
+        parts, size = [], int(announced) if announced.isdecimal() else 0
+        if size <= most:
+            size = 0
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    break
+                parts.append(part)
+        if size > most:
+            raise RefusedError("size", f"expected a body of at most {most} bytes, got more")
+        return b"".join(parts)
+
+    def check_items(self, count: int, name: str) -> None:
+        """Raises RefusedError on more responses than a request may have; `name` is their field."""
+        if count > self.limits.max_items:
+            raise RefusedError("field", f"{name}: expected at most {self.limits.max_items} in all, got {count}", name)
+
+    def check_comparisons(self, count: int) -> None:
+        """Raises RefusedError on more comparisons than a request may ask for."""
+        if count > self.limits.max_comparisons:
+            raise RefusedError(
+                "field",
+                f"expected at most {self.limits.max_comparisons} comparisons, got {count}; other strategies need fewer",
+                "strategy",
+            )
+
+    async def judged(self, request: Request, call: Callable[[], R], timeout: float | None = None) -> R:
+        """Runs a call of the judge in a thread, for the client of a request.
+
+        `timeout`: seconds, where the request has fewer than the server's. Raises RefusedError where too many requests
+        are open, when the time is over, and where the judge cannot do it; ClientGoneError when the client has gone. The
+        call then ends before its next pass.
+        """
+        if self.num_open >= self.limits.max_requests:
+            raise RefusedError("busy", f"{self.num_open} requests are open, try again later")
+        with as_client(self.client_of(request)), self.metrics.open.track_inprogress():
+            self.num_open += 1
+            try:
+                return await self.unless_gone(request, to_thread(call), timeout)
+            finally:
+                self.num_open -= 1
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """A place among those that wait for the others of their group. Raises RefusedError where there is none."""
+        if self.num_waiting >= self.limits.max_waiting:
+            raise RefusedError("busy", f"{self.num_waiting} requests wait for their groups, try again later")
+        self.num_waiting += 1
+        try:
+            with self.metrics.waiting.track_inprogress():
+                yield
+        finally:
+            self.num_waiting -= 1
+
+    async def unless_gone(self, request: Request, work: Coroutine[Any, Any, R], timeout: float | None = None) -> R:
+        """Awaits work for as long as the client waits and has time. Raises as `judged`."""
+        seconds = min(timeout or self.limits.timeout, self.limits.timeout)
+        working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait({working, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            if gone.done():
+                raise ClientGoneError
+            raise RefusedError("late", f"the answer was not there within {seconds:g} seconds")
+        except InputError as error:
+            raise RefusedError("input", str(error), next(iter(error.reasons), None), error.reasons) from None
+        except GramFastError as error:
+            logger.error("the judge failed: %s", error)
+            raise RefusedError("failed", "the judge failed on this request") from error
+        finally:
+            for task in (working, gone):
+                task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    """Waits until the client closes its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _parsed(body: bytes) -> Any:
+    return json.loads(body, parse_constant=_no_number)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+Answer = Callable[[Service, Request, Any], Awaitable[Any]]
+"""Answers a request: what it asks, read and checked -> the JSON of the response."""
