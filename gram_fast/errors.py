@@ -40,6 +40,10 @@ class BackendError(GramFastError, RuntimeError):
     """A requested backend or device is not available."""
 
 
+class ServerError(GramFastError, RuntimeError):
+    """A server that cannot be reached, fails, or is not what was expected."""
+
+
 class NumericalError(GramFastError, ArithmeticError):
     """Numbers that are not finite, or others than they should be."""
 

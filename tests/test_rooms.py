@@ -38,6 +38,7 @@ ROOMS = {
     "gathering": "groups whose members come one at a time",
     "judge": "PairwiseJudge: all of the above behind one class",
     "rendezvous": "rewards for loops that ask for one response at a time",
+    "remote": "a judge that a server runs",
     "__init__": "what `import gram_fast` gives",
     "integrations": "reward functions of RL trainers and other hosts",
     "commands": "options, rows and diagnosis of the command line",

@@ -105,6 +105,11 @@ class LabelComparer:
         """Whether the template shows one response rather than a pair."""
         return self.tokenizer.template.is_verifier
 
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """What `flags` finds, beside marks of chats."""
+        return self.tokenizer.markers
+
     def advance_together(self, cache_bytes: int) -> None:
         """Has calls that are open at the same time advance side by side, pass by pass, from now on.
 

@@ -77,6 +77,11 @@ class Replicas(Generic[AnyComparer]):
         """Finds what `text` contains that may pass for part of the judge's prompt, the same for all comparers."""
         return self.comparers[0].flags(text)
 
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """What `flags` finds, beside marks of chats, the same for all comparers."""
+        return getattr(self.comparers[0], "markers", ())
+
     def advance_together(self, cache_bytes: int) -> None:
         """Has calls advance side by side on every comparer, each of which may keep so many bytes."""
         for comparer in self.comparers:

@@ -50,12 +50,12 @@ def compare(judge: AnyJudge, body: Mapping[str, Any], *, default_score: float = 
         raise InputError("scores: expected none here, the host's scores of 1 to 5 are made of win rates")
     check_settings(settings, has_references=False)
     history, objects = lists(body, "conversation_history", "response_objs")
-    texts = [_output_text(found) for found in objects]
-    prompt = _prompt(history, body.get("principle"))
+    texts = [output_text(found) for found in objects]
+    prompt = prompt_of(history, body.get("principle"))
     rows = rewards_of_rows(
         LazyJudge.of(judge).get(), [0] * len(texts), [prompt] * len(texts), texts, scores="win_rate", **settings
     )
-    scores = replace(rows, values=[None if value is None else _score(value) for value in rows.values])
+    scores = replace(rows, values=[None if value is None else score(value) for value in rows.values])
     results = [
         {"response_i": c.i, "response_j": c.j, "judge_idx": 0, **dict(zip(_NAMES, _scores(c.p), strict=True))}
         for group in rows.rewards.comparisons
@@ -96,9 +96,9 @@ def compare_server(judge: AnyJudge, *, orders: Literal["ab", "ba", "both"] = "bo
             principle: str | None = None,
         ) -> tuple[float, float, float]:
             principle = (principle or self.config.default_principle) if self.config.use_principle else None
-            prompt = _prompt(conversation_history, principle)
-            a: Any = _output_text(response_obj_1)
-            b: Any = _output_text(response_obj_2)
+            prompt = prompt_of(conversation_history, principle)
+            a: Any = output_text(response_obj_1)
+            b: Any = output_text(response_obj_2)
             try:
                 comparison = await to_thread(lambda: lazy.get().compare(prompt, a, b, orders))
             except InputError as error:
@@ -114,10 +114,11 @@ _NAMES = ("score_1", "score_2", "ranking")
 
 def _scores(p: float) -> tuple[float, float, float]:
     """Spreads P(first better) over the host's scales: two scores and a ranking."""
-    return _score(p), _score(1 - p), 6 - 5 * p
+    return score(p), score(1 - p), 6 - 5 * p
 
 
-def _score(p: float) -> float:
+def score(p: float) -> float:
+    """P(better) in [0, 1] on the host's scale of 1 to 5."""
     return 1 + 4 * p
 
 
@@ -131,11 +132,12 @@ def _metrics(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _prompt(history: Sequence[Message], principle: str | None) -> list[Message]:
+def prompt_of(history: Sequence[Message], principle: str | None) -> list[Message]:
+    """A conversation as the judge reads it, with a principle as a message of the system before it."""
     return [*([{"role": "system", "content": principle}] if principle else []), *history]
 
 
-def _output_text(response: Any) -> str | None:
+def output_text(response: Any) -> str | None:
     """The words of an object of the Responses API, without its reasoning; None where it has no message."""
     output = response.get("output") if isinstance(response, Mapping) else None
     items = [item for item in output or [] if isinstance(item, Mapping) and item.get("type") == "message"]

@@ -13,12 +13,14 @@ from starlette.responses import JSONResponse, Response
 import gram_fast
 from gram_fast import InputError, PairwiseJudge
 from gram_fast.serving.endpoint import accounted
+from gram_fast.serving.groups import Groups
 from gram_fast.serving.hosts import add_hosts
 from gram_fast.serving.keys import ApiKeys
 from gram_fast.serving.limits import Limits
 from gram_fast.serving.native import add_native
 from gram_fast.serving.refusal import OPENAI, RefusedError
 from gram_fast.serving.rerank import add_rerank
+from gram_fast.serving.rounds import add_rounds
 from gram_fast.serving.service import Service
 
 # Threads beside those of open requests, which parse bodies.
@@ -33,6 +35,7 @@ def make_app(
     keys: ApiKeys | None = None,
     cache_bytes: int = 2**30,
     policy_tokenizer: str | None = None,
+    rollouts_per_prompt: int = 1,
 ) -> FastAPI:
     """Makes the application of a judge.
 
@@ -44,8 +47,10 @@ def make_app(
         cache_bytes: of keys and values of recent prompts and responses, which later requests share, on each device.
         policy_tokenizer: folder or name of the tokenizer whose chat template OpenRLHF's and slime's texts are written
             in; None: they are plain text.
+        rollouts_per_prompt: responses of a group of NeMo-Gym's `/verify`; 1: none is compared.
 
-    Raises InputError where the judge cannot be served: one that is divided among processes.
+    `state.close()` of the application, in any thread, answers those who wait for others of their group. Raises
+    InputError where the judge cannot be served: one that is divided among processes.
     """
     if cache_bytes < 0:
         raise InputError(f"cache_bytes: expected at least 0, got {cache_bytes}")
@@ -60,6 +65,7 @@ def make_app(
             asyncio.get_running_loop().set_default_executor(pool)
             yield
             service.is_closing = True
+            groups.close()
 
     app = FastAPI(
         title="gram_fast",
@@ -73,6 +79,10 @@ def make_app(
     add_native(router, service)
     add_rerank(router, service)
     add_hosts(router, service, policy_tokenizer)
+    add_rounds(router, service)
+    groups = Groups(service, rollouts_per_prompt)
+    groups.add_to(router)
+    app.state.close = groups.close
     _add_states(router, service)
     app.include_router(router)
     return app
@@ -117,6 +127,7 @@ def _info(service: Service) -> dict[str, Any]:
         "version": gram_fast.__version__,
         "verifies": getattr(service.judge.comparer, "verifies", False),
         "max_input_length": service.judge.max_length,
+        "markers": list(getattr(service.judge.comparer, "markers", ())),
         "max_batch_tokens": service.judge.comparer.tokens_at_once,
         "max_client_batch_size": limits.max_items,
         "max_concurrent_requests": limits.max_requests,

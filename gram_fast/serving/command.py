@@ -34,6 +34,7 @@ class ServeOptions(ModelOptions):
     policy_tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer of the policy, for what OpenRLHF and slime send.")
     ] = None
+    rollouts_per_prompt: Annotated[int, typer.Option(min=1, help="Responses to a prompt in NeMo-Gym's /verify.")] = 1
 
 
 def serve_judge(options: ServeOptions) -> None:
@@ -70,6 +71,7 @@ def serve_judge(options: ServeOptions) -> None:
         keys=keys,
         cache_bytes=options.cache_bytes,
         policy_tokenizer=options.policy_tokenizer,
+        rollouts_per_prompt=options.rollouts_per_prompt,
     )
     log_as_json()
     serve(app, options.host, options.port, limits)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gram_fast.errors import InputError
 from gram_fast.serving.refusal import STATUSES, Dialect, RefusedError
 from gram_fast.serving.service import Answer, ClientGoneError, Service
 
@@ -59,6 +60,9 @@ def add_endpoint(router: APIRouter, service: Service, paths: Sequence[str], *for
             return JSONResponse(await form.answer(service, request, form.read(body)))
         except RefusedError as refusal:
             return form.dialect.refuse(refusal)
+        except InputError as error:
+            param = next(iter(error.reasons), None)
+            return form.dialect.refuse(RefusedError("input", str(error), param, error.reasons))
         except ClientGoneError:
             raise
         except Exception:

@@ -1,6 +1,5 @@
 """What RL trainers post to a remote reward model: OpenRLHF, slime and NeMo-Gym, in their own shapes."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,7 +12,7 @@ from gram_fast.integrations.turns import Turns
 from gram_fast.results import Rewards
 from gram_fast.serving.endpoint import Form, add_endpoint
 from gram_fast.serving.native import Text
-from gram_fast.serving.refusal import OPENAI, Dialect, RefusedError
+from gram_fast.serving.refusal import FASTAPI, OPENAI, RefusedError
 from gram_fast.serving.service import Service
 
 
@@ -108,11 +107,3 @@ class _Hosts:
 
 def _nothing(*_: Any) -> dict[str, Any]:
     raise AssertionError("asked for rewards of empty lists")
-
-
-def _fastapi_error(refusal: RefusedError, status: int) -> Mapping[str, Any]:
-    return {"detail": [{"type": refusal.kind, "loc": ["body", *filter(None, [refusal.param])], "msg": refusal.message}]}
-
-
-FASTAPI = Dialect(_fastapi_error, {"json": 422, "field": 422, "empty": 422, "input": 422})
-"""The form of FastAPI itself, in which NeMo-Gym's servers refuse."""

@@ -107,7 +107,7 @@ async def compare(service: Service, request: Request, asked: CompareAsked) -> di
 async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str, Any]:
     """Answers with a Ranking."""
     service.check_model(asked.model)
-    _check(service, [len(asked.responses)], "responses", find_strategy(asked.strategy, asked.k), asked.orders)
+    check_work(service, [len(asked.responses)], "responses", find_strategy(asked.strategy, asked.k), asked.orders)
     settings = asked.model_dump(include={"strategy", "orders", "scores", "seed", "k", "on_error"})
     result = await service.judged(
         request, lambda: service.judge.rank(asked.prompt, asked.responses, **settings), asked.timeout
@@ -118,7 +118,7 @@ async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str
 async def best_of_n(service: Service, request: Request, asked: BestAsked) -> dict[str, Any]:
     """Answers with a Selection."""
     service.check_model(asked.model)
-    _check(service, [len(asked.responses)], "responses", find_strategy(asked.strategy), asked.orders)
+    check_work(service, [len(asked.responses)], "responses", find_strategy(asked.strategy), asked.orders)
     settings = asked.model_dump(include={"strategy", "orders", "scores", "seed"})
     result = await service.judged(
         request, lambda: service.judge.best_of_n(asked.prompt, asked.responses, **settings), asked.timeout
@@ -140,7 +140,7 @@ async def rewards(service: Service, request: Request, asked: RewardsAsked) -> di
     name = "reference" if asked.references is not None else asked.strategy or "round_robin"
     more = int(asked.references is not None)
     sizes = [len(group) + more for group in asked.groups]
-    _check(service, sizes, "groups", find_strategy(name, asked.k), asked.orders)
+    check_work(service, sizes, "groups", find_strategy(name, asked.k), asked.orders)
     settings = asked.model_dump(exclude={"model", "timeout", "prompts", "groups"})
     result: Rewards = await service.judged(
         request, lambda: service.judge.rewards(asked.prompts, asked.groups, **settings), asked.timeout
@@ -155,7 +155,7 @@ async def rewards(service: Service, request: Request, asked: RewardsAsked) -> di
     return _answer(service, request, found)
 
 
-def _check(
+def check_work(
     service: Service, sizes: list[int], name: str, strategy: Strategy, orders: Literal["ab", "ba", "both"]
 ) -> None:
     """Refuses more responses or comparisons than a request may have."""

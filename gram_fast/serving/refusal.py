@@ -92,3 +92,11 @@ def openai_error(refusal: RefusedError, status: int) -> dict[str, Any]:
 
 
 OPENAI = Dialect(openai_error)
+
+
+def _fastapi_error(refusal: RefusedError, status: int) -> dict[str, Any]:
+    return {"detail": [{"type": refusal.kind, "loc": ["body", *filter(None, [refusal.param])], "msg": refusal.message}]}
+
+
+FASTAPI = Dialect(_fastapi_error, {"json": 422, "field": 422, "empty": 422, "input": 422})
+"""The form of FastAPI itself, in which NeMo-Gym's servers refuse."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
+from gram_fast import InputError
 from gram_fast.ranking.tournament import StrategyName, find_strategy
 from gram_fast.results import ForwardStats, Ranking, Stats
 from gram_fast.serving.endpoint import Form, add_endpoint
@@ -117,11 +118,11 @@ async def _ranked(service: Service, request: Request, query: str, texts: Sequenc
         return await service.judged(
             request, lambda: service.judge.rank(query, texts, strategy, scores="bradley_terry", k=k)
         )
-    except RefusedError as refusal:
-        if refusal.kind != "input":
-            raise
-        message = refusal.message.replace("responses[", f"{name}[").replace("prompt:", "query:")
-        raise RefusedError("input", message, name, refusal.reasons) from None
+    except InputError as error:
+        named = {
+            place.replace("responses", name).replace("prompt", "query"): why for place, why in error.reasons.items()
+        }
+        raise InputError.of(named) if named else error from None
 
 
 def _sigmoid(strengths: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Runs an application on uvicorn, and writes what happens as JSON lines."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -40,7 +41,7 @@ def log_as_json() -> None:
 
 
 def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
-    """Serves until SIGTERM or SIGINT, and then answers what it has accepted."""
+    """Serves until SIGTERM or SIGINT, and then answers what it has accepted; groups that are not full, as they are."""
     config = uvicorn.Config(
         app,
         host=host,
@@ -54,4 +55,12 @@ def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
         limit_concurrency=limits.max_requests + limits.max_waiting + 64,
         timeout_graceful_shutdown=int(limits.timeout) + 1,
     )
-    uvicorn.Server(config).run()
+    _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: Any = None) -> None:
+        loop = asyncio.get_running_loop()
+        answered = loop.run_in_executor(None, self.config.app.state.close)  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+        await answered

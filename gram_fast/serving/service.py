@@ -107,15 +107,16 @@ class Service:
         """Runs a call of the judge in a thread, for the client of a request.
 
         `timeout`: seconds, where the request has fewer than the server's. Raises RefusedError where too many requests
-        are open, when the time is over, and where the judge cannot do it; ClientGoneError when the client has gone. The
-        call then ends before its next pass.
+        are open, when the time is over, and where the judge fails; ClientGoneError when the client has gone. The call
+        then ends before its next pass.
         """
         if self.num_open >= self.limits.max_requests:
             raise RefusedError("busy", f"{self.num_open} requests are open, try again later")
         with as_client(self.client_of(request)), self.metrics.open.track_inprogress():
             self.num_open += 1
             try:
-                return await self.unless_gone(request, to_thread(call), timeout)
+                most = self.limits.timeout
+                return await self.unless_gone(request, to_thread(call), min(timeout or most, most))
             finally:
                 self.num_open -= 1
 
@@ -131,9 +132,8 @@ class Service:
         finally:
             self.num_waiting -= 1
 
-    async def unless_gone(self, request: Request, work: Coroutine[Any, Any, R], timeout: float | None = None) -> R:
-        """Awaits work for as long as the client waits and has time. Raises as `judged`."""
-        seconds = min(timeout or self.limits.timeout, self.limits.timeout)
+    async def unless_gone(self, request: Request, work: Coroutine[Any, Any, R], seconds: float) -> R:
+        """Awaits work for as long as the client waits, and for so many seconds. Raises as `judged`."""
         working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait({working, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -142,8 +142,8 @@ class Service:
             if gone.done():
                 raise ClientGoneError
             raise RefusedError("late", f"the answer was not there within {seconds:g} seconds")
-        except InputError as error:
-            raise RefusedError("input", str(error), next(iter(error.reasons), None), error.reasons) from None
+        except InputError:
+            raise
         except GramFastError as error:
             logger.error("the judge failed: %s", error)
             raise RefusedError("failed", "the judge failed on this request") from error

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from gram_fast.errors import UnsupportedModelError
-from gram_fast.text.chat_marks import chat_marks
+from gram_fast.text.chat_marks import flags_of
 from gram_fast.text.cuts import PROBES, CutProver
 from gram_fast.text.dates import date_remedy
 from gram_fast.text.messages import Message
@@ -78,7 +78,7 @@ class PairTokenizer:
         only = _template_only(tokenizer, template)
         self._secret_names = {token: f"\ue002{secrets.token_hex(12)}\ue003" for token in only}
         reacting = ChatText.reacting_words(template, tokenizer)
-        self._markers = tuple(dict.fromkeys((*template.markers, *self._secret_names, *reacting)))
+        self.markers = tuple(dict.fromkeys((*template.markers, *self._secret_names, *reacting)))
         self._tokenizer = _private_copy(tokenizer, self._secret_names)
         self._secret_text = replace(self.text, literals=tuple(map(self._to_secret, self.text.literals)))
         with tokenizer_errors("read text"):
@@ -152,8 +152,7 @@ class PairTokenizer:
         The words are those to which the chat template would react; to the judge they are text. The marks are those of
         any model's chat template: a policy's need not be the judge's.
         """
-        own = tuple(marker for marker in self._markers if marker in text)
-        return own + tuple(mark for mark in chat_marks(text) if mark not in own)
+        return flags_of(text, self.markers)
 
     def long_beginning(self, text: str, limit: int) -> tuple[int, int] | None:
         """Finds a beginning of a long text that alone has far more than `limit` tokens -> (its characters, its tokens).

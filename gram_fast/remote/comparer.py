@@ -1,0 +1,182 @@
+"""A comparer behind a server: tournaments are played here, and each round of pairs is one request."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from gram_fast.comparing.comparer import Answers, Pairs, Reload, Rounds
+from gram_fast.comparing.orders import Orders
+from gram_fast.errors import InputError, ServerError
+from gram_fast.judge import PairwiseJudge
+from gram_fast.remote.connection import Connection
+from gram_fast.results import ForwardStats, Preference, Stats, total_stats
+from gram_fast.scoring.stops import StoppedError, stop_of_call
+from gram_fast.text.chat_marks import flags_of
+from gram_fast.text.group import Group
+
+
+def from_server(
+    url: str,
+    *,
+    api_key: str | None = None,
+    timeout: float = 600.0,
+    retries: int = 6,
+    include_reasoning: bool = False,
+) -> PairwiseJudge:
+    """Makes a judge of a server that `gram-fast serve` runs; it does all that a judge in this process does.
+
+    Args:
+        url: of the server, "http://HOST:PORT".
+        api_key: one of its keys, where it has some.
+        timeout: seconds that one request may take, of which a call with several rounds has several.
+        retries: tries of a request after the first, where the server is busy or cannot be reached; with the waits
+            between them, six take about half a minute.
+        include_reasoning: as for `PairwiseJudge.from_pretrained`; texts are made of messages here.
+
+    Raises InputError on a wrong argument or key, and ServerError where the server is not there or is another.
+    """
+    connection = Connection(url, api_key, timeout, retries)
+    info = connection.get("/info")
+    try:
+        comparer = RemoteComparer(
+            connection,
+            str(info["model_id"]),
+            int(info["max_input_length"]),
+            int(info["max_batch_tokens"]),
+            bool(info["verifies"]),
+            tuple(map(str, info["markers"])),
+            partial(from_server, url, api_key=api_key, timeout=timeout, retries=retries),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ServerError(f"{connection.url}/info: expected what a gram-fast server of this version says") from None
+    return PairwiseJudge(comparer, include_reasoning=include_reasoning)
+
+
+@dataclass(frozen=True, repr=False)
+class RemoteComparer:
+    """Compares what a server's judge compares."""
+
+    connection: Connection
+    name: str
+    """The server's name for its model."""
+    max_length: int
+    tokens_at_once: int
+    verifies: bool
+    markers: tuple[str, ...]
+    make: Any
+    """Makes the judge of this comparer anew: what it is pickled as."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.connection.url!r}, {self.name!r})"
+
+    def __reduce__(self) -> tuple[Reload, tuple[()]]:
+        return partial(_comparer_of, self.make), ()
+
+    def __deepcopy__(self, memo: object) -> "RemoteComparer":
+        """The comparer itself, whose connection any number of threads may use."""
+        return self
+
+    def flags(self, text: str) -> tuple[str, ...]:
+        """Finds the lines of the judge's template, its special tokens and marks of chats in a text."""
+        return flags_of(text, self.markers)
+
+    def unfit(self, groups: Sequence[Group], pairs: Sequence[Pairs], orders: Orders) -> dict[str, str]:
+        """Asks the server what it could not compare, as in `Comparer`."""
+        asked = _Asked.of(groups, {g: of_group.tolist() for g, of_group in enumerate(pairs) if len(of_group)})
+        found = self.connection.post("/v1/unfit", asked.body(orders)) if asked.groups else {"reasons": {}}
+        return asked.renamed(found["reasons"])
+
+    @contextmanager
+    def open(
+        self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
+    ) -> "Iterator[RemoteSession]":
+        """Opens a call; nothing is sent before its first round."""
+        yield RemoteSession(self, groups, orders)
+
+
+def _comparer_of(make: Any) -> Any:
+    return make().comparer
+
+
+@dataclass
+class RemoteSession:
+    """One call, with its rounds."""
+
+    comparer: RemoteComparer
+    groups: Sequence[Group]
+    orders: Orders
+    started: float = field(default_factory=time.perf_counter)
+    costs: list[Stats] = field(default_factory=list)
+
+    def compare(self, rounds: Rounds) -> Answers:
+        """Asks for all pairs of all groups in one request. Raises errors like `Connection.post`."""
+        if stop_of_call()():
+            raise StoppedError("the call was stopped before its next request")
+        asked = _Asked.of(self.groups, rounds)
+        try:
+            answer = self.comparer.connection.post("/v1/pairs", asked.body(self.orders))
+        except InputError as error:
+            raise InputError.of(asked.renamed(error.reasons)) if error.reasons else error from None
+        try:
+            cost = answer["stats"]
+            self.costs.append(ForwardStats(**cost) if "passes" in cost else Stats(**cost))
+            rows = iter(answer["preferences"])
+            return {g: [_preference(i, j, *next(rows)) for i, j in pairs] for g, pairs in rounds.items()}
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            raise ServerError(f"{self.comparer.connection.url}/v1/pairs: expected one preference a pair") from None
+
+    @property
+    def stats(self) -> Stats:
+        """Cost of the requests so far, which the server counts; `seconds` are the wall time here."""
+        seconds = time.perf_counter() - self.started
+        return total_stats(self.costs, seconds) if self.costs else Stats(comparisons=0, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Pairs as a request has them: of the groups that have some, and of those the texts that are compared."""
+
+    groups: list[Group]
+    texts: list[list[int]]
+    """Of each group the numbers of its texts that are sent."""
+    pairs: list[tuple[int, int, int]]
+    """Number of the group among these, and of both texts among those that are sent."""
+
+    @classmethod
+    def of(cls, groups: Sequence[Group], rounds: Mapping[int, Sequence[Sequence[int]]]) -> "_Asked":
+        found = cls([], [], [])
+        for number, (g, pairs) in enumerate(rounds.items()):
+            place = {text: k for k, text in enumerate(sorted({text for pair in pairs for text in pair}))}
+            found.groups.append(groups[g])
+            found.texts.append(list(place))
+            found.pairs.extend((number, place[i], place[j]) for i, j in pairs)
+        return found
+
+    def body(self, orders: Orders) -> dict[str, Any]:
+        """The body of the request."""
+        sent = [
+            {"prompt": group.prompt, "texts": [group.texts[k] for k in texts], "has_reference": group.numbers[0] < 0}
+            for group, texts in zip(self.groups, self.texts, strict=True)
+        ]
+        return {"groups": sent, "pairs": self.pairs, "orders": orders}
+
+    def renamed(self, reasons: Mapping[str, str]) -> dict[str, str]:
+        """Reasons under the caller's names; the server's are "groups[0][1]" and "prompts[0]"."""
+        own: dict[str, list[str]] = {}
+        for g, (group, texts) in enumerate(zip(self.groups, self.texts, strict=True)):
+            own[f"prompts[{g}]"] = [group.prompt_name]
+            for k, text in enumerate(texts):
+                own[f"groups[{g}][{k}]"] = [
+                    name for name, of in zip(group.names, group.text_of, strict=True) if of == text
+                ]
+        for place in sorted(own, key=len, reverse=True):  # of "groups[0][1]" and "groups[0][12]" the longer one first
+            reasons = {name: reason.replace(place, own[place][0]) for name, reason in reasons.items()}
+        return {name: reason for place, reason in reasons.items() for name in own.get(place, [place])}
+
+
+def _preference(i: int, j: int, p: float, margin: float, p_ab: float | None, p_ba: float | None) -> Preference:
+    one_order = [None if value is None else float(value) for value in (p_ab, p_ba)]
+    return Preference(i, j, float(p), float(margin), *one_order)

@@ -1,0 +1,113 @@
+"""A connection to a server: posts JSON, tries again where that may help, and turns refusals into errors."""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from gram_fast.errors import InputError, ServerError, one_line, shown_value
+
+# Another try may have an answer: too many requests, or a server that is starting or being replaced.
+_AGAIN = (408, 429, 502, 503)
+# Seconds before the first try after a failure, at most; twice as many before each further one.
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0
+
+
+class Connection:
+    """One server, for any number of threads and tasks."""
+
+    def __init__(self, url: str, api_key: str | None, timeout: float, retries: int) -> None:
+        """Arguments as for `from_server`. Raises InputError on one that is wrong."""
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise InputError(f"url: expected http://HOST:PORT or https://HOST:PORT, got {shown_value(url)}")
+        if not isinstance(timeout, int | float) or not timeout > 0:
+            raise InputError(f"timeout: expected seconds above 0, got {shown_value(timeout)}")
+        if type(retries) is not int or retries < 0:
+            raise InputError(f"retries: expected an integer of at least 0, got {shown_value(retries)}")
+        self.url, self.timeout, self.retries = url.rstrip("/"), timeout, retries
+        self._options: dict[str, Any] = {
+            "base_url": self.url,
+            "headers": {} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+            "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        }
+        self._client = httpx.Client(**self._options)
+
+    def get(self, path: str) -> Any:
+        """The JSON at a path. Raises errors like `post`."""
+        return self._send("GET", path, None)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Posts JSON -> the JSON of the answer.
+
+        Where the server is busy or cannot be reached, tries again, up to `retries` times; scores do not depend on how
+        often they are asked for. Raises InputError on what the server refuses, with its `reasons`, and ServerError
+        where it cannot be reached, fails or answers something else.
+        """
+        return self._send("POST", path, body)
+
+    async def post_async(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Posts like `post`, without stopping the event loop."""
+        # A client belongs to one event loop, and threads may have one each: it lives as long as its request.
+        async with httpx.AsyncClient(**self._options) as client:
+            for attempt in range(self.retries + 1):
+                try:
+                    found: httpx.Response | httpx.TransportError = await client.post(path, json=body)
+                except httpx.TransportError as error:
+                    found = error
+                wait = self._wait_after(attempt, found)
+                if wait is None:
+                    break
+                await asyncio.sleep(wait)
+        return self._answer(path, found)
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        for attempt in range(self.retries + 1):
+            try:
+                found: httpx.Response | httpx.TransportError = self._client.request(method, path, json=body)
+            except httpx.TransportError as error:
+                found = error
+            wait = self._wait_after(attempt, found)
+            if wait is None:
+                break
+            time.sleep(wait)
+        return self._answer(path, found)
+
+    def _wait_after(self, attempt: int, found: httpx.Response | httpx.TransportError) -> float | None:
+        """Seconds to wait before another attempt; None where there is to be none."""
+        if attempt == self.retries or isinstance(found, httpx.ReadTimeout):
+            return None
+        wait: float = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * random.uniform(
+            0.5, 1.0
+        )  # many may have failed together
+        if isinstance(found, httpx.TransportError):
+            return wait
+        if found.status_code not in _AGAIN:
+            return None
+        told = found.headers.get("Retry-After", "")
+        return max(wait, min(float(told), _LONGEST_WAIT)) if told.isdecimal() else wait
+
+    def _answer(self, path: str, found: httpx.Response | httpx.TransportError) -> Any:
+        """The JSON of a response. Raises errors like `post`."""
+        if isinstance(found, httpx.ReadTimeout):
+            raise ServerError(f"{self.url}{path}: expected an answer within {self.timeout:g} seconds, got none")
+        if isinstance(found, httpx.TransportError):
+            raise ServerError(f"{self.url}: expected a server that can be reached: {one_line(found)}")
+        place, status = f"{self.url}{path}", found.status_code
+        try:
+            answer = found.json()
+        except ValueError:
+            raise ServerError(f"{place}: expected JSON of a gram-fast server, got status {status} without it") from None
+        if status == 200:
+            return answer
+        error = answer.get("error") if isinstance(answer, dict) else None
+        if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+            raise ServerError(f"{place}: expected a gram-fast server, got status {status}")
+        reasons = error.get("reasons")
+        if isinstance(reasons, dict):
+            raise InputError.of(reasons)
+        kind = InputError if status in (400, 401, 404, 413) else ServerError
+        raise kind(f"{place}: {error['message']}")
