@@ -123,9 +123,11 @@ class RemoteSession:
         try:
             cost = answer["stats"]
             self.costs.append(ForwardStats(**cost) if "passes" in cost else Stats(**cost))
+            if len(answer["preferences"]) != len(asked.pairs):
+                raise ValueError
             rows = iter(answer["preferences"])
             return {g: [_preference(i, j, *next(rows)) for i, j in pairs] for g, pairs in rounds.items()}
-        except (KeyError, TypeError, ValueError, RuntimeError):
+        except (KeyError, TypeError, ValueError):
             raise ServerError(f"{self.comparer.connection.url}/v1/pairs: expected one preference a pair") from None
 
     @property

@@ -41,7 +41,7 @@ def serve_judge(options: ServeOptions) -> None:
     """Loads the judge and serves it until the process is told to end."""
     try:
         from gram_fast.serving.app import make_app
-        from gram_fast.serving.server import log_as_json, serve
+        from gram_fast.serving.server import log_as_json, make_server
     except ImportError as error:
         raise InputError(
             f"serve needs FastAPI, uvicorn and prometheus-client: pip install gram_fast[serve] ({error})"
@@ -74,4 +74,4 @@ def serve_judge(options: ServeOptions) -> None:
         rollouts_per_prompt=options.rollouts_per_prompt,
     )
     log_as_json()
-    serve(app, options.host, options.port, limits)
+    make_server(app, options.host, options.port, limits).run()

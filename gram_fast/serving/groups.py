@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
-from gram_fast import Rendezvous
+from gram_fast import InputError, Rendezvous
 from gram_fast.comparing.orders import Orders
 from gram_fast.integrations import nemo_gym
 from gram_fast.ranking.rewards import Duplicates, RewardsName
@@ -108,8 +108,8 @@ class Groups:
             meeting = self._meeting(self._rollouts, service.limits.timeout, "judge", {})
             try:
                 reward = await self._met(service, request, meeting, ("verify", named, content), prompt, text)
-            except RefusedError as refusal:
-                if refusal.kind != "input":
+            except InputError as error:
+                if "response" not in error.reasons:
                     raise
         return {
             "responses_create_params": asked.responses_create_params,

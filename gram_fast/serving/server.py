@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from gram_fast.serving.connections import patient_for
 from gram_fast.serving.limits import Limits
 
 
@@ -40,8 +41,11 @@ def log_as_json() -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
 
 
-def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
-    """Serves until SIGTERM or SIGINT, and then answers what it has accepted; groups that are not full, as they are."""
+def make_server(app: FastAPI, host: str, port: int, limits: Limits) -> uvicorn.Server:
+    """Makes a server, whose `run` serves until SIGTERM or SIGINT.
+
+    It then answers what it has accepted, groups that are not full as they are.
+    """
     config = uvicorn.Config(
         app,
         host=host,
@@ -50,12 +54,12 @@ def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
         access_log=False,
         server_header=False,
         lifespan="on",
-        http="h11",
+        http=patient_for(limits.body_timeout),
         # Connections: those that are judged, those that wait for their group, and some that ask how it is.
         limit_concurrency=limits.max_requests + limits.max_waiting + 64,
         timeout_graceful_shutdown=int(limits.timeout) + 1,
     )
-    _Server(config).run()
+    return _Server(config)
 
 
 class _Server(uvicorn.Server):
