@@ -19,6 +19,7 @@ JSON, which --output keeps in a file.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -119,11 +120,18 @@ def running(*command: str) -> Iterator[tuple[str, psutil.Process]]:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "Uvicorn running on" in line)
         url = next(word.strip('",()') for word in line.split() if "http://" in word)
-        threading.Thread(target=lambda: [None for _ in process.stderr or ()], daemon=True).start()
+        threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
         try:
             yield url, psutil.Process(process.pid)
         finally:
             process.terminate()
+
+
+def _drain(log: Any) -> None:
+    """Reads on, so that the server need not wait to write."""
+    with contextlib.suppress(ValueError):  # closed
+        for _ in log:
+            pass
 
 
 def serve_naively(model: str) -> None:

@@ -225,7 +225,7 @@ class Engine:
         done: list[tuple[NDArray[np.int64], Tensor]] = []
         num_tokens, is_complete = 0, True
         try:
-            self._store.reserve(plan.num_slots)
+            self._store.reserve(self._slots_for(plan))
             # The bar shows on a terminal, when the request takes longer than two seconds.
             with tqdm(total=plan.num_tokens, unit="tok", unit_scale=True, delay=2, leave=False, disable=None) as bar:
                 for tree_pass in plan.passes:
@@ -248,6 +248,13 @@ class Engine:
         parts = parts if is_complete else [part.cpu() for part in parts]
         logits = torch.cat(parts).cpu().numpy() if parts else _NO_LOGITS
         return Run(leaf_index, logits, num_tokens, len(done), is_complete)
+
+    def _slots_for(self, plan: TreePlan) -> int:
+        """Slots that the store is to have for a plan: some more where a cache fills, as growing copies all of it."""
+        has_room = plan.num_slots <= self._store.num_slots
+        if not self.cache_limit or has_room:
+            return plan.num_slots
+        return max(plan.num_slots, min(self._store.num_slots * 5 // 4, self.budget + self.cache_limit))
 
     def halve_budget(self) -> None:
         """Halves the size of passes, frees all keys and values, and warns."""
