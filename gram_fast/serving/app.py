@@ -18,6 +18,7 @@ from gram_fast.serving.hosts import add_hosts
 from gram_fast.serving.keys import ApiKeys
 from gram_fast.serving.limits import Limits
 from gram_fast.serving.native import add_native
+from gram_fast.serving.page import add_page
 from gram_fast.serving.refusal import OPENAI, RefusedError
 from gram_fast.serving.rerank import add_rerank
 from gram_fast.serving.rounds import add_rounds
@@ -83,6 +84,7 @@ def make_app(
     groups = Groups(service, rollouts_per_prompt)
     groups.add_to(router)
     app.state.close = groups.close
+    add_page(router, service)
     _add_states(router, service)
     app.include_router(router)
     return app
