@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from gram_fast import ops
 from gram_fast.errors import UnsupportedModelError
+from gram_fast.kernels.label_logits import log_probabilities
 from gram_fast.kernels.tables import uploaded
 from gram_fast.models.supported import (
     attention_span,
@@ -125,6 +126,24 @@ class TransformersRunner:
 
         Raises UnsupportedModelError when a layer does not attend through transformers' attention interface.
         """
+        # The op with its checks: hidden states come from the model's own code, and may not have the dtype of its output
+        # embedding.
+        head, leaf_rows_L = self._head, uploaded(tree_pass.leaf_rows, self.device)
+        logits_L2: Tensor = ops.label_logits(
+            self._hidden(tree_pass, store), leaf_rows_L, head.weight[self._labels], backend=self._label_backend
+        )
+        bias = getattr(head, "bias", None)
+        return logits_L2 if bias is None else logits_L2 + bias[self._labels].float()
+
+    @torch.no_grad()
+    def token_logprobs(self, tree_pass: TreePass, store: KeyValueStore, token_ids: tuple[int, ...]) -> Tensor:
+        """Runs one pass like `forward` -> log probabilities of these tokens behind each leaf, float32 [L, K]."""
+        head = self._head
+        hidden_LD = self._hidden(tree_pass, store)[uploaded(tree_pass.leaf_rows, self.device)]
+        return log_probabilities(hidden_LD, head.weight, token_ids, getattr(head, "bias", None))
+
+    def _hidden(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
+        """Hidden states [T, D] of a pass."""
         context = _PassContext(tree_pass, store, self.attention, self._attend)
         hidden_1TD = self._run(
             self.model.base_model,
@@ -138,15 +157,7 @@ class TransformersRunner:
                 f"{type(self.model).__name__} cannot be scored by prefix sharing: {len(context.layers_seen)} of its "
                 f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
             )
-        leaf_rows_L = uploaded(tree_pass.leaf_rows, self.device)
-        # The op with its checks: hidden states come from the model's own code, and may not have the dtype of its output
-        # embedding.
-        head = self._head
-        logits_L2: Tensor = ops.label_logits(
-            hidden_1TD[0], leaf_rows_L, head.weight[self._labels], backend=self._label_backend
-        )
-        bias = getattr(head, "bias", None)
-        return logits_L2 if bias is None else logits_L2 + bias[self._labels].float()
+        return hidden_1TD[0]  # type: ignore[no-any-return]
 
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Label logits, float32 [2], of one sequence [T] by the model's plain forward, to compare `forward` with."""

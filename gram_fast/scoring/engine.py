@@ -34,7 +34,6 @@ CPU_BUDGET = 1024
 _PASS_BYTES = 4 * 2**30
 # Fewer tokens per pass would not help against running out of memory.
 _SMALLEST_BUDGET = 16
-_NO_LOGITS = np.empty((0, 2), np.float32)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Run:
     leaf_index: NDArray[np.int64]
     """Positions, int64 [L], of the leaves with logits in the plan's list of leaves."""
     logits: NDArray[np.float32]
-    """Label logits, float32 [L, 2]."""
+    """Label logits, float32 [L, 2], or log probabilities of the request's tokens, [L, K]."""
     num_tokens: int
     """Tokens computed."""
     num_passes: int
@@ -89,8 +88,10 @@ class Engine:
         return self._store.num_slots
 
     @contextmanager
-    def request(self, head_ids: Ids) -> Iterator[ScoringRequest]:
+    def request(self, head_ids: Ids, token_ids: tuple[int, ...] | None = None) -> Iterator[ScoringRequest]:
         """Opens a request whose sequences all start with `head_ids`; it waits for the engine when it first scores.
+
+        `token_ids`: tokens whose log probabilities behind each sequence are wanted in place of label logits.
 
         Its keys and values are dropped at the end of its turn except the head's and, up to `cache_limit`, the most
         recent; requests with the same head reuse them unless the model may have changed by then. Raises InputError in a
@@ -98,7 +99,7 @@ class Engine:
         """
         if self._is_forked:
             check_forked_child(self._runner.device, self._runner.processes.count)
-        request = ScoringRequest(head_ids)
+        request = ScoringRequest(head_ids, token_ids)
         with self._calls.open(), self._turns.place(request) as request.ask:
             yield request
 
@@ -110,6 +111,7 @@ class Engine:
         return (
             self._runner.processes.count == 1
             and sum(request.tokens_distinct for request in requests) <= self.budget
+            and requests[0].token_ids == requests[-1].token_ids
             and np.array_equal(requests[0].head_ids, requests[-1].head_ids)
         )
 
@@ -166,9 +168,9 @@ class Engine:
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int, int]:
         """Computes the label logits of the requests' leaves, pass by pass until they give way.
 
-        -> float32 [P, 2], which of them are done, bool [P], tokens computed, passes.
+        -> float32 [P, width], which of them are done, bool [P], tokens computed, passes.
         """
-        logits = np.full((len(leaves), 2), np.nan, np.float32)
+        logits = np.full((len(leaves), requests[0].width), np.nan, np.float32)
         is_done = np.zeros(len(leaves), np.bool_)
         tokens_computed = passes = 0
         while not is_done.all() and not (is_done.any() and self._turns.is_to_give_way):
@@ -223,7 +225,7 @@ class Engine:
         Raises StoppedError before a pass once all calls are to stop.
         """
         done: list[tuple[NDArray[np.int64], Tensor]] = []
-        num_tokens, is_complete = 0, True
+        num_tokens, is_complete, token_ids = 0, True, requests[0].token_ids
         try:
             self._store.reserve(self._slots_for(plan))
             # The bar shows on a terminal, when the request takes longer than two seconds.
@@ -231,7 +233,14 @@ class Engine:
                 for tree_pass in plan.passes:
                     if self._are_stopped(requests):
                         raise StoppedError("the call was stopped between two passes")
-                    done.append((tree_pass.leaf_index, self._runner.forward(tree_pass, self._store)))
+                    done.append(
+                        (
+                            tree_pass.leaf_index,
+                            self._runner.forward(tree_pass, self._store)
+                            if token_ids is None
+                            else self._runner.token_logprobs(tree_pass, self._store, token_ids),
+                        )
+                    )
                     num_tokens += tree_pass.num_tokens
                     self._store.copy(tree_pass.copies)
                     bar.update(tree_pass.num_tokens)
@@ -246,7 +255,7 @@ class Engine:
         # Read back once per plan, so that a GPU need not wait for the host between passes; one that is full has no room
         # to join them.
         parts = parts if is_complete else [part.cpu() for part in parts]
-        logits = torch.cat(parts).cpu().numpy() if parts else _NO_LOGITS
+        logits = torch.cat(parts).cpu().numpy() if parts else np.empty((0, requests[0].width), np.float32)
         return Run(leaf_index, logits, num_tokens, len(done), is_complete)
 
     def _slots_for(self, plan: TreePlan) -> int:

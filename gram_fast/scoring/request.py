@@ -11,16 +11,17 @@ from gram_fast.scoring.tree import TokenTree
 from gram_fast.text.encoded import EncodedRound
 from gram_fast.text.tokens import Ids
 
-_NO_LOGITS = np.empty((0, 2), np.float32)
 _NO_LENGTHS = np.empty(0, np.int64)
 
 
 class ScoringRequest:
     """One call's rounds over a token tree, which other calls may grow too, and their cost."""
 
-    def __init__(self, head_ids: Ids) -> None:
-        """`head_ids`: what all sequences start with."""
-        self.head_ids = head_ids
+    def __init__(self, head_ids: Ids, token_ids: tuple[int, ...] | None = None) -> None:
+        """`head_ids`: what all sequences start with. `token_ids`: whose log probabilities are wanted; None: logits."""
+        self.head_ids, self.token_ids = head_ids, token_ids
+        self.width = 2 if token_ids is None else len(token_ids)
+        """Numbers of a sequence."""
         self.ask: Callable[[], None]
         """Has the engine `answer` what was added."""
         self.is_stopped: Callable[[], bool] = lambda: False
@@ -30,7 +31,7 @@ class ScoringRequest:
         self._asked: list[EncodedRound] = []
         self._lengths = _NO_LENGTHS  # tokens behind the head of each sequence that was asked, int64 [P]
         self._left = _NO_LENGTHS  # positions of those without logits, int64 [Q]
-        self._logits = _NO_LOGITS
+        self._logits = np.empty((0, self.width), np.float32)
         self._segments: list[Ids] = []
         self._sizes = _NO_LENGTHS  # tokens of each segment
         self._numbers = np.empty(0, np.int32)  # of each segment in the tree
@@ -72,12 +73,12 @@ class ScoringRequest:
         lengths: NDArray[np.int64] = self._sizes[encoded.sequences].sum(axis=1)
         self._left = np.append(self._left, len(self._lengths) + np.arange(len(lengths)))
         self._lengths = np.append(self._lengths, lengths)
-        self._logits = np.full((len(self._lengths), 2), np.nan, np.float32)
+        self._logits = np.full((len(self._lengths), self.width), np.nan, np.float32)
         self._distinct, self.is_counted = None, False
         return len(self.head_ids) + lengths
 
     def score(self, more_rounds: bool) -> NDArray[np.float32]:
-        """Computes the label logits of what was added -> float32 [P, 2]; `more_rounds` keeps reusable keys and values.
+        """Computes the logits of what was added -> float32 [P, width]; `more_rounds` keeps reusable keys and values.
 
         Waits for the engine the first time, and has it until the request ends, unless the engine gives way. Raises
         StoppedError in a call that is to stop.
@@ -104,7 +105,7 @@ class ScoringRequest:
     def answer(
         self, logits: NDArray[np.float32], is_done: NDArray[np.bool_], tokens_computed: int, passes: int
     ) -> None:
-        """Takes logits, float32 [Q, 2], of what waits, those that `is_done`, bool [Q], marks, and what they cost."""
+        """Takes logits, float32 [Q, width], of what waits, those that `is_done`, bool [Q], marks; and their cost."""
         done = self._left[is_done]
         self._logits[done] = logits[is_done]
         self._comparisons += len(done)

@@ -46,6 +46,12 @@ class Runner(Protocol):
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Runs one pass -> label logits, float32 [L, 2]; writes its keys and values to the store."""
 
+    def token_logprobs(self, tree_pass: TreePass, store: KeyValueStore, token_ids: tuple[int, ...]) -> Tensor:
+        """Runs one pass like `forward` -> log probabilities of these tokens behind each leaf, float32 [L, K].
+
+        Of all tokens of the vocabulary, whose logits it computes: much dearer than `forward`.
+        """
+
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Computes the label logits of one sequence [T] by a plain forward, to check `forward` -> float32 [2]."""
 

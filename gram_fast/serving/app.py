@@ -22,6 +22,7 @@ from gram_fast.serving.page import add_page
 from gram_fast.serving.refusal import OPENAI, RefusedError
 from gram_fast.serving.rerank import add_rerank
 from gram_fast.serving.rounds import add_rounds
+from gram_fast.serving.scoring import add_scoring
 from gram_fast.serving.service import Service
 
 # Threads beside those of open requests, which parse bodies.
@@ -81,6 +82,9 @@ def make_app(
     add_rerank(router, service)
     add_hosts(router, service, policy_tokenizer)
     add_rounds(router, service)
+    comparer = next(iter(getattr(judge.comparer, "comparers", [judge.comparer])))
+    if hasattr(comparer, "engine"):
+        add_scoring(router, service, comparer)
     groups = Groups(service, rollouts_per_prompt)
     groups.add_to(router)
     app.state.close = groups.close

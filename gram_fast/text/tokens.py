@@ -79,6 +79,8 @@ class PairTokenizer:
         self._secret_names = {token: f"\ue002{secrets.token_hex(12)}\ue003" for token in only}
         reacting = ChatText.reacting_words(template, tokenizer)
         self.markers = tuple(dict.fromkeys((*template.markers, *self._secret_names, *reacting)))
+        self.plain = tokenizer
+        """The tokenizer of transformers, to which special tokens in a text are what they say."""
         self._tokenizer = _private_copy(tokenizer, self._secret_names)
         self._secret_text = replace(self.text, literals=tuple(map(self._to_secret, self.text.literals)))
         with tokenizer_errors("read text"):

@@ -5,7 +5,7 @@ Shape letters: T packed tokens, L leaves, D inputs and O outputs of a product.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from gram_fast import ops
 from gram_fast.devices import on_device
 from gram_fast.errors import BackendError
-from gram_fast.kernels.label_logits import final_hidden, label_logits_reference
+from gram_fast.kernels.label_logits import final_hidden, label_logits_reference, log_probabilities
 from gram_fast.kernels.tables import TILE_ROWS
 from gram_fast.models.dense.attention import PassTables, PathAttention, TreeAttention
 from gram_fast.models.dense.fp8 import quantizing
@@ -136,6 +136,22 @@ class DenseRunner:
         return self._run(self._operations, self._attention, tables, store)
 
     @torch.inference_mode()
+    def token_logprobs(self, tree_pass: TreePass, store: KeyValueStore, token_ids: tuple[int, ...]) -> Tensor:
+        """Runs one pass like `forward` -> log probabilities of these tokens behind each leaf, float32 [L, K].
+
+        The first time it reads the output embedding, which the model does not hold, from the checkpoint's files, and
+        keeps it.
+        """
+        self._rotation.grow(int(tree_pass.position_ids.max()) + 1)
+        tables = self._attention.tables(tree_pass, self.device)
+        operations = replace(self._operations, read_labels=_read_hidden)
+        return log_probabilities(self._run(operations, self._attention, tables, store), self._output, token_ids)
+
+    @cached_property
+    def _output(self) -> Tensor:
+        return torch.cat([rows_CD.to(self.device, self.dtype) for rows_CD in self.model.read_output()])
+
+    @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
         """Label logits, float32 [2], of one sequence [T] by the references of all ops, to compare `forward` with."""
         return self._run_plain(input_ids, label_logits_reference)[0]
@@ -147,10 +163,7 @@ class DenseRunner:
         Reads the output embedding, which the model does not hold, from the checkpoint's files.
         """
 
-        def read_hidden(hidden_TD: Tensor, rows_L: Tensor, _: Tensor, norm_D: Tensor | None, eps: float) -> Tensor:
-            return final_hidden(hidden_TD, rows_L, norm_D, eps)
-
-        hidden_D = self._run_plain(input_ids, read_hidden)[0]
+        hidden_D = self._run_plain(input_ids, _read_hidden)[0]
         # The label logits are products in float32 of weights in the model's dtype.
         chunks = (rows_CD.to(self.device, self.dtype).float() for rows_CD in self.model.read_output())
         return torch.cat([rows_CD @ hidden_D.float() for rows_CD in chunks])
@@ -257,3 +270,8 @@ class DenseRunner:
                     f"deterministic=True: on {self.device} a product with a weight {list(weight.shape)} in "
                     f"{self.dtype} gives a row bits that depend on {reason}"
                 )
+
+
+def _read_hidden(hidden_TD: Tensor, rows_L: Tensor, _: Tensor, norm_D: Tensor | None, eps: float) -> Tensor:
+    """In place of label logits: the hidden states that they are products of, [L, D]."""
+    return final_hidden(hidden_TD, rows_L, norm_D, eps)
