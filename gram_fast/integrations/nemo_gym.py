@@ -139,7 +139,13 @@ def prompt_of(history: Sequence[Message], principle: str | None) -> list[Message
 
 def output_text(response: Any) -> str | None:
     """The words of an object of the Responses API, without its reasoning; None where it has no message."""
-    output = response.get("output") if isinstance(response, Mapping) else None
-    items = [item for item in output or [] if isinstance(item, Mapping) and item.get("type") == "message"]
-    parts = [part for item in items for part in item.get("content") or [] if isinstance(part, Mapping)]
-    return "".join(part.get("text") or "" for part in parts if part.get("type") == "output_text") if items else None
+    items = [item for item in _objects(response, "output") if item.get("type") == "message"]
+    parts = [part for item in items for part in _objects(item, "content") if part.get("type") == "output_text"]
+    texts = [part.get("text") for part in parts]
+    return "".join(text for text in texts if isinstance(text, str)) if items else None
+
+
+def _objects(holder: Any, key: str) -> list[Mapping[str, Any]]:
+    """The objects of a list under a key; none where it holds no list."""
+    found = holder.get(key) if isinstance(holder, Mapping) else None
+    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, Sequence) else []

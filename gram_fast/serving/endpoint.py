@@ -6,21 +6,35 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FailFast, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gram_fast.errors import InputError
 from gram_fast.serving.refusal import STATUSES, Dialect, RefusedError
-from gram_fast.serving.service import Answer, ClientGoneError, Service
+from gram_fast.serving.service import TOO_DEEP, Answer, ClientGoneError, Service
 
 logger = logging.getLogger(__name__)
 
+
+class _First(FailFast):
+    """FailFast in unions, whose members need a hash."""
+
+    def __hash__(self) -> int:
+        return hash(self.fail_fast)
+
+
+T = TypeVar("T")
+Listed = Annotated[list[T], _First()]
+"""A list, of which the first wrong element alone is an error: a body may have millions, and seconds go by on them."""
+
 # Of a body with many wrong fields, as many are named.
 _NAMED = 4
+# Characters of a field's name in a message.
+_LONGEST_NAME = 80
 # What nobody reads; nginx's number for it, in the log alone.
 _GONE = 499
 
@@ -39,10 +53,16 @@ class Form:
     def read(self, body: Any) -> BaseModel:
         """Reads and checks a body. Raises RefusedError, which names the fields."""
         try:
-            return self.model.model_validate_json(json.dumps(body))
+            return self.model.model_validate_json(json.dumps(body, ensure_ascii=False).encode())
         except ValidationError as error:
             errors = error.errors(include_url=False, include_context=False, include_input=False)
-        names = [".".join(map(str, found["loc"])) or "the body" for found in errors]
+        except UnicodeEncodeError:
+            raise RefusedError("json", "expected a body of JSON: it has half a character, a lone surrogate") from None
+        except RecursionError:
+            raise RefusedError("json", TOO_DEEP) from None
+        if errors[0]["type"] == "json_invalid":  # it was valid before, so that only pydantic's limit is left
+            raise RefusedError("json", TOO_DEEP)
+        names = [_name(found["loc"]) for found in errors]
         told = [f"{name}: {found['msg']}" for name, found in zip(names, errors, strict=True)][:_NAMED]
         rest = f"; and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
         raise RefusedError("field", "; ".join(told) + rest, names[0])
@@ -116,6 +136,12 @@ def accounted(
         return response
 
     return handle
+
+
+def _name(place: Sequence[str | int]) -> str:
+    """Names a field; where there is no such field, the name is the client's own, and may be anything."""
+    name = ".".join(map(str, place))[:_LONGEST_NAME]
+    return (name if name.isprintable() else ascii(name)) or "the body"
 
 
 def _new_id() -> str:

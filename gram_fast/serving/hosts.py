@@ -10,7 +10,7 @@ from gram_fast import InputError
 from gram_fast.integrations import nemo_gym, openrlhf
 from gram_fast.integrations.turns import Turns
 from gram_fast.results import Rewards
-from gram_fast.serving.endpoint import Form, add_endpoint
+from gram_fast.serving.endpoint import Form, Listed, add_endpoint
 from gram_fast.serving.native import Text
 from gram_fast.serving.refusal import FASTAPI, OPENAI, RefusedError
 from gram_fast.serving.service import Service
@@ -21,9 +21,9 @@ class OpenRlhfAsked(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    query: list[str]
-    prompts: list[str]
-    labels: list[str | None]
+    query: Listed[str]
+    prompts: Listed[str]
+    labels: Listed[str | None]
 
 
 class SlimeAsked(BaseModel):
@@ -41,8 +41,8 @@ class CompareAsked(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    conversation_history: list[dict[str, Any]]
-    response_objs: list[dict[str, Any]]
+    conversation_history: Listed[dict[str, Any]]
+    response_objs: Listed[dict[str, Any]]
     principle: str | None = None
 
 

@@ -8,18 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from gram_fast.comparing.orders import Orders
+from gram_fast.errors import shown_value
 from gram_fast.ranking.rewards import Duplicates, RewardsName
 from gram_fast.ranking.scores import ScoresName
 from gram_fast.ranking.tournament import Strategy, StrategyName, find_strategy
 from gram_fast.results import Rewards
-from gram_fast.serving.endpoint import Form, add_endpoint
-from gram_fast.serving.refusal import OPENAI
+from gram_fast.serving.endpoint import Form, Listed, add_endpoint
+from gram_fast.serving.refusal import OPENAI, RefusedError
 from gram_fast.serving.service import Service
 from gram_fast.text.arguments import OnError
 
-Text = str | list[dict[str, Any]]
+Text = str | Listed[dict[str, Any]]
 """A prompt or a response: text, or chat messages."""
-Texts = Annotated[list[Text], Field(min_length=1)]
+Texts = Annotated[Listed[Text], Field(min_length=1)]
 
 
 class Asked(BaseModel):
@@ -72,9 +73,9 @@ class VerifyAsked(BaseModel):
 class RewardsAsked(Asked):
     """Groups of responses, of any size, and their prompts."""
 
-    prompts: list[Text]
-    groups: list[list[Text]]
-    references: list[Text] | None = None
+    prompts: Listed[Text]
+    groups: Listed[Listed[Text]]
+    references: Listed[Text] | None = None
     strategy: StrategyName | None = None
     scores: RewardsName = "auto"
     seed: int = Field(0, ge=0)
@@ -107,7 +108,7 @@ async def compare(service: Service, request: Request, asked: CompareAsked) -> di
 async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str, Any]:
     """Answers with a Ranking."""
     service.check_model(asked.model)
-    check_work(service, [len(asked.responses)], "responses", find_strategy(asked.strategy, asked.k), asked.orders)
+    check_work(service, [len(asked.responses)], "responses", find_asked(service, asked.strategy, asked.k), asked.orders)
     settings = asked.model_dump(include={"strategy", "orders", "scores", "seed", "k", "on_error"})
     result = await service.judged(
         request, lambda: service.judge.rank(asked.prompt, asked.responses, **settings), asked.timeout
@@ -140,7 +141,7 @@ async def rewards(service: Service, request: Request, asked: RewardsAsked) -> di
     name = "reference" if asked.references is not None else asked.strategy or "round_robin"
     more = int(asked.references is not None)
     sizes = [len(group) + more for group in asked.groups]
-    check_work(service, sizes, "groups", find_strategy(name, asked.k), asked.orders)
+    check_work(service, sizes, "groups", find_asked(service, name, asked.k), asked.orders)
     settings = asked.model_dump(exclude={"model", "timeout", "prompts", "groups"})
     result: Rewards = await service.judged(
         request, lambda: service.judge.rewards(asked.prompts, asked.groups, **settings), asked.timeout
@@ -155,11 +156,18 @@ async def rewards(service: Service, request: Request, asked: RewardsAsked) -> di
     return _answer(service, request, found)
 
 
+def find_asked(service: Service, name: str, k: int | None) -> Strategy:
+    """Finds a strategy. Refuses a `k` above the responses of a request: `knockouts` would play so many without end."""
+    if k is not None and k > service.limits.max_items:
+        raise RefusedError("field", f"k: expected at most {service.limits.max_items}, got {shown_value(k)}", "k")
+    return find_strategy(name, k)
+
+
 def check_work(
     service: Service, sizes: list[int], name: str, strategy: Strategy, orders: Literal["ab", "ba", "both"]
 ) -> None:
     """Refuses more responses or comparisons than a request may have."""
-    service.check_items(sum(sizes), name)
+    service.check_items(sum(max(size, 1) for size in sizes), name)  # groups of nothing are some work, too
     pairs = {size: strategy.num_pairs(size) for size in set(sizes) if size > 1}
     service.check_comparisons(sum(pairs.get(size, 0) for size in sizes) * (2 if orders == "both" else 1))
 

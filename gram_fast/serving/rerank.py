@@ -19,7 +19,7 @@ from starlette.requests import Request
 from gram_fast import InputError
 from gram_fast.ranking.tournament import StrategyName, find_strategy
 from gram_fast.results import ForwardStats, Ranking, Stats
-from gram_fast.serving.endpoint import Form, add_endpoint
+from gram_fast.serving.endpoint import Form, Listed, add_endpoint
 from gram_fast.serving.refusal import OPENAI, Dialect, RefusedError
 from gram_fast.serving.service import Service
 
@@ -42,7 +42,7 @@ class RerankAsked(BaseModel):
 
     model: str | None = None
     query: str = Field(min_length=1)
-    documents: list[Document] = Field(description='Texts, or objects {"text": ...}.')
+    documents: Listed[Document] = Field(description='Texts, or objects {"text": ...}.')
     top_n: int | None = Field(None, ge=0, description="Most results; none or 0: all.")
     return_documents: bool = True
 
@@ -56,7 +56,7 @@ class TeiAsked(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     query: str
-    texts: list[str]
+    texts: Listed[str]
     raw_scores: bool = False
     return_text: bool = False
 

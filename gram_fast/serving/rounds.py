@@ -12,8 +12,9 @@ from starlette.requests import Request
 from gram_fast import InputError
 from gram_fast.comparing.comparer import Pair, Pairs
 from gram_fast.comparing.orders import Orders
+from gram_fast.errors import shown_value
 from gram_fast.results import Preference, Stats
-from gram_fast.serving.endpoint import Form, add_endpoint
+from gram_fast.serving.endpoint import Form, Listed, add_endpoint
 from gram_fast.serving.refusal import OPENAI
 from gram_fast.serving.service import Service
 from gram_fast.text.group import Group, Names
@@ -25,7 +26,7 @@ class GroupAsked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str
-    texts: list[str] = Field(min_length=1)
+    texts: Listed[str] = Field(min_length=1)
     has_reference: bool = Field(False, description="Whether the first text is one that the others need.")
 
 
@@ -34,8 +35,8 @@ class PairsAsked(BaseModel):
 
     model_config = GroupAsked.model_config
 
-    groups: list[GroupAsked]
-    pairs: list[Annotated[list[int], Field(min_length=3, max_length=3)]]
+    groups: Listed[GroupAsked]
+    pairs: Listed[Annotated[list[int], Field(min_length=3, max_length=3)]]
     orders: Orders = "both"
 
 
@@ -86,7 +87,7 @@ def _read(service: Service, asked: PairsAsked) -> tuple[list[Group], list[Pairs]
     for place, (g, i, j) in enumerate(asked.pairs):
         size = len(asked.groups[g].texts) if 0 <= g < len(asked.groups) else 0
         if not (0 <= i < size and 0 <= j < size) or (verifies and i != j):
-            raise InputError(f"pairs[{place}]: expected a group and two of its texts, got {[g, i, j]}")
+            raise InputError(f"pairs[{place}]: expected a group and two of its texts, got {shown_value([g, i, j])}")
     groups = []
     for g, group in enumerate(asked.groups):
         if len(set(group.texts)) < len(group.texts):
@@ -95,7 +96,9 @@ def _read(service: Service, asked: PairsAsked) -> tuple[list[Group], list[Pairs]
         names = Names(f"prompts[{g}]", f"groups[{g}]", lambda k, g=g, first=first: f"groups[{g}][{k - first}]")  # type: ignore[misc]
         texts = group.texts[-first:] if first else group.texts
         groups.append(_group(group.prompt, group.texts[: -first or 0], texts, names))
-    of_group = [[(i, j) for at, i, j in asked.pairs if at == g] for g in range(len(groups))]
+    of_group: list[list[Pair]] = [[] for _ in groups]
+    for g, i, j in asked.pairs:
+        of_group[g].append((i, j))
     return groups, [np.array(pairs, np.int64).reshape(-1, 2) for pairs in of_group]
 
 

@@ -71,13 +71,13 @@ class Service:
             parse = to_thread(_parsed, body) if len(body) > 2**17 else None
             return _parsed(body) if parse is None else await parse
         except (ValueError, RecursionError) as error:
-            reason = str(error) if isinstance(error, json.JSONDecodeError) else "it is nested too deep or no UTF-8"
-            raise RefusedError("json", f"expected a body of JSON: {reason}") from None
+            raise RefusedError("json", _reason(error)) from None
 
     async def _body(self, request: Request) -> bytes:
         most = self.limits.max_body_bytes
         announced = request.headers.get("content-length", "")
-        parts, size = [], int(announced) if announced.isdecimal() else 0
+        # No more digits than those of any size, which Python takes for a number.
+        parts, size = [], int(announced[:20]) if announced.isdecimal() else 0
         if size <= most:
             size = 0
             async for part in request.stream():
@@ -160,6 +160,20 @@ async def _gone(request: Request) -> None:
 
 def _parsed(body: bytes) -> Any:
     return json.loads(body, parse_constant=_no_number)
+
+
+TOO_DEEP = "expected a body of JSON: it is nested too deep"
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """Says why a body is no JSON."""
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
+    if isinstance(error, json.JSONDecodeError):
+        return f"expected a body of JSON: {error}"
+    if isinstance(error, UnicodeDecodeError):
+        return "expected a body of JSON: it is no UTF-8"
+    return "expected a body of JSON: it has a number that is none, infinite or too long"
 
 
 def _no_number(name: str) -> None:
