@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from gram_fast.errors import InputError
 from gram_fast.serving.refusal import STATUSES, Dialect, RefusedError
-from gram_fast.serving.service import TOO_DEEP, Answer, ClientGoneError, Service
+from gram_fast.serving.service import TOO_DEEP, Answer, ClientGoneError, Service, in_thread_if
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,8 @@ def add_endpoint(router: APIRouter, service: Service, paths: Sequence[str], *for
             service.client_of(request)  # nothing of a stranger is read
             body = await service.read(request)
             form = next((form for form in forms if isinstance(body, dict) and form.sign in body), form)
-            return JSONResponse(await form.answer(service, request, form.read(body)))
+            asked = await in_thread_if(request.state.is_large, form.read, body)
+            return JSONResponse(await form.answer(service, request, asked))
         except RefusedError as refusal:
             return form.dialect.refuse(refusal)
         except InputError as error:

@@ -21,7 +21,7 @@ from gram_fast import InputError
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.next_tokens import next_token_logprobs
 from gram_fast.results import ForwardStats
-from gram_fast.serving.endpoint import Form, add_endpoint
+from gram_fast.serving.endpoint import Form, Listed, add_endpoint
 from gram_fast.serving.refusal import OPENAI, Dialect, RefusedError
 from gram_fast.serving.service import Service
 from gram_fast.text.tokens import Ids
@@ -35,9 +35,9 @@ class VllmAsked(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     model: str | None = None
-    query: str | list[int]
-    items: list[str] | list[list[int]]
-    label_token_ids: list[int]
+    query: str | Listed[int]
+    items: Listed[str] | Listed[Listed[int]]
+    label_token_ids: Listed[int]
     apply_softmax: bool = True
     item_first: bool = False
     add_special_tokens: bool = True
@@ -49,9 +49,9 @@ class SglangAsked(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    query: str | list[int] | None = None
-    items: str | list[str] | list[list[int]] | None = None
-    label_token_ids: list[int] | None = None
+    query: str | Listed[int] | None = None
+    items: str | Listed[str] | Listed[Listed[int]] | None = None
+    label_token_ids: Listed[int] | None = None
     apply_softmax: bool = False
     temperature: float = Field(1.0, gt=0)
     item_first: bool = False
