@@ -26,6 +26,7 @@ from gram_fast.scoring.runner import Runner
 from gram_fast.scoring.stops import StoppedError
 from gram_fast.scoring.tree import TokenTree, TreePlan, plan_round
 from gram_fast.scoring.turns import RunApartError, Turns
+from gram_fast.scoring.worker import Worker
 from gram_fast.text.tokens import Ids
 
 CPU_BUDGET = 1024
@@ -66,6 +67,7 @@ class Engine:
         self._planting = 0  # changes whenever the tree has lost its segments
         self._is_whole = True
         """Whether the store holds what the tree says."""
+        self._worker: Worker | None = None
         self._calls, self._turns = Calls(), self._new_turns()
         self._is_forked = False
         in_forked_children(self._after_fork)
@@ -78,8 +80,8 @@ class Engine:
         self.cache_limit = 0
         """Most slots in use up to which nodes are kept for requests to come, those that were read last.
 
-        Above 0, a request with much to ask also gives way to others after each pass; with 0 it has the engine from its
-        first pass to its end.
+        Above 0, a request with much to ask also gives way to others after each pass, and all passes run in one thread;
+        with 0 it has the engine from its first pass to its end, and runs it in its own thread.
         """
 
     @property
@@ -104,7 +106,7 @@ class Engine:
             yield request
 
     def _new_turns(self) -> Turns[ScoringRequest]:
-        return Turns(self._score, self._end_turn, self._fit, self._is_stopped, lambda: self.cache_limit > 0)
+        return Turns(self._run_turn, self._end_turn, self._fit, self._is_stopped, lambda: self.cache_limit > 0)
 
     def _fit(self, requests: Sequence[ScoringRequest]) -> bool:
         """Whether requests may have a turn together. Never with several processes, which must all do the same."""
@@ -114,6 +116,13 @@ class Engine:
             and requests[0].token_ids == requests[-1].token_ids
             and np.array_equal(requests[0].head_ids, requests[-1].head_ids)
         )
+
+    def _run_turn(self, requests: Sequence[ScoringRequest]) -> Sequence[ScoringRequest]:
+        if not self.cache_limit:
+            return self._score(requests)
+        if self._worker is None:
+            self._worker = Worker(self._runner.device)
+        return self._worker.run(lambda: self._score(requests))
 
     def _score(self, requests: Sequence[ScoringRequest]) -> Sequence[ScoringRequest]:
         """Answers what requests of one turn ask, packed together -> those that are not done, having given way.
@@ -288,7 +297,7 @@ class Engine:
 
     def _after_fork(self) -> None:
         """Starts over in a forked child: a request of another thread, half run, does not end there."""
-        self._is_forked, self._is_whole, self._planting = True, False, self._planting + 1
+        self._is_forked, self._is_whole, self._planting, self._worker = True, False, self._planting + 1, None
         self._calls, self._turns, self._tree = Calls(), self._new_turns(), TokenTree(self._head_ids)
         tqdm.set_lock(threading.RLock())
 
