@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 import gram_fast
 from gram_fast import InputError, PairwiseJudge
@@ -113,15 +113,21 @@ def _add_states(router: APIRouter, service: Service) -> None:
             return OPENAI.refuse(refusal)
         return JSONResponse(_info(service))
 
-    for path, answer, summary in (
-        ("/health", health, "Whether the server runs"),
-        ("/ready", ready, "Whether it takes requests"),
-        ("/metrics", metrics, "Metrics for Prometheus"),
-        ("/info", info, "The judge and its limits"),
-        ("/v1/models", info, "The same, in the form of OpenAI's list of models"),
+    for path, answer, made, summary in (
+        ("/health", health, Response, "Whether the server runs"),
+        ("/ready", ready, Response, "Whether it takes requests"),
+        ("/metrics", metrics, PlainTextResponse, "Metrics for Prometheus"),
+        ("/info", info, JSONResponse, "The judge and its limits"),
+        ("/v1/models", info, JSONResponse, "The same, in the form of OpenAI's list of models"),
     ):
         router.add_api_route(
-            path, accounted(service, path, answer), methods=["GET"], summary=summary, response_model=None, name=path
+            path,
+            accounted(service, path, answer),
+            methods=["GET"],
+            summary=summary,
+            response_class=made,
+            response_model=None,
+            name=path,
         )
 
 

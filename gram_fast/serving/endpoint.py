@@ -151,9 +151,25 @@ def _new_id() -> str:
 
 def _described(forms: Sequence[Form]) -> dict[str, Any]:
     """Describes the body of an endpoint for OpenAPI."""
-    schemas = [form.model.model_json_schema() for form in forms]
+    schemas = [_whole(form.model.model_json_schema()) for form in forms]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _whole(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with its definitions in their places: inside of another document, references to them lead nowhere."""
+    definitions = schema.pop("$defs", {})
+
+    def put(value: Any) -> Any:
+        if isinstance(value, list):
+            return [put(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return put(definitions[value["$ref"].rpartition("/")[2]])
+        return {name: put(one) for name, one in value.items()}
+
+    return {name: put(value) for name, value in schema.items()}
 
 
 def _statuses(forms: Sequence[Form]) -> list[int]:
