@@ -1,7 +1,6 @@
 """What OpenRLHF, slime and NeMo-Gym post: the shapes that they read, in the loops with which they ask."""
 
 import itertools
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,8 +31,11 @@ def read(response):
     return response.json()
 
 
-def asked_again(url, body, *, tries, timeout, wait, count):
-    """Whatever goes wrong, 4xx too, is tried again; `wait`: seconds after each try, by its number."""
+def asked_again(url, body, *, tries, timeout, wait, count, refused=lambda: None):
+    """Whatever goes wrong, 4xx too, is tried again.
+
+    `wait`: seconds after each try, by its number; `refused` is called before.
+    """
     for number in range(tries):
         next(count)
         try:
@@ -41,21 +43,22 @@ def asked_again(url, body, *, tries, timeout, wait, count):
         except Exception:
             if number == tries - 1:
                 raise
+            refused()
             time.sleep(wait(number))
     raise AssertionError
 
 
-def openrlhf(address, body, *, second=1.0, count):
+def openrlhf(address, body, *, second=1.0, **more):
     """openrlhf/utils/agent.py 0.11.2: five tries a second apart, then no reward."""
     try:
-        return asked_again(f"{address}/get_reward", body, tries=5, timeout=180, wait=lambda number: second, count=count)
+        return asked_again(f"{address}/get_reward", body, tries=5, timeout=180, wait=lambda number: second, **more)
     except Exception:
         return None
 
 
-def slime(url, body, *, second=1.0, count):
+def slime(url, body, *, second=1.0, **more):
     """slime/rollout/rm_hub 624b824: ten tries, twice as long apart each time; then the rollout fails."""
-    return asked_again(url, body, tries=10, timeout=120, wait=lambda number: min(2**number, 30) * second, count=count)
+    return asked_again(url, body, tries=10, timeout=120, wait=lambda number: min(2**number, 30) * second, **more)
 
 
 def gym(address, path, body):
@@ -153,12 +156,13 @@ def test_openrlhf_outlives_a_busy_server_and_gives_up_a_wrong_sample(policy):
     app = length_app(comparer, policy_tokenizer=policy, limits=Limits(max_requests=1))
     with on_a_port(app) as address:
         with busy(comparer, lambda: httpx.post(f"{address}/get_reward", json=sample)):
-            threading.Timer(0.2, comparer.let_go.set).start()
-            answer = openrlhf(address, sample, second=0.15, count=(count := itertools.count()))
+            count = itertools.count()
+            answer = openrlhf(address, sample, second=0.3, count=count, refused=comparer.let_go.set)
         assert answer["rewards"] == pytest.approx([p_longer("Paris", LABEL)], abs=1e-6)
         assert 2 <= next(count) <= 5
         wrong = {**sample, "prompts": ["another"]}
-        assert openrlhf(address, wrong, second=0, count=(count := itertools.count())) is None
+        count = itertools.count()
+        assert openrlhf(address, wrong, second=0, count=count) is None
         assert next(count) == 5
 
 
@@ -202,12 +206,13 @@ def test_slime_outlives_a_busy_server_and_fails_on_a_wrong_sample():
     comparer, sample = HeldComparer(), {"prompt": QUESTION, "response": "Paris", "label": LABEL}
     with on_a_port(length_app(comparer, limits=Limits(max_requests=1))) as url:
         with busy(comparer, lambda: httpx.post(url, json=sample)):
-            threading.Timer(0.2, comparer.let_go.set).start()
-            reward = slime(url, sample, second=0.05, count=(count := itertools.count()))
+            count = itertools.count()
+            reward = slime(url, sample, second=0.05, count=count, refused=comparer.let_go.set)
         assert reward == pytest.approx(p_longer("Paris", LABEL))
         assert 2 <= next(count) <= 10
+        count = itertools.count()
         with pytest.raises(httpx.HTTPStatusError, match="400 Bad Request"):
-            slime(url, {**sample, "label": None}, second=0, count=(count := itertools.count()))
+            slime(url, {**sample, "label": None}, second=0, count=count)
         assert next(count) == 10
 
 
@@ -282,7 +287,9 @@ def test_nemo_gym_is_answered_as_long_as_there_is_room_and_does_not_come_again()
     comparer, body = HeldComparer(), compare_body(["Paris", "Rome, Italy"])
     with on_a_port(length_app(comparer, limits=Limits(max_requests=8))) as address, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(gym, address, "/compare", body) for _ in range(8)]
-        while httpx.get(f"{address}/metrics").text.find("gram_fast_requests_open 8.0") < 0:
+        until = time.monotonic() + 30
+        while "gram_fast_requests_open 8.0" not in httpx.get(f"{address}/metrics").text:
+            assert time.monotonic() < until
             time.sleep(0.01)
         with pytest.raises(httpx.HTTPStatusError) as caught:
             gym(address, "/compare", body)

@@ -363,8 +363,20 @@ def test_what_the_server_says_of_itself(lengths):
     assert info == lengths.get("/v1/models").json()
     assert (info["model_id"], info["data"][0]["id"], info["verifies"]) == ("judge", "judge", False)
     assert (info["max_client_batch_size"], info["max_comparisons"], info["max_input_length"]) == (4, 8, 1000)
-    paths = lengths.get("/openapi.json").json()["paths"]
+
+
+def test_the_description_is_whole(lengths):
+    response = lengths.get("/openapi.json")
+    paths = response.json()["paths"]
     assert {"/v1/compare", "/v1/rank", "/v1/best_of_n", "/v1/verify", "/v1/rewards"} <= paths.keys()
+    assert "$ref" not in response.text  # what it would refer to is no part of an OpenAPI document
+    body = paths["/v1/pairs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["groups"]["items"]["required"] == ["prompt", "texts"]
+    contents = {
+        path: list(paths[path]["get"]["responses"]["200"].get("content", ()))
+        for path in ("/health", "/metrics", "/info")
+    }
+    assert contents == {"/health": [], "/metrics": ["text/plain"], "/info": ["application/json"]}
 
 
 def test_including_reasoning_is_the_judges_choice():
