@@ -16,7 +16,7 @@ from gram_fast.ranking.rewards import Duplicates, RewardsName
 from gram_fast.ranking.tournament import StrategyName
 from gram_fast.rendezvous import Partial
 from gram_fast.serving.endpoint import Form, add_endpoint
-from gram_fast.serving.native import Text, check_work, find_asked
+from gram_fast.serving.native import Text, check_work
 from gram_fast.serving.refusal import FASTAPI, OPENAI, RefusedError
 from gram_fast.serving.service import Service
 
@@ -88,9 +88,8 @@ class Groups:
         """Answers with the reward, null for who was alone, or whose group was not full with `partial` "none"."""
         service.check_model(asked.model)
         settings = asked.model_dump(include={"strategy", "orders", "scores", "seed", "k", "duplicates"})
-        check_work(
-            service, [asked.size], "size", find_asked(service, asked.strategy or "round_robin", asked.k), asked.orders
-        )
+        strategy = asked.strategy or "round_robin"
+        await check_work(service, [asked.size], "size", strategy, asked.k, asked.orders)
         meeting = self._meeting(asked.size, asked.timeout or service.limits.timeout, asked.partial, settings)
         value = await self._met(service, request, meeting, asked.key, asked.prompt, asked.response)
         return {"id": request.state.id, "model": service.model, "reward": value}

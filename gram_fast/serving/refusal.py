@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 Kind = Literal["media", "json", "field", "empty", "input", "key", "model", "size", "slow", "busy", "late", "failed"]
 """What is wrong: the content type, the JSON, a field of it, a list that is empty, a text that cannot be judged, the API
@@ -39,7 +39,7 @@ class Dialect:
     """How a protocol refuses."""
 
     body: Callable[[RefusedError, int], Any]
-    """The JSON of a refusal with a status; a `str` is sent as plain text, None as nothing."""
+    """The JSON of a refusal with a status."""
     statuses: Mapping[Kind, int] = field(default_factory=dict)
     """Status codes that are not those of `STATUSES`."""
 
@@ -57,11 +57,7 @@ class Dialect:
             headers["WWW-Authenticate"] = "Bearer"
         if refusal.kind in ("size", "slow"):
             headers["Connection"] = "close"  # the rest of the body is not read
-        body = self.body(refusal, status)
-        if body is None:
-            return Response(status_code=status, headers=headers)
-        made = PlainTextResponse if isinstance(body, str) else JSONResponse
-        return made(body, status_code=status, headers=headers)
+        return JSONResponse(self.body(refusal, status), status_code=status, headers=headers)
 
 
 _TYPES: Mapping[Kind, str] = {

@@ -7,7 +7,7 @@ Sources: vLLM 0.32 (vllm/entrypoints/pooling/scoring), Cohere's OpenAPI of v1 an
 (router/src/http).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
 from gram_fast import InputError
-from gram_fast.ranking.tournament import StrategyName, find_strategy
+from gram_fast.ranking.tournament import StrategyName
 from gram_fast.results import ForwardStats, Ranking, Stats
 from gram_fast.serving.endpoint import Form, Listed, add_endpoint
-from gram_fast.serving.refusal import OPENAI, Dialect, RefusedError
+from gram_fast.serving.native import check_work
+from gram_fast.serving.refusal import OPENAI, Dialect, Kind, RefusedError
 from gram_fast.serving.service import Service
 
 # All pairs up to so many documents; above, each meets so many others.
@@ -108,12 +109,11 @@ async def tei(service: Service, request: Request, asked: TeiAsked) -> list[dict[
 
 async def _ranked(service: Service, request: Request, query: str, texts: Sequence[str], name: str) -> Ranking:
     """Ranks texts, with Bradley-Terry strengths as scores. An over-long one is an error that names it."""
-    service.check_items(len(texts), name)
     if len(texts) == 1:
         return Ranking(0, (0,), (0.0,), (), {}, Stats(comparisons=0, seconds=0.0))
     strategy: StrategyName = "round_robin" if len(texts) <= _OPPONENTS else "opponents"
     k = None if strategy == "round_robin" else _OPPONENTS
-    service.check_comparisons(2 * find_strategy(strategy, k).num_pairs(len(texts)))
+    await check_work(service, [len(texts)], name, strategy, k, "both")
     try:
         return await service.judged(
             request, lambda: service.judge.rank(query, texts, strategy, scores="bradley_terry", k=k)
@@ -129,18 +129,12 @@ def _sigmoid(strengths: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-strengths)))
 
 
-_TEI_TYPES = {
-    "busy": "Overloaded", "failed": "Backend", "late": "Backend", "input": "Validation", "field": "Validation",
-    "empty": "Empty",
-}  # fmt: skip
+_TEI_TYPES: Mapping[Kind, str] = {"busy": "Overloaded", "failed": "Backend", "late": "Backend", "empty": "Empty"}
 
 
-def _tei_error(refusal: RefusedError, status: int) -> Any:
-    if refusal.kind == "key":
-        return None
-    if refusal.kind in ("json", "media", "size", "slow"):
-        return refusal.message  # what its web server says, in plain text
-    return {"error": refusal.message, "error_type": _TEI_TYPES[refusal.kind]}
+def _tei_error(refusal: RefusedError, status: int) -> dict[str, str]:
+    return {"error": refusal.message, "error_type": _TEI_TYPES.get(refusal.kind, "Validation")}
 
 
-TEI = Dialect(_tei_error, {"field": 422, "input": 422, "busy": 429, "failed": 424, "late": 424})
+TEI = Dialect(_tei_error, {"json": 422, "field": 422, "input": 422, "busy": 429, "failed": 424, "late": 424})
+"""The form of text-embeddings-inference; what is wrong before the field `texts` is read has that of the others."""

@@ -385,3 +385,21 @@ def test_including_reasoning_is_the_judges_choice():
     with in_process(make_app(PairwiseJudge(comparer, include_reasoning=True))) as client:
         found = client.post("/v1/compare", {"prompt": "p", "a": message, "b": "bb"}).json()
     assert found["p"] > 0.9
+
+
+def test_null_is_a_response_that_cannot_be_judged() -> None:
+    with in_process(length_app()) as client:
+        ranked = client.post("/v1/rank", {"prompt": "p", "responses": ["a", None, "bbb"]}).json()
+        assert (ranked["order"], ranked["scores"][1], list(ranked["errors"])) == ([2, 0], None, ["responses[1]"])
+        rewarded = client.post("/v1/rewards", {"prompts": ["p"], "groups": [["a", None, "bbb"]]}).json()
+        assert (rewarded["rewards"][0][1], list(rewarded["errors"])) == (None, ["groups[0][1]"])
+        refused = client.post("/v1/rank", {"prompt": "p", "responses": ["a", None], "on_error": "raise"})
+        assert (refused.status_code, list(refused.json()["error"]["reasons"])) == (400, ["responses[1]"])
+
+
+def test_knockouts_count_all_that_they_play() -> None:
+    with in_process(length_app(limits=Limits(max_comparisons=1000))) as client:
+        asked = {"prompt": "p", "responses": ["a" * n for n in range(1, 31)], "strategy": "knockouts"}
+        assert client.post("/v1/rank", asked | {"k": 3}).status_code == 200
+        refused = client.post("/v1/rank", asked | {"k": 20})
+        assert refused.json()["error"]["message"].startswith("expected at most 1000 comparisons, got 1160")
