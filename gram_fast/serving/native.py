@@ -24,8 +24,10 @@ _MANY = 64
 Text = str | Listed[dict[str, Any]]
 """A prompt or a response: text, or chat messages."""
 Texts = Annotated[Listed[Text], Field(min_length=1)]
-MaybeText: TypeAlias = Any if TYPE_CHECKING else Text | None
-"""The same, or null: a response that cannot be judged, as None is in process."""
+if TYPE_CHECKING:
+    MaybeText: TypeAlias = Any
+else:
+    MaybeText = Text | None  # null is a response that cannot be judged, as None is in process
 
 
 class Asked(BaseModel):
