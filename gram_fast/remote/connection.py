@@ -1,6 +1,7 @@
 """A connection to a server: posts JSON, tries again where that may help, and turns refusals into errors."""
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ class Connection:
             "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
         }
-        self._client = httpx.Client(**self._options)
+        self._client, self._process = httpx.Client(**self._options), os.getpid()
 
     def get(self, path: str) -> Any:
         """The JSON at a path. Raises errors like `post`."""
@@ -66,6 +67,8 @@ class Connection:
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         for attempt in range(self.retries + 1):
+            if self._process != os.getpid():  # a forked child would share its parent's sockets
+                self._client, self._process = httpx.Client(**self._options), os.getpid()
             try:
                 found: httpx.Response | httpx.TransportError = self._client.request(method, path, json=body)
             except httpx.TransportError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import TypeVar
 
 import torch
@@ -25,7 +26,8 @@ class Worker:
 
     def run(self, function: Callable[[], R]) -> R:
         """Runs a function and waits for it, whatever interrupts the wait: nothing else may run meanwhile."""
-        future: Future[R] = self._pool.submit(self._on_device, function)
+        # The context says which calls a hook of the model is within.
+        future: Future[R] = self._pool.submit(copy_context().run, self._on_device, function)
         try:
             return future.result()
         finally:

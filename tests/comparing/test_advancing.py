@@ -1,6 +1,8 @@
 """Calls that advance side by side: the answers, errors and bits of each alone, the small ones before the large."""
 
 import asyncio
+import json
+import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -153,3 +155,42 @@ def test_a_judge_that_is_divided_among_processes_does_not_give_way(monkeypatch: 
     monkeypatch.setattr(type(judge.comparer.runner), "processes", SimpleNamespace(count=2))
     with pytest.raises(InputError, match="tensor_parallel: expected a judge that one process runs"):
         judge.comparer.advance_together(10**6)
+
+
+def test_a_call_from_within_a_call_is_an_error_and_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = tiny_judge()
+    judge.comparer.advance_together(10**6)
+    own = judge.comparer.runner.forward
+
+    def forward(tree_pass: Any, store: Any) -> Any:
+        with pytest.raises(InputError, match="in the middle of a call"):
+            judge.compare("Name a sea.", "a", "b")
+        return own(tree_pass, store)
+
+    monkeypatch.setattr(judge.comparer.runner, "forward", forward)
+    assert 0 < judge.compare("Name a sea.", "c", "d").p < 1
+
+
+def test_all_passes_run_in_one_thread_that_a_forked_child_has_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, threads = tiny_judge(), set()
+    judge.comparer.advance_together(10**6)
+    own = judge.comparer.runner.forward
+
+    def forward(tree_pass: Any, store: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return own(tree_pass, store)
+
+    monkeypatch.setattr(judge.comparer.runner, "forward", forward)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda k: judge.compare("Name a sea.", f"a {k}", "b").p, range(12)))
+    assert len(threads) == 1
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(writing, json.dumps(judge.compare("Name a sea.", "a 3", "b").p).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        assert json.loads(answer.read()) == pytest.approx(found[3], abs=1e-6)
+    os.waitpid(child, 0)

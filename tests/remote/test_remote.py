@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+import os
 import pickle
 import socket
 import threading
@@ -295,3 +296,20 @@ def test_a_large_request_is_refused_with_its_limit() -> None:
         judge = from_server(url)
         with pytest.raises(InputError, match="expected at most 10 comparisons, got 30"):
             judge.rank("p", ["a" * n for n in range(1, 7)])
+
+
+def test_a_forked_child_has_connections_of_its_own() -> None:
+    with on_a_port(length_app()) as url:
+        judge = from_server(url)
+        expected = judge.compare("p", "aa", "b").p
+        reading, writing = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                os.write(writing, json.dumps([judge.compare("p", "aa", "b").p for _ in range(3)]).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        assert [judge.compare("p", "aa", "b").p for _ in range(3)] == [expected] * 3
+        with os.fdopen(reading) as answer:
+            assert json.loads(answer.read()) == [expected] * 3
+        os.waitpid(child, 0)
