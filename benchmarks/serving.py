@@ -266,6 +266,7 @@ def soaked(url: str, process: psutil.Process, judge: PairwiseJudge, seconds: flo
         for _, found in answers:
             assert len(found) == len(expected), "an answer of another request"
             worst = max(worst, *(abs(x - y) for x, y in zip(found, expected, strict=True)))
+    assert worst < TOLERANCE, f"an answer that is {worst} from that of a judge in this process"
     return {
         "clients": SOAK_CLIENTS,
         "requests": len(load.seconds),
