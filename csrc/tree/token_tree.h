@@ -39,7 +39,8 @@ class TokenTree {
   int32_t add_sequence(const int32_t* segments, int64_t count, int64_t reusable);
 
   // Removes all sequences and segments, and the nodes without kept keys and values. The head stays, with its slots; of
-  // the other kept nodes those that were read last, while at most `cache_limit` slots are in use.
+  // the other kept nodes those that were read last, while at most `cache_limit` slots are in use. Of a head that had to
+  // be split over several passes, and below it, nothing stays.
   void clear(int64_t cache_limit = 0);
 
   // Counts the tokens on the paths to leaves, head included, that no earlier count since clear() has had.

@@ -30,9 +30,11 @@ def next_token_logprobs(
     Raises InputError, which names the sequence, on one without tokens, over `max_length` or with a token that the model
     has no embedding of, and on tokens that are none of the vocabulary; NumericalError on what is not finite.
     """
-    started, rows = time.perf_counter(), comparer.runner.num_embeddings
-    if wrong := [token for token in token_ids if not 0 <= token < rows]:
-        raise InputError(f"token {wrong[0]}: expected one of the model's vocabulary, 0 to {rows - 1}")
+    started, rows, outputs = time.perf_counter(), comparer.runner.num_embeddings, comparer.runner.num_outputs
+    if wrong := [token for token in token_ids if not 0 <= token < outputs]:
+        raise InputError(f"token {wrong[0]}: expected one of the model's vocabulary, 0 to {outputs - 1}")
+    if not sequences:
+        raise InputError("sequences: expected one or more, got none")
     numbers: dict[bytes, int] = {}
     segments: list[Ids] = []
     for place, sequence in enumerate(sequences):

@@ -107,6 +107,11 @@ class TransformersRunner:
         return len(self.model.get_input_embeddings().weight)
 
     @property
+    def num_outputs(self) -> int:
+        """Rows of the output embedding."""
+        return len(self._head.weight)
+
+    @property
     def bytes_per_slot(self) -> int:
         """Memory of one token's keys and values in all layers, by the configuration, in bytes."""
         config = self.config

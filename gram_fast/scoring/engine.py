@@ -106,7 +106,14 @@ class Engine:
             yield request
 
     def _new_turns(self) -> Turns[ScoringRequest]:
-        return Turns(self._run_turn, self._end_turn, self._fit, self._is_stopped, lambda: self.cache_limit > 0)
+        return Turns(self._run_turn, self._end_turn, self._fit, self._is_stopped, self._gives_way)
+
+    def _gives_way(self) -> bool:
+        """Whether a turn may end before its requests do: where what they share stays for them.
+
+        Nothing stays of a model that may change, nor of a head that does not fit one pass.
+        """
+        return self.cache_limit > 0 and not self._runner.may_change and len(self._head_ids) <= self.budget
 
     def _fit(self, requests: Sequence[ScoringRequest]) -> bool:
         """Whether requests may have a turn together. Never with several processes, which must all do the same."""
@@ -156,10 +163,12 @@ class Engine:
         of_request = np.cumsum([request.num_asked for request in requests])[:-1]
         parts, done = np.split(logits, of_request), np.split(is_done, of_request)
         tokens_done = [request.lengths_asked[its].sum() for request, its in zip(requests, done, strict=True)]
+        if not is_done.any():  # all were stopped
+            return ()
         computed = shares(tokens_computed, np.array(tokens_done))
         for k, request in enumerate(requests):
             request.answer(parts[k], done[k], computed[k], passes)
-        return [request for request in requests if request.num_asked]
+        return [request for request in requests if request.num_asked and not self._is_stopped(request)]
 
     def _count_tree(self, requests: Sequence[ScoringRequest], leaves: Sequence[NDArray[np.int32]]) -> None:
         """Shares out the tokens on the paths to leaves, each once a turn; of requests that run again none."""
@@ -183,6 +192,8 @@ class Engine:
         is_done = np.zeros(len(leaves), np.bool_)
         tokens_computed = passes = 0
         while not is_done.all() and not (is_done.any() and self._turns.is_to_give_way):
+            if self.cache_limit and self._are_stopped(requests):
+                break  # between two plans, where what is kept is known
             pending = np.flatnonzero(~is_done)
             if self.cache_limit:
                 pending = pending[self._tree.leaves_of_pass(leaves[pending], budget=self.budget)]
@@ -225,7 +236,10 @@ class Engine:
 
         Never with several processes: the others take part in every pass, and cannot be told to leave one out.
         """
-        return self._runner.processes.count == 1 and all(request.is_stopped() for request in requests)
+        is_interrupted = self._worker is not None and self._worker.is_interrupted.is_set()
+        return self._runner.processes.count == 1 and (
+            is_interrupted or all(request.is_stopped() for request in requests)
+        )
 
     def _run(self, plan: TreePlan, requests: Sequence[ScoringRequest]) -> Run:
         """Runs the passes of a plan of these requests.

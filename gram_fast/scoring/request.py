@@ -99,8 +99,13 @@ class ScoringRequest:
             self._numbers, self._planting = np.empty(0, np.int32), planting
         added = [tree.add_segment(ids) for ids in self._segments[len(self._numbers) :]]
         self._numbers = np.append(self._numbers, np.array(added, np.int32))
-        leaves = [tree.add_sequences(self._numbers[asked.sequences], asked.reusable) for asked in self._asked]
-        return np.concatenate(leaves)[self._left]
+        ends = np.cumsum([len(asked.sequences) for asked in self._asked])
+        parts = np.split(self._left, np.searchsorted(self._left, ends[:-1]))
+        leaves = [
+            tree.add_sequences(self._numbers[asked.sequences[part - (end - len(asked.sequences))]], asked.reusable)
+            for asked, part, end in zip(self._asked, parts, ends.tolist(), strict=True)
+        ]
+        return np.concatenate(leaves)
 
     def answer(
         self, logits: NDArray[np.float32], is_done: NDArray[np.bool_], tokens_computed: int, passes: int

@@ -36,6 +36,10 @@ class Runner(Protocol):
         """Rows of the input embedding: token ids are lower."""
 
     @property
+    def num_outputs(self) -> int:
+        """Rows of the output embedding, which it reads where the model does not hold it: tokens of `token_logprobs`."""
+
+    @property
     def bytes_per_slot(self) -> int:
         """Bytes of one token's keys and values in all layers."""
 

@@ -39,8 +39,9 @@ class Turns(Generic[Asker]):
     has asked or left, again and again until all have left; who comes meanwhile waits for the next. No thread is
     started: a lone asker runs what it asks itself, at once.
 
-    Where turns give way, a turn also ends after a run while others wait. Whoever is not done then waits again, and the
-    clients with the least time so far come first: each client has about as much as any other, however much one asks.
+    Where turns give way, a turn also ends after a run, and between two rounds of one of it, while somebody waits who
+    comes first: whose client has had the least time so far. Each client that goes on asking has about as much as any
+    other, however much one asks and however many come and go.
 
     An interruption may end a call at any line, also of this file. What it leaves behind is found by whoever looks next,
     since its place is not open any more; what it has run but not told is run again, which must do no harm.
@@ -72,6 +73,8 @@ class Turns(Generic[Asker]):
             None  # the error of that, and in whose thread it was
         )
         self._had: dict[Hashable, float] = {}  # seconds that the clients of open calls have had
+        self._run_began = 0.0
+        self._share = 0.0  # seconds that a client would have had that was always here
 
     @property
     def is_to_give_way(self) -> bool:
@@ -93,8 +96,9 @@ class Turns(Generic[Asker]):
             with place.is_open:
                 with self._lock:
                     self._open.append(place)
-                    # A newcomer has had as much as who has had least: it owes nobody, and nobody owes it.
-                    self._had.setdefault(place.client, min(self._had.values(), default=0.0))
+                    # A newcomer stands level: it owes nobody, and nobody owes it. The least of those who are here would
+                    # not do: one that waits keeps it low, and would be passed by newcomers for ever.
+                    self._had.setdefault(place.client, self._share)
                 yield lambda: self._ask(place)
         finally:
             with self._lock:
@@ -116,6 +120,8 @@ class Turns(Generic[Asker]):
         with self._lock:
             while place in self._asked:
                 self._clear_up()
+                if self._runner is None and self._members and self._is_to_give_way():
+                    self._give_way()  # one of the turn is between two of its rounds
                 if place not in self._members and self._is_stopped(place.asker):
                     del self._asked[place]
                     self._wake_next()
@@ -162,24 +168,30 @@ class Turns(Generic[Asker]):
 
     def _line(self) -> list[_Place[Asker]]:
         """Those who wait: whose clients have had least first, then in the order in which they came."""
-        return sorted(self._asked, key=lambda place: self._had.get(place.client, 0.0))
+        return sorted(self._asked, key=self._seconds_of)
+
+    def _seconds_of(self, place: _Place[Asker]) -> float:
+        """Seconds that the client of a place has had, in the run that is under way too."""
+        now = 0.0 if self._runner is None or place not in self._members else time.monotonic() - self._run_began
+        return self._had.get(place.client, 0.0) + now / max(1, len(self._members))
 
     def _is_to_give_way(self) -> bool:
-        return self._gives_way() and not self._is_apart and any(place not in self._members for place in self._asked)
+        """Whether somebody waits who comes before all of the turn."""
+        first = next(iter(self._line()), None) if self._gives_way() and not self._is_apart else None
+        return first is not None and first not in self._members
 
     def _give_way(self) -> None:
         """Ends the turn; those who are not done wait behind all others."""
         members, self._members = self._members, []
         self._end()
         self._has_begun = False
-        for member in members:
-            if member in self._asked:
-                self._asked[member] = self._asked.pop(member)
+        # At once: an interruption must not leave one out.
+        self._asked = dict.fromkeys(sorted(self._asked, key=lambda place: place in members))
 
     def _run_for(self, place: _Place[Asker], together: list[_Place[Asker]]) -> None:
         is_answered = False
         not_done: Collection[Asker] = ()
-        began = time.monotonic()
+        self._run_began = time.monotonic()
         try:
             not_done = self._run([place.asker for place in together])
             is_answered = True
@@ -192,9 +204,10 @@ class Turns(Generic[Asker]):
         finally:
             with self._lock:
                 self._runner = None
+                seconds = time.monotonic() - self._run_began
                 for member in together:
-                    seconds = (time.monotonic() - began) / len(together)
-                    self._had[member.client] = self._had.get(member.client, 0.0) + seconds
+                    self._had[member.client] = self._had.get(member.client, 0.0) + seconds / len(together)
+                self._share += seconds / max(1, len(self._had))
                 for member in together if is_answered or len(together) == 1 else ():
                     if not any(asker is member.asker for asker in not_done):
                         self._asked.pop(member, None)

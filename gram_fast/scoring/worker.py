@@ -1,5 +1,6 @@
 """One thread for all passes of an engine that many threads ask."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
@@ -23,15 +24,22 @@ class Worker:
         """`device`: is the current one in the thread."""
         self._device = device
         self._pool = ThreadPoolExecutor(1, "gram_fast.Worker")
+        self.is_interrupted = threading.Event()
+        """Whether who waits for the function was interrupted: it is to end soon."""
 
     def run(self, function: Callable[[], R]) -> R:
-        """Runs a function and waits for it, whatever interrupts the wait: nothing else may run meanwhile."""
+        """Runs a function and waits for it. An interruption is raised when the function has ended."""
+        self.is_interrupted.clear()
         # The context says which calls a hook of the model is within.
         future: Future[R] = self._pool.submit(copy_context().run, self._on_device, function)
         try:
             return future.result()
+        except BaseException:
+            self.is_interrupted.set()
+            raise
         finally:
             wait([future])
+            del future  # its error holds this frame, which would hold it, and with it what a failed pass had made
 
     def _on_device(self, function: Callable[[], R]) -> R:
         with on_device(self._device):

@@ -66,7 +66,6 @@ def make_app(
         with ThreadPoolExecutor(service.limits.max_requests + _MORE_THREADS, "gram_fast.serving") as pool:
             asyncio.get_running_loop().set_default_executor(pool)
             yield
-            service.is_closing = True
             groups.close()
 
     app = FastAPI(

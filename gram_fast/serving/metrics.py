@@ -1,7 +1,7 @@
 """Metrics of a server, for Prometheus."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from gram_fast.comparing.comparer import Comparer, Session
 from gram_fast.comparing.orders import Orders
 from gram_fast.results import ForwardStats, Stats
+from gram_fast.scoring.clients import as_client
 from gram_fast.text.group import Group
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -62,8 +63,9 @@ class Metrics:
 class CountedComparer:
     """A comparer whose calls are counted, those that fail or are given up too."""
 
-    def __init__(self, comparer: Comparer, metrics: Metrics) -> None:
-        self._comparer, self._metrics = comparer, metrics
+    def __init__(self, comparer: Comparer, metrics: Metrics, client: Hashable = None) -> None:
+        """`client`: whose calls they are; None: whose context says so."""
+        self._comparer, self._metrics, self._client = comparer, metrics, client
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comparer, name)
@@ -76,7 +78,10 @@ class CountedComparer:
         self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> Iterator[Session]:
         """Opens a call of the comparer."""
-        with self._comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=has_one_round) as session:
+        with (
+            nullcontext() if self._client is None else as_client(self._client),
+            self._comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=has_one_round) as session,
+        ):
             try:
                 yield session
             finally:

@@ -53,7 +53,7 @@ class SglangAsked(BaseModel):
     items: str | Listed[str] | Listed[Listed[int]] | None = None
     label_token_ids: Listed[int] | None = None
     apply_softmax: bool = False
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     item_first: bool = False
     model: str = "default"
 
@@ -89,6 +89,7 @@ class _Scoring:
                 one = "token ID" if name == "label_token_ids" else "item"
                 raise RefusedError("empty", f"{name} must contain at least one {one}.")
         service.check_items(len(asked.items), "items")
+        service.check_comparisons(len(asked.items) * len(asked.label_token_ids))
         labels = list(dict.fromkeys(asked.label_token_ids))
 
         def score() -> Scored:
@@ -100,7 +101,7 @@ class _Scoring:
 
         logprobs, stats = await service.judged(request, score)
         scores = _probabilities(logprobs, asked.apply_softmax)[:, 0]
-        name = request.headers.get("x-request-id") or asked.request_id or request.state.id
+        name = request.state.id if request.headers.get("x-request-id") else asked.request_id or request.state.id
         return {
             "id": f"generative-scoring-{name}",
             "object": "list",
@@ -120,6 +121,7 @@ class _Scoring:
         """A row of all labels an item."""
         items = [asked.items] if isinstance(asked.items, str) and asked.items else asked.items or []
         service.check_items(len(items), "items")
+        service.check_comparisons(len(items) * len(asked.label_token_ids or []))
         self._check(asked, items)
         sequences_of = self._sequences(asked, items)
         rows, tokens = np.empty((0, 0)), 0
@@ -127,7 +129,7 @@ class _Scoring:
             assert asked.label_token_ids is not None
             labels = asked.label_token_ids
             logprobs, stats = await service.judged(request, lambda: self._scored(service, sequences_of(), labels))
-            rows, tokens = _probabilities(logprobs / asked.temperature, asked.apply_softmax), stats.tokens_unshared
+            rows, tokens = _probabilities(logprobs, asked.apply_softmax, asked.temperature), stats.tokens_unshared
         return {
             "scores": rows.tolist(),
             "pooled_hidden_states": None,
@@ -188,11 +190,14 @@ class _Scoring:
         return found, stats
 
 
-def _probabilities(logprobs_SK: NDArray[np.float32], among_labels: bool) -> NDArray[np.float64]:
+def _probabilities(
+    logprobs_SK: NDArray[np.float32], among_labels: bool, temperature: float = 1.0
+) -> NDArray[np.float64]:
     """Probabilities of the labels, among them alone or among all tokens, float64 [S, K]."""
     wide_SK = logprobs_SK.astype(np.float64)
     if among_labels:
-        wide_SK = wide_SK - wide_SK.max(axis=1, keepdims=True)
+        with np.errstate(over="ignore"):  # what is far less likely has none at a temperature of almost 0
+            wide_SK = (wide_SK - wide_SK.max(axis=1, keepdims=True)) / temperature
     found_SK: NDArray[np.float64] = np.exp(wide_SK)
     return found_SK / found_SK.sum(axis=1, keepdims=True) if among_labels else found_SK
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import resource
 import sys
 import time
 from typing import Any
@@ -12,6 +13,9 @@ from fastapi import FastAPI
 
 from gram_fast.serving.connections import patient_for
 from gram_fast.serving.limits import Limits
+
+# Connections, and open files, beside those of requests.
+_OTHERS = 64
 
 
 class JsonLines(logging.Formatter):
@@ -54,16 +58,30 @@ def make_server(app: FastAPI, host: str, port: int, limits: Limits) -> uvicorn.S
         access_log=False,
         server_header=False,
         lifespan="on",
-        http=patient_for(limits.body_timeout),
-        # Connections: those that are judged, those that wait for their group, and some that ask how it is.
-        limit_concurrency=limits.max_requests + limits.max_waiting + 64,
+        # Where a body is read, it has to come within the limit; this is for what nobody reads.
+        http=patient_for(2 * limits.body_timeout),
+        # Those that are judged, those that wait for their group, and some that ask how it is.
+        limit_concurrency=_allowed(limits.max_requests + limits.max_waiting + _OTHERS),
+        proxy_headers=False,  # anybody could claim to be somebody else
+        timeout_keep_alive=75,  # longer than clients keep theirs, so that they do not meet one that is just closed
         timeout_graceful_shutdown=int(limits.timeout) + 1,
     )
     return _Server(config)
 
 
+def _allowed(connections: int) -> int:
+    """Connections that the process may have open, having asked for as many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHERS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return connections if soft == resource.RLIM_INFINITY else max(1, min(connections, soft - _OTHERS))
+
+
 class _Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
+        self.config.app.state.service.is_closing = True  # type: ignore[union-attr]
         loop = asyncio.get_running_loop()
         answered = loop.run_in_executor(None, self.config.app.state.close)  # type: ignore[union-attr]
         await super().shutdown(sockets)

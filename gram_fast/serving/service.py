@@ -36,6 +36,7 @@ class Service:
         """`model`: the name under which clients know it."""
         self.model, self.limits, self.keys = model, limits, keys
         self.metrics = Metrics()
+        self._comparer = judge.comparer
         counted: Any = CountedComparer(judge.comparer, self.metrics)
         self.judge = PairwiseJudge(counted, include_reasoning=judge.include_reasoning)
         self.num_open = self.num_waiting = 0
@@ -52,6 +53,15 @@ class Service:
                 raise RefusedError("key", "expected a valid API key in the header Authorization: Bearer KEY")
             return ("key", number)
         return ("address", request.client.host if request.client else None)
+
+    def space_of(self, request: Request) -> Hashable:
+        """Within what keys of groups have a meaning: those of one API key or, without keys, all."""
+        return self.client_of(request) if self.keys else None
+
+    def judge_for(self, client: Hashable) -> PairwiseJudge:
+        """The judge, whose calls are those of a client wherever they are made."""
+        comparer: Any = CountedComparer(self._comparer, self.metrics, client)
+        return PairwiseJudge(comparer, include_reasoning=self.judge.include_reasoning)
 
     def check_model(self, name: str | None) -> None:
         """Raises RefusedError on the name of another model; none is any."""

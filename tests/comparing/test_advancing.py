@@ -41,22 +41,28 @@ def calls_of(judge: PairwiseJudge) -> dict[str, Any]:
     return calls
 
 
+@pytest.fixture(scope="module")
+def name(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint: of a model in memory, which may change, nothing is cached."""
+    return str(write_judge(tmp_path_factory.mktemp("judge")))
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 10**6, 10**9])
-def test_calls_that_advance_together_have_the_answers_of_each_alone(cache_bytes: int) -> None:
-    alone = {name: call() for name, call in calls_of(tiny_judge(max_batch_tokens=300)).items()}
-    judge = tiny_judge(max_batch_tokens=300)
+def test_calls_that_advance_together_have_the_answers_of_each_alone(name: str, cache_bytes: int) -> None:
+    alone = {what: call() for what, call in calls_of(tiny_judge(max_batch_tokens=300)).items()}
+    judge = PairwiseJudge.from_pretrained(name, max_batch_tokens=300)
     judge.comparer.advance_together(cache_bytes)
     calls = list(calls_of(judge).items()) * 3
     random.Random(0).shuffle(calls)
 
     def work(number: int) -> tuple[str, Any]:
-        name, call = calls[number]
+        what, call = calls[number]
         with as_client(number % 3):
-            return name, call()
+            return what, call()
 
     with ThreadPoolExecutor(12) as pool:
-        for name, found in pool.map(work, range(len(calls))):
-            for ours, expected in zip(flat(found), flat(alone[name]), strict=True):
+        for what, found in pool.map(work, range(len(calls))):
+            for ours, expected in zip(flat(found), flat(alone[what]), strict=True):
                 assert ours == pytest.approx(expected, abs=1e-5)
 
 
@@ -64,8 +70,7 @@ def flat(value: Any) -> list[Any]:
     return [part for item in value for part in flat(item)] if isinstance(value, list | tuple) else [value]
 
 
-def test_a_deterministic_judge_keeps_its_bits(tmp_path: Any) -> None:
-    name = write_judge(tmp_path)
+def test_a_deterministic_judge_keeps_its_bits(name: str) -> None:
     alone = PairwiseJudge.from_pretrained(name, deterministic=True, max_batch_tokens=256)
     expected = [call() for call in calls_of(alone).values()]
     judge = PairwiseJudge.from_pretrained(name, deterministic=True, max_batch_tokens=256)
@@ -75,8 +80,8 @@ def test_a_deterministic_judge_keeps_its_bits(tmp_path: Any) -> None:
     assert [future.result() for future in futures] == expected * 2
 
 
-def test_a_small_call_ends_before_a_large_one_that_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = tiny_judge(max_batch_tokens=200)
+def test_a_small_call_ends_before_a_large_one_that_came_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = PairwiseJudge.from_pretrained(name, max_batch_tokens=200)
     judge.comparer.advance_together(10**8)
     running, may_run, own, order = threading.Event(), threading.Event(), judge.comparer.runner.forward, []
 
@@ -125,23 +130,41 @@ def test_errors_reach_only_whose_they_are() -> None:
     assert sum(scores is not None for scores in found) == 12
 
 
-def test_a_call_that_is_given_up_makes_room_at_its_next_pass() -> None:
-    judge = tiny_judge(max_batch_tokens=200)
+def test_a_call_that_is_given_up_ends_at_its_next_pass_and_leaves_the_cache(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = PairwiseJudge.from_pretrained(name, max_batch_tokens=200)
     judge.comparer.advance_together(10**8)
+    pair = ("Name a river. " * 5, *texts(8, 2))
+    first = judge.compare(*pair)
+    running, may_run, own, passes = threading.Event(), threading.Event(), judge.comparer.runner.forward, []
 
-    async def main() -> float:
+    def forward(tree_pass: Any, store: Any) -> Any:
+        passes.append(tree_pass.num_tokens)
+        running.set()
+        assert may_run.wait(30)
+        return own(tree_pass, store)
+
+    monkeypatch.setattr(judge.comparer.runner, "forward", forward)
+
+    async def main() -> Any:
         large = asyncio.create_task(to_thread(judge.rank, "Name a sea.", texts(7, 40)))
-        await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(running.wait, 30)
         large.cancel()
-        result = await to_thread(judge.compare, "Name a river.", *texts(8, 2))
-        return result.p
+        await asyncio.wait([large])
+        may_run.set()
+        return await to_thread(judge.compare, *pair)
 
-    assert asyncio.run(main()) == pytest.approx(judge.compare("Name a river.", *texts(8, 2)).p, abs=1e-6)
+    again = asyncio.run(main())
+    assert again.p == pytest.approx(first.p, abs=1e-6)
+    assert len(passes) < 4  # of more than a hundred
+    assert again.stats.tokens_computed < 0.5 * first.stats.tokens_computed
 
 
 def test_replicas_advance_together_too() -> None:
     judge = PairwiseJudge(Replicas([tiny_judge(max_batch_tokens=300).comparer for _ in range(2)]))
     judge.comparer.advance_together(10**7)
+    assert all(comparer.engine.cache_limit > 300 for comparer in judge.comparer.comparers)
     alone = {name: call() for name, call in calls_of(tiny_judge(max_batch_tokens=300)).items()}
     with ThreadPoolExecutor(6) as pool:
         futures = {name: pool.submit(call) for name, call in calls_of(judge).items()}
@@ -194,3 +217,13 @@ def test_all_passes_run_in_one_thread_that_a_forked_child_has_of_its_own(monkeyp
     with os.fdopen(reading) as answer:
         assert json.loads(answer.read()) == pytest.approx(found[3], abs=1e-6)
     os.waitpid(child, 0)
+
+
+def test_a_long_head_and_a_model_that_may_change_do_not_give_way(name: str) -> None:
+    """Nothing would stay for them, and all of it would be computed anew at every turn."""
+    for judge in (PairwiseJudge.from_pretrained(name, max_batch_tokens=64), tiny_judge(max_batch_tokens=200)):
+        alone = judge.rank("Name a sea.", texts(0, 8)).stats.tokens_computed
+        judge.comparer.advance_together(10**8)
+        with ThreadPoolExecutor(2) as pool:
+            found = [pool.submit(judge.rank, "Name a sea.", texts(seed, 8)) for seed in range(2)]
+        assert max(future.result().stats.tokens_computed for future in found) < 1.5 * alone

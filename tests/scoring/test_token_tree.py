@@ -403,7 +403,7 @@ def test_what_was_read_longest_ago_makes_room() -> None:
 
 
 def test_of_a_path_the_deepest_goes_first() -> None:
-    """Half a call's room keeps the prompt: without it nothing below could be read."""
+    """Half a call's room keeps the prompt, which more calls share than what stands below."""
     a, b = (10, 11, 12, 13), (20, 21, 22, 23)
     new = 4 + 12
     assert calls_of_pairs([a, a], 3 + 4) == [new + 3, new - 4]

@@ -249,16 +249,38 @@ def test_without_giving_way_one_runs_to_its_end() -> None:
 
 
 def test_between_two_rounds_others_come() -> None:
-    """A call that asks again waits like a new one, and is not stood in the way of by one that never asks again."""
+    """A call that asks again waits like a new one, and holds nobody up before it does."""
     doubling = Doubling(gives_way=True)
     with doubling.call(Asker(1)) as ask:
         assert ask() == 2
         with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(doubling.ask, Asker(5))
-            until(lambda: doubling.num_waiting == 1)  # the turn is the first call's, which may ask again
-            assert ask() == 2
-            assert other.result() == 10
-    assert doubling.runs == [[1], [1], [5]]
+            assert pool.submit(doubling.ask, Asker(5)).result(30) == 10
+        assert ask() == 2
+    assert doubling.runs == [[1], [5], [1]]
+
+
+def test_a_large_call_has_its_share_however_many_come_and_go() -> None:
+    """Three clients make small calls one after another, each new to the line; the large one is not always passed."""
+    doubling, is_over = Doubling(gives_way=True, most=1), threading.Event()
+
+    def small(number: int) -> None:
+        while not is_over.is_set():
+            doubling.ask(Asker(number))
+
+    with taking(1.0, doubling), ThreadPoolExecutor(4) as pool:
+        doubling.may_run.clear()
+        large = pool.submit(doubling.ask, Asker(9, runs=10))
+        until(lambda: bool(doubling.runs))
+        for number in range(3):
+            pool.submit(small, number)
+        until(lambda: doubling.num_waiting == 4)
+        doubling.may_run.set()
+        try:
+            assert large.result(30) == 18
+        finally:
+            is_over.set()
+    last = max(turn for turn, (number,) in enumerate(doubling.runs) if number == 9)
+    assert last < 80  # of ten turns, where each of four has about as many
 
 
 def test_a_client_with_many_calls_has_no_more_than_one_with_few() -> None:

@@ -88,6 +88,11 @@ class DenseRunner:
         return len(self.model.embedding_VD)
 
     @property
+    def num_outputs(self) -> int:
+        """Rows of the output embedding, which is read from the checkpoint's files the first time, and kept."""
+        return len(self._output)
+
+    @property
     def bytes_per_slot(self) -> int:
         """Memory of one token's keys and values in all layers, in bytes."""
         shape = self.model.shape
@@ -137,11 +142,7 @@ class DenseRunner:
 
     @torch.inference_mode()
     def token_logprobs(self, tree_pass: TreePass, store: KeyValueStore, token_ids: tuple[int, ...]) -> Tensor:
-        """Runs one pass like `forward` -> log probabilities of these tokens behind each leaf, float32 [L, K].
-
-        The first time it reads the output embedding, which the model does not hold, from the checkpoint's files, and
-        keeps it.
-        """
+        """Runs one pass like `forward` -> log probabilities of these tokens behind each leaf, float32 [L, K]."""
         self._rotation.grow(int(tree_pass.position_ids.max()) + 1)
         tables = self._attention.tables(tree_pass, self.device)
         operations = replace(self._operations, read_labels=_read_hidden)
@@ -149,7 +150,13 @@ class DenseRunner:
 
     @cached_property
     def _output(self) -> Tensor:
-        return torch.cat([rows_CD.to(self.device, self.dtype) for rows_CD in self.model.read_output()])
+        chunks = list(self.model.read_output())  # on the CPU
+        output_VD = torch.empty((sum(map(len, chunks)), chunks[0].shape[1]), device=self.device, dtype=self.dtype)
+        begin = 0
+        for chunk_CD in chunks:
+            output_VD[begin : begin + len(chunk_CD)] = chunk_CD
+            begin += len(chunk_CD)
+        return output_VD
 
     @torch.inference_mode()
     def plain_logits(self, input_ids: Tensor) -> Tensor:
