@@ -8,7 +8,7 @@ around `judge.compare`, which has the judge to itself for each request. The same
 - closed loop: so many clients, each of which asks again once it has its answer: throughput, latency, CPU seconds and
   tokens computed a comparison;
 - open loop: requests that come at random times, at half, all and twice what the closed loop of `gram-fast serve` gave:
-  latency from when a request was due, and how many were refused.
+  latency from when a request was due, to an answer or a refusal, and how many were refused.
 
 Then `gram-fast serve` alone has 64 clients of all kinds of requests for --soak seconds: every answer is compared with
 that of a judge in this process, and the server's memory is read over it.
@@ -118,7 +118,7 @@ def running(*command: str) -> Iterator[tuple[str, psutil.Process]]:
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=surroundings) as process:
         assert process.stderr is not None
-        line = next(line for line in process.stderr if "Uvicorn running on" in line)
+        line = next(line for line in process.stderr if "http://" in line)
         url = next(word.strip('",()') for word in line.split() if "http://" in word)
         threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
         try:
@@ -157,7 +157,6 @@ class Load:
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.tokens = self.comparisons = self.refused = self.failed = 0
-        self.wrong: list[float] = []
 
     async def ask(self, client: httpx.AsyncClient, request: Request, due: float) -> Any:
         """Sends a request that was due at a time, and notes what it took."""
@@ -196,7 +195,7 @@ async def closed_loop(
                     return
                 answer = await load.ask(client, request, now)
                 if check is not None and answer is not None:
-                    load.wrong += check(request, answer)
+                    check(request, answer)
 
     await asyncio.gather(*[work(number) for number in range(clients)])
     return load
@@ -251,12 +250,11 @@ def soaked(url: str, process: psutil.Process, judge: PairwiseJudge, seconds: flo
     groups, memory = groups_of(1), []
     known: dict[str, list[tuple[Request, list[float]]]] = {}
 
-    def check(request: Request, answer: Any) -> list[float]:
+    def check(request: Request, answer: Any) -> None:
         key = json.dumps(request)
         known.setdefault(key, []).append((request, numbers_in(request[0], answer)))
         if sum(len(answers) for answers in known.values()) % 200 == 0:
             memory.append(process.memory_info().rss / 2**20)
-        return []
 
     load = asyncio.run(closed_loop(url, SOAK_CLIENTS, seconds, lambda n: mixed(groups, random.Random(n)), check))
     worst = 0.0

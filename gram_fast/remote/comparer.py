@@ -1,13 +1,14 @@
 """A comparer behind a server: tournaments are played here, and each round of pairs is one request."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from gram_fast.comparing.comparer import Answers, Pairs, Reload, Rounds
+from gram_fast.comparing.comparer import Answers, Pair, Pairs, Reload, Rounds
 from gram_fast.comparing.orders import Orders
 from gram_fast.errors import InputError, ServerError
 from gram_fast.judge import PairwiseJudge
@@ -48,11 +49,17 @@ def from_server(
             int(info["max_batch_tokens"]),
             bool(info["verifies"]),
             tuple(map(str, info["markers"])),
+            Portion(int(info["max_client_batch_size"]), int(info["max_comparisons"]), int(info["max_body_bytes"])),
             partial(from_server, url, api_key=api_key, timeout=timeout, retries=retries),
         )
     except (KeyError, TypeError, ValueError):
         raise ServerError(f"{connection.url}/info: expected what a gram-fast server of this version says") from None
     return PairwiseJudge(comparer, include_reasoning=include_reasoning)
+
+
+T = TypeVar("T")
+_PLACE = re.compile(r"groups\[\d+\]\[\d+\]|prompts\[\d+\]")
+"""The server's names of texts."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,6 +73,7 @@ class RemoteComparer:
     tokens_at_once: int
     verifies: bool
     markers: tuple[str, ...]
+    portion: "Portion"
     make: Any
     """Makes the judge of this comparer anew: what it is pickled as."""
 
@@ -85,9 +93,12 @@ class RemoteComparer:
 
     def unfit(self, groups: Sequence[Group], pairs: Sequence[Pairs], orders: Orders) -> dict[str, str]:
         """Asks the server what it could not compare, as in `Comparer`."""
-        asked = _Asked.of(groups, {g: of_group.tolist() for g, of_group in enumerate(pairs) if len(of_group)})
-        found = self.connection.post("/v1/unfit", asked.body(orders)) if asked.groups else {"reasons": {}}
-        return asked.renamed(found["reasons"])
+        rounds = {g: of_group.tolist() for g, of_group in enumerate(pairs) if len(of_group)}
+        reasons: dict[str, str] = {}
+        for part in self.portion.divide(groups, rounds):
+            asked = _Asked.of(groups, part)
+            reasons |= asked.renamed(_told(self.connection.post("/v1/unfit", asked.body(orders)), "reasons", dict))
+        return reasons
 
     @contextmanager
     def open(
@@ -112,22 +123,28 @@ class RemoteSession:
     costs: list[Stats] = field(default_factory=list)
 
     def compare(self, rounds: Rounds) -> Answers:
-        """Asks for all pairs of all groups in one request. Raises errors like `Connection.post`."""
-        if stop_of_call()():
-            raise StoppedError("the call was stopped before its next request")
+        """Asks for all pairs, in one request or in as many as the server's limits want. Raises as `Connection.post`."""
+        answers: dict[int, list[Preference]] = {}
+        for part in self.comparer.portion.divide(self.groups, rounds):
+            if stop_of_call()():
+                raise StoppedError("the call was stopped before its next request")
+            answers |= self._compare(part)
+        return answers
+
+    def _compare(self, rounds: Rounds) -> dict[int, list[Preference]]:
         asked = _Asked.of(self.groups, rounds)
         try:
             answer = self.comparer.connection.post("/v1/pairs", asked.body(self.orders))
         except InputError as error:
             raise InputError.of(asked.renamed(error.reasons)) if error.reasons else error from None
+        rows, cost = _told(answer, "preferences", list), _told(answer, "stats", dict)
         try:
-            cost = answer["stats"]
             self.costs.append(ForwardStats(**cost) if "passes" in cost else Stats(**cost))
-            if len(answer["preferences"]) != len(asked.pairs):
+            if len(rows) != len(asked.pairs):
                 raise ValueError
-            rows = iter(answer["preferences"])
-            return {g: [_preference(i, j, *next(rows)) for i, j in pairs] for g, pairs in rounds.items()}
-        except (KeyError, TypeError, ValueError):
+            left = iter(rows)
+            return {g: [_preference(i, j, *next(left)) for i, j in pairs] for g, pairs in rounds.items()}
+        except (TypeError, ValueError):
             raise ServerError(f"{self.comparer.connection.url}/v1/pairs: expected one preference a pair") from None
 
     @property
@@ -135,6 +152,32 @@ class RemoteSession:
         """Cost of the requests so far, which the server counts; `seconds` are the wall time here."""
         seconds = time.perf_counter() - self.started
         return total_stats(self.costs, seconds) if self.costs else Stats(comparisons=0, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one request to a server may ask."""
+
+    texts: int
+    presentations: int
+    body_bytes: int
+
+    def divide(self, groups: Sequence[Group], rounds: Rounds) -> Iterator[Rounds]:
+        """Divides rounds into parts of whole groups; one that is too much by itself is a part of its own."""
+        part: dict[int, Sequence[Pair]] = {}
+        used = [0, 0, 0]
+        for g, pairs in rounds.items():
+            texts = {text for pair in pairs for text in pair}
+            characters = len(groups[g].prompt) + sum(len(groups[g].texts[text]) for text in texts)
+            # JSON takes at most six bytes of a character, and a pair some more.
+            needed = [len(texts), 2 * len(pairs), 6 * characters + 64 * (len(pairs) + len(texts) + 1)]
+            limits = (self.texts, self.presentations, self.body_bytes)
+            if part and any(u + n > most for u, n, most in zip(used, needed, limits, strict=True)):
+                yield part
+                part, used = {}, [0, 0, 0]
+            part[g], used = pairs, [u + n for u, n in zip(used, needed, strict=True)]
+        if part:
+            yield part
 
 
 @dataclass(frozen=True)
@@ -174,9 +217,20 @@ class _Asked:
                 own[f"groups[{g}][{k}]"] = [
                     name for name, of in zip(group.names, group.text_of, strict=True) if of == text
                 ]
-        for place in sorted(own, key=len, reverse=True):  # of "groups[0][1]" and "groups[0][12]" the longer one first
-            reasons = {name: reason.replace(place, own[place][0]) for name, reason in reasons.items()}
+
+        def name(place: "re.Match[str]") -> str:
+            return own.get(place[0], [place[0]])[0]
+
+        reasons = {place: _PLACE.sub(name, reason) for place, reason in reasons.items()}
         return {name: reason for place, reason in reasons.items() for name in own.get(place, [place])}
+
+
+def _told(answer: Any, name: str, kind: type[T]) -> T:
+    """A field of an answer. Raises ServerError where it has another form."""
+    found = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(found, kind):
+        raise ServerError(f"expected {name!r} in the answer of a gram-fast server, got {type(found).__name__}")
+    return found
 
 
 def _preference(i: int, j: int, p: float, margin: float, p_ab: float | None, p_ba: float | None) -> Preference:

@@ -1,9 +1,10 @@
 """Groups whose members meet at a server, from any number of processes and machines."""
 
+import uuid
 from typing import Any
 
-from gram_fast.errors import InputError
-from gram_fast.remote.connection import Connection
+from gram_fast.errors import InputError, ServerError
+from gram_fast.remote.connection import Connection, check_timeout
 from gram_fast.rendezvous import Partial
 from gram_fast.text.messages import Prompt, read_text
 
@@ -41,6 +42,7 @@ class RemoteRendezvous:
 
         Raises InputError on a wrong argument; the server checks settings with the first response.
         """
+        check_timeout(timeout)
         # A group waits, is judged, and may have to wait for that.
         self._connection = Connection(url, api_key, 2 * timeout + 60, retries)
         self._settings = {"size": size, "timeout": timeout, "partial": partial, **settings}
@@ -48,7 +50,7 @@ class RemoteRendezvous:
     def reward(self, key: str | int, prompt: Prompt, response: Prompt) -> float | None:
         """Waits for the others of the group -> the reward, or None where this response has none.
 
-        `key` names the group among those of this API key, or of this address. Arguments and None as for
+        `key` names the group among those of this API key, or of all where there are none. Arguments and None as for
         `Rendezvous.reward`. Raises InputError on what cannot be judged, and ServerError where the server cannot be
         reached.
         """
@@ -62,9 +64,12 @@ class RemoteRendezvous:
         if not isinstance(key, str | int):
             raise InputError(f"key: expected text or an integer, got {type(key).__name__}")
         texts = {"prompt": read_text(prompt, "prompt")[0], "response": read_text(response, "response")[0]}
-        return {"key": key, **texts, **self._settings}
+        # The same in every try: one whose answer was lost is no other member.
+        return {"key": key, "member": uuid.uuid4().hex, **texts, **self._settings}
 
 
 def _reward(answer: Any) -> float | None:
-    value = answer["reward"]
+    value = answer.get("reward", "") if isinstance(answer, dict) else ""
+    if value is not None and not isinstance(value, int | float):
+        raise ServerError("expected 'reward' in the answer of a gram-fast server")
     return None if value is None else float(value)

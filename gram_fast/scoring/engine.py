@@ -229,17 +229,16 @@ class Engine:
         self._is_whole = was_whole
 
     def _is_stopped(self, request: ScoringRequest) -> bool:
-        return self._are_stopped([request])
-
-    def _are_stopped(self, requests: Sequence[ScoringRequest]) -> bool:
-        """Whether no call waits for these requests any more.
+        """Whether its call waits no more.
 
         Never with several processes: the others take part in every pass, and cannot be told to leave one out.
         """
+        return self._runner.processes.count == 1 and request.is_stopped()
+
+    def _are_stopped(self, requests: Sequence[ScoringRequest]) -> bool:
+        """Whether the run of these requests is to end: no call waits for them, or who waits was interrupted."""
         is_interrupted = self._worker is not None and self._worker.is_interrupted.is_set()
-        return self._runner.processes.count == 1 and (
-            is_interrupted or all(request.is_stopped() for request in requests)
-        )
+        return is_interrupted or all(self._is_stopped(request) for request in requests)
 
     def _run(self, plan: TreePlan, requests: Sequence[ScoringRequest]) -> Run:
         """Runs the passes of a plan of these requests.

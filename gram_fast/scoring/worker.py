@@ -35,7 +35,8 @@ class Worker:
         try:
             return future.result()
         except BaseException:
-            self.is_interrupted.set()
+            if not future.done():
+                self.is_interrupted.set()
             raise
         finally:
             wait([future])

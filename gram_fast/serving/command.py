@@ -1,5 +1,6 @@
 """The command `gram-fast serve`."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def serve_judge(options: ServeOptions) -> None:
     """Loads the judge and serves it until the process is told to end."""
     try:
         from gram_fast.serving.app import make_app
-        from gram_fast.serving.server import log_as_json, make_server
+        from gram_fast.serving.server import listen, log_as_json, make_server
     except ImportError as error:
         raise InputError(
             f"serve needs FastAPI, uvicorn and prometheus-client: pip install gram_fast[serve] ({error})"
@@ -63,6 +64,7 @@ def serve_judge(options: ServeOptions) -> None:
     )
     from gram_fast.comparing.loading import load_comparer
 
+    listening = listen(options.host, options.port)  # before the minutes of loading
     judge = PairwiseJudge(load_comparer(options.model, options), include_reasoning=options.include_reasoning)
     app = make_app(
         judge,
@@ -74,4 +76,5 @@ def serve_judge(options: ServeOptions) -> None:
         rollouts_per_prompt=options.rollouts_per_prompt,
     )
     log_as_json()
-    make_server(app, options.host, options.port, limits).run()
+    with suppress(KeyboardInterrupt):  # which has ended it
+        make_server(app, limits).run(sockets=[listening])

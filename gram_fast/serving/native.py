@@ -1,4 +1,4 @@
-"""The judge's own protocol: compare, rank, best of n, verify, rewards, one response of a group, and rounds of pairs."""
+"""The judge's own protocol: compare, rank, best of n, verify, and rewards of whole groups."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import resource
+import socket
 import sys
 import time
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from gram_fast.errors import InputError, one_line
 from gram_fast.serving.connections import patient_for
 from gram_fast.serving.limits import Limits
+
+logger = logging.getLogger(__name__)
 
 # Connections, and open files, beside those of requests.
 _OTHERS = 64
@@ -45,15 +49,22 @@ def log_as_json() -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
 
 
-def make_server(app: FastAPI, host: str, port: int, limits: Limits) -> uvicorn.Server:
-    """Makes a server, whose `run` serves until SIGTERM or SIGINT.
+def listen(host: str, port: int) -> socket.socket:
+    """Opens the socket of a server. Raises InputError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--host {host} --port {port}: expected an address to listen on: {one_line(error)}") from None
+
+
+def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    """Makes a server, whose `run(sockets=[...])` serves until SIGTERM or SIGINT.
 
     It then answers what it has accepted, groups that are not full as they are.
     """
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -80,6 +91,13 @@ def _allowed(connections: int) -> int:
 
 
 class _Server(uvicorn.Server):
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            model = self.config.app.state.service.model  # type: ignore[union-attr]
+            logger.info("%s is served at http://%s:%d", model, f"[{host}]" if ":" in host else host, port)
+
     async def shutdown(self, sockets: Any = None) -> None:
         self.config.app.state.service.is_closing = True  # type: ignore[union-attr]
         loop = asyncio.get_running_loop()

@@ -134,7 +134,19 @@ def test_a_key_that_is_wrong_is_said_and_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"url": "judge:8000"}, {"timeout": 0}, {"retries": -1}, {"retries": 1.5}, {"url": None}]
+    "wrong",
+    [
+        {"url": "judge:8000"},
+        {"url": "http://h:port"},
+        {"url": None},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"timeout": "30"},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"api_key": "key\n"},
+        {"api_key": "k\xe9y"},
+    ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_sent(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(wrong))}: expected"):
@@ -181,11 +193,6 @@ def faulty(answers: list[Any]) -> Iterator[tuple[str, list[str]]]:
 
 BUSY = (503, {"error": {"message": "busy"}}, {"Retry-After": "0"})
 GOOD = (200, {"fine": 1}, {})
-
-
-def both(connection: Connection) -> list[Any]:
-    """What a thread and a task get."""
-    return [connection.post("/x", {}), asyncio.run(connection.post_async("/x", {}))]
 
 
 @pytest.mark.parametrize("fault", [BUSY, (429, {}, {}), (502, b"<html>", {}), None], ids=["503", "429", "502", "lost"])
@@ -236,7 +243,8 @@ def test_another_server_is_no_judge() -> None:
     with faulty([(200, {"model_id": "x"}, {})]) as (url, _), pytest.raises(ServerError, match="of this version says"):
         from_server(url)
     info = {"model_id": "x", "max_input_length": 9, "max_batch_tokens": 9, "verifies": False, "markers": []}
-    for wrong in ({}, {"stats": {}, "preferences": []}, {"stats": {"comparisons": 2, "seconds": 0}, "preferences": []}):
+    info |= {"max_client_batch_size": 9, "max_comparisons": 9, "max_body_bytes": 999}
+    for wrong in ({"stats": {}, "preferences": []}, {"stats": {"comparisons": 2, "seconds": 0}, "preferences": []}):
         with faulty([(200, info, {}), (200, {"reasons": {}} | wrong, {})]) as (url, _):
             judge = from_server(url)
             with pytest.raises(ServerError, match="/v1/pairs: expected one preference a pair"):
@@ -281,11 +289,12 @@ def test_a_member_that_gives_up_leaves_its_group() -> None:
 
         async def main() -> list[Any]:
             gone = asyncio.create_task(meeting.reward_async("k", "p", "gone" * 9))
-            while app.state.service.num_waiting < 1:
-                await asyncio.sleep(0.01)
-            gone.cancel()
-            while app.state.service.num_waiting:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(30):
+                while app.state.service.num_waiting < 1:
+                    await asyncio.sleep(0.01)
+                gone.cancel()
+                while app.state.service.num_waiting:
+                    await asyncio.sleep(0.01)
             return await asyncio.gather(meeting.reward_async("k", "p", "a"), meeting.reward_async("k", "p", "bb"))
 
         assert asyncio.run(main()) == approx(PairwiseJudge(LengthComparer()).rewards(["p"], [["a", "bb"]])[0])
@@ -296,6 +305,23 @@ def test_a_large_request_is_refused_with_its_limit() -> None:
         judge = from_server(url)
         with pytest.raises(InputError, match="expected at most 10 comparisons, got 30"):
             judge.rank("p", ["a" * n for n in range(1, 7)])
+
+
+def test_a_batch_of_any_size_is_asked_for_in_portions() -> None:
+    here = PairwiseJudge(LengthComparer())
+    prompts, groups = ["p"] * 40, [["a" * n, "b" * (40 - n), "c"] for n in range(2, 42)]
+    with on_a_port(length_app(limits=Limits(max_items=10, max_comparisons=20, max_body_bytes=5000))) as url:
+        judge = from_server(url)
+        assert list(judge.rewards(prompts, groups)) == list(here.rewards(prompts, groups))
+        pairs = [group[:2] for group in groups]
+        assert [c.p for c in judge.compare_many(prompts, pairs)] == [c.p for c in here.compare_many(prompts, pairs)]
+
+
+def test_reasons_name_what_the_caller_named(judges: Any) -> None:
+    long, groups = "blue " * 1000, [["only"], ["x", "y", "blue " * 380], ["u", "v", "red " * 380]]
+    for texts in (groups, [["a", "b"], ["x", long], ["u", "v"]]):
+        here, there = (judge.rewards([PROMPT] * 3, texts, on_error="none").errors for judge in judges)
+        assert there == here
 
 
 def test_a_forked_child_has_connections_of_its_own() -> None:

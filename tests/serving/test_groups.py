@@ -27,6 +27,13 @@ def together(client: Client, bodies: list[Any], path: str = "/v1/reward", header
         return list(pool.map(lambda body: client.post(path, body, headers=headers), bodies))
 
 
+def until_waiting(client: Client, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while f"gram_fast_requests_waiting {count}.0" not in client.get("/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("settings", [{}, {"scores": "rank"}, {"strategy": "knockout", "orders": "ab", "seed": 3}])
 def test_a_group_has_the_rewards_that_it_has_in_process(settings: dict[str, Any]) -> None:
     with in_process(length_app()) as client:
@@ -57,9 +64,9 @@ def test_groups_are_apart_by_key_and_by_client() -> None:
 
 def test_a_group_that_is_not_full_in_time() -> None:
     with in_process(length_app()) as client:
-        two = together(client, [asked(response, timeout=0.3) for response in RESPONSES[:2]])
+        two = together(client, [asked(response, timeout=1.0) for response in RESPONSES[:2]])
         assert [answer.json()["reward"] for answer in two] == JUDGE.rewards(["p"], [RESPONSES[:2]])[0]
-        none = together(client, [asked(response, timeout=0.3, partial="none") for response in RESPONSES[:2]])
+        none = together(client, [asked(response, timeout=1.0, partial="none") for response in RESPONSES[:2]])
         assert [answer.json()["reward"] for answer in none] == [None, None]
         assert client.post("/v1/reward", asked("a", timeout=0.1)).json()["reward"] is None
 
@@ -91,10 +98,9 @@ def test_wrong_settings_are_refused_at_once(wrong: dict[str, Any], what: str) ->
 
 def test_another_prompt_under_an_open_key_is_refused() -> None:
     with in_process(length_app()) as client, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(client.post, "/v1/reward", asked("a", timeout=1.0))
-        while "gram_fast_requests_waiting 1.0" not in client.get("/metrics").text:
-            time.sleep(0.01)
-        other = client.post("/v1/reward", asked("b", prompt="another", timeout=1.0))
+        first = pool.submit(client.post, "/v1/reward", asked("a", timeout=3.0))
+        until_waiting(client, 1)
+        other = client.post("/v1/reward", asked("b", prompt="another", timeout=3.0))
         assert other.status_code == 400
         assert "expected the prompt of the 1 that wait under it" in other.json()["error"]["message"]
         assert first.result().json()["reward"] is None
@@ -102,12 +108,46 @@ def test_another_prompt_under_an_open_key_is_refused() -> None:
 
 def test_no_more_wait_than_may() -> None:
     with in_process(length_app(limits=Limits(max_waiting=1))) as client, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(client.post, "/v1/reward", asked("a", timeout=1.0))
-        while "gram_fast_requests_waiting 1.0" not in client.get("/metrics").text:
-            time.sleep(0.01)
-        refused = client.post("/v1/reward", asked("b", timeout=1.0))
+        first = pool.submit(client.post, "/v1/reward", asked("a", timeout=3.0))
+        until_waiting(client, 1)
+        refused = client.post("/v1/reward", asked("b", timeout=3.0))
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert first.result().status_code == 200
+
+
+def test_groups_of_several_kinds_that_begin_at_once_keep_their_members() -> None:
+    """The meeting of one is not let go while its first members are on their way."""
+    with in_process(length_app()) as client:
+        first = [asked("a", size=2, seed=seed) for seed in range(8)]
+        with ThreadPoolExecutor(16) as pool:
+            futures = [pool.submit(client.post, "/v1/reward", body) for body in first]
+            until_waiting(client, 8)
+            futures += [pool.submit(client.post, "/v1/reward", body | {"response": "bb"}) for body in first]
+        low, high = JUDGE.rewards(["p"], [["a", "bb"]])[0]
+        assert [future.result().json()["reward"] for future in futures] == pytest.approx([low] * 8 + [high] * 8)
+
+
+def test_a_member_that_asks_again_has_its_place_and_then_its_reward() -> None:
+    with in_process(length_app()) as client, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(client.post, "/v1/reward", asked("a", member="one"))
+        until_waiting(client, 1)
+        again = pool.submit(client.post, "/v1/reward", asked("a", member="one"))
+        until_waiting(client, 2)
+        others = [pool.submit(client.post, "/v1/reward", asked(text, member=text)) for text in ("bb", "cccc")]
+        rewards = JUDGE.rewards(["p"], [["a", "bb", "cccc"]])[0]
+        found = [future.result().json()["reward"] for future in (first, again, *others)]
+        assert found == pytest.approx([rewards[0], *rewards])
+        late = client.post("/v1/reward", asked("a", member="one"))  # its answer was lost on the way
+        assert late.json()["reward"] == pytest.approx(rewards[0])
+
+
+def test_who_comes_near_the_end_is_told_to_come_again() -> None:
+    app = length_app()
+    with in_process(app) as client:
+        app.state.service.is_closing = True
+        refused = client.post("/v1/reward", asked("a"))
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert client.get("/ready").status_code == 503
 
 
 def response_of(text: str | None) -> dict[str, Any]:
@@ -136,6 +176,11 @@ def test_a_cohort_of_nemo_gym_is_judged_together() -> None:
             "response": body["response"],
             "reward": pytest.approx(reward),
         }
+
+
+def test_a_rollout_of_nemo_gym_begins_with_nothing() -> None:
+    with in_process(length_app()) as client:
+        assert client.post("/seed_session", {"responses_create_params": {}, "x": 1}).json() == {}
 
 
 def test_a_response_of_nemo_gym_without_text_or_others_has_3() -> None:

@@ -25,7 +25,7 @@ from gram_fast import SMALL_JUDGE, InputError, NumericalError, PairwiseJudge
 from gram_fast.serving.app import make_app
 from gram_fast.serving.keys import ApiKeys
 from gram_fast.serving.limits import Limits
-from gram_fast.serving.server import JsonLines, make_server
+from gram_fast.serving.server import JsonLines, listen, make_server
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +36,7 @@ PAIR = {"prompt": "p", "a": "long one", "b": "short"}
 def running(app: Any, limits: Limits) -> Iterator[str]:
     """The address of an application behind the server that the command runs, in a thread."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = make_server(app, "127.0.0.1", 0, limits)
+        server = make_server(app, limits)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -306,8 +306,8 @@ def command(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     ) as process:
         try:
             assert process.stderr is not None
-            line = next(line for line in process.stderr if "Uvicorn running on" in line)
-            yield process, json.loads(line)["message"].split()[3]
+            line = next(line for line in process.stderr if " is served at " in line)
+            yield process, json.loads(line)["message"].split()[-1]
         finally:
             process.kill()
 
@@ -333,7 +333,12 @@ def test_the_command_answers_what_it_has_accepted_before_it_ends(tmp_path: Path)
             httpx.get(f"{url}/health")
 
 
-def test_other_addresses_than_loopback_need_keys(capfd):
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="an address to listen on"):
+        listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_other_addresses_than_loopback_need_keys():
     run = subprocess.run(
         [sys.executable, "-m", "gram_fast", "serve", "-m", "small", "--host", "0.0.0.0"],
         capture_output=True,
