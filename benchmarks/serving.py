@@ -23,6 +23,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -118,8 +119,7 @@ def running(*command: str) -> Iterator[tuple[str, psutil.Process]]:
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=surroundings) as process:
         assert process.stderr is not None
-        line = next(line for line in process.stderr if "http://" in line)
-        url = next(word.strip('",()') for word in line.split() if "http://" in word)
+        url = next(found[0] for line in process.stderr if (found := re.search(r"http://[\d.]+:\d+", line)))
         threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
         try:
             yield url, psutil.Process(process.pid)
