@@ -23,6 +23,7 @@ from helpers.small_models import write_judge
 
 import gram_fast
 from gram_fast import InputError, PairwiseJudge, RemoteRendezvous, ServerError, from_server
+from gram_fast.integrations.trl import group_reward
 from gram_fast.remote.connection import Connection
 from gram_fast.serving.app import make_app
 from gram_fast.serving.keys import ApiKeys
@@ -339,3 +340,9 @@ def test_a_forked_child_has_connections_of_its_own() -> None:
         with os.fdopen(reading) as answer:
             assert json.loads(answer.read()) == [expected] * 3
         os.waitpid(child, 0)
+
+
+def test_an_adapter_of_a_trainer_takes_a_judge_of_a_server() -> None:
+    columns = {"prompts": ["p"] * 3, "completions": ["a", "bb", "cccc"], "completion_ids": [[1], [2], [3]]}
+    with on_a_port(length_app()) as url:
+        assert group_reward(from_server(url))(**columns) == group_reward(PairwiseJudge(LengthComparer()))(**columns)
