@@ -24,7 +24,7 @@ from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.request import ScoringRequest, shares
 from gram_fast.scoring.runner import Runner
 from gram_fast.scoring.stops import StoppedError
-from gram_fast.scoring.tree import TokenTree, TreePlan, plan_round
+from gram_fast.scoring.tree import TokenTree, TreePass, TreePlan, plan_round
 from gram_fast.scoring.turns import RunApartError, Turns
 from gram_fast.scoring.worker import Worker
 from gram_fast.text.tokens import Ids
@@ -255,14 +255,7 @@ class Engine:
                 for tree_pass in plan.passes:
                     if self._are_stopped(requests):
                         raise StoppedError("the call was stopped between two passes")
-                    done.append(
-                        (
-                            tree_pass.leaf_index,
-                            self._runner.forward(tree_pass, self._store)
-                            if token_ids is None
-                            else self._runner.token_logprobs(tree_pass, self._store, token_ids),
-                        )
-                    )
+                    done.append((tree_pass.leaf_index, self._forward(tree_pass, token_ids)))
                     num_tokens += tree_pass.num_tokens
                     self._store.copy(tree_pass.copies)
                     bar.update(tree_pass.num_tokens)
@@ -279,6 +272,12 @@ class Engine:
         parts = parts if is_complete else [part.cpu() for part in parts]
         logits = torch.cat(parts).cpu().numpy() if parts else np.empty((0, requests[0].width), np.float32)
         return Run(leaf_index, logits, num_tokens, len(done), is_complete)
+
+    def _forward(self, tree_pass: TreePass, token_ids: tuple[int, ...] | None) -> Tensor:
+        """Runs one pass -> label logits [L, 2], or the log probabilities of tokens [L, K]."""
+        if token_ids is None:
+            return self._runner.forward(tree_pass, self._store)
+        return self._runner.token_logprobs(tree_pass, self._store, token_ids)
 
     def _slots_for(self, plan: TreePlan) -> int:
         """Slots that the store is to have for a plan: some more where a cache fills, as growing copies all of it."""

@@ -122,6 +122,7 @@ class Turns(Generic[Asker]):
                 self._clear_up()
                 if self._runner is None and self._members and self._is_to_give_way():
                     self._give_way()  # one of the turn is between two of its rounds
+                    self._wake_next()
                 if place not in self._members and self._is_stopped(place.asker):
                     del self._asked[place]
                     self._wake_next()

@@ -18,7 +18,7 @@ from gram_fast.ranking.rewards import Duplicates, RewardsName
 from gram_fast.ranking.tournament import StrategyName
 from gram_fast.rendezvous import Partial
 from gram_fast.serving.endpoint import Form, add_endpoint
-from gram_fast.serving.native import Text, check_work
+from gram_fast.serving.native import Text
 from gram_fast.serving.refusal import FASTAPI, OPENAI, RefusedError
 from gram_fast.serving.service import Service
 
@@ -57,7 +57,7 @@ class SessionAsked(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class VerifyAsked(BaseModel):
+class RolloutAsked(BaseModel):
     """A response of NeMo-Gym, whose reward is made among those to its prompt. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -103,7 +103,7 @@ class Groups:
         """Adds the endpoints."""
         for path, form, summary in (
             ("/v1/reward", Form(OPENAI, RewardAsked, self.reward), "Reward of one response among those of its group"),
-            ("/verify", Form(FASTAPI, VerifyAsked, self.verify), "NeMo-Gym's reward"),
+            ("/verify", Form(FASTAPI, RolloutAsked, self.verify), "NeMo-Gym's reward"),
             ("/seed_session", Form(FASTAPI, SessionAsked, self.seed_session), "NeMo-Gym's beginning of a rollout"),
         ):
             add_endpoint(router, self._service, [path], form, summary=summary)
@@ -118,12 +118,12 @@ class Groups:
         service.check_model(asked.model)
         settings = asked.model_dump(include={"strategy", "orders", "scores", "seed", "k", "duplicates"})
         strategy = asked.strategy or "round_robin"
-        await check_work(service, [asked.size], "size", strategy, asked.k, asked.orders)
+        await service.check_work([asked.size], "size", strategy, asked.k, asked.orders)
         of = (asked.size, asked.timeout or service.limits.timeout, asked.partial, settings)
         value = await self._met(request, of, asked.key, asked.member, asked.prompt, asked.response)
         return {"id": request.state.id, "model": service.model, "reward": value}
 
-    async def verify(self, service: Service, request: Request, asked: VerifyAsked) -> dict[str, Any]:
+    async def verify(self, service: Service, request: Request, asked: RolloutAsked) -> dict[str, Any]:
         """Answers with the two objects and a reward in [1, 5]; 3 without others to compare with, and without text."""
         given = asked.responses_create_params.get("input")
         history = [{"role": "user", "content": given}] if isinstance(given, str) else given
@@ -183,18 +183,17 @@ class Groups:
                 seat.holders -= 1
                 meeting.users -= 1
                 if not seat.holders:
-                    self._leave(name, seat)
+                    self._leave(name, seat, _REMEMBERED if member is not None else 0.0)
 
-    def _leave(self, name: Hashable, seat: _Seat) -> None:
-        """Takes a member out of its group; one that has its reward can ask for it again for a while."""
+    def _leave(self, name: Hashable, seat: _Seat, seconds: float) -> None:
+        """Takes a member out of its group; one that has its reward can ask for it again for so many seconds."""
         seat.reward.cancel()
-        seconds = 0.0 if seat.reward.cancelled() or not seat.reward.done() else _REMEMBERED
 
         def forget() -> None:
             if self._seats.get(name) is seat and not seat.holders:
                 del self._seats[name]
 
-        if seconds:
+        if seconds and seat.reward.done():
             asyncio.get_running_loop().call_later(seconds, forget)
         else:
             forget()

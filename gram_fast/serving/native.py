@@ -1,6 +1,5 @@
 """The judge's own protocol: compare, rank, best of n, verify, and rewards of whole groups."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -9,18 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from gram_fast.comparing.orders import Orders
-from gram_fast.errors import shown_value
 from gram_fast.ranking.rewards import Duplicates, RewardsName
 from gram_fast.ranking.scores import ScoresName
-from gram_fast.ranking.tournament import StrategyName, find_strategy
+from gram_fast.ranking.tournament import StrategyName
 from gram_fast.results import Rewards
 from gram_fast.serving.endpoint import Form, Listed, add_endpoint
-from gram_fast.serving.refusal import OPENAI, RefusedError
-from gram_fast.serving.service import Service, in_thread_if
+from gram_fast.serving.refusal import OPENAI
+from gram_fast.serving.service import Service
 from gram_fast.text.arguments import OnError
 
-# Candidates whose pairs are counted in a thread: those of a tournament are found by playing it.
-_MANY = 64
 Text = str | Listed[dict[str, Any]]
 """A prompt or a response: text, or chat messages."""
 Texts = Annotated[Listed[Text], Field(min_length=1)]
@@ -116,7 +112,7 @@ async def compare(service: Service, request: Request, asked: CompareAsked) -> di
 async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str, Any]:
     """Answers with a Ranking."""
     service.check_model(asked.model)
-    await check_work(service, [len(asked.responses)], "responses", asked.strategy, asked.k, asked.orders)
+    await service.check_work([len(asked.responses)], "responses", asked.strategy, asked.k, asked.orders)
     settings = asked.model_dump(include={"strategy", "orders", "scores", "seed", "k", "on_error"})
     result = await service.judged(
         request, lambda: service.judge.rank(asked.prompt, asked.responses, **settings), asked.timeout
@@ -127,7 +123,7 @@ async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str
 async def best_of_n(service: Service, request: Request, asked: BestAsked) -> dict[str, Any]:
     """Answers with a Selection."""
     service.check_model(asked.model)
-    await check_work(service, [len(asked.responses)], "responses", asked.strategy, None, asked.orders)
+    await service.check_work([len(asked.responses)], "responses", asked.strategy, None, asked.orders)
     settings = asked.model_dump(include={"strategy", "orders", "scores", "seed"})
     result = await service.judged(
         request, lambda: service.judge.best_of_n(asked.prompt, asked.responses, **settings), asked.timeout
@@ -149,7 +145,7 @@ async def rewards(service: Service, request: Request, asked: RewardsAsked) -> di
     name = "reference" if asked.references is not None else asked.strategy or "round_robin"
     more = int(asked.references is not None)
     sizes = [len(group) + more for group in asked.groups]
-    await check_work(service, sizes, "groups", name, asked.k, asked.orders)
+    await service.check_work(sizes, "groups", name, asked.k, asked.orders)
     settings = asked.model_dump(exclude={"model", "timeout", "prompts", "groups"})
     result: Rewards = await service.judged(
         request, lambda: service.judge.rewards(asked.prompts, asked.groups, **settings), asked.timeout
@@ -162,28 +158,6 @@ async def rewards(service: Service, request: Request, asked: RewardsAsked) -> di
         "stats": asdict(result.stats),
     }
     return _answer(service, request, found)
-
-
-async def check_work(
-    service: Service, sizes: Sequence[int], name: str, strategy: str, k: int | None, orders: Orders
-) -> None:
-    """Refuses more responses or comparisons than a request may have; `name` is the field of the responses.
-
-    `knockouts` plays `k` brackets, however few pairs are left that are new. Raises InputError on a strategy that is
-    none.
-    """
-    service.check_items(sum(max(size, 1) for size in sizes), name)  # groups of nothing are some work, too
-    if k is not None and k > service.limits.max_items:
-        raise RefusedError("field", f"k: expected at most {service.limits.max_items}, got {shown_value(k)}", "k")
-    found, num_orders = find_strategy(strategy, k), 2 if orders == "both" else 1
-    if strategy == "knockouts" and k is not None:
-        service.check_comparisons(sum(k * (size - 1) for size in sizes) * num_orders)
-
-    def count(sizes: Sequence[int]) -> int:
-        pairs = {size: found.num_pairs(size) for size in set(sizes) if size > 1}
-        return sum(pairs.get(size, 0) for size in sizes)
-
-    service.check_comparisons(await in_thread_if(max(sizes, default=0) > _MANY, count, sizes) * num_orders)
 
 
 def _answer(service: Service, request: Request, found: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from gram_fast import InputError
 from gram_fast.ranking.tournament import StrategyName
 from gram_fast.results import ForwardStats, Ranking, Stats
 from gram_fast.serving.endpoint import Form, Listed, add_endpoint
-from gram_fast.serving.native import check_work
 from gram_fast.serving.refusal import OPENAI, Dialect, Kind, RefusedError
 from gram_fast.serving.service import Service
 
@@ -113,7 +112,7 @@ async def _ranked(service: Service, request: Request, query: str, texts: Sequenc
         return Ranking(0, (0,), (0.0,), (), {}, Stats(comparisons=0, seconds=0.0))
     strategy: StrategyName = "round_robin" if len(texts) <= _OPPONENTS else "opponents"
     k = None if strategy == "round_robin" else _OPPONENTS
-    await check_work(service, [len(texts)], name, strategy, k, "both")
+    await service.check_work([len(texts)], name, strategy, k, "both")
     try:
         return await service.judged(
             request, lambda: service.judge.rank(query, texts, strategy, scores="bradley_terry", k=k)

@@ -3,14 +3,15 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from gram_fast import PairwiseJudge, to_thread
-from gram_fast.errors import GramFastError, InputError
+from gram_fast.errors import GramFastError, InputError, shown_value
+from gram_fast.ranking.tournament import find_strategy
 from gram_fast.scoring.clients import as_client
 from gram_fast.serving.keys import ApiKeys
 from gram_fast.serving.limits import Limits
@@ -23,6 +24,8 @@ A = TypeVar("A")
 R = TypeVar("R")
 # Bytes of a body that is parsed and checked in a thread: both take some 10 ms a megabyte.
 _LARGE = 2**17
+# Candidates whose pairs are counted in a thread: those of a tournament are found by playing it.
+_MANY = 64
 
 
 class ClientGoneError(Exception):
@@ -114,6 +117,25 @@ class Service:
                 f"expected at most {self.limits.max_comparisons} comparisons, got {count}; other strategies need fewer",
                 "strategy",
             )
+
+    async def check_work(self, sizes: Sequence[int], name: str, strategy: str, k: int | None, orders: str) -> None:
+        """Raises RefusedError on groups of more responses or comparisons than a request may have.
+
+        `sizes`: responses of each group; `name`: their field. `knockouts` plays `k` brackets, however few pairs are
+        left that are new. Raises InputError on a strategy that is none.
+        """
+        self.check_items(sum(max(size, 1) for size in sizes), name)  # groups of nothing are some work, too
+        if k is not None and k > self.limits.max_items:
+            raise RefusedError("field", f"k: expected at most {self.limits.max_items}, got {shown_value(k)}", "k")
+        found, num_orders = find_strategy(strategy, k), 2 if orders == "both" else 1
+        if strategy == "knockouts" and k is not None:
+            self.check_comparisons(sum(k * (size - 1) for size in sizes) * num_orders)
+
+        def count(sizes: Sequence[int]) -> int:
+            pairs = {size: found.num_pairs(size) for size in set(sizes) if size > 1}
+            return sum(pairs.get(size, 0) for size in sizes)
+
+        self.check_comparisons(await in_thread_if(max(sizes, default=0) > _MANY, count, sizes) * num_orders)
 
     async def judged(self, request: Request, call: Callable[[], R], timeout: float | None = None) -> R:
         """Runs a call of the judge in a thread, for the client of a request.
