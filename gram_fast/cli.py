@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
@@ -18,9 +19,19 @@ from rich.markup import escape
 from rich.table import Table
 
 import gram_fast
-from gram_fast.commands.jobs import Job, JobRow, parse_columns, pending_rows, read_ahead, read_job_rows, score_rows
+from gram_fast.commands.jobs import (
+    Job,
+    JobRow,
+    OneJudge,
+    Scorer,
+    parse_columns,
+    pending_rows,
+    read_ahead,
+    read_job_rows,
+    score_rows,
+)
 from gram_fast.commands.options import BadRows, RowOptions, command, stderr
-from gram_fast.commands.output import open_output
+from gram_fast.commands.output import Output, open_output
 from gram_fast.commands.writers import brief_rows, tables, whole_rows
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import check_orders
@@ -84,6 +95,10 @@ class JobOptions(RowOptions):
         str, typer.Option("--output", "-o", help="File for JSON lines; - for standard output, tables on a terminal.")
     ] = "-"
     brief: Annotated[bool, typer.Option("--brief", help="Write id and result alone, as JSON lines.")] = False
+    ray: Annotated[bool, typer.Option("--ray", help="Score on a Ray cluster: RAY_ADDRESS, or the one here.")] = False
+    judges: Annotated[
+        int | None, typer.Option(help="Judges of --ray; default: one a GPU, or one a machine without.")
+    ] = None
 
     def run(self, job: Job, **settings: Any) -> None:
         """Scores the rows, writes the results and prints a summary on standard error.
@@ -92,6 +107,8 @@ class JobOptions(RowOptions):
         """
         if self.brief and self.resume:
             raise InputError("--brief: expected no --resume, which compares what brief rows leave out")
+        if self.judges is not None and not (self.ray and self.judges >= 1):
+            raise InputError(f"--judges {self.judges}: expected at least 1, beside --ray, which starts them")
         bad = BadRows(self.skip_bad)
         columns = {} if self.columns is None else parse_columns(self.columns)
         is_live = comes_live(self.input)
@@ -103,14 +120,26 @@ class JobOptions(RowOptions):
                 if rows.has_ended:
                     bad.check(rows.count + already)
                 output.record(**settings, **self.recorded)
-                comparer = self.load(output, job.strategy.verifies).comparer
                 write = brief_rows(output) if self.brief else whole_rows(output)
                 write = tables(job.places) if shows_tables else write
-                written = score_rows(
-                    rows, job, comparer, write, bad, already=already, is_live=is_live, bar_is_hidden=shows_tables
-                )
+                with self.scorer(job, output) as scorer:
+                    written = score_rows(
+                        rows, job, scorer, write, bad, already=already, is_live=is_live, bar_is_hidden=shows_tables
+                    )
             bad.check(written + already)
         stderr.print(f"gram-fast: {written} rows written, {already} already there, {len(bad.skipped)} skipped")
+
+    @contextmanager
+    def scorer(self, job: Job, output: Output) -> Iterator[Scorer]:
+        """What scores the rows: a judge here, or judges on a Ray cluster."""
+        if not self.ray:
+            yield OneJudge(job, self.load(output, job.strategy.verifies).comparer)
+            return
+        from gram_fast.commands.ray_judges import ray_judges
+
+        with ray_judges(self, job, self.judges) as judges:
+            output.record(**judges.recorded)
+            yield judges
 
 
 @command(app, "compare", JobOptions)

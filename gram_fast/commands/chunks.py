@@ -36,12 +36,11 @@ def score_chunk(
     rows: Sequence[Row],
     score: Callable[[Sequence[Row]], Sequence[Result]],
     where_of: Callable[[Row], str],
-    on_bad: Callable[[GramFastError], None],
-) -> Iterator[tuple[Row, Result]]:
+) -> Iterator[tuple[Row, Result | GramFastError]]:
     """Yields rows with their results, in order; a chunk that fails is halved until the row at fault is found.
 
-    `score` gives the results of several rows in one call. `on_bad` receives the error of a row that cannot be scored,
-    behind its place, `where_of`; it raises to stop, or returns to pass over the row.
+    `score` gives the results of several rows in one call. A row that cannot be scored has an error in place of a
+    result, which begins with its place, `where_of`.
     """
     try:
         results = score(rows)
@@ -51,8 +50,8 @@ def score_chunk(
         yield from zip(rows, results, strict=True)
         return
     if len(rows) == 1:
-        on_bad(type(failure)(f"{where_of(rows[0])}: {failure}"))
+        yield rows[0], type(failure)(f"{where_of(rows[0])}: {failure}")
     else:
         half = len(rows) // 2
-        yield from score_chunk(rows[:half], score, where_of, on_bad)
-        yield from score_chunk(rows[half:], score, where_of, on_bad)
+        yield from score_chunk(rows[:half], score, where_of)
+        yield from score_chunk(rows[half:], score, where_of)

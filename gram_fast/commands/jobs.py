@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -76,6 +76,50 @@ class Job:
 
 Write = Callable[[JobRow, Any, int], None]
 """Writes the result of a row, whose stats are those of a number of rows together: (row, result, number)."""
+
+Scored = tuple[JobRow, tuple[Any, int] | GramFastError]
+"""A row and its result, with the number of rows that share its stats; or the error of a row that cannot be scored."""
+
+
+class Scorer(Protocol):
+    """Scores chunks of rows, each in one call."""
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Of the judge, or of each, as of a `Comparer`."""
+
+    def score(self, chunks: Iterator[list[JobRow]], is_waiting: Callable[[], bool]) -> Iterator[Iterable[Scored]]:
+        """Yields the rows of each chunk with their results, in order.
+
+        `is_waiting`: whether the next chunk would have to be waited for.
+        """
+
+
+@dataclass(frozen=True)
+class OneJudge:
+    """Scores chunks with a judge of this process, one after the other, when they are asked for."""
+
+    job: Job
+    comparer: Comparer
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Of the judge."""
+        return self.comparer.tokens_at_once
+
+    def score(self, chunks: Iterator[list[JobRow]], is_waiting: Callable[[], bool]) -> Iterator[Iterable[Scored]]:
+        """Yields rows as they are scored."""
+        return (score_job_chunk(chunk, self.job, self.comparer) for chunk in chunks)
+
+
+def score_job_chunk(chunk: Sequence[JobRow], job: Job, comparer: Comparer) -> Iterator[Scored]:
+    """Scores a chunk in one call, or in parts where rows of it cannot be scored."""
+
+    def score(rows: Sequence[JobRow]) -> list[tuple[Any, int]]:
+        return [(result, len(rows)) for result in job.score(rows, comparer)]
+
+    return score_chunk(chunk, score, lambda row: row.where)
+
 
 Columns = Mapping[str, list[str]]
 """Names under which rows have id, prompt and responses; of responses, a field of all or a field each."""
@@ -188,7 +232,7 @@ def read_ahead(rows: Iterable[JobRow], is_live: bool) -> Iterator[ReadAhead[JobR
 def score_rows(
     rows: ReadAhead[JobRow],
     job: Job,
-    comparer: Comparer,
+    scorer: Scorer,
     write: Write,
     on_bad: Callable[[GramFastError], None],
     *,
@@ -207,17 +251,22 @@ def score_rows(
     def cost(row: JobRow) -> int:
         return costs([row.group], [num_pairs(len(row.group.texts))])[0]
 
-    def score(chunk: Sequence[JobRow]) -> list[tuple[Any, int]]:
-        return [(result, len(chunk)) for result in job.score(chunk, comparer)]
+    def is_waiting() -> bool:
+        return is_live and rows.is_waiting
 
     written = 0
     with tqdm(initial=already, unit="row", disable=bar_is_hidden or None) as bar:
-        least = CHARACTERS * comparer.tokens_at_once
-        for chunk in chunks(rows, cost, least, lambda: is_live and rows.is_waiting):
-            for row, (result, count) in score_chunk(chunk, score, lambda row: row.where, on_bad):
-                write(row, result, count)
+        least = CHARACTERS * scorer.tokens_at_once
+        for chunk in scorer.score(chunks(rows, cost, least, is_waiting), is_waiting):
+            num_rows = 0
+            for row, found in chunk:
+                num_rows += 1
+                if isinstance(found, GramFastError):
+                    on_bad(found)
+                    continue
+                write(row, *found)
                 written += 1
             if rows.has_ended:
                 bar.total = already + rows.count
-            bar.update(len(chunk))
+            bar.update(num_rows)
     return written

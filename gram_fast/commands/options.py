@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from gram_fast.commands.output import Output
+from gram_fast.comparing.comparer import Comparer
 from gram_fast.errors import GramFastError, InputError, one_line
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import Flag, JudgeOptions
@@ -44,6 +45,12 @@ class ModelOptions(JudgeOptions):
         Raises errors like PairwiseJudge.from_pretrained, and like `Output.record`; and InputError on a verifier, or
         where one is wanted (`verifies`) on another judge.
         """
+        comparer, found = self.load_comparer(verifies)
+        output.record(**found)
+        return PairwiseJudge(comparer, include_reasoning=self.include_reasoning)
+
+    def load_comparer(self, verifies: bool = False) -> tuple[Comparer, dict[str, Any]]:
+        """Loads the judge's comparer -> it, and what its answers depend on. Raises as `load`, but for the output."""
         from gram_fast.comparing.loading import load_comparer
         from gram_fast.comparing.replicas import Replicas
         from gram_fast.models.digest import weights_digest
@@ -51,17 +58,16 @@ class ModelOptions(JudgeOptions):
         comparer = load_comparer(self.model, self)
         check_verifies(comparer, verifies)
         first = comparer.comparers[0] if isinstance(comparer, Replicas) else comparer
-        output.record(
-            prompt_digest=first.tokenizer.text.digest,
-            label_ids=list(first.tokenizer.label_ids),
-            device=first.runner.device.type,
-            dtype=str(first.runner.dtype).removeprefix("torch."),
-            runner=type(first.runner).__name__,
-            attention=first.runner.attention,
-            products=first.runner.products,
-            weights_digest=weights_digest(first.runner.model),
-        )
-        return PairwiseJudge(comparer, include_reasoning=self.include_reasoning)
+        return comparer, {
+            "prompt_digest": first.tokenizer.text.digest,
+            "label_ids": list(first.tokenizer.label_ids),
+            "device": first.runner.device.type,
+            "dtype": str(first.runner.dtype).removeprefix("torch."),
+            "runner": type(first.runner).__name__,
+            "attention": first.runner.attention,
+            "products": first.runner.products,
+            "weights_digest": weights_digest(first.runner.model),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,11 @@ def score_pairs(
     written = 0
     with tqdm(total=len(pairs), initial=len(pairs) - len(pending), unit="pair", disable=None) as bar:
         for batch in batches(pending, CHARACTERS * judge.comparer.tokens_at_once):
-            for (number, pair), preference in score_chunk(batch, partial(_compare, judge), _where, on_bad):
-                output.write({"pair_number": number, **_scored(pair.texts.fields, preference)})
+            for (number, pair), found in score_chunk(batch, partial(_compare, judge), _where):
+                if isinstance(found, GramFastError):
+                    on_bad(found)
+                    continue
+                output.write({"pair_number": number, **_scored(pair.texts.fields, found)})
                 written += 1
             bar.update(len(batch))
     return written

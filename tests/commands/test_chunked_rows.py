@@ -10,7 +10,7 @@ from helpers.comparers import LengthComparer
 from helpers.small_models import tiny_judge, write_judge
 
 from gram_fast.commands import jobs
-from gram_fast.commands.jobs import Job, JobRow, pending_rows, read_ahead, read_job_rows, score_rows
+from gram_fast.commands.jobs import Job, JobRow, OneJudge, pending_rows, read_ahead, read_job_rows, score_rows
 from gram_fast.commands.output import Output, open_output
 from gram_fast.commands.writers import whole_rows
 from gram_fast.errors import InputError
@@ -49,7 +49,7 @@ def scored(path, comparer, job=None, on_bad=refuse):
     read = read_job_rows(str(path), job, on_bad)
     try:
         with read_ahead(pending_rows(read, output), is_live=False) as rows:
-            score_rows(rows, job, comparer, whole_rows(output), on_bad)
+            score_rows(rows, job, OneJudge(job, comparer), whole_rows(output), on_bad)
     except InputError as error:
         error.written = [json.loads(line) for line in output.file.getvalue().splitlines()]
         raise
@@ -147,7 +147,7 @@ def test_going_on_leaves_out_what_is_there_and_checks_it_however_far_was_read(so
         with open_output(str(tmp_path / "out.jsonl"), str(source), resume) as output:
             output.record(command="rank")
             with read_ahead(pending_rows(read_job_rows(str(source), ranking(), refuse), output), False) as rows:
-                return score_rows(rows, ranking(), LengthComparer(), whole_rows(output), refuse)
+                return score_rows(rows, ranking(), OneJudge(ranking(), LengthComparer()), whole_rows(output), refuse)
 
     assert run(resume=False) == 12
     whole = (tmp_path / "out.jsonl").read_text().splitlines(keepends=True)
@@ -181,7 +181,7 @@ def test_rows_that_keep_coming_are_scored_before_they_end(monkeypatch):
             written.append(row.id)
             has_result.set()
 
-        score_rows(rows, ranking(), comparer, write, refuse, is_live=True)
+        score_rows(rows, ranking(), OneJudge(ranking(), comparer), write, refuse, is_live=True)
     assert written == list(range(rows.count))
     assert 0 < rows.count < 500
 
@@ -224,7 +224,7 @@ def test_a_row_that_is_written_to_a_pipe_is_scored_before_the_next_one_comes(tmp
         os.set_blocking(reader, True)
         with read_ahead(pending(), is_live=True) as ahead:
             comparer = LengthComparer(tokens_at_once=10**6)
-            assert score_rows(ahead, job, comparer, whole_rows(output), refuse, is_live=True) == 5
+            assert score_rows(ahead, job, OneJudge(job, comparer), whole_rows(output), refuse, is_live=True) == 5
     assert seen == [[0, 1, 2], [3], [4]]
     os.close(writer)
     os.close(reader)

@@ -38,8 +38,11 @@ def test_a_chunk_that_fails_gives_the_results_of_all_other_rows(is_bad):
             raise InputError(f"{sum(is_bad[row] for row in rows)} rows are bad")
         return [row * 10 for row in rows]
 
-    errors = []
-    found = list(score_chunk(range(len(is_bad)), score, "line {}".format, errors.append))
-    assert found == [(row, row * 10) for row, bad in enumerate(is_bad) if not bad]
+    found = list(score_chunk(range(len(is_bad)), score, "line {}".format))
+    assert [row for row, _ in found] == list(range(len(is_bad)))
+    errors = [result for _, result in found if isinstance(result, InputError)]
+    assert [result for _, result in found if result not in errors] == [
+        row * 10 for row, bad in enumerate(is_bad) if not bad
+    ]
     assert [str(e) for e in errors] == [f"line {row}: 1 rows are bad" for row, bad in enumerate(is_bad) if bad]
     assert all(type(error) is InputError for error in errors)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gram_fast.commands.jobs import Job, JobRow, pending_rows, read_ahead, score_rows
+from gram_fast.commands.jobs import Job, JobRow, OneJudge, pending_rows, read_ahead, score_rows
 from gram_fast.commands.output import open_output
 from gram_fast.commands.writers import whole_rows
 from gram_fast.errors import InputError
@@ -38,7 +38,7 @@ def score(rows, output, score_one=lambda row: row.id):
     """Writes a result for each row."""
     job = Job(DUEL, lambda chunk, comparer: [Result(score_one(row), {}) for row in chunk])
     with read_ahead(pending_rows(rows, output), is_live=False) as ahead:
-        return score_rows(ahead, job, ONE_ROW_A_CHUNK, whole_rows(output), refuse)
+        return score_rows(ahead, job, OneJudge(job, ONE_ROW_A_CHUNK), whole_rows(output), refuse)
 
 
 def refuse(error):
