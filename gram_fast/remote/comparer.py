@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 from gram_fast.comparing.comparer import Answers, Pair, Pairs, Reload, Rounds
 from gram_fast.comparing.orders import Orders
-from gram_fast.errors import InputError, ServerError
+from gram_fast.comparing.replicas import Replicas
+from gram_fast.errors import InputError, ServerError, shown_value
 from gram_fast.judge import PairwiseJudge
 from gram_fast.remote.connection import Connection
 from gram_fast.results import ForwardStats, Preference, Stats, total_stats
 from gram_fast.scoring.stops import StoppedError, stop_of_call
 from gram_fast.text.chat_marks import flags_of
+from gram_fast.text.digest import digest
 from gram_fast.text.group import Group
 
 
@@ -26,6 +28,7 @@ def from_server(
     timeout: float = 600.0,
     retries: int = 6,
     include_reasoning: bool = False,
+    replicas: int | None = None,
 ) -> PairwiseJudge:
     """Makes a judge of a server that `gram-fast serve` runs; it does all that a judge in this process does.
 
@@ -36,11 +39,24 @@ def from_server(
         retries: tries of a request after the first, where the server is busy or cannot be reached; with the waits
             between them, six take about half a minute.
         include_reasoning: as for `PairwiseJudge.from_pretrained`; texts are made of messages here.
+        replicas: requests that are under way at once for a call of several groups; None: as many as the server says
+            that it has replicas.
 
     Raises InputError on a wrong argument or key, and ServerError where the server is not there or is another.
     """
+    if replicas is not None and (type(replicas) is not int or replicas < 1):
+        raise InputError(f"replicas: expected an integer of at least 1, got {shown_value(replicas)}")
     connection = Connection(url, api_key, timeout, retries)
     info = connection.get("/info")
+    make = partial(
+        from_server,
+        url,
+        api_key=api_key,
+        timeout=timeout,
+        retries=retries,
+        include_reasoning=include_reasoning,
+        replicas=replicas,
+    )
     try:
         comparer = RemoteComparer(
             connection,
@@ -50,11 +66,13 @@ def from_server(
             bool(info["verifies"]),
             tuple(map(str, info["markers"])),
             Portion(int(info["max_client_batch_size"]), int(info["max_comparisons"]), int(info["max_body_bytes"])),
-            partial(from_server, url, api_key=api_key, timeout=timeout, retries=retries),
+            make,
         )
+        number = replicas or int(info["replicas"])
     except (KeyError, TypeError, ValueError):
         raise ServerError(f"{connection.url}/info: expected what a gram-fast server of this version says") from None
-    return PairwiseJudge(comparer, include_reasoning=include_reasoning)
+    several = Replicas([comparer] * number, partial(_comparer_of, make)) if number > 1 else comparer
+    return PairwiseJudge(several, include_reasoning=include_reasoning)
 
 
 T = TypeVar("T")
@@ -105,7 +123,7 @@ class RemoteComparer:
         self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> "Iterator[RemoteSession]":
         """Opens a call; nothing is sent before its first round."""
-        yield RemoteSession(self, groups, orders)
+        yield RemoteSession(self, groups, orders, digest([group.prompt for group in groups]))
 
 
 def _comparer_of(make: Any) -> Any:
@@ -119,6 +137,9 @@ class RemoteSession:
     comparer: RemoteComparer
     groups: Sequence[Group]
     orders: Orders
+    name: str
+    """Of the session: its rounds share what one of a server's replicas has read, and so do later calls for the same
+    prompts."""
     started: float = field(default_factory=time.perf_counter)
     costs: list[Stats] = field(default_factory=list)
 
@@ -134,7 +155,7 @@ class RemoteSession:
     def _compare(self, rounds: Rounds) -> dict[int, list[Preference]]:
         asked = _Asked.of(self.groups, rounds)
         try:
-            answer = self.comparer.connection.post("/v1/pairs", asked.body(self.orders))
+            answer = self.comparer.connection.post("/v1/pairs", asked.body(self.orders), self.name)
         except InputError as error:
             raise InputError.of(asked.renamed(error.reasons)) if error.reasons else error from None
         rows, cost = _told(answer, "preferences", list), _told(answer, "stats", dict)

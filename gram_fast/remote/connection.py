@@ -49,22 +49,26 @@ class Connection:
         """The JSON at a path. Raises errors like `post`."""
         return self._send("GET", path, None)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def post(self, path: str, body: Mapping[str, Any], session: str | None = None) -> Any:
         """Posts JSON -> the JSON of the answer.
+
+        `session`: digest of what requests have in common that should go to one of a server's replicas.
 
         Where the server is busy or cannot be reached, tries again, up to `retries` times: what is posted must be the
         same however often it is. Raises InputError on what the server refuses, with its `reasons`, and ServerError
         where it cannot be reached, fails or answers something else.
         """
-        return self._send("POST", path, body)
+        return self._send("POST", path, body, session)
 
-    async def post_async(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def post_async(self, path: str, body: Mapping[str, Any], session: str | None = None) -> Any:
         """Posts like `post`, without stopping the event loop."""
         # A client belongs to one event loop, and threads may have one each: it lives as long as its request.
         async with httpx.AsyncClient(**self._options) as client:
             for attempt in range(self.retries + 1):
                 try:
-                    found: httpx.Response | httpx.TransportError = await client.post(path, json=body)
+                    found: httpx.Response | httpx.TransportError = await client.post(
+                        path, json=body, headers=_of_session(session)
+                    )
                 except httpx.TransportError as error:
                     found = error
                 wait = self._wait_after(attempt, found)
@@ -73,12 +77,14 @@ class Connection:
                 await asyncio.sleep(wait)
         return self._answer(path, found)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, session: str | None = None) -> Any:
         for attempt in range(self.retries + 1):
             if self._process != os.getpid():  # a forked child would share its parent's sockets
                 self._client, self._process = httpx.Client(**self._options), os.getpid()
             try:
-                found: httpx.Response | httpx.TransportError = self._client.request(method, path, json=body)
+                found: httpx.Response | httpx.TransportError = self._client.request(
+                    method, path, json=body, headers=_of_session(session)
+                )
             except httpx.TransportError as error:
                 found = error
             wait = self._wait_after(attempt, found)
@@ -96,7 +102,9 @@ class Connection:
         )  # many may have failed together
         if isinstance(found, httpx.TransportError):
             return wait
-        if found.status_code not in _AGAIN:
+        # Of a proxy whose replica ended: Ray Serve's has plain text. The server's own 500 says what it was.
+        is_of_proxy = found.status_code == 500 and "json" not in found.headers.get("Content-Type", "")
+        if found.status_code not in _AGAIN and not is_of_proxy:
             return None
         told = found.headers.get("Retry-After", "")
         return max(wait, min(float(told), _LONGEST_WAIT)) if told.isdecimal() else wait
@@ -122,6 +130,11 @@ class Connection:
             raise InputError.of(reasons)
         kind = InputError if status in (400, 401, 404, 413) else ServerError
         raise kind(f"{place}: {error['message']}")
+
+
+def _of_session(session: str | None) -> dict[str, str]:
+    """The header by which Ray Serve and other proxies choose the replica."""
+    return {} if session is None else {"X-Session-Id": session}
 
 
 def check_timeout(timeout: float) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from gram_fast.errors import InputError, ServerError
 from gram_fast.remote.connection import Connection, check_timeout
 from gram_fast.rendezvous import Partial
+from gram_fast.text.digest import digest
 from gram_fast.text.messages import Prompt, read_text
 
 
@@ -54,11 +55,12 @@ class RemoteRendezvous:
         `Rendezvous.reward`. Raises InputError on what cannot be judged, and ServerError where the server cannot be
         reached.
         """
-        return _reward(self._connection.post("/v1/reward", self._body(key, prompt, response)))
+        return _reward(self._connection.post("/v1/reward", self._body(key, prompt, response), _session_of(key)))
 
     async def reward_async(self, key: str | int, prompt: Prompt, response: Prompt) -> float | None:
         """Awaits the reward of a response, as `reward` waits for it; a task that is cancelled leaves the group."""
-        return _reward(await self._connection.post_async("/v1/reward", self._body(key, prompt, response)))
+        body = self._body(key, prompt, response)
+        return _reward(await self._connection.post_async("/v1/reward", body, _session_of(key)))
 
     def _body(self, key: str | int, prompt: Prompt, response: Prompt) -> dict[str, Any]:
         if not isinstance(key, str | int):
@@ -66,6 +68,11 @@ class RemoteRendezvous:
         texts = {"prompt": read_text(prompt, "prompt")[0], "response": read_text(response, "response")[0]}
         # The same in every try: one whose answer was lost is no other member.
         return {"key": key, "member": uuid.uuid4().hex, **texts, **self._settings}
+
+
+def _session_of(key: str | int) -> str:
+    """Where a server has replicas, a group meets at one of them."""
+    return digest([str(key)])
 
 
 def _reward(answer: Any) -> float | None:

@@ -38,6 +38,7 @@ def make_app(
     cache_bytes: int = 2**30,
     policy_tokenizer: str | None = None,
     rollouts_per_prompt: int = 1,
+    replicas: int = 1,
 ) -> FastAPI:
     """Makes the application of a judge.
 
@@ -50,6 +51,7 @@ def make_app(
         policy_tokenizer: folder or name of the tokenizer whose chat template OpenRLHF's and slime's texts are written
             in; None: they are plain text.
         rollouts_per_prompt: responses of a group of NeMo-Gym's `/verify`; 1: none is compared.
+        replicas: applications behind the same address, this one included, which clients may want to ask side by side.
 
     `state.close()` of the application, in any thread, answers those who wait for others of their group. Raises
     InputError where the judge cannot be served: one that is divided among processes.
@@ -58,7 +60,7 @@ def make_app(
         raise InputError(f"cache_bytes: expected at least 0, got {cache_bytes}")
     if (advance := getattr(judge.comparer, "advance_together", None)) is not None:
         advance(cache_bytes)
-    service = Service(judge, model, limits or Limits(), keys or ApiKeys())
+    service = Service(judge, model, limits or Limits(), keys or ApiKeys(), replicas)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -145,6 +147,7 @@ def _info(service: Service) -> dict[str, Any]:
         "max_comparisons": limits.max_comparisons,
         "max_body_bytes": limits.max_body_bytes,
         "timeout": limits.timeout,
+        "replicas": service.replicas,
         "object": "list",
         "data": [{"id": service.model, "object": "model", "owned_by": "gram_fast"}],
     }

@@ -35,9 +35,9 @@ class ClientGoneError(Exception):
 class Service:
     """One judge, which requests share."""
 
-    def __init__(self, judge: PairwiseJudge, model: str, limits: Limits, keys: ApiKeys) -> None:
-        """`model`: the name under which clients know it."""
-        self.model, self.limits, self.keys = model, limits, keys
+    def __init__(self, judge: PairwiseJudge, model: str, limits: Limits, keys: ApiKeys, replicas: int = 1) -> None:
+        """`model`: the name under which clients know it; `replicas`: as of `make_app`."""
+        self.model, self.limits, self.keys, self.replicas = model, limits, keys, replicas
         self.metrics = Metrics()
         self._comparer = judge.comparer
         counted: Any = CountedComparer(judge.comparer, self.metrics)

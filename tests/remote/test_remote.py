@@ -244,7 +244,7 @@ def test_another_server_is_no_judge() -> None:
     with faulty([(200, {"model_id": "x"}, {})]) as (url, _), pytest.raises(ServerError, match="of this version says"):
         from_server(url)
     info = {"model_id": "x", "max_input_length": 9, "max_batch_tokens": 9, "verifies": False, "markers": []}
-    info |= {"max_client_batch_size": 9, "max_comparisons": 9, "max_body_bytes": 999}
+    info |= {"max_client_batch_size": 9, "max_comparisons": 9, "max_body_bytes": 999, "replicas": 1}
     for wrong in ({"stats": {}, "preferences": []}, {"stats": {"comparisons": 2, "seconds": 0}, "preferences": []}):
         with faulty([(200, info, {}), (200, {"reasons": {}} | wrong, {})]) as (url, _):
             judge = from_server(url)

@@ -1,0 +1,137 @@
+"""The server as replicas of Ray Serve, on any number of machines: the same application, a judge each.
+
+    serve run gram_fast.serving.on_ray:app model=NAME replicas=4 [device=cpu]
+
+Requests with the same header X-Session-Id go to the same replica: members of a group, who meet there, and prompts that
+it has read. The clients of this package send it.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import ConfigDict, ValidationError, create_model
+
+from gram_fast.errors import InputError
+from gram_fast.serving.command import ServiceOptions
+
+try:
+    from ray import serve
+    from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy, RequestRouterConfig
+except ImportError as error:
+    raise InputError(f"gram_fast.serving.on_ray needs Ray Serve: pip install gram_fast[ray] ({error})") from None
+
+# Requests beside those that the application itself counts, which ask how it is.
+_OTHERS = 64
+_OPEN = "open"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaOptions(ServiceOptions):
+    """Options of `app`: those of `gram-fast serve` but for the address, which is Ray's, and these."""
+
+    replicas: int = 1
+    max_replicas: int | None = None
+    """Replicas under load, from `replicas` on; None: there are always as many."""
+    requests_per_replica: float = 16.0
+    """Open requests, those aside that wait for their group, above which there are more replicas."""
+    cpus: float = 1.0
+    """Cores of a replica."""
+    gpus: float | None = None
+    """GPUs of a replica; None: 1, or none with `device` "cpu"."""
+
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that there may be."""
+        return self.max_replicas or self.replicas
+
+
+def app(arguments: Mapping[str, Any]) -> serve.Application:
+    """Makes the application of Ray Serve; Ray calls it with what stands behind its name, or under `args` of a file.
+
+    Paths have to be there on every machine. Other settings of the deployment `Judge`, such as how soon replicas come
+    and go, are Ray's own, under `deployments` of a file. Raises InputError on wrong arguments.
+    """
+    options = _read(arguments)
+    options.read_keys()
+    gpus = float(options.device != "cpu") if options.gpus is None else options.gpus
+    scaling: dict[str, Any] = {"num_replicas": options.replicas}
+    if options.most_replicas > options.replicas:
+        policy = AutoscalingPolicy(policy_function=replicas_for_open)
+        scaling = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=options.replicas,
+                max_replicas=options.max_replicas,
+                target_ongoing_requests=options.requests_per_replica,
+                policy=policy,
+            )
+        }
+    limits = options.limits
+    deployment = serve.deployment(
+        name="Judge",
+        ray_actor_options={"num_cpus": options.cpus, "num_gpus": gpus},
+        # The application refuses what is too much, in the form of each protocol.
+        max_ongoing_requests=limits.max_requests + limits.max_waiting + _OTHERS,
+        graceful_shutdown_timeout_s=limits.timeout + 1,
+        request_router_config=RequestRouterConfig(
+            request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+            # A group would not meet where its members go to two replicas.
+            request_router_kwargs={"num_fallback_replicas": 0},
+        ),
+        **scaling,
+    )
+    return deployment(serve.ingress()(Replica)).bind(options)
+
+
+class Replica:
+    """A judge and its application."""
+
+    def __init__(self, options: ReplicaOptions) -> None:
+        logging.getLogger("gram_fast").setLevel(logging.INFO)
+        self._app = options.load_app(options.read_keys(), options.most_replicas)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._app
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `replicas_for_open` reads; Ray asks for it."""
+        return {_OPEN: float(self._app.state.service.num_open)}
+
+
+def replicas_for_open(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """Replicas for the requests that are judged or wait for it -> their number and a state, of which there is none.
+
+    Ray's own policy would count those that wait for the others of their group, which are no work.
+    """
+    of_replicas = (context.aggregated_metrics or {}).get(_OPEN, {})
+    return sum(of_replicas.values()) / context.config.target_ongoing_requests, {}
+
+
+def _read(arguments: Mapping[str, Any]) -> ReplicaOptions:
+    """Reads options, which are text on a command line."""
+    types = get_type_hints(ReplicaOptions, localns={"torch": torch})
+    fields: Any = {
+        field.name: (types[field.name], ... if field.default is dataclasses.MISSING else field.default)
+        for field in dataclasses.fields(ReplicaOptions)
+    }
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    try:
+        read = create_model("Options", __config__=config, **fields).model_validate(dict(arguments))
+    except ValidationError as error:
+        found = {".".join(map(str, one["loc"])): one["msg"] for one in error.errors()}
+        raise InputError.of(found) from None
+    # Replicas run in folders of their own.
+    here = {name: os.path.abspath(value) for name, value in read if isinstance(value, str) and os.path.exists(value)}
+    options = ReplicaOptions(**{**dict(read), **here})
+    if not 1 <= options.replicas <= options.most_replicas:
+        raise InputError(
+            f"replicas, max_replicas: expected 1 <= replicas <= max_replicas, got {options.replicas} and "
+            f"{options.max_replicas}"
+        )
+    if not options.requests_per_replica > 0:
+        raise InputError(f"requests_per_replica: expected more than 0, got {options.requests_per_replica}")
+    return options
