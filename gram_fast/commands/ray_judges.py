@@ -5,9 +5,10 @@ Ray Data is not used here (docs/design/running.md says why); for data sets that 
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -38,18 +39,37 @@ class Judge:
     def __init__(self, options: ModelOptions, job: Job) -> None:
         self._options, self._job = options, job
         self._comparer: Any = None
+        self._said = _Said()
+        logging.root.addHandler(self._said)
+        logging.captureWarnings(True)
 
-    def load(self) -> tuple[int, dict[str, Any]] | GramFastError:
-        """Loads the judge -> its tokens at once, and what its answers depend on."""
+    def load(self) -> tuple[tuple[int, dict[str, Any]] | GramFastError, list[str]]:
+        """Loads the judge -> its tokens at once and what its answers depend on, or an error; and warnings."""
         try:
             self._comparer, recorded = self._options.load_comparer(self._job.strategy.verifies)
         except GramFastError as error:
-            return error
-        return self._comparer.tokens_at_once, recorded
+            return error, self._said.taken()
+        return (self._comparer.tokens_at_once, recorded), self._said.taken()
 
-    def score(self, chunk: list[JobRow]) -> Found:
-        """Scores a chunk -> the result or the error of each row."""
-        return [found for _, found in score_job_chunk(chunk, self._job, self._comparer)]
+    def score(self, chunk: list[JobRow]) -> tuple[Found, list[str]]:
+        """Scores a chunk -> the result or the error of each row, and warnings."""
+        return [found for _, found in score_job_chunk(chunk, self._job, self._comparer)], self._said.taken()
+
+
+class _Said(logging.Handler):
+    """Keeps what a judge warns of, for the process that started it: Ray would print it among that one's output."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(record.getMessage())
+
+    def taken(self) -> list[str]:
+        """The warnings since the last look."""
+        messages, self._messages = self._messages, []
+        return messages
 
 
 @dataclass(eq=False)
@@ -85,6 +105,8 @@ class RayJudges:
         self._places = [_Place() for _ in range(count)]
         self._again: deque[_Chunk] = deque()
         """Chunks of judges that ended."""
+        self._said: set[str] = set()
+        """Warnings of judges, each of which is logged once."""
         self.tokens_at_once = 0
         self.recorded: dict[str, Any] = {}
         """What answers depend on."""
@@ -150,11 +172,15 @@ class RayJudges:
         import ray
 
         try:
-            found = ray.get(result)
+            found, said = ray.get(result)
         except ray.exceptions.RayTaskError:
             raise  # of a judge that goes on
         except ray.exceptions.RayError as error:
             return self._replace(place, error)
+        for message in said:
+            if message not in self._said:
+                self._said.add(message)
+                log.warning("a judge on Ray: %s", message)
         chunk = place.running.pop(result)
         if chunk is not None:
             place.ended, chunk.found = 0, found
@@ -205,23 +231,34 @@ def ray_judges(options: ModelOptions, job: Job, count: int | None) -> Iterator[R
         import ray
     except ImportError:
         raise InputError("--ray needs Ray: pip install gram_fast[ray]") from None
-    was_there = ray.is_initialized()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that starts here tells nobody of it
-    try:
-        ray.init(logging_level=logging.WARNING, ignore_reinit_error=True)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ServerError(f"--ray: expected a Ray cluster: {_reason(error)}") from None
-    judges = None
-    try:
+    with _cluster():
         number, needs = _places(options, count, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
         name = os.path.abspath(options.model) if os.path.exists(options.model) else options.model
         actor = ray.remote(Judge).options(max_restarts=0, max_concurrency=1, **needs)
         judges = RayJudges(partial(actor.remote, replace(options, model=name), job), number)
-        yield judges
-    finally:
-        if judges is not None:
+        try:
+            yield judges
+        finally:
             judges.close()
-        if not was_there:
+
+
+@contextmanager
+def _cluster() -> Iterator[None]:
+    """Connects to a cluster for the duration of the context, in which `sys.stdout` is standard error.
+
+    Ray prints on standard output when a process of its ends, whatever it is asked, and results may go there.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that starts here tells nobody of it
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ServerError(f"--ray: expected a Ray cluster: {_reason(error)}") from None
+        try:
+            yield
+        finally:
             ray.shutdown()
 
 

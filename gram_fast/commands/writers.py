@@ -1,5 +1,6 @@
 """Writes results: as whole rows, as brief rows, or as tables on a terminal."""
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -36,7 +37,7 @@ def brief_rows(output: Output) -> Write:
 
 def tables(places: int | None) -> Write:
     """Prints a table on standard output; `places`: of a ranking, that are shown, None for all."""
-    console = Console()
+    console = Console(file=sys.stdout)
 
     def write(row: JobRow, result: Any, count: int) -> None:
         responses = [row.group.texts[number] for number in row.group.text_of]
