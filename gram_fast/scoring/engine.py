@@ -61,8 +61,8 @@ class Engine:
     def __init__(self, runner: Runner, max_batch_tokens: int | None = None) -> None:
         """`max_batch_tokens`: most tokens of one pass; None chooses by device."""
         self._runner = runner
-        self._head_ids = np.empty(0, np.int32)
-        self._tree = TokenTree(self._head_ids)
+        self._root_ids = np.empty(0, np.int32)
+        self._tree = TokenTree(self._root_ids)
         self._store = KeyValueStore()
         self._planting = 0  # changes whenever the tree has lost its segments
         self._is_whole = True
@@ -96,12 +96,13 @@ class Engine:
         `token_ids`: tokens whose log probabilities behind each sequence are wanted in place of label logits.
 
         Its keys and values are dropped at the end of its turn except the head's and, up to `cache_limit`, the most
-        recent; requests with the same head reuse them unless the model may have changed by then. Raises InputError in a
+        recent; later requests reuse them unless the model may have changed by then. Raises InputError in a
         forked child where the model cannot run, and from within another request (`Calls`).
         """
         if self._is_forked:
             check_forked_child(self._runner.device, self._runner.processes.count)
-        request = ScoringRequest(head_ids, token_ids)
+        # A cache is of all heads: a request without the judge's instruction would drop what was read behind it.
+        request = ScoringRequest(head_ids, token_ids, head_is_segment=self.cache_limit > 0)
         with self._calls.open(), self._turns.place(request) as request.ask:
             yield request
 
@@ -111,9 +112,9 @@ class Engine:
     def _gives_way(self) -> bool:
         """Whether a turn may end before its requests do: where what they share stays for them.
 
-        Nothing stays of a model that may change, nor of a head that does not fit one pass.
+        Nothing stays of a model that may change.
         """
-        return self.cache_limit > 0 and not self._runner.may_change and len(self._head_ids) <= self.budget
+        return self.cache_limit > 0 and not self._runner.may_change
 
     def _fit(self, requests: Sequence[ScoringRequest]) -> bool:
         """Whether requests may have a turn together. Never with several processes, which must all do the same."""
@@ -121,7 +122,7 @@ class Engine:
             self._runner.processes.count == 1
             and sum(request.tokens_distinct for request in requests) <= self.budget
             and requests[0].token_ids == requests[-1].token_ids
-            and np.array_equal(requests[0].head_ids, requests[-1].head_ids)
+            and np.array_equal(requests[0].root_ids, requests[-1].root_ids)
         )
 
     def _run_turn(self, requests: Sequence[ScoringRequest]) -> Sequence[ScoringRequest]:
@@ -144,8 +145,8 @@ class Engine:
         if not was_whole:
             # A plan may be half run, the store half grown: not even `_forget` need have come to its end.
             self._forget()
-        if not np.array_equal(requests[0].head_ids, self._head_ids):
-            self._head_ids, self._tree = requests[0].head_ids, TokenTree(requests[0].head_ids)
+        if not np.array_equal(requests[0].root_ids, self._root_ids):
+            self._root_ids, self._tree = requests[0].root_ids, TokenTree(requests[0].root_ids)
             self._planting += 1
         try:
             of_requests = [request.add_to(self._tree, self._planting) for request in requests]
@@ -310,7 +311,7 @@ class Engine:
     def _after_fork(self) -> None:
         """Starts over in a forked child: a request of another thread, half run, does not end there."""
         self._is_forked, self._is_whole, self._planting, self._worker = True, False, self._planting + 1, None
-        self._calls, self._turns, self._tree = Calls(), self._new_turns(), TokenTree(self._head_ids)
+        self._calls, self._turns, self._tree = Calls(), self._new_turns(), TokenTree(self._root_ids)
         tqdm.set_lock(threading.RLock())
 
 

@@ -1,6 +1,6 @@
 """Requests: a call as the engine sees it, with what it asks for and what it cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,25 @@ from gram_fast.scoring.tree import TokenTree
 from gram_fast.text.encoded import EncodedRound
 from gram_fast.text.tokens import Ids
 
+_NO_IDS = np.empty(0, np.int32)
 _NO_LENGTHS = np.empty(0, np.int64)
 
 
 class ScoringRequest:
     """One call's rounds over a token tree, which other calls may grow too, and their cost."""
 
-    def __init__(self, head_ids: Ids, token_ids: tuple[int, ...] | None = None) -> None:
-        """`head_ids`: what all sequences start with. `token_ids`: whose log probabilities are wanted; None: logits."""
-        self.head_ids, self.token_ids = head_ids, token_ids
+    def __init__(
+        self, head_ids: Ids, token_ids: tuple[int, ...] | None = None, *, head_is_segment: bool = False
+    ) -> None:
+        """Makes a request that asks for nothing yet.
+
+        Args:
+            head_ids: what all sequences start with.
+            token_ids: whose log probabilities are wanted; None: label logits.
+            head_is_segment: the head is a segment of each sequence, in a tree of no head, which calls with other heads
+                may grow too.
+        """
+        self.head_ids, self.token_ids, self._head_is_segment = head_ids, token_ids, head_is_segment
         self.width = 2 if token_ids is None else len(token_ids)
         """Numbers of a sequence."""
         self.ask: Callable[[], None]
@@ -42,6 +52,11 @@ class ScoringRequest:
         self.is_counted = True
         """Whether those of what waits are."""
         self._comparisons = self._tokens_unshared = self._tokens_computed = self._passes = 0
+
+    @property
+    def root_ids(self) -> Ids:
+        """Head of the tree that these sequences are of."""
+        return _NO_IDS if self._head_is_segment else self.head_ids
 
     @property
     def num_asked(self) -> int:
@@ -99,10 +114,14 @@ class ScoringRequest:
             self._numbers, self._planting = np.empty(0, np.int32), planting
         added = [tree.add_segment(ids) for ids in self._segments[len(self._numbers) :]]
         self._numbers = np.append(self._numbers, np.array(added, np.int32))
+        head = [tree.add_segment(self.head_ids)] if self._head_is_segment else []
         ends = np.cumsum([len(asked.sequences) for asked in self._asked])
         parts = np.split(self._left, np.searchsorted(self._left, ends[:-1]))
         leaves = [
-            tree.add_sequences(self._numbers[asked.sequences[part - (end - len(asked.sequences))]], asked.reusable)
+            tree.add_sequences(
+                _behind(head, self._numbers[asked.sequences[part - (end - len(asked.sequences))]]),
+                asked.reusable + len(head),
+            )
             for asked, part, end in zip(self._asked, parts, ends.tolist(), strict=True)
         ]
         return np.concatenate(leaves)
@@ -129,6 +148,13 @@ class ScoringRequest:
             tokens_computed=self._tokens_computed,
             passes=self._passes,
         )
+
+
+def _behind(head: Sequence[int], sequences: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Puts the number of a head's segment, if any, before sequences of segments, int32 [P, k]."""
+    if not head:
+        return sequences
+    return np.hstack([np.full((len(sequences), 1), head[0], np.int32), sequences])
 
 
 def _distinct(sequences: NDArray[np.int32], sizes: NDArray[np.int64]) -> int:

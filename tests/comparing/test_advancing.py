@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.small_models import tiny_judge, write_judge
 
 from gram_fast import InputError, PairwiseJudge, to_thread
+from gram_fast.comparing.next_tokens import next_token_logprobs
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.scoring.clients import as_client
 
@@ -219,8 +221,26 @@ def test_all_passes_run_in_one_thread_that_a_forked_child_has_of_its_own(monkeyp
     os.waitpid(child, 0)
 
 
-def test_a_long_head_and_a_model_that_may_change_do_not_give_way(name: str) -> None:
-    """Nothing would stay for them, and all of it would be computed anew at every turn."""
+def test_requests_with_other_heads_leave_the_cache(name: str) -> None:
+    """What has no instruction of the judge before it is read in the same tree."""
+    judge = PairwiseJudge.from_pretrained(name)
+    judge.comparer.advance_together(10**9)
+    sequence = [np.arange(20, dtype=np.int32)]
+    texts_of_call = ("Name a sea.", *texts(0, 2))
+    p = judge.compare(*texts_of_call).p
+    again = judge.compare(*texts_of_call)
+    for _ in range(2):
+        found, _ = next_token_logprobs(judge.comparer, [sequence], [3, 4])
+        between = judge.compare(*texts_of_call)
+        assert between.p == pytest.approx(p, abs=1e-6)
+        assert between.stats.tokens_computed == again.stats.tokens_computed < between.stats.tokens_tree
+        plain = PairwiseJudge.from_pretrained(name)
+        expected, _ = next_token_logprobs(plain.comparer, [sequence], [3, 4])
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_neither_a_long_head_nor_a_model_that_may_change_is_read_again_at_every_turn(name: str) -> None:
+    """The one stays in the cache; calls of the other do not give way, as nothing of it stays."""
     for judge in (PairwiseJudge.from_pretrained(name, max_batch_tokens=64), tiny_judge(max_batch_tokens=200)):
         alone = judge.rank("Name a sea.", texts(0, 8)).stats.tokens_computed
         judge.comparer.advance_together(10**8)
