@@ -72,10 +72,16 @@ def write_judge(folder: Path, name: str = "qwen3", **more: Any) -> Path:
     return folder
 
 
-def score(engine: Engine, head: list[int], rounds: list[list[list[list[int]]]], reusable: int = 2) -> list[np.ndarray]:
+def score(
+    engine: Engine,
+    head: list[int],
+    rounds: list[list[list[list[int]]]],
+    reusable: int = 2,
+    token_ids: tuple[int, ...] | None = None,
+) -> list[np.ndarray]:
     """Logits of rounds of sequences, each a list of segments behind `head`, in one request."""
     results = []
-    with engine.request(np.array(head, np.int32)) as request:
+    with engine.request(np.array(head, np.int32), token_ids) as request:
         for number, sequences in enumerate(rounds):
             for sequence in sequences:
                 row = np.arange(request.num_segments, request.num_segments + len(sequence), dtype=np.int32)

@@ -65,6 +65,7 @@ class DenseRunner:
         for projection in (projection for layer in model.layers for projection in layer.projections):
             projection.weight = product.prepare(projection.weight)
         self._attention: TreeAttention | PathAttention
+        self._is_deterministic = deterministic
         if deterministic:
             self.attention = "path"
             self._attention = PathAttention(self._resolve("path_attention"), self._group, self._scale)
@@ -145,8 +146,12 @@ class DenseRunner:
         """Runs one pass like `forward` -> log probabilities of these tokens behind each leaf, float32 [L, K]."""
         self._rotation.grow(int(tree_pass.position_ids.max()) + 1)
         tables = self._attention.tables(tree_pass, self.device)
-        operations = replace(self._operations, read_labels=_read_hidden)
-        return log_probabilities(self._run(operations, self._attention, tables, store), self._output, token_ids)
+        read = _read_hidden_one_by_one if self._is_deterministic else _read_hidden
+        operations = replace(self._operations, read_labels=read)
+        hidden_LD = self._run(operations, self._attention, tables, store)
+        # A product of all rows gives a row other bits in other company; so few are read that one by one will do.
+        parts = torch.split(hidden_LD, 1) if self._is_deterministic else [hidden_LD]
+        return torch.cat([log_probabilities(part_LD, self._output, token_ids) for part_LD in parts])
 
     @cached_property
     def _output(self) -> Tensor:
@@ -282,3 +287,10 @@ class DenseRunner:
 def _read_hidden(hidden_TD: Tensor, rows_L: Tensor, _: Tensor, norm_D: Tensor | None, eps: float) -> Tensor:
     """In place of label logits: the hidden states that they are products of, [L, D]."""
     return final_hidden(hidden_TD, rows_L, norm_D, eps)
+
+
+def _read_hidden_one_by_one(
+    hidden_TD: Tensor, rows_L: Tensor, labels: Tensor, norm_D: Tensor | None, eps: float
+) -> Tensor:
+    """The same, a row at a time."""
+    return torch.cat([_read_hidden(hidden_TD, row, labels, norm_D, eps) for row in torch.split(rows_L, 1)])

@@ -29,12 +29,18 @@ def sequences(seed: int, count: int) -> Sequences:
     return [[firsts[a], ends[b]] for a, b in rng.permutation(list(itertools.product(range(3), range(10))))[:count]]
 
 
-def logits_of(runner, asked: Sequences, budget: int = 1024, in_calls_of: int | None = None) -> dict[str, bytes]:
-    """Bits of the two logits, by sequence."""
+def logits_of(
+    runner,
+    asked: Sequences,
+    budget: int = 1024,
+    in_calls_of: int | None = None,
+    token_ids: tuple[int, ...] | None = None,
+) -> dict[str, bytes]:
+    """Bits of the two logits, or of the log probabilities of tokens, by sequence."""
     engine, found = Engine(runner, budget), {}
     for first in range(0, len(asked), in_calls_of or len(asked)):
         part = asked[first : first + (in_calls_of or len(asked))]
-        (logits,) = score(engine, [9, 2], [part])
+        (logits,) = score(engine, [9, 2], [part], token_ids=token_ids)
         found |= {str(sequence): row.tobytes() for sequence, row in zip(part, logits, strict=True)}
     return found
 
@@ -60,6 +66,17 @@ def test_shuffled_split_and_under_any_budget(family, device, tmp_path, one_threa
     (logits,) = score(Engine(runner, 100), [9, 2], [asked])
     expected = plain(TransformersRunner(model, (5, 7), "auto"), [9, 2], asked)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_probabilities_of_tokens(dtype, device, tmp_path, one_thread):
+    model = save_in_shards(tmp_path, "qwen3")
+    runner, tokens = dense_runner(tmp_path, model.config, dtype, device=device, deterministic=True), (3, 1, 8)
+    asked = sequences(3, 12)
+    alone = logits_of(runner, asked, in_calls_of=1, token_ids=tokens)
+    assert logits_of(runner, asked, token_ids=tokens) == alone
+    assert logits_of(runner, asked[::-1], 64, in_calls_of=5, token_ids=tokens) == alone
 
 
 @on_each_device
