@@ -2,9 +2,10 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any, get_args, get_origin
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Self, get_args, get_origin
 
 import typer
 from rich.console import Console
@@ -23,9 +24,20 @@ stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 class ModelOptions(JudgeOptions):
     """Options of the commands that load a judge."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ("model", "preset", "tokenizer")
+    """Options that may be paths."""
     model: Annotated[
         str, typer.Option("--model", "-m", help="Checkpoint: a folder, a .gguf file, or a name on the hub.")
     ]
+
+    def for_other_folders(self) -> Self:
+        """The same options for processes that run elsewhere, with whole paths of what is here."""
+        from gram_fast.text.prompts import preset_names
+
+        given = {name: value for name in self.PATHS if (value := getattr(self, name)) is not None}
+        if self.preset in ("auto", *preset_names()):
+            del given["preset"]  # a name, whatever else is called so here
+        return replace(self, **{name: os.path.abspath(path) for name, path in given.items() if os.path.exists(path)})
 
     @property
     def recorded(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -201,6 +201,8 @@ class RayJudges:
 
     def _replace(self, place: _Place, error: Exception) -> None:
         """Starts a judge in place of one that ended."""
+        import ray
+
         place.ended += 1
         for chunk in place.running.values():
             if chunk is None:
@@ -213,6 +215,7 @@ class RayJudges:
         if place.ended >= _LIVES:
             raise ServerError(f"{_LIVES} judges on Ray ended one after the other, the last: {_reason(error)}")
         log.warning("a judge on Ray ended, another is started (%s)", _reason(error))
+        ray.kill(place.actor)  # one that cannot be reached would keep its GPU
         self._start(place)
 
 
@@ -233,9 +236,8 @@ def ray_judges(options: ModelOptions, job: Job, count: int | None) -> Iterator[R
         raise InputError("--ray needs Ray: pip install gram_fast[ray]") from None
     with _cluster():
         number, needs = _places(options, count, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
-        name = os.path.abspath(options.model) if os.path.exists(options.model) else options.model
         actor = ray.remote(Judge).options(max_restarts=0, max_concurrency=1, **needs)
-        judges = RayJudges(partial(actor.remote, replace(options, model=name), job), number)
+        judges = RayJudges(partial(actor.remote, options.for_other_folders(), job), number)
         try:
             yield judges
         finally:

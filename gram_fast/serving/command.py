@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -23,6 +23,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class ServiceOptions(ModelOptions):
     """Options of a judge's application."""
 
+    PATHS: ClassVar[tuple[str, ...]] = (*ModelOptions.PATHS, "api_keys", "policy_tokenizer")
     name: Annotated[str | None, typer.Option(help="Name under which clients know the model; default: as --model.")] = (
         None
     )

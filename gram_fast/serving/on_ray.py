@@ -7,8 +7,6 @@ it has read. The clients of this package send it.
 """
 
 import dataclasses
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -91,7 +89,6 @@ class Replica:
     """A judge and its application."""
 
     def __init__(self, options: ReplicaOptions) -> None:
-        logging.getLogger("gram_fast").setLevel(logging.INFO)
         self._app = options.load_app(options.read_keys(), options.most_replicas)
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -124,9 +121,7 @@ def _read(arguments: Mapping[str, Any]) -> ReplicaOptions:
     except ValidationError as error:
         found = {".".join(map(str, one["loc"])): one["msg"] for one in error.errors()}
         raise InputError.of(found) from None
-    # Replicas run in folders of their own.
-    here = {name: os.path.abspath(value) for name, value in read if isinstance(value, str) and os.path.exists(value)}
-    options = ReplicaOptions(**{**dict(read), **here})
+    options = ReplicaOptions(**dict(read))
     if not 1 <= options.replicas <= options.most_replicas:
         raise InputError(
             f"replicas, max_replicas: expected 1 <= replicas <= max_replicas, got {options.replicas} and "
@@ -134,4 +129,4 @@ def _read(arguments: Mapping[str, Any]) -> ReplicaOptions:
         )
     if not options.requests_per_replica > 0:
         raise InputError(f"requests_per_replica: expected more than 0, got {options.requests_per_replica}")
-    return options
+    return options.for_other_folders()

@@ -1,7 +1,8 @@
 """The options of a judge are written once, as fields; the command line offers the same."""
 
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,6 +13,7 @@ from gram_fast.commands.options import RowOptions, command
 from gram_fast.errors import BackendError, InputError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import Flag, JudgeOptions
+from gram_fast.serving.command import ServiceOptions
 
 # By field: what stands on the command line, and what the field is then.
 GIVEN = {
@@ -111,3 +113,14 @@ def test_what_is_no_flag_is_a_usage_error(run, arguments):
 def test_bad_options_are_named_when_they_are_made(run, arguments, error, message):
     with pytest.raises(error, match=message):
         run(*arguments)
+
+
+def test_options_for_processes_in_other_folders_have_whole_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("judge", "gram", "keys"):
+        (tmp_path / name).mkdir()
+    options = ServiceOptions(model="judge", preset="gram", tokenizer="org/name", name="judge", api_keys="keys")
+    expected = {"model": str(tmp_path / "judge"), "api_keys": str(tmp_path / "keys")}
+    assert options.for_other_folders() == replace(options, **expected)
