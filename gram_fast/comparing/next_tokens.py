@@ -49,7 +49,9 @@ def next_token_logprobs(
                 segments.append(ids)
     table = np.array([[numbers[ids.tobytes()] for ids in sequence] for sequence in sequences], np.int32)
     with comparer.engine.request(np.empty(0, np.int32), tuple(token_ids)) as request:
-        request.add(EncodedRound(segments, table, reusable=table.shape[1] - 1))
+        # The last segments too: nobody but the caller knows where texts begin to differ, and later calls may have
+        # the beginnings of these, as the pairs of a ranking have the response that stands first.
+        request.add(EncodedRound(segments, table, reusable=table.shape[1]))
         with on_device(comparer.runner.device):
             found = request.score(more_rounds=False)
         stats = request.stats(time.perf_counter() - started)

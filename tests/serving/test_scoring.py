@@ -97,16 +97,27 @@ def test_sglang_takes_ids_one_string_and_a_temperature(served: Any) -> None:
     assert client.post("/v1/score", one | {"items": []}).json()["scores"] == []
 
 
+def tokens(client: Client, kind: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.split()[1]) for line in lines if f'total{{kind="{kind}"' in line)
+
+
 def test_items_share_their_query(served: Any) -> None:
     client, _ = served
-
-    def tokens(kind: str) -> float:
-        lines = client.get("/metrics").text.splitlines()
-        return sum(float(line.split()[1]) for line in lines if f'total{{kind="{kind}"' in line)
-
-    computed, unshared = tokens("computed"), tokens("unshared")
+    computed, unshared = tokens(client, "computed"), tokens(client, "unshared")
     client.post("/generative_scoring", {"query": "word " * 60, "items": ["a", "b", "c"] * 3, "label_token_ids": LABELS})
-    assert 0 < tokens("computed") - computed < 0.2 * (tokens("unshared") - unshared)
+    assert 0 < tokens(client, "computed") - computed < 0.2 * (tokens(client, "unshared") - unshared)
+
+
+def test_items_share_their_beginnings_with_those_of_earlier_requests(served: Any) -> None:
+    client, plain = served
+    first, second = list(range(100, 140)), list(range(140, 180))
+    for item, left in (([*first, *second], 0), ([*first, 7], 40), ([*first, *second[:20], 7], 60)):
+        computed = tokens(client, "computed")
+        body = {"query": [5, 6], "items": [item], "label_token_ids": LABELS}
+        score = client.post("/generative_scoring", body).json()["data"][0]["score"]
+        assert score == pytest.approx(plain.scores([[5, 6, *item]], LABELS, True)[0, 0], rel=1e-3)
+        assert tokens(client, "computed") - computed == 2 * (not left) + len(item) - left
 
 
 BODY = {"query": QUERY, "items": ITEMS[:2], "label_token_ids": LABELS}
