@@ -69,7 +69,7 @@ class _Hosts:
 
     async def get_reward(self, service: Service, request: Request, asked: OpenRlhfAsked) -> dict[str, Any]:
         """Rewards of samples, each P(response better than its label): {"rewards", "scores", "extra_logs"}."""
-        body = asked.model_dump()
+        body = dict(asked)
         reward_func = self._reward_func
         if reward_func is None and any(body.values()):
             raise RefusedError(
@@ -102,7 +102,7 @@ class _Hosts:
         count = len(asked.response_objs)
         service.check_items(count, "response_objs")
         service.check_comparisons(count * (count - 1))
-        return await service.judged(request, lambda: nemo_gym.compare(service.judge, asked.model_dump()))
+        return await service.judged(request, lambda: nemo_gym.compare(service.judge, dict(asked)))
 
 
 def _nothing(*_: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The judge's own protocol: compare, rank, best of n, verify, and rewards of whole groups."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from fastapi import APIRouter
@@ -106,7 +105,7 @@ async def compare(service: Service, request: Request, asked: CompareAsked) -> di
     result = await service.judged(
         request, lambda: service.judge.compare(asked.prompt, asked.a, asked.b, asked.orders), asked.timeout
     )
-    return _answer(service, request, asdict(result))
+    return _answer(service, request, vars(result))
 
 
 async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str, Any]:
@@ -117,7 +116,7 @@ async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str
     result = await service.judged(
         request, lambda: service.judge.rank(asked.prompt, asked.responses, **settings), asked.timeout
     )
-    return _answer(service, request, asdict(result))
+    return _answer(service, request, vars(result))
 
 
 async def best_of_n(service: Service, request: Request, asked: BestAsked) -> dict[str, Any]:
@@ -128,7 +127,7 @@ async def best_of_n(service: Service, request: Request, asked: BestAsked) -> dic
     result = await service.judged(
         request, lambda: service.judge.best_of_n(asked.prompt, asked.responses, **settings), asked.timeout
     )
-    return _answer(service, request, asdict(result))
+    return _answer(service, request, vars(result))
 
 
 async def verify(service: Service, request: Request, asked: VerifyAsked) -> dict[str, Any]:
@@ -136,7 +135,7 @@ async def verify(service: Service, request: Request, asked: VerifyAsked) -> dict
     service.check_model(asked.model)
     service.check_items(len(asked.responses), "responses")
     result = await service.judged(request, lambda: service.judge.verify(asked.prompt, asked.responses), asked.timeout)
-    return _answer(service, request, asdict(result))
+    return _answer(service, request, vars(result))
 
 
 async def rewards(service: Service, request: Request, asked: RewardsAsked) -> dict[str, Any]:
@@ -152,10 +151,10 @@ async def rewards(service: Service, request: Request, asked: RewardsAsked) -> di
     )
     found = {
         "rewards": list(result),
-        "comparisons": [[asdict(c) for c in group] for group in result.comparisons],
+        "comparisons": result.comparisons,
         "errors": result.errors,
         "flagged": result.flagged,
-        "stats": asdict(result.stats),
+        "stats": result.stats,
     }
     return _answer(service, request, found)
 

@@ -1,7 +1,6 @@
 """Rounds of pairs, for judges that play their tournaments elsewhere (`gram_fast.from_server`)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
@@ -66,9 +65,9 @@ async def compare(service: Service, request: Request, asked: PairsAsked) -> dict
         return [[c.p, c.margin, c.p_ab, c.p_ba] for c in ordered], stats
 
     if not asked.pairs:
-        return {"preferences": [], "stats": asdict(Stats(comparisons=0, seconds=0.0))}
+        return {"preferences": [], "stats": Stats(comparisons=0, seconds=0.0)}
     preferences, stats = await service.judged(request, compare)
-    return {"id": request.state.id, "model": service.model, "preferences": preferences, "stats": asdict(stats)}
+    return {"id": request.state.id, "model": service.model, "preferences": preferences, "stats": stats}
 
 
 async def unfit(service: Service, request: Request, asked: PairsAsked) -> dict[str, Any]:

@@ -192,3 +192,10 @@ def test_a_response_of_nemo_gym_without_text_or_others_has_3() -> None:
         assert client.post("/verify", rollout("a")).json()["reward"] == 3.0
         bad = client.post("/verify", rollout("a", responses_create_params={}))
         assert (bad.status_code, bad.json()["detail"][0]["loc"]) == (422, ["body", "responses_create_params.input"])
+
+
+def test_numbers_that_nemo_gym_has_told_back_may_be_of_any_size() -> None:
+    told = f'{{"responses_create_params":{{"input":"p","seed":{10**400},"temperature":1e400}},"response":{{}},'
+    with in_process(length_app()) as client:
+        answer = client.post_raw("/verify", (told + '"x":0}').encode())
+    assert (answer.status_code, answer.text) == (200, told.replace("1e400", "null") + '"reward":3.0}')
