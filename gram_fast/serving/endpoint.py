@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gram_fast.errors import InputError
-from gram_fast.serving.refusal import STATUSES, Dialect, RefusedError
-from gram_fast.serving.service import Answer, ClientGoneError, Service
+from gram_fast.serving.refusal import STATUSES, ClientGoneError, Dialect, RefusedError
+from gram_fast.serving.service import Answer, Service
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +80,9 @@ def add_endpoint(router: APIRouter, service: Service, paths: Sequence[str], *for
         form = forms[-1]
         try:
             service.client_of(request)  # nothing of a stranger is read
-            body = await service.read(request)
-            form = next((form for form in forms if isinstance(body, dict) and form.sign in body), form)
-            return as_json(await form.answer(service, request, form.read(body)))
+            async with service.bodies.read(request) as body:
+                form = next((form for form in forms if isinstance(body, dict) and form.sign in body), form)
+                return as_json(await form.answer(service, request, form.read(body)))
         except RefusedError as refusal:
             return form.dialect.refuse(refusal)
         except InputError as error:

@@ -24,6 +24,11 @@ class Limits:
     body_timeout: float = 30.0
     """Seconds within which a request's head and body have come."""
 
+    @property
+    def max_open_bytes(self) -> int:
+        """Bytes of the bodies of all open requests: 1 GiB by default."""
+        return 64 * self.max_body_bytes
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse, Response
 
 Kind = Literal["media", "json", "field", "empty", "input", "key", "model", "size", "slow", "busy", "late", "failed"]
 """What is wrong: the content type, the JSON, a field of it, a list that is empty, a text that cannot be judged, the API
-key, the name of the model, the size of the body, the speed at which it comes; too many requests, time that is over, an
-error of the judge."""
+key, the name of the model, the size of the body, the speed at which it comes; too many requests, or too many bytes of
+them; time that is over, an error of the judge."""
 
 STATUSES: Mapping[Kind, int] = MappingProxyType(
     {
@@ -32,6 +32,10 @@ class RefusedError(Exception):
     ) -> None:
         super().__init__(message)
         self.kind, self.message, self.param, self.reasons = kind, message, param, reasons
+
+
+class ClientGoneError(Exception):
+    """The client went away; nobody reads an answer."""
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,22 @@
 """A judge at work for requests: whom it takes, how many at once, and what ends a call early."""
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from pydantic_core import from_json
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from gram_fast import PairwiseJudge, to_thread
 from gram_fast.errors import GramFastError, InputError, shown_value
 from gram_fast.ranking.tournament import find_strategy
 from gram_fast.scoring.clients import as_client
+from gram_fast.serving.bodies import Bodies
 from gram_fast.serving.keys import ApiKeys
 from gram_fast.serving.limits import Limits
 from gram_fast.serving.metrics import CountedComparer, Metrics
-from gram_fast.serving.refusal import RefusedError
+from gram_fast.serving.refusal import ClientGoneError, RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +26,13 @@ R = TypeVar("R")
 _MANY = 64
 
 
-class ClientGoneError(Exception):
-    """The client went away; nobody reads an answer."""
-
-
 class Service:
     """One judge, which requests share."""
 
     def __init__(self, judge: PairwiseJudge, model: str, limits: Limits, keys: ApiKeys, replicas: int = 1) -> None:
         """`model`: the name under which clients know it; `replicas`: as of `make_app`."""
         self.model, self.limits, self.keys, self.replicas = model, limits, keys, replicas
-        self.metrics = Metrics()
+        self.metrics, self.bodies = Metrics(), Bodies(limits)
         self._comparer = judge.comparer
         counted: Any = CountedComparer(judge.comparer, self.metrics)
         self.judge = PairwiseJudge(counted, include_reasoning=judge.include_reasoning)
@@ -69,35 +64,6 @@ class Service:
         """Raises RefusedError on the name of another model; none is any."""
         if name and name != self.model:
             raise RefusedError("model", f"there is no model {name[:80]!r} here, expected {self.model!r}", "model")
-
-    async def read(self, request: Request) -> Any:
-        """Reads the JSON of a request. Raises RefusedError on a body that is none, too large or too slow."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json" and not kind.endswith("+json"):
-            raise RefusedError("media", "expected a body with Content-Type: application/json")
-        try:
-            body = await asyncio.wait_for(self._body(request), self.limits.body_timeout)
-        except TimeoutError:
-            raise RefusedError("slow", f"expected the whole body within {self.limits.body_timeout:g} seconds") from None
-        except ClientDisconnect:
-            raise ClientGoneError from None
-        return parsed(body)
-
-    async def _body(self, request: Request) -> bytes:
-        most = self.limits.max_body_bytes
-        announced = request.headers.get("content-length", "")
-        # No more digits than those of any size, which Python takes for a number.
-        parts, size = [], int(announced[:20]) if announced.isdecimal() else 0
-        if size <= most:
-            size = 0
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    break
-                parts.append(part)
-        if size > most:
-            raise RefusedError("size", f"expected a body of at most {most} bytes, got more")
-        return b"".join(parts)
 
     def check_items(self, count: int, name: str) -> None:
         """Raises RefusedError on more responses than a request may have; `name` is their field."""
@@ -190,21 +156,6 @@ async def _gone(request: Request) -> None:
     """Waits until the client closes its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def parsed(body: bytes) -> Any:
-    """Parses JSON, of which NaN and infinities are no part. Raises RefusedError on what is none.
-
-    JSON has no cycles, and their collector would go over what there is so far again and again: 12 MB of `[]` take 0.2
-    seconds, with it 4. The event loop stands still for as long, in whatever thread: the parser keeps Python's lock.
-    """
-    gc.disable()
-    try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RefusedError("json", f"expected a body of JSON: {error}") from None
-    finally:
-        gc.enable()
 
 
 Answer = Callable[[Service, Request, Any], Awaitable[Any]]

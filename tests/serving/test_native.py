@@ -18,9 +18,9 @@ from gram_fast.ranking.rewards import RewardsName
 from gram_fast.ranking.scores import ScoresName
 from gram_fast.ranking.tournament import STRATEGY_NAMES
 from gram_fast.serving.app import make_app
+from gram_fast.serving.bodies import parsed
 from gram_fast.serving.endpoint import as_json
 from gram_fast.serving.limits import Limits
-from gram_fast.serving.service import parsed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

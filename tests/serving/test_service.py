@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,50 @@ def test_a_body_over_the_limit_is_not_read():
             "expected a body of at most 100 bytes, got more",
         )
         assert answer.headers["connection"] == "close"
+
+
+def chunked(path: str, chunk: bytes) -> bytes:
+    """A request whose body has this chunk, and perhaps more."""
+    return head(path, 0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"%x\r\n%b\r\n" % (
+        len(chunk),
+        chunk,
+    )
+
+
+def test_bodies_that_come_have_a_limit_together():
+    limits = Limits(max_body_bytes=1000)
+    app = length_app(limits=limits)
+    bodies = app.state.service.bodies
+    with running(app, limits) as url:
+        with ExitStack() as stack:
+            for number in range(64):
+                slow = stack.enter_context(connection(url))
+                slow.sendall(head("/v1/compare", 1000) + b" " * 999 if number % 2 else chunked("/v1/rank", b" " * 999))
+            until(lambda: bodies.num_bytes == 64 * 999)
+            refused = httpx.post(f"{url}/v1/compare", json=PAIR | {"a": "x" * 100})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert refused.json()["error"]["message"] == "open requests have 63936 bytes, try again later"
+            gym = httpx.post(f"{url}/compare", json={"conversation_history": [], "response_objs": ["x" * 100]})
+            assert (gym.status_code, gym.json()["detail"][0]["type"]) == (503, "busy")
+            late = stack.enter_context(connection(url))
+            late.sendall(chunked("/v1/compare", b" " * 900))
+            assert late.recv(1000).startswith(b"HTTP/1.1 503")
+            assert bodies.num_bytes == 64 * 999
+        until(lambda: bodies.num_bytes == 0)
+        assert httpx.post(f"{url}/v1/compare", json=PAIR).status_code == 200
+
+
+def test_the_body_of_a_request_counts_until_it_has_its_answer():
+    held = HeldComparer()
+    app = length_app(held)
+    bodies, size = app.state.service.bodies, len(httpx.Request("POST", "http://x", json=PAIR).content)
+    with in_process(app) as client:
+        with busy(held, lambda: client.post("/v1/compare", PAIR)):
+            assert bodies.num_bytes == size
+        for body in (PAIR, {"prompt": "p"}, []):
+            client.post("/v1/compare", body)
+        client.post_raw("/v1/compare", b"{")
+        assert bodies.num_bytes == 0
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/comp", b"POST /v1/compare HTTP/1.1\r\nHost: x\r\nContent-Le"])
