@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,15 @@ def connection(url: str) -> socket.socket:
 def head(path: str, length: int) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}"]
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+def received(client: socket.socket) -> int:
+    """Bytes that still come before the connection ends."""
+    count = 0
+    with suppress(ConnectionResetError, TimeoutError):
+        while part := client.recv(2**20):
+            count += len(part)
+    return count
 
 
 def until(condition: Any) -> None:
@@ -251,6 +260,41 @@ def test_the_second_head_of_a_connection_has_to_come_too():
         assert slow.recv(1000).startswith(b"HTTP/1.1 200")
         slow.sendall(b"GET /hea")
         assert slow.recv(100) == b""
+
+
+def test_an_answer_that_is_not_taken_is_dropped():
+    limits = Limits(body_timeout=0.2)
+    body = json.dumps({"responses_create_params": {"input": "x" * 12_000_000}, "response": {}}).encode()
+    sent = head("/verify", len(body)).replace(b"Host: x", b"Host: x\r\nConnection: close") + body
+    with running(length_app(limits=limits), limits) as url:
+        for seconds, is_whole in ((0.1, True), (1.0, False)):
+            with connection(url) as slow:
+                slow.sendall(sent)
+                time.sleep(seconds)
+                assert (received(slow) > len(body)) == is_whole
+
+
+SECOND = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("header", [b"", b"Connection: close", b"Connection: upgrade\r\nUpgrade: h2c"])
+@pytest.mark.parametrize("is_together", [True, False])
+def test_a_request_behind_another_hides_no_client_that_goes_away(header, is_together):
+    held, limits, body = HeldComparer(), Limits(), json.dumps(PAIR).encode()
+    app = length_app(held)
+    first = head("/v1/compare", len(body)).replace(b"Host: x", b"\r\n".join(filter(None, [b"Host: x", header]))) + body
+    with running(app, limits) as url, connection(url) as leaving, connection(url) as staying:
+        for client in (leaving, staying):
+            client.sendall(first + SECOND if is_together else first)
+        until(lambda: app.state.service.num_open == 2)
+        for client in (leaving, staying):
+            client.sendall(SECOND)
+        leaving.close()
+        until(lambda: app.state.service.num_open == 1)
+        held.let_go.set()
+        answer = b"".join(iter(lambda: staying.recv(2**16), b""))
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert answer.count(b"HTTP/1.1") == 1
 
 
 def test_a_body_that_does_not_come_is_not_waited_for():
