@@ -19,13 +19,14 @@ from gram_fast.serving.keys import ApiKeys
 from gram_fast.serving.limits import Limits
 from gram_fast.serving.native import add_native
 from gram_fast.serving.page import add_page
+from gram_fast.serving.places import with_spare
 from gram_fast.serving.refusal import OPENAI, RefusedError
 from gram_fast.serving.rerank import add_rerank
 from gram_fast.serving.rounds import add_rounds
 from gram_fast.serving.scoring import add_scoring
 from gram_fast.serving.service import Service
 
-# Threads beside those of open requests, which parse bodies.
+# Threads beside those of open requests, which count pairs.
 _MORE_THREADS = 8
 
 
@@ -65,7 +66,7 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # A thread for each open request: most of them wait for their turn.
-        with ThreadPoolExecutor(service.limits.max_requests + _MORE_THREADS, "gram_fast.serving") as pool:
+        with ThreadPoolExecutor(with_spare(service.limits.max_requests) + _MORE_THREADS, "gram_fast.serving") as pool:
             asyncio.get_running_loop().set_default_executor(pool)
             yield
             groups.close()

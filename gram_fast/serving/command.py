@@ -29,7 +29,9 @@ class ServiceOptions(ModelOptions):
     )
     api_keys: Annotated[str | None, typer.Option(help="File of API keys, one a line; clients need one of them.")] = None
     cache_bytes: Annotated[int, typer.Option(min=0, help="Memory for recent prompts and responses.")] = 2**30
-    max_requests: Annotated[int, typer.Option(min=1, help="Requests that are open at once.")] = 256
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Requests open at once; a quarter more for clients with few.")
+    ] = 256
     max_items: Annotated[int, typer.Option(min=1, help="Responses of a request.")] = 1024
     max_comparisons: Annotated[int, typer.Option(min=1, help="Comparisons of a request.")] = 100_000
     max_body_bytes: Annotated[int, typer.Option(min=1, help="Size of a request.")] = 16 * 2**20

@@ -167,7 +167,7 @@ class Groups:
         would have been told.
         """
         service, space = self._service, self._service.space_of(request)
-        async with service.waiting():
+        with service.waiting.taken(service.client_of(request)):
             meeting = self._meeting(space, *of)
             name = object() if member is None else (space, key, member, *of[:3], *sorted(of[3].items()))
             if (seat := self._seats.get(name)) is None:

@@ -10,9 +10,9 @@ class Limits:
     """Limits of a server. Raises InputError on anything but numbers above 0."""
 
     max_requests: int = 256
-    """Requests that are judged or wait for it; those above are told to come again."""
+    """Requests that are judged or wait for it; who has many is told to come again above (`Places`)."""
     max_waiting: int = 4096
-    """Requests that wait for the others of their group."""
+    """Requests that wait for the others of their group, likewise."""
     max_body_bytes: int = 16 * 2**20
     """Bytes of a request's body."""
     max_items: int = 1024

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from gram_fast.errors import InputError
 from gram_fast.serving.command import ServiceOptions
+from gram_fast.serving.places import with_spare
 
 try:
     from ray import serve
@@ -73,7 +74,7 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
         name="Judge",
         ray_actor_options={"num_cpus": options.cpus, "num_gpus": gpus},
         # The application refuses what is too much, in the form of each protocol.
-        max_ongoing_requests=limits.max_requests + limits.max_waiting + _OTHERS,
+        max_ongoing_requests=with_spare(limits.max_requests) + with_spare(limits.max_waiting) + _OTHERS,
         graceful_shutdown_timeout_s=limits.timeout + 1,
         request_router_config=RequestRouterConfig(
             request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
@@ -96,7 +97,7 @@ class Replica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `replicas_for_open` reads; Ray asks for it."""
-        return {_OPEN: float(self._app.state.service.num_open)}
+        return {_OPEN: float(self._app.state.service.open.count)}
 
 
 def replicas_for_open(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:

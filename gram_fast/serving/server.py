@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from gram_fast.errors import InputError, one_line
 from gram_fast.serving.connections import patient_for
 from gram_fast.serving.limits import Limits
+from gram_fast.serving.places import with_spare
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
         # Where a body is read, it has to come within the limit; this is for what nobody reads.
         http=patient_for(2 * limits.body_timeout),
         # Those that are judged, those that wait for their group, and some that ask how it is.
-        limit_concurrency=_allowed(limits.max_requests + limits.max_waiting + _OTHERS),
+        limit_concurrency=_allowed(with_spare(limits.max_requests) + with_spare(limits.max_waiting) + _OTHERS),
         proxy_headers=False,  # anybody could claim to be somebody else
         timeout_keep_alive=75,  # longer than clients keep theirs, so that they do not meet one that is just closed
         timeout_graceful_shutdown=int(limits.timeout) + 1,

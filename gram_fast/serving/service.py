@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -16,6 +15,7 @@ from gram_fast.serving.bodies import Bodies
 from gram_fast.serving.keys import ApiKeys
 from gram_fast.serving.limits import Limits
 from gram_fast.serving.metrics import CountedComparer, Metrics
+from gram_fast.serving.places import Places
 from gram_fast.serving.refusal import ClientGoneError, RefusedError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class Service:
         self._comparer = judge.comparer
         counted: Any = CountedComparer(judge.comparer, self.metrics)
         self.judge = PairwiseJudge(counted, include_reasoning=judge.include_reasoning)
-        self.num_open = self.num_waiting = 0
+        self.open = Places(limits.max_requests, "are open", self.metrics.open)
+        self.waiting = Places(limits.max_waiting, "wait for their groups", self.metrics.waiting)
         self.is_closing = False
 
     def client_of(self, request: Request) -> Hashable:
@@ -105,27 +106,9 @@ class Service:
         are open, when the time is over, and where the judge fails; ClientGoneError when the client has gone. The call
         then ends before its next pass.
         """
-        if self.num_open >= self.limits.max_requests:
-            raise RefusedError("busy", f"{self.num_open} requests are open, try again later")
-        with as_client(self.client_of(request)), self.metrics.open.track_inprogress():
-            self.num_open += 1
-            try:
-                most = self.limits.timeout
-                return await self.unless_gone(request, to_thread(call), min(timeout or most, most))
-            finally:
-                self.num_open -= 1
-
-    @asynccontextmanager
-    async def waiting(self) -> AsyncIterator[None]:
-        """A place among those that wait for the others of their group. Raises RefusedError where there is none."""
-        if self.num_waiting >= self.limits.max_waiting:
-            raise RefusedError("busy", f"{self.num_waiting} requests wait for their groups, try again later")
-        self.num_waiting += 1
-        try:
-            with self.metrics.waiting.track_inprogress():
-                yield
-        finally:
-            self.num_waiting -= 1
+        client, most = self.client_of(request), self.limits.timeout
+        with self.open.taken(client), as_client(client):
+            return await self.unless_gone(request, to_thread(call), min(timeout or most, most))
 
     async def unless_gone(self, request: Request, work: Coroutine[Any, Any, R], seconds: float) -> R:
         """Awaits work for as long as the client waits, and for so many seconds. Raises as `judged`."""

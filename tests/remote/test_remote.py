@@ -291,10 +291,10 @@ def test_a_member_that_gives_up_leaves_its_group() -> None:
         async def main() -> list[Any]:
             gone = asyncio.create_task(meeting.reward_async("k", "p", "gone" * 9))
             async with asyncio.timeout(30):
-                while app.state.service.num_waiting < 1:
+                while app.state.service.waiting.count < 1:
                     await asyncio.sleep(0.01)
                 gone.cancel()
-                while app.state.service.num_waiting:
+                while app.state.service.waiting.count:
                     await asyncio.sleep(0.01)
             return await asyncio.gather(meeting.reward_async("k", "p", "a"), meeting.reward_async("k", "p", "bb"))
 

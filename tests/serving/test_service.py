@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from helpers.comparers import LengthComparer
-from helpers.served import HeldComparer, busy, in_process, length_app
+from helpers.served import Client, HeldComparer, busy, in_process, length_app
 from helpers.small_models import tiny_judge, write_judge
 
 from gram_fast import SMALL_JUDGE, InputError, NumericalError, PairwiseJudge
@@ -87,6 +87,28 @@ def test_more_requests_than_may_be_open_are_told_to_come_again():
         assert client.post("/v1/compare", PAIR).status_code == 200
 
 
+def test_one_client_may_take_all_places_and_leaves_some_to_others():
+    def ask(client: Client, number: int) -> int:
+        headers = {"authorization": f"Bearer key-{number}"}
+        return client.post("/v1/compare", PAIR, headers=headers).status_code
+
+    held, keys = HeldComparer(), ApiKeys([f"key-{number}" for number in range(6)])
+    app = length_app(held, keys=keys, limits=Limits(max_requests=32))
+    places = app.state.service.open
+    with in_process(app) as client, ThreadPoolExecutor(40) as pool:
+        answers = [pool.submit(ask, client, 0) for _ in range(32)]
+        until(lambda: places.count == 32)
+        assert ask(client, 0) == 503
+        for number in range(1, 5):
+            answers += [pool.submit(ask, client, number) for _ in range(2)]
+            until(lambda number=number: places.count == 32 + 2 * number)
+            assert ask(client, number) == 503  # it has its share
+        assert ask(client, 5) == 503  # and all that is spare is taken
+        held.let_go.set()
+        assert [answer.result() for answer in answers] == [200] * 40
+        assert places.count == 0
+
+
 @pytest.mark.parametrize(("asked", "limit"), [({}, 0.2), ({"timeout": 0.2}, 60.0)])
 def test_a_request_that_takes_too_long_is_given_up(asked, limit):
     held = HeldComparer()
@@ -95,7 +117,7 @@ def test_a_request_that_takes_too_long_is_given_up(asked, limit):
         late = client.post("/v1/compare", PAIR | asked)
         assert (late.status_code, late.json()["error"]["type"]) == (504, "Timeout")
         assert "within 0.2 seconds" in late.json()["error"]["message"]
-        assert app.state.service.num_open == 0
+        assert app.state.service.open.count == 0
         held.let_go.set()
         assert client.post("/v1/compare", PAIR).status_code == 200
 
@@ -119,7 +141,7 @@ def test_a_client_that_goes_away_frees_the_judge(monkeypatch):
         leaving.sendall(head("/v1/rank", len(body)) + body)
         assert running_passes.wait(30)
         leaving.close()
-        until(lambda: app.state.service.num_open == 0)
+        until(lambda: app.state.service.open.count == 0)
         may_run.set()
         assert httpx.post(f"{url}/v1/compare", json=PAIR, timeout=60).status_code == 200
         assert len(passes) < 10  # of hundreds
@@ -286,11 +308,11 @@ def test_a_request_behind_another_hides_no_client_that_goes_away(header, is_toge
     with running(app, limits) as url, connection(url) as leaving, connection(url) as staying:
         for client in (leaving, staying):
             client.sendall(first + SECOND if is_together else first)
-        until(lambda: app.state.service.num_open == 2)
+        until(lambda: app.state.service.open.count == 2)
         for client in (leaving, staying):
             client.sendall(SECOND)
         leaving.close()
-        until(lambda: app.state.service.num_open == 1)
+        until(lambda: app.state.service.open.count == 1)
         held.let_go.set()
         answer = b"".join(iter(lambda: staying.recv(2**16), b""))
         assert answer.startswith(b"HTTP/1.1 200 OK")
