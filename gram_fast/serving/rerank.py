@@ -32,6 +32,11 @@ def _text_of(document: Any) -> Any:
     return document.get("text") if isinstance(document, dict) else document
 
 
+def _listed(documents: Any) -> Any:
+    """Documents of vLLM, which may be a single one."""
+    return [documents] if isinstance(documents, str | dict) else documents
+
+
 Document = Annotated[str, BeforeValidator(_text_of)]
 
 
@@ -41,8 +46,10 @@ class RerankAsked(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     model: str | None = None
-    query: str = Field(min_length=1)
-    documents: Listed[Document] = Field(description='Texts, or objects {"text": ...}.')
+    query: Annotated[str, Field(min_length=1), BeforeValidator(_text_of)]
+    documents: Annotated[Listed[Document], BeforeValidator(_listed)] = Field(
+        description='Texts, or objects {"text": ...}; or one of them.'
+    )
     top_n: int | None = Field(None, ge=0, description="Most results; none or 0: all.")
     return_documents: bool = True
 

@@ -91,6 +91,14 @@ def test_documents_may_be_objects_and_stay_away(client):
     assert [r.keys() for r in found] == [{"index", "relevance_score"}] * 4
 
 
+@pytest.mark.parametrize("path", RERANK)
+def test_a_query_may_be_an_object_as_jinas_and_documents_a_single_one_as_vllms(client, path):
+    found = asked(client, path, query={"text": QUERY}, documents=DOCUMENTS)["results"]
+    assert found == asked(client, path, documents=DOCUMENTS)["results"]
+    for one in ("a", {"text": "a"}):
+        assert asked(client, path, documents=one)["results"] == asked(client, path, documents=["a"])["results"]
+
+
 def test_fields_of_all_protocols_are_taken_and_any_model_is_echoed(client):
     more = {
         "model": "rerank-v3.5", "user": "u", "max_tokens_per_doc": 4096, "max_chunks_per_doc": 10, "priority": 0,
@@ -131,6 +139,9 @@ def test_of_equal_texts_tei_has_the_last_first(client):
         ({"documents": ["a", "b"], "top_n": -1}, "top_n", "top_n: Input should be greater than or equal to 0"),
         ({"documents": ["a", "b"], "top_n": "2"}, "top_n", "top_n: Input should be a valid integer"),
         ({"documents": ["a", {"image": "x"}]}, "documents.1", "documents.1: Input should be a valid string"),
+        # vLLM's form of images, which it too takes for models of images only.
+        ({"documents": ["a", {"content": []}]}, "documents.1", "documents.1: Input should be a valid string"),
+        ({"documents": ["a", "b"], "query": {"text": ""}}, "query", "query: String should have at least 1 character"),
         ({"documents": ["x"] * 21}, "documents", "documents: expected at most 20 in all, got 21"),
         ({}, "documents", "documents: Field required"),
     ],
