@@ -76,6 +76,7 @@ def make_app(
         version=gram_fast.__version__,
         description="A generative pairwise reward model.",
         lifespan=lifespan,
+        docs_url=None,  # these pages of FastAPI load scripts from elsewhere
         redoc_url=None,
     )
     app.state.service = service

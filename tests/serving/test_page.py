@@ -84,6 +84,14 @@ def test_the_page_needs_nothing_from_elsewhere(client):
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page), "the policy blocks what is inline"
 
 
+def test_there_is_no_other_page(client):
+    """FastAPI's own have their scripts from a network for content."""
+    answers = {
+        path: client.get(path) for path in (*client.get("/openapi.json").json()["paths"], "/docs", "/redoc", "/")
+    }
+    assert [path for path, answer in answers.items() if "html" in answer.headers.get("content-type", "")] == ["/"]
+
+
 def test_scripts_make_no_html_of_texts(client):
     for path in ("/page/page.js", "/page/results.js"):
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", client.get(path).text)
