@@ -138,6 +138,8 @@ def accounted(
                 extra={"request_id": request.state.id, "path": path, "status": status, "seconds": seconds},
             )
         response.headers["X-Request-Id"] = request.state.id
+        if service.is_closing:  # so that the client sends no other request into a connection that is about to end
+            response.headers["Connection"] = "close"
         return response
 
     return handle

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -146,6 +147,36 @@ def test_a_client_that_goes_away_frees_the_judge(monkeypatch):
         assert httpx.post(f"{url}/v1/compare", json=PAIR, timeout=60).status_code == 200
         assert len(passes) < 10  # of hundreds
         assert "gram_fast_requests_gone_total 1.0" in httpx.get(f"{url}/metrics").text
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9, 1.0])
+def test_clients_that_are_killed_cost_others_nothing(share, caplog):
+    judge = tiny_judge()
+    expected = judge.compare(**PAIR).p
+    app = make_app(judge)
+    body = json.dumps({"prompt": "p", "responses": [f"{k} " * 10 for k in range(8)]}).encode()
+    sent = head("/v1/rank", len(body)) + body
+    with running(app, Limits()) as url, ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        asked = pool.map(lambda _: httpx.post(f"{url}/v1/compare", json=PAIR, timeout=60).json()["p"], range(10))
+        for _ in range(100):
+            killed = stack.enter_context(connection(url))
+            killed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # as the kernel does
+            killed.sendall(sent[: int(share * len(sent))])
+        stack.close()
+        assert list(asked) == pytest.approx([expected] * 10, abs=1e-5)
+        until(lambda: app.state.service.open.count == app.state.service.bodies.num_bytes == 0)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_near_the_end_a_client_is_told_to_open_no_request_behind_its_last():
+    held, limits = HeldComparer(), Limits()
+    app = length_app(held)
+    with running(app, limits) as url, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{url}/v1/compare", json=PAIR)
+        assert held.is_held.wait(30)
+        app.state.service.is_closing = True
+        held.let_go.set()
+        assert answer.result().headers["connection"] == "close"
 
 
 KEYS = ApiKeys(["first-key", "second"])
