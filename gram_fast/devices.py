@@ -105,6 +105,11 @@ def finish(device: torch.device) -> None:
             torch.cuda.current_stream(device).synchronize()
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether a GPU computes nothing more for this process: so it is after an access that it may not, for instance."""
+    return isinstance(error, torch.AcceleratorError) and "out of memory" not in str(error)
+
+
 def last_used_here(*tensors: Tensor) -> None:
     """Before tensors on a GPU are dropped: keeps their memory until what this thread launched is done.
 

@@ -101,10 +101,10 @@ def _add_states(router: APIRouter, service: Service) -> None:
     """Adds what says how the server is: open to everybody, but /info."""
 
     async def health(request: Request) -> Response:
-        return Response()
+        return Response(status_code=503 if service.is_broken else 200)
 
     async def ready(request: Request) -> Response:
-        return Response(status_code=503 if service.is_closing else 200)
+        return Response(status_code=503 if service.is_broken or service.is_closing else 200)
 
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

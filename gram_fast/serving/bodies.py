@@ -75,10 +75,12 @@ def parsed(body: bytes) -> Any:
     JSON has no cycles, and their collector would go over what there is so far again and again: 12 MB of `[]` take 0.2
     seconds, with it 4. The event loop stands still for as long, in whatever thread: the parser keeps Python's lock.
     """
+    collects = gc.isenabled()
     gc.disable()
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise RefusedError("json", f"expected a body of JSON: {error}") from None
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()

@@ -95,6 +95,11 @@ class Replica:
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
 
+    def check_health(self) -> None:
+        """Raises RuntimeError where the judge's GPU is lost; Ray asks from time to time, and then starts another."""
+        if self._app.state.service.is_broken:
+            raise RuntimeError("the GPU of this judge computes nothing more in this process")
+
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `replicas_for_open` reads; Ray asks for it."""
         return {_OPEN: float(self._app.state.service.open.count)}

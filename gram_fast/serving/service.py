@@ -39,6 +39,8 @@ class Service:
         self.open = Places(limits.max_requests, "are open", self.metrics.open)
         self.waiting = Places(limits.max_waiting, "wait for their groups", self.metrics.waiting)
         self.is_closing = False
+        self.is_broken = False
+        """Whether its GPU computes nothing more in this process."""
 
     def client_of(self, request: Request) -> Hashable:
         """For whom a request is: the key that it has, else the address that it comes from.
@@ -125,6 +127,11 @@ class Service:
         except GramFastError as error:
             logger.error("the judge failed: %s", error)
             raise RefusedError("failed", "the judge failed on this request") from error
+        except Exception as error:
+            from gram_fast.devices import is_lost
+
+            self.is_broken = self.is_broken or is_lost(error)
+            raise
         finally:
             for task in (working, gone):
                 task.cancel()

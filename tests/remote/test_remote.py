@@ -171,7 +171,11 @@ def faulty(answers: list[Any]) -> Iterator[tuple[str, list[str]]]:
             status, body, headers = answer
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            for name, value in {
+                "Content-Length": str(len(content)),
+                "Content-Type": "application/json",
+                **headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -196,7 +200,13 @@ BUSY = (503, {"error": {"message": "busy"}}, {"Retry-After": "0"})
 GOOD = (200, {"fine": 1}, {})
 
 
-@pytest.mark.parametrize("fault", [BUSY, (429, {}, {}), (502, b"<html>", {}), None], ids=["503", "429", "502", "lost"])
+# What Ray Serve's proxy says of a replica that ended.
+ENDED = (500, b"Internal Server Error", {"Content-Type": "text/plain"})
+
+
+@pytest.mark.parametrize(
+    "fault", [BUSY, (429, {}, {}), (502, b"<html>", {}), ENDED, None], ids=["503", "429", "502", "500", "lost"]
+)
 def test_what_may_pass_is_tried_again(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gram_fast.remote.connection._FIRST_WAIT", 0.001)
     for post in (

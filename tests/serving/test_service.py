@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from helpers.comparers import LengthComparer
 from helpers.served import Client, HeldComparer, busy, in_process, length_app
 from helpers.small_models import tiny_judge, write_judge
@@ -386,6 +387,21 @@ def test_an_error_of_the_judge_tells_nothing(error, caplog):
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "InternalServerError")
     assert "secret" not in answer.text
     assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ("CUDA error: an illegal memory access was encountered", 503),
+        ("CUDA error: out of memory", 200),
+    ],
+)
+def test_a_server_whose_gpu_is_lost_says_so(error, status):
+    """What watches it starts another: this process would fail at every request."""
+    with in_process(length_app(FailingComparer(torch.AcceleratorError(error)))) as client:
+        assert [client.get(path).status_code for path in ("/health", "/ready")] == [200, 200]
+        assert client.post("/v1/compare", PAIR).status_code == 500
+        assert [client.get(path).status_code for path in ("/health", "/ready")] == [status, status]
 
 
 def test_what_is_logged_has_no_texts(caplog):
