@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.ray_cluster import Cluster, ray_cluster
+
 # Read when a kernel is decorated, so before any kernel is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -46,6 +48,14 @@ def one_thread() -> Iterator[None]:
 def two_threads() -> Iterator[None]:
     """For sizes at which work is divided among threads."""
     yield from threads(2)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A Ray cluster that has room for four judges; it takes seconds to start."""
+    pytest.importorskip("ray", reason="needs Ray: pip install gram_fast[ray]")
+    with ray_cluster(cpus=4) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
-"""A Ray cluster of one machine, in a process of its own: `python ray_cluster.py`; it ends with its standard input."""
+"""A Ray cluster of one machine: `python ray_cluster.py CPUS` is one until the end of its standard input."""
 
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +23,16 @@ class Cluster:
     environment: dict[str, str]
     """Environment variables of processes that use it."""
 
-    def processes(self) -> list[psutil.Process]:
-        """All of its processes; Ray names those of actors by what they do."""
-        return psutil.Process(self.pid).children(recursive=True)
+    def kill_one(self, name: str) -> None:
+        """Ends one of the actors whose process Ray names so, as a machine that fails would."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for process in psutil.Process(self.pid).children(recursive=True):
+                if any(part.startswith(name) for part in process.cmdline()[:1]):
+                    os.kill(process.pid, signal.SIGKILL)
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"there is no process {name}")
 
 
 @contextmanager

@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.ray_cluster import Cluster
+from helpers.small_models import write_judge
 from typer.testing import CliRunner
 
 from gram_fast.cli import app
@@ -38,6 +38,11 @@ def rank(cluster: Cluster, *arguments: Any, **more: Any) -> subprocess.Popen[str
 
 
 @pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judge(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
 def expected(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The output of a run in this process."""
     folder = tmp_path_factory.mktemp("here")
@@ -57,14 +62,14 @@ def check_equal(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> 
 
 
 def test_no_row_is_lost_to_a_judge_that_ends(
-    cluster: Cluster, checkpoint: Path, tmp_path: Path, expected: list[Any], kill_one: Callable[[str], None]
+    cluster: Cluster, checkpoint: Path, tmp_path: Path, expected: list[Any]
 ) -> None:
     source, output = write_rows(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     with rank(cluster, "-m", checkpoint, "-i", source, "-o", output, "--ray", "--judges", 2, *SMALL) as run:
         while not (output.exists() and output.stat().st_size):
             assert run.poll() is None, run.stderr and run.stderr.read()
             time.sleep(0.01)
-        kill_one("ray::Judge")
+        cluster.kill_one("ray::Judge")
         written = len(read_rows(output))
         assert run.stderr is not None
         said = run.stderr.read()
@@ -90,9 +95,7 @@ def test_a_run_goes_on_where_one_without_ray_stopped(
     check_equal(read_rows(output), [*expected[:40], *expected[41:60]])
 
 
-def test_rows_that_come_live_are_answered_while_the_next_is_not_there(
-    cluster: Cluster, checkpoint: Path, kill_one: Callable[[str], None]
-) -> None:
+def test_rows_that_come_live_are_answered_while_the_next_is_not_there(cluster: Cluster, checkpoint: Path) -> None:
     """A judge ends between two of them, and nothing but rows is on standard output."""
     arguments = ["-m", checkpoint, "--ray", "--judges", 1, "--brief"]
     with rank(cluster, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
@@ -103,7 +106,7 @@ def test_rows_that_come_live_are_answered_while_the_next_is_not_there(
             run.stdin.flush()
             assert json.loads(run.stdout.readline())["id"] == row["id"]
             if row["id"] == 1:
-                kill_one("ray::Judge")
+                cluster.kill_one("ray::Judge")
         run.stdin.close()
         assert run.stderr is not None
         assert "a judge on Ray: behind a prompt that ends in" in run.stderr.read()  # what a random judge warns of

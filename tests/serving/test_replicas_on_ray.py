@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from helpers.ray_cluster import Cluster
+from helpers.small_models import write_judge
 
 from gram_fast import InputError, PairwiseJudge, RemoteRendezvous, from_server
 from gram_fast.comparing.replicas import Replicas
@@ -21,6 +22,11 @@ from gram_fast.comparing.replicas import Replicas
 PROMPTS = [f"Name colour {k}." for k in range(24)]
 GROUPS = [[f"Blue {k}.", "Red. " * (1 + k % 7), f"{k} {k}", "Green"] for k in range(24)]
 SECONDS_TO_START = 300
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_judge(tmp_path_factory.mktemp("judge"))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def served(cluster: Cluster, checkpoint: Path, tmp_path_factory: pytest.TempPath
             yield url
         finally:
             run.send_signal(signal.SIGINT)
-            run.wait(60)
+            run.wait(120)
 
 
 def _is_ready(url: str) -> bool:
@@ -82,7 +88,7 @@ def test_a_call_is_divided_among_replicas_and_groups_meet_at_one(served: str, ju
 
 
 def test_the_death_of_a_replica_loses_no_call_and_no_member(
-    served: str, judge: PairwiseJudge, kill_one: Callable[[str], None]
+    cluster: Cluster, served: str, judge: PairwiseJudge
 ) -> None:
     remote = from_server(served)
     rendezvous = RemoteRendezvous(served, size=4, timeout=120)
@@ -97,7 +103,7 @@ def test_the_death_of_a_replica_loses_no_call_and_no_member(
         first = [pool.submit(come, of) for of in members[:24]]
         time.sleep(0.5)
         assert not any(one.done() for one in first)
-        kill_one("ray::ServeReplica")
+        cluster.kill_one("ray::ServeReplica")
         rest = [pool.submit(come, of) for of in members[24:]]
         rewards = [one.result() for one in first + rest]
         found = called.result()

@@ -3,21 +3,20 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
 import pytest
 from helpers.comparers import LengthComparer
 from helpers.ray_cluster import Cluster
+from helpers.small_models import write_judge
 
 from gram_fast import InputError, PairwiseJudge
 from gram_fast.integrations.ray_data import GroupRewards
 
 
-def test_no_row_is_lost_to_an_actor_that_ends(
-    cluster: Cluster, checkpoint: Path, kill_one: Callable[[str], None]
-) -> None:
+def test_no_row_is_lost_to_an_actor_that_ends(cluster: Cluster, tmp_path: Path) -> None:
+    checkpoint = write_judge(tmp_path)
     script = Path(__file__).parents[1] / "helpers" / "ray_drivers.py"
     command = [sys.executable, script, "rewards", checkpoint]
     with subprocess.Popen(
@@ -26,7 +25,7 @@ def test_no_row_is_lost_to_an_actor_that_ends(
         assert driver.stdin is not None
         assert driver.stdout is not None
         assert "begun" in next(line for line in driver.stdout if "begun" in line)
-        kill_one("ray::MapWorker")
+        cluster.kill_one("ray::MapWorker")
         driver.stdin.close()
         found = json.loads(next(line for line in driver.stdout if line.startswith("[{")))
         assert driver.wait() == 0
