@@ -106,8 +106,14 @@ def finish(device: torch.device) -> None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether a GPU computes nothing more for this process: so it is after an access that it may not, for instance."""
-    return isinstance(error, torch.AcceleratorError) and "out of memory" not in str(error)
+    """Whether a GPU computes nothing more for this process, as after an access that it may not."""
+    if not isinstance(error, torch.AcceleratorError):
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def last_used_here(*tensors: Tensor) -> None:

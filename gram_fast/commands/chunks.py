@@ -22,12 +22,17 @@ def chunks(
     """
     chunk: list[Row] = []
     size = 0
-    for row in rows:
-        chunk.append(row)
-        size += size_of(row)
-        if size >= least or is_waiting():
-            yield chunk
-            chunk, size = [], 0
+    try:
+        for row in rows:
+            chunk.append(row)
+            size += size_of(row)
+            if size >= least or is_waiting():
+                yield chunk
+                chunk, size = [], 0
+    except GramFastError:
+        if chunk:
+            yield chunk  # what was read before the row at fault
+        raise
     if chunk:
         yield chunk
 

@@ -6,8 +6,9 @@ Ray Data is not used here (docs/design/running.md says why); for data sets that 
 import logging
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 2
 # Chunks for each judge that are read and not written: those behind one that takes long.
 _AHEAD = 8
-# Judges that may end on one chunk, or in one place without having scored any.
+# Judges that may end on one chunk, or in one place without having scored any: the place is given up then.
 _LIVES = 3
 # Seconds after which somebody may wonder why nothing happens.
 _PATIENCE = 30.0
@@ -53,7 +54,14 @@ class Judge:
 
     def score(self, chunk: list[JobRow]) -> tuple[Found, list[str]]:
         """Scores a chunk -> the result or the error of each row, and warnings."""
-        return [found for _, found in score_job_chunk(chunk, self._job, self._comparer)], self._said.taken()
+        from gram_fast.devices import is_lost
+
+        try:
+            return [found for _, found in score_job_chunk(chunk, self._job, self._comparer)], self._said.taken()
+        except Exception as error:
+            if is_lost(error):
+                os._exit(1)  # so that another judge takes its place
+            raise
 
 
 class _Said(logging.Handler):
@@ -91,6 +99,11 @@ class _Place:
     """By what Ray gives for its result: None for loading."""
     is_loaded: bool = False
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether no more judges are started here."""
+        return self.ended >= _LIVES
+
 
 class RayJudges:
     """Scores chunks with judges in processes of their own, on any machine of a Ray cluster.
@@ -101,7 +114,9 @@ class RayJudges:
 
     def __init__(self, make: Callable[[], Any], count: int) -> None:
         """Starts `count` judges, each of which `make` gives, and waits until the first has been loaded."""
-        self._make = make
+        self._make, self._began = make, time.monotonic()
+        self._has_told = False
+        """Whether it was said that judges are waited for."""
         self._places = [_Place() for _ in range(count)]
         self._again: deque[_Chunk] = deque()
         """Chunks of judges that ended."""
@@ -112,11 +127,8 @@ class RayJudges:
         """What answers depend on."""
         for place in self._places:
             self._start(place)
-        self._wait(_PATIENCE)
-        if not self.recorded:
-            log.warning("waiting for a judge that Ray has room for and has loaded")
         while not self.recorded:
-            self._wait(None)
+            self._wait(_PATIENCE)
 
     def close(self) -> None:
         """Ends all judges."""
@@ -128,24 +140,34 @@ class RayJudges:
     def score(self, chunks: Iterator[list[JobRow]], is_waiting: Callable[[], bool]) -> Iterator[Iterable[Scored]]:
         """Yields the rows of each chunk with their results, in order, as a `Scorer`."""
         under_way: deque[_Chunk] = deque()
-        has_ended = False
+        has_ended, error = False, None
         while True:
+            has_to_wait = False
             while (place := self._free()) is not None:
                 if self._again:
                     chunk = self._again.popleft()
-                elif has_ended or len(under_way) >= _AHEAD * len(self._places) or (under_way and is_waiting()):
-                    break
-                elif (rows := next(chunks, None)) is None:
-                    has_ended = True
+                elif has_ended or len(under_way) >= _AHEAD * len(self._places):
                     break
                 else:
-                    under_way.append(chunk := _Chunk(rows))
+                    has_to_wait = bool(under_way) and is_waiting()
+                    if has_to_wait:
+                        break
+                    try:
+                        under_way.append(chunk := _Chunk(next(chunks)))
+                    except StopIteration:
+                        has_ended = True
+                        break
+                    except GramFastError as bad:  # what was read before it is scored and written
+                        has_ended, error = True, bad
+                        break
                 place.running[place.actor.score.remote(chunk.rows)] = chunk
             while under_way and under_way[0].found is not None:
                 chunk = under_way.popleft()
                 yield zip(chunk.rows, chunk.found or (), strict=True)
             if under_way:
-                self._wait(_GLANCE if not has_ended and is_waiting() else None)
+                self._wait(_GLANCE if has_to_wait else _PATIENCE)
+            elif error is not None:
+                raise error
             elif has_ended:
                 return
 
@@ -159,10 +181,14 @@ class RayJudges:
         place.actor, place.is_loaded = self._make(), False
         place.running = {place.actor.load.remote(): None}
 
-    def _wait(self, seconds: float | None) -> None:
-        """Waits for something to happen at one of the places, for so many seconds if given."""
+    def _wait(self, seconds: float) -> None:
+        """Waits for something to happen at one of the places, for so many seconds at most."""
         import ray
 
+        missing = sum(not place.is_loaded for place in self._places)
+        if missing and not self._has_told and time.monotonic() > self._began + _PATIENCE:
+            self._has_told = True
+            log.warning("%d of %d judges are waited for: Ray has no room, or loads them", missing, len(self._places))
         place_of = {result: place for place in self._places for result in place.running}
         done, _ = ray.wait(list(place_of), timeout=seconds)
         for result in done:
@@ -184,10 +210,12 @@ class RayJudges:
         chunk = place.running.pop(result)
         if chunk is not None:
             place.ended, chunk.found = 0, found
-        elif isinstance(found, GramFastError):
-            raise found
-        else:
+        elif not isinstance(found, GramFastError):
             self._loaded(place, *found)
+        elif self.recorded:  # others have loaded it: this machine lacks something
+            self._replace(place, found)
+        else:
+            raise found
         return None
 
     def _loaded(self, place: _Place, tokens_at_once: int, recorded: dict[str, Any]) -> None:
@@ -204,6 +232,7 @@ class RayJudges:
         import ray
 
         place.ended += 1
+        place.is_loaded = False
         for chunk in place.running.values():
             if chunk is None:
                 continue
@@ -212,11 +241,15 @@ class RayJudges:
                 where = f"{chunk.rows[0].where} to {chunk.rows[-1].where}"
                 raise ServerError(f"{where}: {_LIVES} judges on Ray ended on these rows, the last: {_reason(error)}")
             self._again.append(chunk)
-        if place.ended >= _LIVES:
-            raise ServerError(f"{_LIVES} judges on Ray ended one after the other, the last: {_reason(error)}")
-        log.warning("a judge on Ray ended, another is started (%s)", _reason(error))
+        place.running = {}
         ray.kill(place.actor)  # one that cannot be reached would keep its GPU
-        self._start(place)
+        if not place.is_given_up:
+            log.warning("a judge on Ray ended, another is started (%s)", _reason(error))
+            self._start(place)
+        elif all(other.is_given_up for other in self._places):
+            raise ServerError(f"{_LIVES} judges on Ray ended one after the other, the last: {_reason(error)}")
+        else:
+            log.warning("%d judges on Ray ended one after the other, fewer go on (%s)", _LIVES, _reason(error))
 
 
 def _reason(error: Exception) -> str:
@@ -235,7 +268,8 @@ def ray_judges(options: ModelOptions, job: Job, count: int | None) -> Iterator[R
     except ImportError:
         raise InputError("--ray needs Ray: pip install gram_fast[ray]") from None
     with _cluster():
-        number, needs = _places(options, count, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        number, needs = _places(options, count, machines)
         actor = ray.remote(Judge).options(max_restarts=0, max_concurrency=1, **needs)
         judges = RayJudges(partial(actor.remote, options.for_other_folders(), job), number)
         try:
@@ -265,14 +299,17 @@ def _cluster() -> Iterator[None]:
 
 
 def _places(
-    options: ModelOptions, count: int | None, cluster: dict[str, float], machines: int
+    options: ModelOptions, count: int | None, machines: Sequence[Mapping[str, float]]
 ) -> tuple[int, dict[str, Any]]:
-    """How many judges, and what Ray is to reserve for each."""
-    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
+    """How many judges, and what Ray is to reserve for each; `machines`: what each has."""
+    gpus = int(sum(machine.get("GPU", 0) for machine in machines))
+    cores = [int(cpus) for machine in machines if (cpus := machine.get("CPU", 0)) >= 1]  # a head may offer none
     device = str(options.device)
     if device == "cpu" or (device == "auto" and not gpus):
-        number = count or machines
-        return number, {"num_cpus": max(1, cpus // number)}
+        number = count or max(1, len(cores))
+        # As many cores for each as there are places with.
+        fitting = (k for k in range(max(cores, default=1), 1, -1) if sum(cpus // k for cpus in cores) >= number)
+        return number, {"num_cpus": next(fitting, 1)}
     if not gpus:
         raise InputError(f"--device {device}: expected a Ray cluster with GPUs, this one has none")
     return count or gpus, {"num_gpus": 1}

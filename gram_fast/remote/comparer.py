@@ -39,8 +39,8 @@ def from_server(
         retries: tries of a request after the first, where the server is busy or cannot be reached; with the waits
             between them, six take about half a minute.
         include_reasoning: as for `PairwiseJudge.from_pretrained`; texts are made of messages here.
-        replicas: requests that are under way at once for a call of several groups; None: as many as the server says
-            that it has replicas.
+        replicas: of the server; None: as many as it says. With more than one, a call has a request for each prompt, of
+            which several for each replica are under way at once.
 
     Raises InputError on a wrong argument or key, and ServerError where the server is not there or is another.
     """
@@ -58,6 +58,7 @@ def from_server(
         replicas=replicas,
     )
     try:
+        number = replicas or int(info["replicas"])
         comparer = RemoteComparer(
             connection,
             str(info["model_id"]),
@@ -65,17 +66,25 @@ def from_server(
             int(info["max_batch_tokens"]),
             bool(info["verifies"]),
             tuple(map(str, info["markers"])),
-            Portion(int(info["max_client_batch_size"]), int(info["max_comparisons"]), int(info["max_body_bytes"])),
+            Portion(
+                int(info["max_client_batch_size"]),
+                int(info["max_comparisons"]),
+                int(info["max_body_bytes"]),
+                has_one_prompt=number > 1,
+            ),
             make,
         )
-        number = replicas or int(info["replicas"])
     except (KeyError, TypeError, ValueError):
         raise ServerError(f"{connection.url}/info: expected what a gram-fast server of this version says") from None
-    several = Replicas([comparer] * number, partial(_comparer_of, make)) if number > 1 else comparer
+    at_once = _AT_ONCE * number
+    several = Replicas([comparer] * at_once, partial(_comparer_of, make)) if number > 1 else comparer
     return PairwiseJudge(several, include_reasoning=include_reasoning)
 
 
 T = TypeVar("T")
+# Requests under way for each replica. Which has a prompt is a matter of chance: with one each, of 8 replicas 3 had
+# nothing to do.
+_AT_ONCE = 4
 _PLACE = re.compile(r"groups\[\d+\]\[\d+\]|prompts\[\d+\]")
 """The server's names of texts."""
 
@@ -123,7 +132,7 @@ class RemoteComparer:
         self, groups: Sequence[Group], orders: Orders, *, num_pairs: Sequence[int], has_one_round: bool
     ) -> "Iterator[RemoteSession]":
         """Opens a call; nothing is sent before its first round."""
-        yield RemoteSession(self, groups, orders, digest([group.prompt for group in groups]))
+        yield RemoteSession(self, groups, orders)
 
 
 def _comparer_of(make: Any) -> Any:
@@ -137,9 +146,6 @@ class RemoteSession:
     comparer: RemoteComparer
     groups: Sequence[Group]
     orders: Orders
-    name: str
-    """Of the session: its rounds share what one of a server's replicas has read, and so do later calls for the same
-    prompts."""
     started: float = field(default_factory=time.perf_counter)
     costs: list[Stats] = field(default_factory=list)
 
@@ -154,8 +160,10 @@ class RemoteSession:
 
     def _compare(self, rounds: Rounds) -> dict[int, list[Preference]]:
         asked = _Asked.of(self.groups, rounds)
+        # The replica that has read a prompt is asked about it again.
+        session = digest([*dict.fromkeys(group.prompt for group in asked.groups)])
         try:
-            answer = self.comparer.connection.post("/v1/pairs", asked.body(self.orders), self.name)
+            answer = self.comparer.connection.post("/v1/pairs", asked.body(self.orders), session)
         except InputError as error:
             raise InputError.of(asked.renamed(error.reasons)) if error.reasons else error from None
         rows, cost = _told(answer, "preferences", list), _told(answer, "stats", dict)
@@ -182,20 +190,24 @@ class Portion:
     texts: int
     presentations: int
     body_bytes: int
+    has_one_prompt: bool
+    """Whether a request is of one prompt alone, which goes to the replica that has read it."""
 
     def divide(self, groups: Sequence[Group], rounds: Rounds) -> Iterator[Rounds]:
         """Divides rounds into parts of whole groups; one that is too much by itself is a part of its own."""
         part: dict[int, Sequence[Pair]] = {}
-        used = [0, 0, 0]
+        used, prompt = [0, 0, 0], ""
         for g, pairs in rounds.items():
             texts = {text for pair in pairs for text in pair}
             characters = len(groups[g].prompt) + sum(len(groups[g].texts[text]) for text in texts)
             # JSON takes at most six bytes of a character, and a pair some more.
             needed = [len(texts), 2 * len(pairs), 6 * characters + 64 * (len(pairs) + len(texts) + 1)]
             limits = (self.texts, self.presentations, self.body_bytes)
-            if part and any(u + n > most for u, n, most in zip(used, needed, limits, strict=True)):
+            is_full = any(u + n > most for u, n, most in zip(used, needed, limits, strict=True))
+            if part and (is_full or (self.has_one_prompt and groups[g].prompt != prompt)):
                 yield part
                 part, used = {}, [0, 0, 0]
+            prompt = groups[g].prompt
             part[g], used = pairs, [u + n for u, n in zip(used, needed, strict=True)]
         if part:
             yield part

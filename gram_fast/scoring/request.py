@@ -45,6 +45,7 @@ class ScoringRequest:
         self._segments: list[Ids] = []
         self._sizes = _NO_LENGTHS  # tokens of each segment
         self._numbers = np.empty(0, np.int32)  # of each segment in the tree
+        self._head: list[int] = []  # that of the head's, if it is one
         self._planting = -1  # of the tree that these are of
         self._distinct: int | None = None
         self.tokens_tree = 0
@@ -112,15 +113,15 @@ class ScoringRequest:
         """
         if planting != self._planting:
             self._numbers, self._planting = np.empty(0, np.int32), planting
+            self._head = [tree.add_segment(self.head_ids)] if self._head_is_segment else []
         added = [tree.add_segment(ids) for ids in self._segments[len(self._numbers) :]]
         self._numbers = np.append(self._numbers, np.array(added, np.int32))
-        head = [tree.add_segment(self.head_ids)] if self._head_is_segment else []
         ends = np.cumsum([len(asked.sequences) for asked in self._asked])
         parts = np.split(self._left, np.searchsorted(self._left, ends[:-1]))
         leaves = [
             tree.add_sequences(
-                _behind(head, self._numbers[asked.sequences[part - (end - len(asked.sequences))]]),
-                asked.reusable + len(head),
+                _behind(self._head, self._numbers[asked.sequences[part - (end - len(asked.sequences))]]),
+                asked.reusable + len(self._head),
             )
             for asked, part, end in zip(self._asked, parts, ends.tolist(), strict=True)
         ]

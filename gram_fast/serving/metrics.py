@@ -34,6 +34,9 @@ class Metrics:
         self.waiting = Gauge(
             "gram_fast_requests_waiting", "Requests that wait for the others of their group", registry=self.registry
         )
+        self.calls = Gauge(
+            "gram_fast_calls", "Calls of the judge under way, those of whole groups too", registry=self.registry
+        )
         self.gone = Counter(
             "gram_fast_requests_gone", "Requests whose client went away before the answer", registry=self.registry
         )
@@ -45,6 +48,11 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
+
+    @property
+    def num_calls(self) -> float:
+        """Calls of the judge that are under way."""
+        return self.registry.get_sample_value("gram_fast_calls") or 0.0
 
     def count(self, stats: Stats) -> None:
         """Counts what a call cost."""
@@ -79,6 +87,7 @@ class CountedComparer:
     ) -> Iterator[Session]:
         """Opens a call of the comparer."""
         with (
+            self._metrics.calls.track_inprogress(),
             nullcontext() if self._client is None else as_client(self._client),
             self._comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=has_one_round) as session,
         ):

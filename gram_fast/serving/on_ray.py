@@ -9,10 +9,10 @@ it has read. The clients of this package send it.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, Field, Json, ValidationError, create_model
 
 from gram_fast.errors import InputError
 from gram_fast.serving.command import ServiceOptions
@@ -26,7 +26,7 @@ except ImportError as error:
 
 # Requests beside those that the application itself counts, which ask how it is.
 _OTHERS = 64
-_OPEN = "open"
+_CALLS = "calls"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class ReplicaOptions(ServiceOptions):
     max_replicas: int | None = None
     """Replicas under load, from `replicas` on; None: there are always as many."""
     requests_per_replica: float = 16.0
-    """Open requests, those aside that wait for their group, above which there are more replicas."""
+    """Calls of the judge, of requests or of whole groups, above which there are more replicas."""
     cpus: float = 1.0
     """Cores of a replica."""
     gpus: float | None = None
@@ -60,7 +60,7 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
     gpus = float(options.device != "cpu") if options.gpus is None else options.gpus
     scaling: dict[str, Any] = {"num_replicas": options.replicas}
     if options.most_replicas > options.replicas:
-        policy = AutoscalingPolicy(policy_function=replicas_for_open)
+        policy = AutoscalingPolicy(policy_function=replicas_for_calls)
         scaling = {
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=options.replicas,
@@ -75,7 +75,8 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": options.cpus, "num_gpus": gpus},
         # The application refuses what is too much, in the form of each protocol.
         max_ongoing_requests=with_spare(limits.max_requests) + with_spare(limits.max_waiting) + _OTHERS,
-        graceful_shutdown_timeout_s=limits.timeout + 1,
+        # A group waits for its members for as long, and is then judged.
+        graceful_shutdown_timeout_s=2 * limits.timeout + 1,
         request_router_config=RequestRouterConfig(
             request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
             # A group would not meet where its members go to two replicas.
@@ -101,31 +102,42 @@ class Replica:
             raise RuntimeError("the GPU of this judge computes nothing more in this process")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `replicas_for_open` reads; Ray asks for it."""
-        return {_OPEN: float(self._app.state.service.open.count)}
+        """What `replicas_for_calls` reads; Ray asks for it."""
+        return {_CALLS: self._app.state.service.metrics.num_calls}
 
 
-def replicas_for_open(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-    """Replicas for the requests that are judged or wait for it -> their number and a state, of which there is none.
+def replicas_for_calls(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """Replicas for the calls that are judged or wait for it -> their number and a state, of which there is none.
 
-    Ray's own policy would count those that wait for the others of their group, which are no work.
+    Ray's own policy would count requests, of which those that wait for the others of their group are no work.
     """
-    of_replicas = (context.aggregated_metrics or {}).get(_OPEN, {})
+    of_replicas = (context.aggregated_metrics or {}).get(_CALLS, {})
     return sum(of_replicas.values()) / context.config.target_ongoing_requests, {}
+
+
+def _bounded(annotation: Any) -> Any:
+    """The type of an option with the least value that the command line takes, and JSON for an object."""
+    if get_origin(annotation) is not Annotated:
+        return annotation
+    kind, option = get_args(annotation)[:2]
+    if getattr(option, "type", None) is dict:
+        return kind | Json[dict[str, Any]]
+    least = getattr(option, "min", None)
+    return kind if least is None else Annotated[kind, Field(ge=least)]
 
 
 def _read(arguments: Mapping[str, Any]) -> ReplicaOptions:
     """Reads options, which are text on a command line."""
-    types = get_type_hints(ReplicaOptions, localns={"torch": torch})
+    types = get_type_hints(ReplicaOptions, localns={"torch": torch}, include_extras=True)
     fields: Any = {
-        field.name: (types[field.name], ... if field.default is dataclasses.MISSING else field.default)
+        field.name: (_bounded(types[field.name]), ... if field.default is dataclasses.MISSING else field.default)
         for field in dataclasses.fields(ReplicaOptions)
     }
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     try:
         read = create_model("Options", __config__=config, **fields).model_validate(dict(arguments))
     except ValidationError as error:
-        found = {".".join(map(str, one["loc"])): one["msg"] for one in error.errors()}
+        found = {str(one["loc"][0]): one["msg"] for one in error.errors()}
         raise InputError.of(found) from None
     options = ReplicaOptions(**dict(read))
     if not 1 <= options.replicas <= options.most_replicas:

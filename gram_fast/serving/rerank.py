@@ -28,8 +28,8 @@ _OPPONENTS = 8
 
 
 def _text_of(document: Any) -> Any:
-    """The text of a document, which may stand in an object."""
-    return document.get("text") if isinstance(document, dict) else document
+    """The text of a document, which may stand in an object; not of one with an image, which nobody would see."""
+    return document.get("text") if isinstance(document, dict) and "image" not in document else document
 
 
 def _listed(documents: Any) -> Any:

@@ -54,7 +54,7 @@ def in_process(app: FastAPI) -> Iterator[Client]:
 
 
 @contextmanager
-def on_a_port(app: FastAPI, port: int = 0) -> Iterator[str]:
+def on_a_port(app: Any, port: int = 0) -> Iterator[str]:
     """The address of an application that uvicorn serves in a thread, on a free port unless one is given."""
     with socket.create_server(("127.0.0.1", port)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", http="h11"))

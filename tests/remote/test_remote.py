@@ -28,6 +28,7 @@ from gram_fast.remote.connection import Connection
 from gram_fast.serving.app import make_app
 from gram_fast.serving.keys import ApiKeys
 from gram_fast.serving.limits import Limits
+from gram_fast.text.digest import digest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -356,3 +357,24 @@ def test_an_adapter_of_a_trainer_takes_a_judge_of_a_server() -> None:
     columns = {"prompts": ["p"] * 3, "completions": ["a", "bb", "cccc"], "completion_ids": [[1], [2], [3]]}
     with on_a_port(length_app()) as url:
         assert group_reward(from_server(url))(**columns) == group_reward(PairwiseJudge(LengthComparer()))(**columns)
+
+
+def test_a_call_is_divided_among_replicas_by_prompt() -> None:
+    """Each prompt is asked about under a name of its own, the same in every round and in later calls."""
+    app, sessions = length_app(), []
+
+    async def recording(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("path") == "/v1/pairs":
+            sessions.append(dict(scope["headers"])[b"x-session-id"].decode())
+        await app(scope, receive, send)
+
+    prompts, groups = ["p", "q", "p", "r"], [["a", "bb", "ccc", "dddd"], ["e", "ff"], ["g", "hh", "iii"], ["j", "kk"]]
+    with on_a_port(recording) as url:
+        judge = from_server(url, replicas=2)
+        expected = PairwiseJudge(LengthComparer()).rewards(prompts, groups, strategy="knockout")
+        for _ in range(2):
+            assert list(judge.rewards(prompts, groups, strategy="knockout")) == list(expected)
+    assert set(sessions) == {digest([prompt]) for prompt in prompts}
+    assert len(sessions) > 2 * len(set(prompts))
+    with pytest.raises(InputError, match="replicas: expected an integer of at least 1, got 0"):
+        from_server(url, replicas=0)

@@ -70,7 +70,7 @@ def judge(checkpoint: Path) -> PairwiseJudge:
 def test_a_call_is_divided_among_replicas_and_groups_meet_at_one(served: str, judge: PairwiseJudge) -> None:
     remote = from_server(served)
     assert isinstance(remote.comparer, Replicas)
-    assert len(remote.comparer.comparers) == 2
+    assert len(remote.comparer.comparers) == 8
     expected = judge.rewards(PROMPTS, GROUPS)
     for found, group in zip(remote.rewards(PROMPTS, GROUPS), expected, strict=True):
         assert found == pytest.approx(group, abs=1e-5)
@@ -117,7 +117,7 @@ def test_requests_that_wait_for_their_group_ask_for_no_replica() -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install gram_fast[ray]")
     from ray.serve.autoscaling_policy import AutoscalingContext
 
-    from gram_fast.serving.on_ray import replicas_for_open
+    from gram_fast.serving.on_ray import replicas_for_calls
 
     context = AutoscalingContext(
         deployment_id=None,
@@ -128,7 +128,7 @@ def test_requests_that_wait_for_their_group_ask_for_no_replica() -> None:
         running_replicas=[],
         total_num_requests=4096,  # most of them wait
         total_queued_requests=0,
-        aggregated_metrics={"open": {"a": 30.0, "b": 18.0}},
+        aggregated_metrics={"calls": {"a": 30.0, "b": 18.0}},
         raw_metrics={},
         capacity_adjusted_min_replicas=1,
         capacity_adjusted_max_replicas=8,
@@ -138,7 +138,7 @@ def test_requests_that_wait_for_their_group_ask_for_no_replica() -> None:
         current_time=0.0,
         config=SimpleNamespace(target_ongoing_requests=16.0),
     )
-    assert replicas_for_open(context)[0] == 3.0
+    assert replicas_for_calls(context)[0] == 3.0
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,8 @@ def test_requests_that_wait_for_their_group_ask_for_no_replica() -> None:
         ({"replicas": "4", "max_replicas": "2"}, "expected 1 <= replicas <= max_replicas, got 4 and 2"),
         ({"requests_per_replica": 0}, "requests_per_replica: expected more than 0, got 0.0"),
         ({"api_keys": "nowhere"}, "nowhere"),
+        ({"cache_bytes": -1}, "cache_bytes: Input should be greater than or equal to 0"),
+        ({"chat_template_kwargs": "[]"}, "chat_template_kwargs: "),
         ({"dtype": "int3"}, "dtype: expected auto, float32"),
     ],
 )
@@ -158,3 +160,16 @@ def test_wrong_arguments(arguments: dict[str, object], message: str) -> None:
 
     with pytest.raises(InputError, match=message):
         app({"model": "small", **arguments})
+
+
+def test_arguments_of_a_command_line_are_text() -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install gram_fast[ray]")
+    from gram_fast.serving.on_ray import app
+
+    given = {"chat_template_kwargs": '{"date_string": "26 Jul 2024"}', "max_items": "12", "deterministic": "true"}
+    made = app({"model": "small", "device": "cpu", "cpus": "2", "replicas": "3", **given})._bound_deployment
+    (options,) = made.init_args
+    assert options.chat_template_kwargs == {"date_string": "26 Jul 2024"}
+    assert (options.max_items, options.deterministic, options.device) == (12, True, "cpu")
+    assert made.num_replicas == 3
+    assert (made.ray_actor_options["num_cpus"], made.ray_actor_options["num_gpus"]) == (2.0, 0.0)

@@ -390,14 +390,20 @@ def test_an_error_of_the_judge_tells_nothing(error, caplog):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "goes_on", "status"),
     [
-        ("CUDA error: an illegal memory access was encountered", 503),
-        ("CUDA error: out of memory", 200),
+        ("CUDA error: an illegal memory access was encountered", False, 503),
+        ("CUDA error: invalid configuration argument", True, 200),
     ],
 )
-def test_a_server_whose_gpu_is_lost_says_so(error, status):
+def test_a_server_whose_gpu_is_lost_says_so(error, goes_on, status, monkeypatch):
     """What watches it starts another: this process would fail at every request."""
+
+    def synchronize():
+        if not goes_on:
+            raise torch.AcceleratorError(error)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     with in_process(length_app(FailingComparer(torch.AcceleratorError(error)))) as client:
         assert [client.get(path).status_code for path in ("/health", "/ready")] == [200, 200]
         assert client.post("/v1/compare", PAIR).status_code == 500
