@@ -269,7 +269,7 @@ def ray_judges(options: ModelOptions, job: Job, count: int | None) -> Iterator[R
         raise InputError("--ray needs Ray: pip install gram_fast[ray]") from None
     with _cluster():
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        number, needs = _places(options, count, machines)
+        number, needs = find_places(options, count, machines)
         actor = ray.remote(Judge).options(max_restarts=0, max_concurrency=1, **needs)
         judges = RayJudges(partial(actor.remote, options.for_other_folders(), job), number)
         try:
@@ -298,7 +298,7 @@ def _cluster() -> Iterator[None]:
             ray.shutdown()
 
 
-def _places(
+def find_places(
     options: ModelOptions, count: int | None, machines: Sequence[Mapping[str, float]]
 ) -> tuple[int, dict[str, Any]]:
     """How many judges, and what Ray is to reserve for each; `machines`: what each has."""

@@ -1,5 +1,6 @@
 """Chunks: every row once, in order, large enough; one that fails is scored but for the rows at fault."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,3 +47,16 @@ def test_a_chunk_that_fails_gives_the_results_of_all_other_rows(is_bad):
     ]
     assert [str(e) for e in errors] == [f"line {row}: 1 rows are bad" for row, bad in enumerate(is_bad) if bad]
     assert all(type(error) is InputError for error in errors)
+
+
+def test_what_was_read_before_a_row_at_fault_is_a_chunk() -> None:
+    def rows():
+        yield from (1, 2, 3)
+        raise InputError("line 4: expected JSON")
+
+    cut = chunks(rows(), int, 4)
+    assert [next(cut)] == [[1, 2, 3]]
+    cut = chunks(rows(), int, 10**6)
+    assert next(cut) == [1, 2, 3]
+    with pytest.raises(InputError, match="line 4"):
+        next(cut)

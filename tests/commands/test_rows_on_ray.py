@@ -13,6 +13,9 @@ from helpers.small_models import write_judge
 from typer.testing import CliRunner
 
 from gram_fast.cli import app
+from gram_fast.commands.options import ModelOptions
+from gram_fast.commands.ray_judges import find_places
+from gram_fast.errors import InputError
 
 # Small passes make small chunks, of which a run has many.
 SMALL = ["--max-batch-tokens", "64"]
@@ -121,14 +124,48 @@ def test_what_cannot_be_loaded_is_one_sentence(cluster: Cluster, tmp_path: Path)
     assert "Traceback" not in said
 
 
-def test_rows_that_end_every_judge_are_named(cluster: Cluster) -> None:
+def test_faults_end_no_more_than_they_must(cluster: Cluster, tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "helpers" / "ray_drivers.py"
-    found = subprocess.run(
-        [sys.executable, script, "poison"], env=cluster.environment, capture_output=True, text=True, check=True
+    done = subprocess.run(
+        [sys.executable, script, "faults", tmp_path / "first"],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    scored, error = json.loads(next(line for line in found.stdout.splitlines() if line.startswith("[")))
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    scored, error = found["poison"]
     assert scored == [0, 1, 2]
     assert "line 3 to line 3: 3 judges on Ray ended on these rows" in error
+    assert found["bad row"] == [[10, 11, 12, 13, 14], "line 15: expected JSON"]
+    assert found["lacking"] == [list(range(10, 30)), ""]
+    assert "fewer go on (there is no checkpoint here)" in done.stderr
+
+
+NO_GPU, GPUS = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "machines", "expected"),
+    [
+        ("auto", None, [NO_GPU, NO_GPU], (2, {"num_cpus": 8})),
+        ("auto", None, [{"CPU": 0.0}, NO_GPU, NO_GPU], (2, {"num_cpus": 8})),  # a head that offers nothing
+        ("cpu", 3, [{"CPU": 5.0}, {"CPU": 5.0}], (3, {"num_cpus": 2})),
+        ("cpu", 20, [NO_GPU, NO_GPU], (20, {"num_cpus": 1})),
+        ("auto", None, [NO_GPU, GPUS, GPUS], (8, {"num_gpus": 1})),
+        ("cuda", 2, [GPUS], (2, {"num_gpus": 1})),
+        ("cpu", None, [GPUS], (1, {"num_cpus": 16})),
+    ],
+)
+def test_there_is_a_judge_for_each_gpu_or_machine(
+    device: str, count: int | None, machines: list[dict[str, float]], expected: tuple[int, dict[str, int]]
+) -> None:
+    assert find_places(ModelOptions(model="m", device=device), count, machines) == expected
+
+
+def test_a_gpu_that_no_machine_has_is_an_error() -> None:
+    with pytest.raises(InputError, match="--device cuda: expected a Ray cluster with GPUs, this one has none"):
+        find_places(ModelOptions(model="m", device="cuda"), None, [NO_GPU])
 
 
 @pytest.mark.parametrize(

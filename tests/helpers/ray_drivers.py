@@ -3,13 +3,17 @@
 import json
 import os
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import ray
 
 from gram_fast.commands.jobs import JobRow
 from gram_fast.commands.ray_judges import RayJudges
-from gram_fast.errors import ServerError
+from gram_fast.errors import GramFastError, InputError
 from gram_fast.text.group import Group
 
 
@@ -20,22 +24,66 @@ class Poisoned:
         return (1, {"model": "poisoned"}), []
 
     def score(self, rows: list[JobRow]) -> Any:
-        if rows[0].id == 3:
+        if rows[0].id == POISON:
             os._exit(1)
         return [(row.id, 1) for row in rows], [f"{len(rows)} rows"]
 
 
-def poison() -> None:
-    """Scores chunks of one row -> those that were scored, and the error."""
-    group = Group.of("p", ["a", "b"], at_least=1)
-    rows = [JobRow(k, "p", ["a", "b"], group, f"line {k}") for k in range(9)]
-    judges = RayJudges(ray.remote(Poisoned).options(num_cpus=1).remote, 2)
-    scored = []
+class Lacking(Poisoned):
+    """A judge of which all but the first find no checkpoint; that one takes its time until three have not."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def load(self) -> Any:
+        try:
+            os.mkdir(self._folder)
+        except FileExistsError:
+            time.sleep(0.5)  # the first has loaded by then
+            tempfile.mkstemp(dir=self._folder)
+            return InputError("there is no checkpoint here"), []
+        return super().load()
+
+    def score(self, rows: list[JobRow]) -> Any:
+        while len(os.listdir(self._folder)) < 3:
+            time.sleep(0.1)
+        time.sleep(0.2)
+        return super().score(rows)
+
+
+POISON = 3
+
+
+def scored_by(make: Any, rows: Iterator[JobRow]) -> tuple[list[Any], str]:
+    """Scores chunks of one row with two judges -> those that were scored, and the error."""
+    judges, scored = RayJudges(make, 2), []
     try:
         for chunk in judges.score(([row] for row in rows), lambda: False):
             scored += [result for _, (result, _) in chunk]  # type: ignore[misc]
-    except ServerError as error:
-        print(json.dumps([scored, str(error)]))
+    except GramFastError as error:
+        return scored, str(error)
+    finally:
+        judges.close()
+    return scored, ""
+
+
+def faults(folder: str) -> None:
+    """Prints what comes of rows that end every judge, of a bad row, and of machines that lack something."""
+    group = Group.of("p", ["a", "b"], at_least=1)
+    rows = [JobRow(k, "p", ["a", "b"], group, f"line {k}") for k in range(30)]
+
+    def read() -> Iterator[JobRow]:
+        yield from rows[10:15]
+        raise InputError("line 15: expected JSON")
+
+    poisoned = ray.remote(Poisoned).options(num_cpus=1)
+    lacking = ray.remote(Lacking).options(num_cpus=1)
+    found = {
+        "poison": scored_by(poisoned.remote, iter(rows)),
+        "bad row": scored_by(poisoned.remote, read()),
+        "lacking": scored_by(partial(lacking.remote, folder), iter(rows[10:])),
+    }
+    print(json.dumps(found))
 
 
 def rewards(folder: str) -> None:
