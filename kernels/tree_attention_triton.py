@@ -189,7 +189,8 @@ def launch_shape(width: int, itemsize: int, group: int, num_programs: int, capab
     if itemsize == 4:
         shape = LaunchShape(32, 32, 4, 2) if width <= 64 else LaunchShape(16, 16, 4, 2)
     elif width > 128:
-        shape = {8: LaunchShape(64, 32, 8, 2), 9: LaunchShape(128, 64, 8, 2)}.get(capability, LaunchShape(128, 32, 8, 2))
+        shapes = {8: LaunchShape(64, 32, 8, 2), 9: LaunchShape(128, 64, 8, 2)}
+        shape = shapes.get(capability, LaunchShape(128, 32, 8, 2))
     else:
         shape = LaunchShape(128, 32 if is_ampere and width > 64 else 64, 8, 3)
         # Too few tiles to fill the chip once: halve them.
