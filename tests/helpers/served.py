@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -94,3 +95,11 @@ def busy(comparer: HeldComparer, ask: Any) -> Iterator[None]:
     finally:
         comparer.let_go.set()
         thread.join()
+
+
+def until(condition: Any) -> None:
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
