@@ -187,7 +187,7 @@ def launch_shape(width: int, itemsize: int, group: int, num_programs: int, capab
     """
     is_ampere = capability == 8
     if itemsize == 4:
-        shape = LaunchShape(32, 32, 4, 2) if width <= 64 else LaunchShape(16, 16, 4, 2)
+        shape = LaunchShape(32 if width <= 64 else 16, 32 if width <= 128 else 16, 4, 2)
     elif width > 128:
         shapes = {8: LaunchShape(64, 32, 8, 2), 9: LaunchShape(128, 64, 8, 2)}
         shape = shapes.get(capability, LaunchShape(128, 32, 8, 2))
