@@ -112,8 +112,9 @@ class ScoringRequest:
         `planting` changes whenever the tree has lost its segments.
         """
         if planting != self._planting:
-            self._numbers, self._planting = np.empty(0, np.int32), planting
-            self._head = [tree.add_segment(self.head_ids)] if self._head_is_segment else []
+            # In this order: an interruption between them leaves no number of another tree.
+            head = [tree.add_segment(self.head_ids)] if self._head_is_segment else []
+            self._numbers, self._head, self._planting = np.empty(0, np.int32), head, planting
         added = [tree.add_segment(ids) for ids in self._segments[len(self._numbers) :]]
         self._numbers = np.append(self._numbers, np.array(added, np.int32))
         ends = np.cumsum([len(asked.sequences) for asked in self._asked])

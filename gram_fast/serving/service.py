@@ -20,7 +20,6 @@ from gram_fast.serving.refusal import ClientGoneError, RefusedError
 
 logger = logging.getLogger(__name__)
 
-A = TypeVar("A")
 R = TypeVar("R")
 # Candidates whose pairs are counted in a thread: those of a tournament are found by playing it.
 _MANY = 64
@@ -99,7 +98,8 @@ class Service:
             pairs = {size: found.num_pairs(size) for size in set(sizes) if size > 1}
             return sum(pairs.get(size, 0) for size in sizes)
 
-        self.check_comparisons(await in_thread_if(max(sizes, default=0) > _MANY, count, sizes) * num_orders)
+        is_large = max(sizes, default=0) > _MANY
+        self.check_comparisons((await to_thread(count, sizes) if is_large else count(sizes)) * num_orders)
 
     async def judged(self, request: Request, call: Callable[[], R], timeout: float | None = None) -> R:
         """Runs a call of the judge in a thread, for the client of a request.
@@ -135,11 +135,6 @@ class Service:
         finally:
             for task in (working, gone):
                 task.cancel()
-
-
-async def in_thread_if(is_large: bool, function: Callable[[A], R], argument: A) -> R:
-    """Calls a function, in a thread where it has much to do, so that the event loop goes on."""
-    return await to_thread(function, argument) if is_large else function(argument)
 
 
 async def _gone(request: Request) -> None:
