@@ -48,10 +48,57 @@ class ForwardStats(Stats):
 AnyStats = TypeVar("AnyStats", bound=Stats)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReasoningStats(ForwardStats):
+    """Cost of a call to a judge that reasons; the forwards are those of its second step, 0 without one."""
+
+    votes: int
+    """Answers that were written: for each presentation as many as votes were asked for, less `votes_saved`."""
+    votes_saved: int
+    """Answers that were not needed, as the majority could not change any more."""
+    invalid_votes: int
+    """Answers without a verdict."""
+    tokens_generated: int
+    """Tokens of all answers."""
+
+
 def total_stats(parts: Sequence[AnyStats], seconds: float) -> AnyStats:
     """Sums the counts of one or more parts of a call that ran at the same time; `seconds` is the wall time of all."""
     names = [field.name for field in fields(parts[0]) if field.name != "seconds"]
     return replace(parts[0], **{name: sum(getattr(part, name) for part in parts) for name in names}, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One answer that a judge wrote about a pair in one order."""
+
+    order: str
+    """"ab": candidate i in slot A; "ba": in slot B. Of a verifier "ab"."""
+    rationale: str
+    """What it wrote before its verdict; all that it wrote, where there is none."""
+    is_for_i: bool | None
+    """Whether its verdict is for candidate i, or that the response is right; None of an invalid one."""
+    problem: str | None
+    """Why it has no verdict, such as "over the limit"; None of a valid one."""
+    p: float | None
+    """P(i better than j) behind this rationale, from the logits of the two labels; None where they are not known."""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What a judge wrote about a pair, and both ways to count it."""
+
+    votes: tuple[Vote, ...]
+    for_i: int
+    """Verdicts for candidate i, in all orders that were run."""
+    for_j: int
+    invalid: int
+    """Votes without a verdict."""
+    soft: float | None
+    """P(i better than j): mean over orders of the mean of `Vote.p`; None where no vote has one."""
+    hard: float
+    """Share of the verdicts that are for i, the soft verdict (else a half) counted as one more: (for_i + soft) /
+    (for_i + for_j + 1), so that it breaks ties and no share is 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +116,11 @@ class Preference:
     """P(i better than j) with i in slot A; None when order "ab" was not run."""
     p_ba: float | None
     """P(i better than j) with i in slot B; None when order "ba" was not run."""
+    reasoning: Reasoning | None = None
+    """What a judge that reasons wrote; None of others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison(Preference):
     """Comparison of two responses, from `PairwiseJudge.compare`: response a is i = 0, response b is j = 1."""
 
@@ -120,6 +169,8 @@ class Verification:
     """P(the response is right) of each response, in [0, 1]: of the template's first label, "Yes", over the second."""
     flagged: Flagged
     stats: Stats
+    reasoning: tuple[Reasoning | None, ...] = ()
+    """What a judge that reasons wrote about each response; empty of others."""
 
 
 class Rewards(list[list[float | MaybeNone]]):

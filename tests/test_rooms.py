@@ -34,6 +34,7 @@ ROOMS = {
     "models/dense": "the runner that computes dense decoders itself",
     "models": "the runner of any decoder, checkpoints, options, loading, the check at load",
     "comparing": "from pairs to preferences: what a comparer is, the one over label logits, replicas",
+    "generating": "judges that write a rationale before their verdict",
     "ranking": "strategies, tournaments, scores",
     "gathering": "groups whose members come one at a time",
     "judge": "PairwiseJudge: all of the above behind one class",

@@ -133,6 +133,8 @@ def record_prompt(config: Any, tokenizer: PairTokenizer, include_reasoning: bool
         "template": template.text,
         "labels": list(template.labels),
         "answer_prefix": template.answer_prefix,
+        "answer_suffix": template.answer_suffix,
+        "reasons": template.reasons,
         "frame": template.frame,
         "chat_template_kwargs": dict(template.chat_template_kwargs),
         "literals": list(tokenizer.text.literals),
@@ -191,7 +193,7 @@ def _recorded_template(config: Any) -> tuple[PairTemplate | None, str | None]:
         return None, None
     if not isinstance(record, dict) or not isinstance(record.get("template"), str):
         raise UnsupportedModelError(f"the checkpoint's {_RECORD} record has no 'template': name a preset")
-    names = ("labels", "answer_prefix", "frame", "chat_template_kwargs")
+    names = ("labels", "answer_prefix", "answer_suffix", "reasons", "frame", "chat_template_kwargs")
     settings = {name: record[name] for name in names if record.get(name) is not None}
     try:
         template = PairTemplate.parse(record["template"], f"the checkpoint's {_RECORD} record", **settings)

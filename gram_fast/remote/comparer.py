@@ -267,5 +267,5 @@ def _told(answer: Any, name: str, kind: type[T]) -> T:
 
 
 def _preference(i: int, j: int, p: float, margin: float, p_ab: float | None, p_ba: float | None) -> Preference:
-    one_order = [None if value is None else float(value) for value in (p_ab, p_ba)]
-    return Preference(i, j, float(p), float(margin), *one_order)
+    ab, ba = (None if value is None else float(value) for value in (p_ab, p_ba))
+    return Preference(i, j, float(p), float(margin), ab, ba)

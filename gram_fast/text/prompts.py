@@ -47,10 +47,14 @@ class PairTemplate:
     """Answers whose logits are read: the first for response A, or for a right response. One token each."""
     answer_prefix: str = ""
     """What the answer begins with before its label, such as "[["."""
+    answer_suffix: str = ""
+    """What the answer ends with behind its label, such as "]]"."""
+    reasons: bool = False
+    """Whether the judge writes a rationale, which stands between the prompt and the answer prefix."""
     frame: str | None = None
     """Chat around the user message, `{content}`, in place of the checkpoint's chat template."""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Variables of the chat template, beside `enable_thinking=False`; JSON values."""
+    """Variables of the chat template, beside `enable_thinking`, which says whether it `reasons`; JSON values."""
 
     @classmethod
     def parse(cls, text: str, source: str = "template", **settings: Any) -> "PairTemplate":
@@ -117,7 +121,13 @@ class PairTemplate:
         """
         if self.frame is not None:
             return self.frame.replace("{content}", content)
-        return str(render_chat(tokenizer, [{"role": "user", "content": content}], kwargs=self.chat_template_kwargs))
+        kwargs = {"enable_thinking": self.reasons, **self.chat_template_kwargs}
+        return str(render_chat(tokenizer, [{"role": "user", "content": content}], kwargs=kwargs))
+
+    @property
+    def answer_begin(self) -> str:
+        """What of the answer the prompt has already: its prefix, where no rationale comes before it."""
+        return "" if self.reasons else self.answer_prefix
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -155,6 +165,8 @@ class ChatText:
     def render(cls, template: PairTemplate, tokenizer: ChatTokenizer) -> "ChatText":
         """Renders the template as one user message up to the answer's label, thinking off where it can be.
 
+        Of a judge that reasons, up to its rationale, thinking on.
+
         Raises UnsupportedModelError when there is no chat template, or when it alters the text of a slot.
         """
         if template.frame is None and not tokenizer.chat_template:
@@ -165,7 +177,7 @@ class ChatText:
         template = _at_one_moment(template)
 
         def whole_text(*values: str) -> str:
-            return template.chat(tokenizer, template.fill(*values)) + template.answer_prefix
+            return template.chat(tokenizer, template.fill(*values)) + template.answer_begin
 
         # Private-use characters stand in for the slots; they occur in no template and are not white space.
         stand_ins = {slot: f"\ue000{index}\ue001" for index, slot in enumerate(slot_names(template.slots))}
@@ -192,7 +204,7 @@ class ChatText:
         def reacts(text: str) -> bool:
             values = [text] * len(plain.slots)
             try:
-                return template.chat(tokenizer, template.fill(*values)) + template.answer_prefix != plain.fill(*values)
+                return template.chat(tokenizer, template.fill(*values)) + template.answer_begin != plain.fill(*values)
             except UnsupportedModelError:
                 return True
 

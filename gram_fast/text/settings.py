@@ -38,6 +38,8 @@ def _are_labels(value: Any) -> bool:
 _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "labels": ("a list of two texts that differ", _are_labels),
     "answer_prefix": ("text", lambda value: isinstance(value, str)),
+    "answer_suffix": ("text", lambda value: isinstance(value, str)),
+    "reasons": ("true or false", lambda value: isinstance(value, bool)),
     "frame": ("text with {content} once", lambda value: isinstance(value, str) and value.count("{content}") == 1),
     "chat_template_kwargs": ("a table of names and values", lambda value: isinstance(value, Mapping)),
 }

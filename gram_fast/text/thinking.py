@@ -3,10 +3,10 @@
 import re
 
 # Tags of thinking blocks in chat templates: Qwen's and DeepSeek's, Magistral's, Seed-OSS's.
-_TAG = re.compile(r"<(/?)(?:seed:)?think(?:ing)?>|\[(/?)THINK\]")
+THINKING_TAG = re.compile(r"<(/?)(?:seed:)?think(?:ing)?>|\[(/?)THINK\]")
 
 
 def is_thinking(prompt_end: str) -> bool:
     """Whether a thinking block is open at the end of what the chat adds behind the user's message."""
-    tags = _TAG.findall(prompt_end)
+    tags = THINKING_TAG.findall(prompt_end)
     return bool(tags) and not any(tags[-1])

@@ -28,7 +28,7 @@ from gram_fast.text.cuts import PROBES, CutProver
 from gram_fast.text.dates import date_remedy
 from gram_fast.text.messages import Message
 from gram_fast.text.prompts import ChatText, PairTemplate, render_chat, slot_names
-from gram_fast.text.thinking import is_thinking
+from gram_fast.text.thinking import THINKING_TAG, is_thinking
 from gram_fast.text.tokenizer_check import check_ids, check_round_trip, tokenizer_errors
 
 Ids = NDArray[np.int32]
@@ -46,6 +46,8 @@ _MARGIN = 2
 _WINDOW = 64
 # Characters of the prompt's end in messages.
 _SHOWN_END = 60
+# A rationale, behind which labels of a judge that reasons are looked up.
+_RATIONALE = "<think>\nResponse A is right.\n"
 
 
 class PairTokenizer:
@@ -96,7 +98,7 @@ class PairTokenizer:
         """Whether the prompt ends inside a thinking block that the chat template opens."""
         if self.changes:
             warnings.warn(self.changes, stacklevel=2)
-        if self.ends_in_thinking:
+        if self.ends_in_thinking and not template.reasons:
             warnings.warn(
                 f"the prompt ends inside a thinking block, in {self.prompt_end!r}: the labels are read where the model "
                 "thinks, unless the preset has an answer_prefix such as '</think>\\n\\n'",
@@ -147,6 +149,14 @@ class PairTokenizer:
         return self._encode(
             [hidden[0] + "".join(t + lit for t, lit in zip(row, hidden[1:], strict=True)) for row in rows]
         )
+
+    def answer_ids(self, answers: Sequence[str]) -> list[Ids]:
+        """Encodes what a judge writes behind the prompt, from its beginning on -> ids [T].
+
+        It does not join with the prompt's last token, as the prompt was read when it was written. Tags of thinking are
+        the checkpoint's tokens, where it has such; the text of other special tokens stays text.
+        """
+        return self._encode([THINKING_TAG.sub(lambda tag: self._secret_names.get(tag[0], tag[0]), a) for a in answers])
 
     def flags(self, text: str) -> tuple[str, ...]:
         """Finds the lines of the template, the special tokens, the words and the marks of chats in `text`.
@@ -205,9 +215,13 @@ class PairTokenizer:
             raise UnsupportedModelError("the tokenizer cannot be copied with its special tokens set apart")
 
     def _label_id(self, label: str) -> int:
-        sample = ("question", "one", "two")[: len(self.text.slots)]
-        plain = self.whole_ids([sample])[0]
-        with_label = self._encode([self._secret_text.fill(*sample) + label])[0]
+        if self.template.reasons:
+            begin = _RATIONALE + self.template.answer_prefix
+            plain, with_label = self.answer_ids([begin, begin + label])
+        else:
+            sample = ("question", "one", "two")[: len(self.text.slots)]
+            plain = self.whole_ids([sample])[0]
+            with_label = self._encode([self._secret_text.fill(*sample) + label])[0]
         rest = with_label[len(plain) :]
         if len(rest) != 1 or not np.array_equal(with_label[: len(plain)], plain):
             raise UnsupportedModelError(

@@ -1,3 +1,4 @@
+from hashlib import sha256
 from importlib import resources
 
 import pytest
@@ -19,9 +20,11 @@ def test_presets_are_those_that_ship():
         "gram-demo",
         "gram-llama3",
         "gram-qwen3",
+        "gram-r2",
         "short",
         "skywork-critic",
         "verifier",
+        "verifier-cot",
     ]
 
 
@@ -38,8 +41,25 @@ def test_preset_is_the_bytes_of_its_file(name):
 @pytest.mark.parametrize("name", preset_names())
 def test_preset_has_its_slots_in_order(name):
     template = PairTemplate.load(name)
-    assert template.slots == (VERIFIER_SLOTS if name == "verifier" else SLOTS)
-    assert template.is_verifier == (name == "verifier")
+    is_verifier = name in ("verifier", "verifier-cot")
+    assert template.slots == (VERIFIER_SLOTS if is_verifier else SLOTS)
+    assert template.is_verifier == is_verifier
+
+
+def test_gram_r2_is_the_published_prompt():
+    text = PairTemplate.load("gram-r2").text
+    for ours, theirs in (("input", "user_input"), ("response_a", "response_1"), ("response_b", "response_2")):
+        text = text.replace(f"{{{ours}}}", f"{{{theirs}}}")
+    assert sha256(text.encode()).hexdigest() == "3bbed89b057f078e352e480b964a22bd19357bcadf294edbaaf9d9f6bf5c2820"
+
+
+@pytest.mark.parametrize("name", ["gram-r2", "verifier-cot"])
+def test_prompt_of_a_judge_that_reasons_ends_before_its_answer_with_thinking_on(name):
+    template = PairTemplate.load(name)
+    values = AWKWARD[: len(template.slots)]
+    text = ChatText.render(template, tokenizer("qwen")).fill(*values)
+    assert text == whole("qwen", template, values, enable_thinking=True)
+    assert text != whole("qwen", template, values, enable_thinking=False)
 
 
 def test_gram_ends_as_its_checkpoints_were_trained():
@@ -128,7 +148,8 @@ def test_chat_text_is_that_of_the_filled_message(name, preset):
     assert text.slots == template.slots
     for row in (AWKWARD, ("", "", ""), ("x", "x", "x"), AWKWARD[::-1]):
         values = row[: len(template.slots)]
-        assert text.fill(*values) == whole(name, template, values, enable_thinking=False) + template.answer_prefix
+        chat = whole(name, template, values, enable_thinking=template.reasons)
+        assert text.fill(*values) == chat + ("" if template.reasons else template.answer_prefix)
 
 
 @given(values=st.tuples(st.text(), st.text(), st.text()))

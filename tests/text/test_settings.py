@@ -83,7 +83,10 @@ def test_plain_template_has_the_defaults():
         ("chat_template_kwargs = {tokenize = true}", "chat_template_kwargs: expected variables of the chat template"),
         ("chat_template_kwargs = {d = 2024-07-26}", "chat_template_kwargs: d: expected a JSON value, got datetime"),
         ("frame = '{content}'\nchat_template_kwargs = {x = 1}", "a frame stands in place of the chat template"),
-        ("label = ['A', 'B']", "there is no setting 'label': expected one of labels, answer_prefix, frame, chat_"),
+        (
+            "label = ['A', 'B']",
+            "there is no setting 'label': expected one of labels, answer_prefix, answer_suffix, ",
+        ),
         ("labels", "expected TOML between the lines +++, "),
     ],
 )
