@@ -3,7 +3,7 @@
 import random
 
 from gram_fast.training.small_judge.directions import DOWN, UP
-from gram_fast.training.small_judge.task import Problem, forms, others
+from gram_fast.training.small_judge.task import Problem, forms, marked, numbered, others, ranked
 from gram_fast.training.small_judge.wordings import ONLY, SAY, YES_OR_NO
 from gram_fast.training.small_judge.words import BY_LETTER, CATEGORIES, MONTHS, NAMES, NOUNS, SENTENCES, WORDS
 
@@ -97,7 +97,7 @@ def exact_words(rng: random.Random) -> Problem:
     number = rng.choice((str(n), _NUMERALS[n - 1]))
     fields = {"n": number, "words": "word" if n == 1 else "words", "name": rng.choice(NAMES)}
     wrong = [_some_words(rng, other) for other in rng.sample([m for m in range(1, 9) if m != n], 3)]
-    return Problem(asks, fields, _some_words(rng, n), wrong, ONLY)
+    return Problem(asks, fields, _some_words(rng, n), wrong, ONLY, any_words=True)
 
 
 def first_or_last(rng: random.Random) -> Problem:
@@ -148,8 +148,10 @@ def category(rng: random.Random) -> Problem:
     name, *rest = rng.sample(sorted(CATEGORIES), rng.randint(3, 4))
     right, *wrong = (rng.choice(CATEGORIES[of]) for of in (name, *rest))
     items = rng.sample([right, *wrong], len(rest) + 1)
+    of = dict(zip((right, *wrong), (name, *rest), strict=True))
+    working = f"{name}: " + ", ".join(f"{item} {of[item]}" for item in items)
     answers = (*SAY, "{answer} is a kind of {category}.", "The {category} is {answer}.", "The word is {answer}.")
-    return Problem(asks, {**forms(items), "category": name}, right, wrong, answers)
+    return Problem(asks, {**forms(items), "category": name}, right, wrong, answers, working)
 
 
 def month(rng: random.Random) -> Problem:
@@ -176,7 +178,8 @@ def month(rng: random.Random) -> Problem:
     words, right = rng.choice(((UP, min(a, b)), (DOWN, max(a, b))))
     answers = (*SAY, "{answer} comes {first}.", "{answer} is {earlier}.", "The {earlier} month is {answer}.")
     fields = {**words, "a": MONTHS[a], "b": MONTHS[b]}
-    return Problem(asks, fields, MONTHS[right], [MONTHS[a + b - right]], answers)
+    working = f"{words['earlier']}: {ranked({MONTHS[n]: n + 1 for n in (a, b)})}"
+    return Problem(asks, fields, MONTHS[right], [MONTHS[a + b - right]], answers, working)
 
 
 def longer(rng: random.Random) -> Problem:
@@ -205,7 +208,8 @@ def longer(rng: random.Random) -> Problem:
     words = rng.choice((UP, DOWN))
     right, wrong = (a, b) if (len(a) > len(b)) == (words is UP) else (b, a)
     answers = (*SAY, "{answer} is {longer}.", "The {longer} word is {answer}.", "{answer} has {letters_more}.")
-    return Problem(asks, {**words, "a": a, "b": b}, right, [wrong], answers)
+    working = f"{words['longer']}: {ranked({word: len(word) for word in (a, b)})}"
+    return Problem(asks, {**words, "a": a, "b": b}, right, [wrong], answers, working)
 
 
 def starting(rng: random.Random) -> Problem:
@@ -231,7 +235,7 @@ def starting(rng: random.Random) -> Problem:
     items = [rng.choice(words) for words in rng.sample(BY_LETTER, rng.randint(2, 4))]
     right, *wrong = rng.sample(items, len(items))
     answers = (*SAY, "{answer} starts with {letter}.", "The word is {answer}.", "{answer} begins with {letter}.")
-    return Problem(asks, {**forms(items), "letter": right[0]}, right, wrong, answers)
+    return Problem(asks, {**forms(items), "letter": right[0]}, right, wrong, answers, f"first letter {right[0]}")
 
 
 _NUMBERS = tuple(str(n) for n in range(10, 100))
@@ -242,7 +246,7 @@ def _counted(rng: random.Random, material: tuple[str, ...], things: str) -> Prob
     items = rng.sample(material, rng.randint(2, 8))
     wrong = [str(n) for n in range(2, 9) if n != len(items)]
     answers = (*SAY, "{answer} {things}", "There are {answer} {things}.", "There are {answer}.")
-    return Problem(_COUNT, {**forms(items), "things": things}, str(len(items)), wrong, answers)
+    return Problem(_COUNT, {**forms(items), "things": things}, str(len(items)), wrong, answers, numbered(items))
 
 
 def _entry(rng: random.Random, items: list[str], thing: str, places: tuple[str, ...]) -> Problem:
@@ -251,7 +255,8 @@ def _entry(rng: random.Random, items: list[str], thing: str, places: tuple[str, 
     right = items[{"first": 0, "second": 1, "third": 2, "last": -1}[place]]
     answers = (*SAY, "The {place} is {answer}.", "The {place} {thing} is {answer}.", "{answer} is the {place}.")
     wrong = [item for item in items if item != right]
-    return Problem(_ENTRY, {**forms(items), "thing": thing, "place": place}, right, wrong, answers)
+    fields = {**forms(items), "thing": thing, "place": place}
+    return Problem(_ENTRY, fields, right, wrong, answers, f"{place}: {numbered(items)}")
 
 
 def _contained(rng: random.Random, material: tuple[str, ...]) -> Problem:
@@ -259,7 +264,8 @@ def _contained(rng: random.Random, material: tuple[str, ...]) -> Problem:
     word, right, wrong = items.pop(), "No", "Yes"
     if rng.random() < 0.5:
         word, right, wrong = rng.choice(items), "Yes", "No"
-    return Problem(_CONTAINS, {**forms(items), "word": word}, right, [wrong], YES_OR_NO)
+    working = f"{word}: {marked(items, [word])}"
+    return Problem(_CONTAINS, {**forms(items), "word": word}, right, [wrong], YES_OR_NO, working)
 
 
 def _some_words(rng: random.Random, count: int) -> list[str]:

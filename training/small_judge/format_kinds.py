@@ -103,7 +103,9 @@ def _formatted(rng: random.Random, lines: Sequence[str], material: tuple[str, ..
     choices = lines if len(lines) > 1 else _LISTS
     wrong = [_list_of(items, other) for other in rng.sample(choices, 3) if other != line]
     wrong.append(_list_of([*items[:-1], *others(material, items, 1, rng)], line))
-    return Problem(_FORMAT, {**_LINES[line], **forms(items)}, _list_of(items, line), wrong, GIVE_LINES)
+    names = _LINES[line]
+    working = f"each line with {names['dash']}: {names['sign']}"
+    return Problem(_FORMAT, {**names, **forms(items)}, _list_of(items, line), wrong, GIVE_LINES, working)
 
 
 def _list_of(items: list[str], line: str) -> str:
@@ -116,4 +118,5 @@ def _wrapped(rng: random.Random, marks: Sequence[str], material: tuple[str, ...]
     word, other_word = rng.sample(material, 2)
     choices = marks if len(marks) > 1 else _QUOTED
     wrong = [other.format(word) for other in rng.sample(choices, 3) if other != mark] + [mark.format(other_word)]
-    return Problem(_WRAP, {"word": word, "marks": _MARKS[mark]}, mark.format(word), wrong, GIVE)
+    fields = {"word": word, "marks": _MARKS[mark]}
+    return Problem(_WRAP, fields, mark.format(word), wrong, GIVE, f"{word} in {_MARKS[mark]}")

@@ -3,7 +3,7 @@
 import random
 
 from gram_fast.training.small_judge.directions import DOWN, UP
-from gram_fast.training.small_judge.task import Problem, forms, some_numbers
+from gram_fast.training.small_judge.task import Problem, forms, marked, ranked, some_numbers
 from gram_fast.training.small_judge.wordings import GIVE_LIST, SAY, YES_OR_NO
 from gram_fast.training.small_judge.words import NAMES, NOUNS, THINGS
 
@@ -31,7 +31,7 @@ def addition(rng: random.Random) -> Problem:
         "How much are {a} and {b} together?",
     )
     answers = ("{a} + {b} = {answer}", "{a} plus {b} is {answer}.", "The sum is {answer}.", "That makes {answer}.")
-    return Problem(asks, {"a": a, "b": b}, str(a + b), _near(a + b), (*SAY, *answers))
+    return Problem(asks, {"a": a, "b": b}, str(a + b), _near(a + b), (*SAY, *answers), _added(a, b))
 
 
 def subtraction(rng: random.Random) -> Problem:
@@ -64,7 +64,7 @@ def subtraction(rng: random.Random) -> Problem:
         "Someone had {a} and gave {b} away. How many are left now?",
     )
     answers = ("{a} - {b} = {answer}", "{a} minus {b} is {answer}.", "The rest is {answer}.", "That leaves {answer}.")
-    return Problem(asks, {"a": a, "b": b}, str(a - b), _near(a - b), (*SAY, *answers))
+    return Problem(asks, {"a": a, "b": b}, str(a - b), _near(a - b), (*SAY, *answers), _subtracted(a, b))
 
 
 def times(rng: random.Random) -> Problem:
@@ -90,7 +90,7 @@ def times(rng: random.Random) -> Problem:
     )
     wrong = [str(a * (b + 1)), str(a * (b - 1)), str((a + 1) * b), str((a - 1) * b)]
     answers = ("{a} x {b} = {answer}", "{a} times {b} is {answer}.", "The product is {answer}.", "That makes {answer}.")
-    return Problem(asks, {"a": a, "b": b}, str(a * b), wrong, (*SAY, *answers))
+    return Problem(asks, {"a": a, "b": b}, str(a * b), wrong, (*SAY, *answers), f"{a} times {b}")
 
 
 def buying(rng: random.Random) -> Problem:
@@ -114,7 +114,7 @@ def buying(rng: random.Random) -> Problem:
         "With {a} {things} at home and {b} more from the shop, how many {things} does {name} have?",
         "{name} has {a} {things} and makes {b} more. What is the number of {things} now?",
     )
-    return Problem(asks, _story(rng, a, b), str(a + b), _near(a + b), (*SAY, *_STORY_ANSWERS))
+    return Problem(asks, _story(rng, a, b), str(a + b), _near(a + b), (*SAY, *_STORY_ANSWERS), _added(a, b))
 
 
 def giving(rng: random.Random) -> Problem:
@@ -135,7 +135,7 @@ def giving(rng: random.Random) -> Problem:
         "If {name} has {a} {things} and gives away {b}, how many {things} does {name} have?",
         "Count the {things}: {name} had {a} and gave {b} away.",
     )
-    return Problem(asks, _story(rng, a, b), str(rest), _near(rest), (*SAY, *_STORY_ANSWERS))
+    return Problem(asks, _story(rng, a, b), str(rest), _near(rest), (*SAY, *_STORY_ANSWERS), _subtracted(a, b))
 
 
 def larger(rng: random.Random) -> Problem:
@@ -161,7 +161,8 @@ def larger(rng: random.Random) -> Problem:
         "Is {a} or {b} the {larger} number?",
     )
     answers = ("The {larger} number is {answer}.", "{answer} is {larger}.", "The {bigger} one is {answer}.")
-    return Problem(asks, {**words, "a": a, "b": b}, str(right), [str(a + b - right)], (*SAY, *answers))
+    working = f"{words['larger']}: {_rising([a, b])}"
+    return Problem(asks, {**words, "a": a, "b": b}, str(right), [str(a + b - right)], (*SAY, *answers), working)
 
 
 def is_larger(rng: random.Random) -> Problem:
@@ -187,7 +188,8 @@ def is_larger(rng: random.Random) -> Problem:
         "{a} {larger} than {b}?",
     )
     right, wrong = ("Yes", "No") if (a > b) == (words is UP) else ("No", "Yes")
-    return Problem(asks, {**words, "a": a, "b": b}, right, [wrong], YES_OR_NO)
+    working = f"{a} {words['larger']} than {b}: {_rising([a, b])}"
+    return Problem(asks, {**words, "a": a, "b": b}, right, [wrong], YES_OR_NO, working)
 
 
 def extreme(rng: random.Random) -> Problem:
@@ -215,7 +217,8 @@ def extreme(rng: random.Random) -> Problem:
     answers = ("The {largest} number is {answer}.", "{answer} is the {largest}.", "The {highest} one is {answer}.")
     items = [str(n) for n in numbers]
     wrong = [n for n in items if n != str(right)]
-    return Problem(asks, {**words, **forms(items)}, str(right), wrong, (*SAY, *answers))
+    working = f"{words['largest']}: {_rising(numbers)}"
+    return Problem(asks, {**words, **forms(items)}, str(right), wrong, (*SAY, *answers), working)
 
 
 def more(rng: random.Random) -> Problem:
@@ -242,7 +245,8 @@ def more(rng: random.Random) -> Problem:
         "{a} sells {x} {things} and {b} sells {y}. Who sells {more} {things}?",
     )
     fields = {**words, "a": a, "b": b, "x": x, "y": y, "things": rng.choice(THINGS)}
-    return Problem(asks, fields, right, [wrong], (*SAY, "{answer} has {more}.", "{answer} does.", "{answer} has."))
+    answers = (*SAY, "{answer} has {more}.", "{answer} does.", "{answer} has.")
+    return Problem(asks, fields, right, [wrong], answers, f"{words['more']}: {ranked({a: x, b: y})}")
 
 
 def weight(rng: random.Random) -> Problem:
@@ -265,7 +269,8 @@ def weight(rng: random.Random) -> Problem:
         "Between the {a} with {x} kilos and the {b} with {y}, which has {more}?",
     )
     fields = {**words, "a": a, "b": b, "x": x, "y": y}
-    return Problem(asks, fields, right, [wrong], (*SAY, "The {answer}.", "The {answer} has {more}."))
+    answers = (*SAY, "The {answer}.", "The {answer} has {more}.")
+    return Problem(asks, fields, right, [wrong], answers, f"{words['more']}: {ranked({a: x, b: y})}")
 
 
 def above(rng: random.Random) -> Problem:
@@ -307,8 +312,9 @@ def _kept(rng: random.Random, up: bool) -> Problem:
     rest = [str(n) for n in numbers if (n > limit) != up]
     with_one = [str(n) for n in numbers if str(n) in kept or str(n) == rest[0]]
     wrong = [rest, with_one if rng.random() < 0.5 else kept[1:] or with_one]
-    fields = {**(UP if up else DOWN), **forms([str(n) for n in numbers]), "limit": limit}
-    return Problem(asks, fields, kept, wrong, GIVE_LIST)
+    words, items = UP if up else DOWN, [str(n) for n in numbers]
+    fields = {**words, **forms(items), "limit": limit}
+    return Problem(asks, fields, kept, wrong, GIVE_LIST, f"{words['above']} {limit}: {marked(items, kept)}")
 
 
 _STORY_ANSWERS = ("{name} has {answer} {things}.", "{answer} {things}", "There are {answer} {things}.", "{answer} now.")
@@ -324,6 +330,25 @@ def _summands(rng: random.Random) -> tuple[int, int]:
         return rng.randint(2, 80), rng.randint(2, 9)
     a = rng.randint(10, 80)
     return a, rng.randint(10, 99 - a) if a < 89 else 10
+
+
+def _added(a: int, b: int) -> str:
+    """Adds two numbers below a hundred column by column, the carry last: "47+38: 7+8=15, 4+3+1=8"."""
+    ones = a % 10 + b % 10
+    carry = ones // 10
+    return f"{a}+{b}: {a % 10}+{b % 10}={ones}, {a // 10}+{b // 10}+{carry}={a // 10 + b // 10 + carry}"
+
+
+def _subtracted(a: int, b: int) -> str:
+    """Subtracts numbers below a hundred column by column, what was borrowed last: "55-38: 15-8=7, 5-3-1=1"."""
+    borrowed = int(a % 10 < b % 10)
+    ones = a % 10 + 10 * borrowed
+    tens = a // 10 - b // 10 - borrowed
+    return f"{a}-{b}: {ones}-{b % 10}={ones - b % 10}, {a // 10}-{b // 10}-{borrowed}={tens}"
+
+
+def _rising(numbers: list[int]) -> str:
+    return "<".join(map(str, sorted(numbers)))
 
 
 def _near(right: int) -> list[str]:

@@ -74,28 +74,29 @@ _SORT_WORDS_DOWN = (
 
 def sort_up(rng: random.Random) -> Problem:
     """Sort numbers in ascending order."""
-    return _reordered(rng, _SORT_NUMBERS, _numbers(rng), _sorted_up, UP)
+    return _reordered(rng, _SORT_NUMBERS, "ascending", _numbers(rng), _sorted_up, UP)
 
 
 def sort_down(rng: random.Random) -> Problem:
     """Sort numbers in descending order."""
-    return _reordered(rng, _SORT_NUMBERS, _numbers(rng), _sorted_down, DOWN)
+    return _reordered(rng, _SORT_NUMBERS, "descending", _numbers(rng), _sorted_down, DOWN)
 
 
 def sort_words(rng: random.Random) -> Problem:
     """Sort words alphabetically; their first letters differ."""
-    return _reordered(rng, _SORT_WORDS, _words(rng), _sorted_up)
+    return _reordered(rng, _SORT_WORDS, "A to Z", _words(rng), _sorted_up)
 
 
 def sort_words_down(rng: random.Random) -> Problem:
     """Sort words from Z to A; their first letters differ."""
-    return _reordered(rng, _SORT_WORDS_DOWN, _words(rng), _sorted_down)
+    return _reordered(rng, _SORT_WORDS_DOWN, "Z to A", _words(rng), _sorted_down)
 
 
 def sort_names(rng: random.Random) -> Problem:
     """Sort names alphabetically; their first letters differ."""
     names = {name[0]: name for name in rng.sample(NAMES, 8)}
-    return _reordered(rng, _SORT_WORDS, rng.sample(sorted(names.values()), rng.randint(3, 5)), _sorted_up)
+    some = rng.sample(sorted(names.values()), rng.randint(3, 5))
+    return _reordered(rng, _SORT_WORDS, "A to Z", some, _sorted_up)
 
 
 def reverse(rng: random.Random) -> Problem:
@@ -118,7 +119,7 @@ def reverse(rng: random.Random) -> Problem:
         "{lines}\nNow the same in reverse order.",
         "{items} - the other way around, please.",
     )
-    return _reordered(rng, asks, _items(rng), lambda items: items[::-1])
+    return _reordered(rng, asks, "reversed", _items(rng), lambda items: items[::-1])
 
 
 def copy(rng: random.Random) -> Problem:
@@ -141,7 +142,7 @@ def copy(rng: random.Random) -> Problem:
         "{lines}\nNow the same in the same order.",
         "{items} - once more, please.",
     )
-    return _reordered(rng, asks, _items(rng), list)
+    return _reordered(rng, asks, "the same", _items(rng), list)
 
 
 def recite(rng: random.Random) -> Problem:
@@ -168,7 +169,7 @@ def recite(rng: random.Random) -> Problem:
     a, b = rng.sample(range(len(words)), 2)
     exchanged = with_at(with_at(words, a, words[b]), b, words[a])
     wrong = [exchanged, with_at(words, a, others(NOUNS, words, 1, rng)[0])]
-    return Problem(asks, forms(words), words, wrong, GIVE_LIST)
+    return Problem(asks, forms(words), words, wrong, GIVE_LIST, "the same")
 
 
 _SWAP_ENDS = (
@@ -193,12 +194,12 @@ _SWAP_ENDS = (
 
 def swap_ends_of_numbers(rng: random.Random) -> Problem:
     """Swap the first and the last of some numbers."""
-    return _reordered(rng, _SWAP_ENDS, _numbers(rng, 4), _ends_swapped)
+    return _reordered(rng, _SWAP_ENDS, "ends swapped", _numbers(rng, 4), _ends_swapped)
 
 
 def swap_ends(rng: random.Random) -> Problem:
     """Swap the first and the last of some words."""
-    return _reordered(rng, _SWAP_ENDS, _words(rng, 4), _ends_swapped)
+    return _reordered(rng, _SWAP_ENDS, "ends swapped", _words(rng, 4), _ends_swapped)
 
 
 def append_number(rng: random.Random) -> Problem:
@@ -223,23 +224,28 @@ def append_number(rng: random.Random) -> Problem:
         "{items} - with {new} at its end, please.",
     )
     wrong = [[*numbers, other], [new, *numbers]]
-    return Problem(asks, {**forms(numbers), "new": new}, [*numbers, new], wrong, GIVE_LIST)
+    fields = {**forms(numbers), "new": new}
+    return Problem(asks, fields, [*numbers, new], wrong, GIVE_LIST, f"{new} at the end")
 
 
 def _reordered(
     rng: random.Random,
     asks: tuple[str, ...],
+    working: str,
     items: list[str],
     order: Callable[[list[str]], list[str]],
     words: dict[str, str] = UP,
 ) -> Problem:
-    """A problem whose answer is the list in the given order; wrong are orders that other problems ask for."""
+    """A problem whose answer is the list in the given order, which `working` names.
+
+    Wrong are orders that other problems ask for.
+    """
     right = order(items)
     wrong: list[list[str]] = []
     for other in (_sorted_up(items), _sorted_down(items), items[::-1], items):
         if other != right and other not in wrong:
             wrong.append(other)
-    return Problem(asks, {**words, **forms(items)}, right, wrong, GIVE_LIST)
+    return Problem(asks, {**words, **forms(items)}, right, wrong, GIVE_LIST, working)
 
 
 def _ends_swapped(items: list[str]) -> list[str]:

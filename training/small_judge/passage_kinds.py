@@ -166,7 +166,8 @@ def fact(rng: random.Random) -> Problem:
     name, right = rng.choice(list(people.items()))
     wrong = _wrong(rng, right, list(people.values()), about.values)
     answers = (*SAY, telling.replace("{value}", "{answer}"))
-    return Problem(about.fact_asks, {"passage": passage, "name": name}, right, wrong, answers)
+    sentence = telling.format(name=name, value=right)
+    return Problem(about.fact_asks, {"passage": passage, "name": name}, right, wrong, answers, sentence)
 
 
 def who(rng: random.Random) -> Problem:
@@ -175,7 +176,8 @@ def who(rng: random.Random) -> Problem:
     right, value = rng.choice(list(people.items()))
     wrong = _wrong(rng, right, list(people), NAMES)
     answers = (*SAY, telling.replace("{name}", "{answer}"))
-    return Problem(about.who_asks, {"passage": passage, "value": value}, right, wrong, answers)
+    sentence = telling.format(name=right, value=value)
+    return Problem(about.who_asks, {"passage": passage, "value": value}, right, wrong, answers, sentence)
 
 
 _TELL = _placed(
@@ -209,7 +211,7 @@ def told(rng: random.Random) -> Problem:
     right = [people[name] for name in asked]
     wrong = _mixed_up(rng, right, list(people.values()), about.values)
     fields = {"passage": passage, "listed": ", ".join(asked)}
-    return Problem(_TELL, fields, written(right), list(map(written, wrong)), GIVE)
+    return Problem(_TELL, fields, written(right), list(map(written, wrong)), GIVE, f"about {fields['listed']}")
 
 
 _TABLE = _placed(
@@ -241,7 +243,8 @@ def table(rng: random.Random) -> Problem:
     name, right = rng.choice(list(entries.items()))
     fields = {"passage": _shown(entries, form, separator), "name": name}
     answers = (*SAY, "{name}: {answer}", "{name} has {answer}.", "The number of {name} is {answer}.")
-    return Problem(_TABLE, fields, right, _wrong(rng, right, list(entries.values()), _NUMBERS), answers)
+    wrong = _wrong(rng, right, list(entries.values()), _NUMBERS)
+    return Problem(_TABLE, fields, right, wrong, answers, form.format(name, right))
 
 
 _REARRANGE = _placed(
@@ -275,7 +278,7 @@ def rearrange(rng: random.Random) -> Problem:
     right = [entries[name] for name in asked]
     wrong = _mixed_up(rng, right, list(entries.values()), values_of)
     fields = {"passage": _shown(entries, form, separator), "listed": ", ".join(asked)}
-    return Problem(_REARRANGE, fields, written(right), list(map(written, wrong)), GIVE)
+    return Problem(_REARRANGE, fields, written(right), list(map(written, wrong)), GIVE, f"only {fields['listed']}")
 
 
 _INVERSE = _placed(
@@ -309,7 +312,7 @@ def inverse(rng: random.Random) -> Problem:
 
     wrong = _mixed_up(rng, asked, list(entries), NAMES)
     fields = {"passage": _shown(entries, form, separator), "listed": ", ".join(values)}
-    return Problem(_INVERSE, fields, written(asked), list(map(written, wrong)), GIVE)
+    return Problem(_INVERSE, fields, written(asked), list(map(written, wrong)), GIVE, f"turn {fields['listed']}")
 
 
 _PRICE = _placed(
@@ -333,9 +336,10 @@ def price(rng: random.Random) -> Problem:
     count = rng.randint(1, 3)
     prices = dict(zip(rng.sample(NOUNS, count), rng.sample(_NUMBERS, count), strict=True))
     thing, right = rng.choice(list(prices.items()))
-    passage = " ".join(f"The {thing} costs {cost} euros." for thing, cost in prices.items())
+    sentences = {thing: f"The {thing} costs {cost} euros." for thing, cost in prices.items()}
     wrong = _wrong(rng, right, list(prices.values()), _NUMBERS)
-    return Problem(_PRICE, {"passage": passage, "thing": thing}, right, wrong, (*SAY, "{answer} euros"))
+    fields = {"passage": " ".join(sentences.values()), "thing": thing}
+    return Problem(_PRICE, fields, right, wrong, (*SAY, "{answer} euros"), sentences[thing])
 
 
 _NUMBERS = tuple(str(n) for n in range(10, 100))

@@ -23,6 +23,10 @@ class Problem:
     wrong: Sequence[Answer]
     answers: tuple[str, ...] = SAY
     """Ways to answer: templates of `{answer}`, or of the forms of a list (`forms`), and of `fields`."""
+    working: str = ""
+    """What the right answer is found from, in one line; empty where the request says it all."""
+    any_words: bool = False
+    """Whether any words are right, if they are as many as those of `right`."""
 
     def response(self, answer: Answer, wording: str) -> str:
         """Puts an answer into words."""
@@ -85,6 +89,21 @@ def make_task(maker: TaskMaker, rng: random.Random, split: Split = trained, chat
 def forms(items: list[str]) -> dict[str, str]:
     """The forms of a list: with commas, with blanks, and on lines."""
     return {"items": ", ".join(items), "spaced": " ".join(items), "lines": "\n".join(items)}
+
+
+def numbered(items: list[str]) -> str:
+    """Counts the entries of a list: "1 lamp, 2 river"."""
+    return ", ".join(f"{n} {item}" for n, item in enumerate(items, 1))
+
+
+def marked(items: list[str], found: list[str]) -> str:
+    """Says of each entry of a list whether it is among those found: "lamp no, river yes"."""
+    return ", ".join(f"{item} {'yes' if item in found else 'no'}" for item in items)
+
+
+def ranked(sizes: dict[str, int]) -> str:
+    """Compares things by their size: "key 3<lamp 4"."""
+    return "<".join(f"{name} {sizes[name]}" for name in sorted(sizes, key=sizes.__getitem__))
 
 
 def some_numbers(rng: random.Random, count: int) -> list[int]:

@@ -34,7 +34,8 @@ def replace_word(rng: random.Random) -> Problem:
     new = rng.choice([word for word in choices[place] if word != words[place]])
     wrong = [with_at(words, place, word) for word in choices[place] if word not in (new, words[place])]
     wrong += [with_at(words, other, word) for word in choices[other] if word != words[other]]
-    return _edited(rng, asks, words, with_at(words, place, new), wrong, old=words[place], new=new)
+    old, right = words[place], with_at(words, place, new)
+    return _edited(rng, asks, words, right, wrong, f"{new} for {old}", old=old, new=new)
 
 
 def remove_word(rng: random.Random) -> Problem:
@@ -61,7 +62,8 @@ def remove_word(rng: random.Random) -> Problem:
     )
     place = rng.choice(sorted(choices))
     wrong = [words[:other] + words[other + 1 :] for other in choices if other != place]
-    return _edited(rng, asks, words, words[:place] + words[place + 1 :], wrong, old=words[place])
+    old, right = words[place], words[:place] + words[place + 1 :]
+    return _edited(rng, asks, words, right, wrong, f"without {old}", old=old)
 
 
 def append_word(rng: random.Random) -> Problem:
@@ -82,7 +84,8 @@ def append_word(rng: random.Random) -> Problem:
         "{text} - with {new} at its end, please.",
     )
     new, *more = rng.sample(NOUNS, 3)
-    return _edited(rng, asks, words, [*words, new], [[*words, noun] for noun in more], new=new)
+    wrong = [[*words, noun] for noun in more]
+    return _edited(rng, asks, words, [*words, new], wrong, f"{new} at the end", new=new)
 
 
 def repeat(rng: random.Random) -> Problem:
@@ -107,7 +110,7 @@ def repeat(rng: random.Random) -> Problem:
         '"{text}" Once more, please.',
     )
     wrong = [with_at(words, place, word) for place in choices for word in choices[place] if word != words[place]]
-    return _edited(rng, asks, words, words, wrong)
+    return _edited(rng, asks, words, words, wrong, "the same")
 
 
 _CASES = {
@@ -142,7 +145,8 @@ def change_case(rng: random.Random) -> Problem:
     text = " ".join(words)
     replaced = " ".join([*words[:-1], *others(NOUNS, words, 1, rng)])
     wrong = [given(text), other(text), right(replaced)]
-    return Problem(asks, {**_CASES[right], "text": given(text)}, right(text), wrong, GIVE)
+    fields = {**_CASES[right], "text": given(text)}
+    return Problem(asks, fields, right(text), wrong, GIVE, _CASES[right]["uppercase"])
 
 
 def spell(rng: random.Random) -> Problem:
@@ -167,7 +171,7 @@ def spell(rng: random.Random) -> Problem:
     )
     word = rng.choice(WORDS)
     similar = [other for other in WORDS if other != word and abs(len(other) - len(word)) < 3]
-    return Problem(asks, {"word": word}, "-".join(word), ["-".join(rng.choice(similar))], GIVE)
+    return Problem(asks, {"word": word}, "-".join(word), ["-".join(rng.choice(similar))], GIVE, f"letters of {word}")
 
 
 def json_object(rng: random.Random) -> Problem:
@@ -195,14 +199,21 @@ def json_object(rng: random.Random) -> Problem:
     value, *other_values = rng.sample(values, 3)
     wrong = [json.dumps({other: value}) for other in other_keys] + [json.dumps({key: other}) for other in other_values]
     fields = {"key": key, "value": value}
-    return Problem(asks, fields, json.dumps({key: value}), wrong, (*GIVE, "```json\n{answer}\n```"))
+    answers = (*GIVE, "```json\n{answer}\n```")
+    return Problem(asks, fields, json.dumps({key: value}), wrong, answers, f"key {key}, value {value}")
 
 
 def _edited(
-    rng: random.Random, asks: tuple[str, ...], words: list[str], right: list[str], wrong: list[list[str]], **fields: str
+    rng: random.Random,
+    asks: tuple[str, ...],
+    words: list[str],
+    right: list[str],
+    wrong: list[list[str]],
+    working: str,
+    **fields: str,
 ) -> Problem:
     some = rng.sample(wrong, min(3, len(wrong)))
-    return Problem(asks, {"text": _text(words), **fields}, _text(right), list(map(_text, some)), GIVE)
+    return Problem(asks, {"text": _text(words), **fields}, _text(right), list(map(_text, some)), GIVE, working)
 
 
 def _sentence(rng: random.Random) -> tuple[list[str], dict[int, tuple[str, ...]]]:

@@ -1,5 +1,6 @@
 """The generated tasks: right and wrong answers are so in every wording, and only the prompt tells them apart."""
 
+import hashlib
 import itertools
 import json
 import random
@@ -252,6 +253,15 @@ def test_streams_are_repeatable():
     assert [t.prompt for t in first] == [t.prompt for t in again]
     test = [task.prompt for task in distinct_tasks(SEEN, 3, 40)]
     assert len(set(test)) == 40 * len(SEEN)
+
+
+def test_streams_are_those_of_the_recorded_results():
+    """What was measured with these tasks was measured with these very prompts and responses."""
+    rng, drawn = random.Random(1), hashlib.sha256()
+    for task in islice(tasks((*SEEN, *UNSEEN), 0, split=every), 1100):
+        rows = labeled_row(task, rng), unlabeled_row(task, rng)
+        drawn.update(repr((task.kind, task.prompt, task.right, task.wrong, *rows)).encode())
+    assert drawn.hexdigest() == "9fb4ef6d18059e5ddbfe306aa9442f11b770918bb7e9e6a91dcc1754a4a8796e"
 
 
 def test_right_and_wrong_are_worded_alike(data):
