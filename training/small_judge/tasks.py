@@ -4,7 +4,8 @@ Each kind of task is a function that draws a problem: a right answer, plausible 
 ask and to answer. The wording is drawn independently of the answer and carries no information about it; each fifth
 wording is in no training data (wordings.py). `SEEN` kinds are for training and for tests in distribution, in wordings
 of the training and in others. `UNSEEN` kinds are for tests alone: each asks for a skill that training teaches, about
-other material or in another story.
+other material or in another story. A program writes why one response is better, and checks who else does
+(rationales.py).
 """
 
 import random
@@ -63,6 +64,7 @@ from gram_fast.training.small_judge.order_kinds import (
     swap_ends_of_numbers,
 )
 from gram_fast.training.small_judge.passage_kinds import fact, inverse, price, rearrange, table, told, who
+from gram_fast.training.small_judge.rationales import rationale
 from gram_fast.training.small_judge.task import Split, Task, TaskMaker, make_task
 from gram_fast.training.small_judge.text_kinds import (
     append_word,
@@ -148,6 +150,23 @@ def labeled_row(task: Task, rng: random.Random) -> dict[str, Any]:
         "prompt": task.prompt,
         "chosen": problem.response(problem.right, chosen),
         "rejected": problem.response(rng.choice(problem.wrong), rejected),
+    }
+
+
+def reasoned_row(task: Task, rng: random.Random) -> dict[str, Any]:
+    """Draws a preference from a task, as `labeled_row`, as two responses in random order, their label and a rationale.
+
+    `label` is that of the right response, "A" or "B", each with equal chance.
+    """
+    row = labeled_row(task, rng)
+    label = rng.choice("AB")
+    a, b = (row["chosen"], row["rejected"]) if label == "A" else (row["rejected"], row["chosen"])
+    return {
+        "kind": task.kind,
+        "prompt": task.prompt,
+        "responses": [a, b],
+        "label": label,
+        "rationale": rationale(task, a, b),
     }
 
 
