@@ -19,6 +19,7 @@ from gram_fast.errors import (
     UnsupportedModelError,
 )
 from gram_fast.judge import PairwiseJudge
+from gram_fast.reasoning_judge import ReasoningJudge
 from gram_fast.rendezvous import Rendezvous
 from gram_fast.results import (
     Comparison,
@@ -27,10 +28,13 @@ from gram_fast.results import (
     Preference,
     PreferenceMatrix,
     Ranking,
+    Reasoning,
+    ReasoningStats,
     Rewards,
     Selection,
     Stats,
     Verification,
+    Vote,
 )
 from gram_fast.scoring.stops import to_thread
 from gram_fast.text.prompts import preset_names
@@ -57,6 +61,9 @@ __all__ = [
     "Preference",
     "PreferenceMatrix",
     "Ranking",
+    "Reasoning",
+    "ReasoningJudge",
+    "ReasoningStats",
     "RemoteRendezvous",
     "Rendezvous",
     "Rewards",
@@ -65,6 +72,7 @@ __all__ = [
     "Stats",
     "UnsupportedModelError",
     "Verification",
+    "Vote",
     "from_server",
     "preset_names",
     "to_thread",

@@ -36,6 +36,7 @@ ROOMS = {
     "comparing": "from pairs to preferences: what a comparer is, the one over label logits, replicas",
     "generating": "judges that write a rationale before their verdict",
     "ranking": "strategies, tournaments, scores",
+    "reasoning_judge": "ReasoningJudge: the same behind a judge that writes",
     "gathering": "groups whose members come one at a time",
     "judge": "PairwiseJudge: all of the above behind one class",
     "rendezvous": "rewards for loops that ask for one response at a time",

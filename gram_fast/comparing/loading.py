@@ -11,7 +11,7 @@ from torch import nn
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.devices import find_devices, on_device
-from gram_fast.errors import BackendError
+from gram_fast.errors import BackendError, InputError
 from gram_fast.models.callers import plain_model
 from gram_fast.models.checkpoint import find_template, load_config, records_template, warn_of_another_prompt
 from gram_fast.models.loading import load_runners
@@ -28,16 +28,19 @@ log = logging.getLogger(__name__)
 
 
 @sheltered
-def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[LabelComparer]:
+def load_comparer(
+    name: str, options: JudgeOptions, *, reasons: bool = False
+) -> LabelComparer | Replicas[LabelComparer]:
     """Loads the comparer of a checkpoint, a folder or a name on the hub; with several devices, one replica on each.
 
-    It is pickled as this call, its files by their whole paths. Raises errors like PairwiseJudge.from_pretrained.
+    It is pickled as this call, its files by their whole paths. `reasons`: its prompts end where a rationale begins.
+    Raises errors like PairwiseJudge.from_pretrained, and InputError on a template with rationales without `reasons`.
     """
     devices = find_devices(options.device)
     if options.tensor_parallel and len(devices) > 1:
         raise BackendError(f"tensor_parallel=True: expected one device a process, got {len(devices)}")
     config = load_config(name, **options.hub)
-    tokenizer = _pair_tokenizer(load_tokenizer(name, options.tokenizer, **options.hub), config, options)
+    tokenizer = load_pair_tokenizer(name, config, options, reasons=reasons)
     # load_runners is lazy: each runner is checked before the next is loaded.
     comparers = [
         _comparer_of(tokenizer, runner, options, name)
@@ -46,7 +49,7 @@ def load_comparer(name: str, options: JudgeOptions) -> LabelComparer | Replicas[
     _warn_of_next_tokens(comparers[0], config)
     preset = options.preset if options.preset in ("auto", *preset_names()) else _absolute(options.preset)
     options = replace(options, preset=preset, tokenizer=_absolute(options.tokenizer))
-    reload = partial(load_comparer, _absolute(name), options)
+    reload = partial(load_comparer, _absolute(name), options, reasons=reasons)
     return replace(comparers[0], reload=reload) if len(comparers) == 1 else Replicas(comparers, reload)
 
 
@@ -56,22 +59,35 @@ def _absolute(name: Any) -> Any:
 
 
 @sheltered
-def comparer_of_model(model: nn.Module, tokenizer: Any, options: JudgeOptions) -> LabelComparer:
+def comparer_of_model(
+    model: nn.Module, tokenizer: Any, options: JudgeOptions, *, reasons: bool = False
+) -> LabelComparer:
     """Makes the comparer of a caller's transformers model, on its device, and its tokenizer.
 
-    Uses the options preset, chat_template_kwargs, include_reasoning, attention, max_batch_tokens and max_length. Raises
-    errors like PairwiseJudge.from_pretrained, and those of `plain_model`.
+    Uses the options preset, chat_template_kwargs, include_reasoning, attention, max_batch_tokens and max_length.
+    `reasons` as for `load_comparer`. Raises errors like PairwiseJudge.from_pretrained, and those of `plain_model`.
     """
     model = plain_model(model)
-    pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options)
+    pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options, reasons)
     runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention, may_change=True)
     comparer = _comparer_of(pair_tokenizer, runner, options, str(getattr(model, "name_or_path", "")))
     _warn_of_next_tokens(comparer, model.config)
     return comparer
 
 
-def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions) -> PairTokenizer:
+def load_pair_tokenizer(name: str, config: Any, options: JudgeOptions, *, reasons: bool = False) -> PairTokenizer:
+    """Loads the tokenizer of a checkpoint with the judge's template. Raises errors like `load_comparer`."""
+    return _pair_tokenizer(load_tokenizer(name, options.tokenizer, **options.hub), config, options, reasons)
+
+
+def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions, reasons: bool) -> PairTokenizer:
     template = find_template(options.preset, config, options.chat_template_kwargs)
+    if template.reasons and not reasons:
+        raise InputError(
+            f"preset {template.preset or 'given'}: the judge writes a rationale before its verdict: expected "
+            "gram_fast.ReasoningJudge"
+        )
+    template = replace(template, reasons=reasons)
     pair_tokenizer = PairTokenizer(tokenizer, template)
     warn_of_another_prompt(config, pair_tokenizer, options.include_reasoning)
     return pair_tokenizer
@@ -87,7 +103,8 @@ def _warn_of_next_tokens(comparer: LabelComparer, config: Any) -> None:
 
     A judge used with the prompt that it records needs none: training compares its two labels with each other alone.
     """
-    if not records_template(config, comparer.tokenizer.template):
+    template = comparer.tokenizer.template
+    if not template.reasons and not records_template(config, template):
         with on_device(comparer.runner.device):
             problem = NextTokens.of(comparer.tokenizer, comparer.runner).problem
         if problem:

@@ -96,8 +96,13 @@ def verify_groups(groups: Sequence[Group], comparer: Comparer) -> list[Verificat
     outcome = play(groups, EACH_ALONE, comparer, "ab")
     p = [np.array([answer.p for answer in answers]) for answers in outcome.comparisons]
     return [
-        Verification(tuple(group.by_candidate(of_group)), group.flags(comparer.flags), outcome.stats)
-        for group, of_group in zip(groups, p, strict=True)
+        Verification(
+            tuple(group.by_candidate(of_group)),
+            group.flags(comparer.flags),
+            outcome.stats,
+            tuple(answers[text].reasoning for text in group.text_of) if answers[0].reasoning else (),
+        )
+        for group, of_group, answers in zip(groups, p, outcome.comparisons, strict=True)
     ]
 
 

@@ -131,8 +131,9 @@ class PairTemplate:
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """Lines around the slots, stripped: a response that contains one may pass for part of the template."""
-        lines = self.literals[0].splitlines()[-1:] + [line for text in self.literals[1:] for line in text.splitlines()]
+        """Lines around the slots and the label, stripped: who writes one may pass for part of the template."""
+        texts = (*self.literals[1:], self.answer_prefix, self.answer_suffix)
+        lines = self.literals[0].splitlines()[-1:] + [line for text in texts for line in text.splitlines()]
         stripped = dict.fromkeys(line.strip() for line in lines)
         return tuple(line for line in stripped if len(line) >= _SHORTEST_MARKER)
 

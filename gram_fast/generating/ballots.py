@@ -1,0 +1,138 @@
+"""Ballots: the votes on a pair, how many more are needed, and what they come to."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from scipy.special import expit, logit
+
+from gram_fast.comparing.orders import Orders, shown
+from gram_fast.generating.verdicts import Verdict
+from gram_fast.results import Preference, Reasoning, Vote
+
+VerdictKind = Literal["soft", "hard"]
+"""Which of a pair's two verdicts is its p: see `Reasoning`."""
+
+# Log odds stay finite where a soft verdict is 0 or 1 to all digits.
+_LEAST = 1e-9
+
+
+@dataclass
+class Ballot:
+    """The votes on one pair (i, j), or on response i of a verifier (i, i)."""
+
+    i: int
+    j: int
+    orders: list[str]
+    """Orders that are shown, "ab" before "ba"."""
+    votes_per_order: int
+    is_adaptive: bool
+    votes: list[Vote] = field(default_factory=list)
+    margins: list[float | None] = field(default_factory=list)
+    """Of each vote, logit of the label for i less that of the other."""
+
+    @classmethod
+    def of(cls, i: int, j: int, orders: Orders, votes_per_order: int, is_adaptive: bool) -> "Ballot":
+        """Makes a ballot without votes."""
+        found = ["ab"] if i == j else [order for order in ("ab", "ba") if orders in (order, "both")]
+        return cls(i, j, found, votes_per_order, is_adaptive)
+
+    def shown(self, order: str) -> tuple[int, ...]:
+        """The responses that are shown in an order: in slots A and B, or that of a verifier."""
+        return (self.i,) if self.i == self.j else shown(self.i, self.j, order)[0]
+
+    @property
+    def total(self) -> int:
+        """Most votes of the ballot."""
+        return len(self.orders) * self.votes_per_order
+
+    def count(self, verdict: bool | None) -> int:
+        """Votes for i (True), for j (False), or without a verdict (None)."""
+        return sum(vote.is_for_i is verdict for vote in self.votes)
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """How many votes to draw next in each order; none where it is over.
+
+        With `is_adaptive`, the fewest that could decide the majority: it is decided when it leads by more than are
+        left. The orders have as many votes as each other, the first one more where the number is odd.
+        """
+        left = self.total - len(self.votes)
+        lead = abs(self.count(True) - self.count(False))
+        if not left or (self.is_adaptive and lead > left):
+            return {}
+        more = (left - lead) // 2 + 1 if self.is_adaptive else left
+        after = len(self.votes) + min(more, left)
+        wanted = {order: (after + place) // len(self.orders) for place, order in enumerate(reversed(self.orders))}
+        return {order: n for order in self.orders if (n := wanted[order] - self.drawn(order)) > 0}
+
+    def drawn(self, order: str) -> int:
+        """Votes that were drawn in an order."""
+        return sum(vote.order == order for vote in self.votes)
+
+    def add(self, order: str, verdict: Verdict, margin: float | None) -> None:
+        """Adds a vote. `margin`: logit of the first label less that of the second behind its rationale, if known."""
+        sign = -1 if order == "ba" else 1
+        margin = None if margin is None else sign * margin
+        self.margins.append(margin)
+        self.votes.append(
+            Vote(
+                order=order,
+                rationale=verdict.rationale,
+                is_for_i=None if verdict.label is None else (verdict.label == 0) == (order != "ba"),
+                problem=verdict.problem,
+                p=None if margin is None else float(expit(margin)),
+            )
+        )
+
+    def preference(self, kind: VerdictKind) -> Preference:
+        """What the votes come to."""
+        soft = {order: self._soft([order]) for order in self.orders}
+        reasoning = Reasoning(
+            votes=tuple(self.votes),
+            for_i=self.count(True),
+            for_j=self.count(False),
+            invalid=self.count(None),
+            soft=_mean(list(soft.values())),
+            hard=self._hard(self.orders),
+        )
+        # A pair of which no vote has logits has its verdicts alone, as one without verdicts has its logits.
+        is_soft = kind == "soft" and reasoning.soft is not None
+        p_of = soft if is_soft else {order: self._hard([order]) for order in self.orders}
+        margin = self._margin() if is_soft else float(logit(reasoning.hard))
+        p = reasoning.soft if is_soft else reasoning.hard
+        assert p is not None
+        return Preference(
+            self.i,
+            self.j,
+            p=p if margin else 0.5,
+            margin=margin,
+            p_ab=p_of.get("ab"),
+            p_ba=p_of.get("ba"),
+            reasoning=reasoning,
+        )
+
+    def _soft(self, orders: Sequence[str]) -> float | None:
+        return _mean([vote.p for vote in self.votes if vote.order in orders])
+
+    def _hard(self, orders: Sequence[str]) -> float:
+        soft = _mean([self._soft([order]) for order in orders])
+        valid = [vote.is_for_i for vote in self.votes if vote.order in orders and vote.is_for_i is not None]
+        share = (sum(valid) + (0.5 if soft is None else soft)) / (len(valid) + 1)
+        return min(max(share, _LEAST), 1 - _LEAST)
+
+    def _margin(self) -> float:
+        """Mean over orders of the mean margin."""
+        by_order = [
+            [margin for vote, margin in zip(self.votes, self.margins, strict=True) if vote.order == order]
+            for order in self.orders
+        ]
+        found = _mean([_mean(margins) for margins in by_order])
+        return math.nan if found is None else found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None

@@ -1,0 +1,151 @@
+"""Makes the comparer of a judge that reasons: of a checkpoint and an engine, a model in memory, or a server."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from gram_fast.comparing.label_comparer import LabelComparer
+from gram_fast.comparing.loading import comparer_of_model, load_comparer, load_pair_tokenizer
+from gram_fast.comparing.replicas import Replicas
+from gram_fast.errors import BackendError, InputError
+from gram_fast.generating.comparer import ModelTurn, ReasoningComparer
+from gram_fast.generating.generator import TextGenerator
+from gram_fast.generating.options import ReasoningOptions, check_template
+from gram_fast.generating.transformers_generator import TransformersGenerator
+from gram_fast.models.checkpoint import load_config
+from gram_fast.models.options import JudgeOptions
+from gram_fast.models.supported import attention_span
+from gram_fast.scoring.surroundings import sheltered
+from gram_fast.text.prompts import PairTemplate
+from gram_fast.text.tokens import PairTokenizer
+
+# Most tokens of an answer, by default: what the scripts of GRAM-R2 ask for.
+_MAX_NEW_TOKENS = 2048
+# Tokens that a rationale may have more when its text is encoded again than when it was written.
+_SPARE = 16
+
+
+@sheltered
+def load_reasoning_comparer(
+    name: str, judge: JudgeOptions, options: ReasoningOptions
+) -> ReasoningComparer | Replicas[ReasoningComparer]:
+    """Makes the comparer of a checkpoint; of several devices, each writes and reads with its own copy of the model.
+
+    Raises errors like `ReasoningJudge.from_pretrained`.
+    """
+    reload = partial(load_reasoning_comparer, name, judge, options)
+    if not options.second_step:
+        return replace(_without_second_step(name, judge, options), reload=reload)
+    is_shared = options.engine in ("transformers", "transformers-continuous")
+    if is_shared:
+        if judge.dense_only or judge.runner == "dense":
+            asked = judge.dense_only[0] if judge.dense_only else "runner='dense'"
+            raise BackendError(
+                f"{asked} is of runner 'dense': expected it beside another engine, as {options.engine!r} writes and "
+                "reads with one model, which runner 'transformers' runs"
+            )
+        judge = replace(judge, runner="transformers")
+    loaded = load_comparer(name, judge, reasons=True)
+    comparers = loaded.comparers if isinstance(loaded, Replicas) else (loaded,)
+    if is_shared:
+        made = [_sharing(comparer, options) for comparer in comparers]
+    else:
+        # One engine for all: a server, or vLLM, which has devices of its own.
+        generator = _engine_apart(name, comparers[0].tokenizer, judge, options)
+        made = [_reading(generator, comparer, options) for comparer in comparers]
+    found = [replace(comparer, reload=reload) for comparer in made]
+    return found[0] if len(found) == 1 else Replicas(found, reload)
+
+
+@sheltered
+def reasoning_comparer_of_model(
+    model: nn.Module, tokenizer: Any, judge: JudgeOptions, options: ReasoningOptions
+) -> ReasoningComparer:
+    """Makes the comparer of a caller's transformers model, which writes and reads. Raises as `comparer_of_model`."""
+    if options.engine not in ("transformers", "transformers-continuous"):
+        raise InputError(f"engine: expected 'transformers' for a model in memory, got {options.engine!r}")
+    return _sharing(comparer_of_model(model, tokenizer, judge, reasons=True), options)
+
+
+def comparer_of_server(model: str, template: PairTemplate, options: ReasoningOptions) -> ReasoningComparer:
+    """Makes the comparer of a server's model, of which nothing is here: it is sent user messages.
+
+    Raises errors like `ReasoningJudge.from_server`.
+    """
+    template = replace(template, reasons=True)
+    check_template(template, options)
+    generator = _server(model, options, by_ids=False)
+    made = ReasoningComparer(generator, template, options, options.max_new_tokens or _MAX_NEW_TOKENS)
+    return replace(made, reload=partial(comparer_of_server, model, template, options))
+
+
+def _without_second_step(name: str, judge: JudgeOptions, options: ReasoningOptions) -> ReasoningComparer:
+    """The comparer of an engine that gives the labels' probabilities itself; the tokenizer alone is loaded here."""
+    if options.engine in ("transformers", "transformers-continuous"):
+        raise InputError(
+            f"second_step=False spares a model beside the engine: expected it with vllm or URLs, as {options.engine!r} "
+            "has one model for both"
+        )
+    config = load_config(name, **judge.hub)
+    tokenizer = load_pair_tokenizer(name, config, judge, reasons=True)
+    check_template(tokenizer.template, options)
+    limit, _ = attention_span(config.get_text_config(decoder=True))
+    max_new_tokens = _max_new_tokens(limit, options)
+    generator = _engine_apart(name, tokenizer, judge, options)
+    return ReasoningComparer(generator, tokenizer.template, options, max_new_tokens, tokenizer)
+
+
+def _sharing(labels: LabelComparer, options: ReasoningOptions) -> ReasoningComparer:
+    """The comparer of a model that both writes and reads."""
+    generator = TransformersGenerator(
+        labels.runner.model,
+        labels.tokenizer.plain,
+        continuous=options.engine == "transformers-continuous",
+    )
+    return replace(_reading(generator, labels, options), turn=ModelTurn())
+
+
+def _reading(generator: TextGenerator, labels: LabelComparer, options: ReasoningOptions) -> ReasoningComparer:
+    """The comparer of an engine and of the model that reads the soft verdict."""
+    template = labels.tokenizer.template
+    check_template(template, options)
+    max_new_tokens = _max_new_tokens(labels.max_length, options)
+    behind = len(labels.tokenizer.answer_ids([template.answer_prefix])[0])
+    left = labels.max_length - max_new_tokens - behind - _SPARE
+    reason = f"{labels.max_length_reason}, less max_new_tokens {max_new_tokens} and the verdict"
+    if left < 1:
+        raise InputError(
+            f"max_new_tokens: expected fewer than {labels.max_length} ({labels.max_length_reason}) less a prompt, got "
+            f"{max_new_tokens}"
+        )
+    labels = replace(labels, max_length=left, max_length_reason=reason)
+    return ReasoningComparer(generator, template, options, max_new_tokens, labels.tokenizer, labels)
+
+
+def _max_new_tokens(limit: int, options: ReasoningOptions) -> int:
+    return options.max_new_tokens or min(_MAX_NEW_TOKENS, limit // 2)
+
+
+def _engine_apart(name: str, tokenizer: PairTokenizer, judge: JudgeOptions, options: ReasoningOptions) -> TextGenerator:
+    """An engine with a model of its own: vLLM in this process, or servers."""
+    if options.urls:
+        return _server(name, options, by_ids=True)
+    from gram_fast.generating.vllm_generator import VllmGenerator
+
+    return VllmGenerator(name, dtype=judge.dtype, **judge.hub)
+
+
+def _server(model: str, options: ReasoningOptions, by_ids: bool) -> TextGenerator:
+    from gram_fast.generating.server_generator import ServerGenerator  # httpx takes long to import
+
+    return ServerGenerator(
+        options.urls,
+        model,
+        api_key=options.api_key,
+        timeout=options.timeout,
+        retries=options.retries,
+        concurrency=options.concurrency,
+        by_ids=by_ids,
+    )
