@@ -11,11 +11,16 @@ import typer
 from rich.console import Console
 
 from gram_fast.commands.output import Output
+from gram_fast.commands.reasoning import ReasoningFlags
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.errors import GramFastError, InputError, one_line
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import Flag, JudgeOptions
 from gram_fast.ranking.play import check_verifies
+
+_RECORDED = (
+    "model", "revision", "preset", "chat_template_kwargs", "tokenizer", "include_reasoning", "deterministic",
+)  # fmt: skip
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -45,10 +50,7 @@ class ModelOptions(JudgeOptions):
         from gram_fast.models.checkpoint import load_config
         from gram_fast.models.digest import config_digest
 
-        of_prompt = ("preset", "chat_template_kwargs", "tokenizer", "include_reasoning")
-        options = {
-            name: getattr(self, name) for name in ("model", "revision", *of_prompt, "deterministic", "max_length")
-        }
+        options = {name: getattr(self, name) for name in (*_RECORDED, "max_length")}
         return {**options, "config_digest": config_digest(load_config(self.model, **self.hub))}
 
     def load(self, output: Output, verifies: bool = False) -> PairwiseJudge:
@@ -64,30 +66,45 @@ class ModelOptions(JudgeOptions):
     def load_comparer(self, verifies: bool = False) -> tuple[Comparer, dict[str, Any]]:
         """Loads the judge's comparer -> it, and what its answers depend on. Raises as `load`, but for the output."""
         from gram_fast.comparing.loading import load_comparer
-        from gram_fast.comparing.replicas import Replicas
-        from gram_fast.models.digest import weights_digest
 
-        comparer = load_comparer(self.model, self)
-        check_verifies(comparer, verifies)
-        first = comparer.comparers[0] if isinstance(comparer, Replicas) else comparer
-        return comparer, {
-            "prompt_digest": first.tokenizer.text.digest,
-            "label_ids": list(first.tokenizer.label_ids),
-            "device": first.runner.device.type,
-            "dtype": str(first.runner.dtype).removeprefix("torch."),
-            "runner": type(first.runner).__name__,
-            "attention": first.runner.attention,
-            "products": first.runner.products,
-            "weights_digest": weights_digest(first.runner.model),
-        }
+        return _checked(load_comparer(self.model, self), verifies)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowOptions(ModelOptions):
-    """Options of the commands that read rows."""
+class RowOptions(ReasoningFlags, ModelOptions):
+    """Options of the commands that read rows; the judge may be one that reasons."""
 
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the output that an earlier run began.")] = False
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad rows, name them and count them.")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.reasoning  # raises on wrong ones
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """As of other judges; of a server's model, of which nothing is here, without its configuration."""
+        if self.reasoning is None or self.reasoning.second_step:
+            return super().recorded
+        return {name: getattr(self, name) for name in (*_RECORDED, "max_length")}
+
+    def load_comparer(self, verifies: bool = False) -> tuple[Comparer, dict[str, Any]]:
+        """Loads the judge's comparer; one that reasons where that is asked for, or the judge's prompt says so."""
+        from gram_fast.generating.loading import load_reasoning_comparer, template_of
+        from gram_fast.generating.options import ReasoningOptions
+
+        options = self.reasoning
+        if options is None:
+            if not template_of(self.model, self).reasons:
+                return super().load_comparer(verifies)
+            options = ReasoningOptions()
+        return _checked(load_reasoning_comparer(self.model, self, options), verifies)
+
+
+def _checked(comparer: Any, verifies: bool) -> tuple[Comparer, dict[str, Any]]:
+    """A comparer, and what its answers depend on. Raises InputError on one that verifies, or does not, as asked."""
+    check_verifies(comparer, verifies)
+    return comparer, getattr(comparer, "comparers", [comparer])[0].recorded
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from gram_fast.results import Comparison, ForwardStats, Ranking, Selection, Stats, Verification
+from gram_fast.results import Comparison, ForwardStats, Ranking, ReasoningStats, Selection, Stats, Verification
 
 # Most characters of a prompt, and of a response, which the terminal's width cuts further.
 _PROMPT, _RESPONSE = 78, 200
@@ -56,7 +56,9 @@ def ranking_table(
 
 def _table(prompt: str, columns: Sequence[str], stats: Stats, rows: int) -> Table:
     caption = f"{stats.comparisons} comparisons"
-    if isinstance(stats, ForwardStats):
+    if isinstance(stats, ReasoningStats):
+        caption += f", {stats.votes} votes, {stats.invalid_votes} invalid, {stats.tokens_generated:,} tokens written"
+    elif isinstance(stats, ForwardStats):
         caption += f", {stats.tokens_unshared:,} tokens without sharing, {stats.tokens_computed:,} computed"
     caption += f", {stats.seconds:.2f} seconds" + (f", for {rows} rows together" if rows > 1 else "")
     title = _line(prompt, _PROMPT)

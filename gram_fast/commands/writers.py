@@ -18,6 +18,9 @@ def whole_rows(output: Output) -> Write:
 
     def write(row: JobRow, result: Any, count: int) -> None:
         fields = asdict(result)
+        for written in (fields, *fields.get("comparisons", ())):
+            if not written.get("reasoning", True):
+                del written["reasoning"]  # of a judge that writes none
         fields.pop("errors", None)  # there are none: a response that cannot be judged is an error of its row
         stats = {"rows": count, **fields["stats"]}
         output.write({"id": row.id, **fields, "stats": stats, INPUT_DIGEST: row.digest})

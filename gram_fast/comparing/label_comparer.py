@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from gram_fast.comparing.orders import Orders, shown
 from gram_fast.comparing.preference import preference
 from gram_fast.devices import on_device
 from gram_fast.errors import InputError, NumericalError, UnsupportedModelError
+from gram_fast.models.digest import weights_digest
 from gram_fast.models.finite import why_not_finite
 from gram_fast.models.known_answers import KnownAnswer, known_answers, rounding
 from gram_fast.results import ForwardStats, Preference
@@ -94,6 +96,20 @@ class LabelComparer:
     def __deepcopy__(self, memo: object) -> "LabelComparer":
         """The comparer itself: calls leave nothing in it that a copy could be spared, and a model is large."""
         return self
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What answers depend on, as found in place of each "auto": JSON values."""
+        return {
+            "prompt_digest": self.tokenizer.text.digest,
+            "label_ids": list(self.tokenizer.label_ids),
+            "device": self.runner.device.type,
+            "dtype": str(self.runner.dtype).removeprefix("torch."),
+            "runner": type(self.runner).__name__,
+            "attention": self.runner.attention,
+            "products": self.runner.products,
+            "weights_digest": weights_digest(self.runner.model),
+        }
 
     @property
     def tokens_at_once(self) -> int:

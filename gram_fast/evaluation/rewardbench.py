@@ -3,7 +3,7 @@
 A data row has prompt, chosen, rejected and subset, as in the `filtered` split of allenai/reward-bench and in GRAM's
 filtered.json. A tie is not correct: RewardBench's script for classifiers and GRAM's both require chosen > rejected.
 (RewardBench's script for generative judges counts an answer that names neither response as half; a judge that reads
-label logits always answers.) GenRM's script counts the two orders of a pair apart.
+label logits always answers.) GenRM's script counts the two orders of a pair apart, by verdicts that are written.
 """
 
 import json
@@ -120,7 +120,8 @@ def definitions(results: Sequence[Result]) -> list[Definition]:
         ),
         Definition(
             "genrm",
-            "two games a pair, each 1 for the chosen response, 0 for the rejected one and 0.5 for a tie; a pair counts "
+            "two games a pair by the verdicts that the judge writes, or by its labels' logits where it writes none, "
+            "each 1 for the chosen response, 0 for the rejected one and 0.5 for a tie or no verdict; a pair counts "
             "their mean; subsets weighted as by RewardBench; sections in percent rounded to two digits; overall: mean "
             "of the four, rounded too (Freder-chen/ReasonGenRM, GenRM/src/rewardbench_genrm.py)",
             {**rounded, "overall": _rounded(mean(rounded.values()))},
@@ -161,7 +162,7 @@ def _by_subset(
 
 def _won_games(results: Sequence[Result]) -> float | None:
     """Share of games that the chosen response won, a tie as half; None where a result lacks the orders apart."""
-    return mean(None if result.games is None else (2 + sum(result.games)) / 4 for result in results)
+    return mean(None if (games := result.written_games) is None else (2 + sum(games)) / 4 for result in results)
 
 
 def _weighted_mean(by_subset: Mapping[str, float | None]) -> float | None:

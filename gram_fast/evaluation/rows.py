@@ -20,7 +20,13 @@ Fields = dict[str, Any]
 SLOT_FIELDS = ("p_chosen_in_slot_a", "p_chosen_in_slot_b")
 """P(chosen better) with the chosen response in slot A, and in slot B."""
 
-RESULT_FIELDS = ("pair_number", "score_chosen", "score_rejected", "correct", *SLOT_FIELDS, "run")
+VOTE_FIELDS = ("votes_chosen_in_slot_a", "votes_chosen_in_slot_b")
+"""Of a judge that writes verdicts, how many are for the chosen response, for the rejected one and invalid, with the
+chosen response in slot A, and in slot B."""
+
+RESULT_FIELDS = (
+    "pair_number", "score_chosen", "score_rejected", "correct", *SLOT_FIELDS, *VOTE_FIELDS, "reasoning", "run",
+)  # fmt: skip
 """Fields that scoring adds to the fields of a pair, or replaces."""
 
 
@@ -95,6 +101,14 @@ class Result:
     def games(self) -> tuple[int, int] | None:
         """Verdicts (1, -1 or 0) with the chosen response in slot A and in slot B; None if `by_slot` is None."""
         return None if (p := self.by_slot) is None else (sign(p[0] - 0.5), sign(p[1] - 0.5))
+
+    @property
+    def written_games(self) -> tuple[int, int] | None:
+        """The same by the verdicts that the judge wrote, their majority; `games` of a judge that writes none."""
+        first, second = (self.fields.get(name) for name in VOTE_FIELDS)
+        if first is None or second is None:
+            return self.games
+        return sign(first[0] - first[1]), sign(second[0] - second[1])
 
 
 @dataclass(frozen=True)
@@ -258,6 +272,11 @@ def _check_scores(fields: Fields) -> None:
         value = get_field(fields, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise InputError(f"{name}: expected a number from 0 to 1, got {value!r}")
+    for name in VOTE_FIELDS:
+        votes = fields.get(name)
+        are_counts = isinstance(votes, list) and len(votes) == 3 and all(type(n) is int and n >= 0 for n in votes)
+        if votes is not None and not are_counts:
+            raise InputError(f"{name}: expected the numbers of votes for, against and invalid, got {votes!r}")
     is_correct = fields["score_chosen"] > fields["score_rejected"]
     if get_field(fields, "correct") is not is_correct:
         raise InputError(f"correct: expected {is_correct} from the two scores, got {fields['correct']!r}")

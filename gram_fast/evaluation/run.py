@@ -1,6 +1,7 @@
 """Scores the pairs of a benchmark in batches with a judge and writes one result row for each pair, resumably."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from gram_fast.commands.chunks import CHARACTERS, chunks, score_chunk
 from gram_fast.commands.output import Output, id_key
 from gram_fast.errors import GramFastError
-from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, BenchmarkPair, Fields
+from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, VOTE_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Preference
 from gram_fast.text.messages import read_text
@@ -74,4 +75,14 @@ def _compare(judge: PairwiseJudge, batch: Sequence[NumberedPair]) -> Sequence[Pr
 def _scored(fields: Fields, preference: Preference) -> dict[str, Any]:
     own = {name: value for name, value in fields.items() if name not in RESULT_FIELDS}
     scores = {"score_chosen": preference.p, "score_rejected": 1 - preference.p, "correct": preference.p > 0.5}
-    return {**own, **scores, **dict(zip(SLOT_FIELDS, (preference.p_ab, preference.p_ba), strict=True))}
+    by_slot = dict(zip(SLOT_FIELDS, (preference.p_ab, preference.p_ba), strict=True))
+    return {**own, **scores, **by_slot, **_written(preference)}
+
+
+def _written(preference: Preference) -> dict[str, Any]:
+    """What a judge that reasons wrote: the counts of its verdicts in each order, and all of it."""
+    if preference.reasoning is None:
+        return {}
+    verdicts = [(vote.order, vote.is_for_i) for vote in preference.reasoning.votes]
+    counts = [[verdicts.count((order, kind)) for kind in (True, False, None)] for order in ("ab", "ba")]
+    return {**dict(zip(VOTE_FIELDS, counts, strict=True)), "reasoning": asdict(preference.reasoning)}

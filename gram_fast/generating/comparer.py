@@ -25,6 +25,7 @@ from gram_fast.generating.verdicts import Verdict, reader
 from gram_fast.results import ForwardStats, ReasoningStats
 from gram_fast.scoring.forks import in_forked_children
 from gram_fast.text.chat_marks import flags_of
+from gram_fast.text.digest import digest
 from gram_fast.text.encoded import EncodedTexts
 from gram_fast.text.group import Group
 from gram_fast.text.prompts import PairTemplate
@@ -87,6 +88,17 @@ class ReasoningComparer:
     def __deepcopy__(self, memo: object) -> "ReasoningComparer":
         """The comparer itself, as of a LabelComparer."""
         return self
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What answers depend on, as found in place of each "auto": JSON values. Of servers not where they are."""
+        text = {"prompt_digest": digest([self.template.text, self.template.frame])}
+        return {
+            **(self.labels.recorded if self.labels else text),
+            **self.options.recorded,
+            "engine": "server" if self.options.urls else self.options.engine,
+            "max_new_tokens": self.max_new_tokens,
+        }
 
     @property
     def max_length(self) -> int:

@@ -14,7 +14,7 @@ from gram_fast.generating.comparer import ModelTurn, ReasoningComparer
 from gram_fast.generating.generator import TextGenerator
 from gram_fast.generating.options import ReasoningOptions, check_template
 from gram_fast.generating.transformers_generator import TransformersGenerator
-from gram_fast.models.checkpoint import load_config
+from gram_fast.models.checkpoint import find_template, load_config
 from gram_fast.models.options import JudgeOptions
 from gram_fast.models.supported import attention_span
 from gram_fast.scoring.surroundings import sheltered
@@ -25,6 +25,11 @@ from gram_fast.text.tokens import PairTokenizer
 _MAX_NEW_TOKENS = 2048
 # Tokens that a rationale may have more when its text is encoded again than when it was written.
 _SPARE = 16
+
+
+def template_of(name: str, judge: JudgeOptions) -> PairTemplate:
+    """The template of a checkpoint's judge. Raises errors like `load_comparer`."""
+    return find_template(judge.preset, load_config(name, **judge.hub), judge.chat_template_kwargs)
 
 
 @sheltered
@@ -82,7 +87,14 @@ def comparer_of_server(model: str, template: PairTemplate, options: ReasoningOpt
 
 
 def _without_second_step(name: str, judge: JudgeOptions, options: ReasoningOptions) -> ReasoningComparer:
-    """The comparer of an engine that gives the labels' probabilities itself; the tokenizer alone is loaded here."""
+    """The comparer of an engine that gives the labels' probabilities itself.
+
+    For vLLM the tokenizer is loaded here; of a server's model nothing is, as it need not be a checkpoint that is here.
+    """
+    if options.urls:
+        return comparer_of_server(
+            name, PairTemplate.load("gram-r2" if judge.preset == "auto" else judge.preset), options
+        )
     if options.engine in ("transformers", "transformers-continuous"):
         raise InputError(
             f"second_step=False spares a model beside the engine: expected it with vllm or URLs, as {options.engine!r} "

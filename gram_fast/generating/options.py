@@ -79,7 +79,7 @@ class ReasoningOptions:
     @property
     def recorded(self) -> dict[str, Any]:
         """The options on which answers depend, JSON values."""
-        names = ("votes", "adaptive", "verdict", "temperature", "max_new_tokens", "second_step")
+        names = ("votes", "adaptive", "verdict", "temperature", "second_step")
         return {name: getattr(self, name) for name in names} | {"vote_seed": self.seed}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS, judgebench, rewardbench, rmbench
 from gram_fast.evaluation.calibration import calibration
-from gram_fast.evaluation.rows import Result, read_results
+from gram_fast.evaluation.rows import VOTE_FIELDS, Place, Result, read_results
 from gram_fast.evaluation.summary import render, summarize
 
 
@@ -64,6 +64,38 @@ def test_rewardbench_as_genrm_counts_games_and_rounds_sections():
     pair_without_orders = placed(rewardbench, [*rows, result(0.9, subset="hep-go")])
     counted = values(rewardbench, pair_without_orders)["genrm"]
     assert (counted["chat"], counted["reasoning"], counted["overall"]) == (0.5714, None, None)
+
+
+def test_genrm_counts_the_verdicts_that_were_written():
+    """By hand: chat 3 pairs of weights 100 and 40; the label logits would say the opposite of every verdict."""
+    votes = {  # for chosen, for rejected, invalid; with the chosen response in slot A, and in slot B
+        0: ([1, 0, 0], [1, 0, 0]),  # 1
+        1: ([1, 0, 0], [0, 1, 0]),  # a win and a loss: 1/2
+        2: ([0, 0, 1], [1, 0, 0]),  # no verdict and a win: 3/4
+        3: ([0, 1, 0], [0, 0, 1]),  # 1/4
+        4: ([2, 2, 1], [3, 2, 0]),  # a tie and a majority: 3/4
+        5: ([0, 1, 0], [0, 1, 0]),  # math-prm: 0
+        6: ([0, 0, 4], [1, 0, 3]),  # hep-cpp: 3/4
+    }
+    rows = []
+    for k, (subset, _) in enumerate(SUBSETS):
+        slots = tuple(0.1 if first >= second else 0.9 for first, second, _ in votes[k])
+        fields = {
+            **result(sum(slots) / 2, slots, subset=subset).fields,
+            **dict(zip(VOTE_FIELDS, votes[k], strict=True)),
+        }
+        rows.append(Result(fields, Place(""), ""))
+    counted = values(rewardbench, placed(rewardbench, rows))["genrm"]
+    # chat (100 * (1 + 1/2) / 2 + 40 * 3/4) / 140 = 75 percent; reasoning (984 * 0 + 164 * 3/4) / 1148 = 10.714285...
+    sections = {"chat": 0.75, "chat-hard": 0.25, "safety": 0.75, "reasoning": 0.1071}
+    assert counted == pytest.approx({**sections, "overall": 0.4643}, abs=1e-9)
+
+
+@pytest.mark.parametrize("votes", [[1, 0], [1, 0, -1], [True, 0, 0], "100"])
+def test_counts_of_votes_that_are_none_are_an_error(votes, tmp_path):
+    fields = {**result(0.9, subset="hep-go").fields, VOTE_FIELDS[1]: votes}
+    with pytest.raises(InputError, match="votes_chosen_in_slot_b: expected the numbers of votes"):
+        read_results(rewardbench, write(tmp_path / "results.jsonl", [fields]))
 
 
 def test_a_section_without_rows_has_no_number_and_no_overall():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.benchmark_rows import write
+from helpers.generators import ScriptedGenerator, gram_r2_answer
 from helpers.small_models import tiny_judge, write_judge
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,8 +20,19 @@ from gram_fast.commands.output import open_output
 from gram_fast.comparing.preference import preference
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS, judgebench
-from gram_fast.evaluation.rows import BenchmarkPair, PairTexts, Place, read_benchmark_pairs
+from gram_fast.evaluation.rows import (
+    VOTE_FIELDS,
+    BenchmarkPair,
+    PairTexts,
+    Place,
+    read_benchmark_pairs,
+    read_results,
+)
 from gram_fast.evaluation.run import batches, score_pairs
+from gram_fast.generating.comparer import ReasoningComparer
+from gram_fast.generating.options import ReasoningOptions
+from gram_fast.judge import PairwiseJudge
+from gram_fast.text.prompts import PairTemplate
 
 SOURCES = ("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
 ROWS = [
@@ -116,6 +128,26 @@ def scored(judge, rows, tmp_path, on_bad):
 
 def refuse(error):
     raise error
+
+
+def test_rows_of_a_judge_that_reasons_have_what_it_wrote(tmp_path):
+    def blue(content, rng):
+        label = "A" if "[The Start of Assistant A's Response]\nBlue" in content else "B"
+        return rng.choice([gram_r2_answer(label), "<think>\nwell"])
+
+    options = ReasoningOptions(engine="http://nowhere", votes=8, verdict="hard")
+    comparer = ReasoningComparer(ScriptedGenerator(blue), PairTemplate.load("gram-r2"), options, 64)
+    rows = scored(PairwiseJudge(comparer), ROWS, tmp_path, refuse)
+    for row in rows:
+        for name in VOTE_FIELDS:
+            right, wrong, invalid = row[name]
+            assert (right + invalid, wrong) == (8, 0)
+        assert [len(row["reasoning"]["votes"]), row["correct"]] == [16, True]
+        assert row["reasoning"]["for_i"] == sum(row[name][0] for name in VOTE_FIELDS)
+        assert {vote["problem"] for vote in row["reasoning"]["votes"]} == {None, "no verdict"}
+    assert len({tuple(row[VOTE_FIELDS[0]]) for row in rows}) > 1
+    results = read_results(judgebench, str(tmp_path / "out.jsonl"))
+    assert {result.written_games for result in results} == {(1, 1)}
 
 
 def test_rows_have_their_fields_and_the_scores_of_compare(judge, tmp_path):
