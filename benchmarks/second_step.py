@@ -110,7 +110,7 @@ def peak_growth(way: Way) -> int:
     way()
     stop.set()
     watcher.join()
-    return max(0, max(peaks) - before)
+    return max(0, int(max(peaks) - before))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

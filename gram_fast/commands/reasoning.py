@@ -1,6 +1,6 @@
 """Options of the commands by which a judge that reasons is asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
@@ -38,7 +38,7 @@ class ReasoningFlags:
     ] = None
     engine_api_key: Annotated[
         str | None, typer.Option(envvar="GRAM_FAST_ENGINE_API_KEY", help="Key of the servers.", show_envvar=True)
-    ] = None
+    ] = field(default=None, repr=False)
     engine_timeout: Annotated[float | None, typer.Option(help="Seconds that one answer may take a server.")] = None
     concurrency: Annotated[int | None, typer.Option(help="Most requests under way at the servers.")] = None
 

@@ -19,7 +19,6 @@ from gram_fast.models.options import JudgeOptions
 from gram_fast.models.supported import attention_span
 from gram_fast.scoring.surroundings import sheltered
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.text.tokens import PairTokenizer
 
 # Most tokens of an answer, by default: what the scripts of GRAM-R2 ask for.
 _MAX_NEW_TOKENS = 2048
@@ -52,14 +51,16 @@ def load_reasoning_comparer(
                 "reads with one model, which runner 'transformers' runs"
             )
         judge = replace(judge, runner="transformers")
+    if judge.preset != "auto":
+        check_template(PairTemplate.load(judge.preset), options)
+    # One engine for all devices, as a server and vLLM have their own. It comes first: it may not be there.
+    generator = None if is_shared else _engine_apart(name, judge, options)
     loaded = load_comparer(name, judge, reasons=True)
     comparers = loaded.comparers if isinstance(loaded, Replicas) else (loaded,)
-    if is_shared:
-        made = [_sharing(comparer, options) for comparer in comparers]
-    else:
-        # One engine for all: a server, or vLLM, which has devices of its own.
-        generator = _engine_apart(name, comparers[0].tokenizer, judge, options)
-        made = [_reading(generator, comparer, options) for comparer in comparers]
+    made = [
+        _sharing(comparer, options) if generator is None else _reading(generator, comparer, options)
+        for comparer in comparers
+    ]
     found = [replace(comparer, reload=reload) for comparer in made]
     return found[0] if len(found) == 1 else Replicas(found, reload)
 
@@ -105,12 +106,17 @@ def _without_second_step(name: str, judge: JudgeOptions, options: ReasoningOptio
     check_template(tokenizer.template, options)
     limit, _ = attention_span(config.get_text_config(decoder=True))
     max_new_tokens = _max_new_tokens(limit, options)
-    generator = _engine_apart(name, tokenizer, judge, options)
+    generator = _engine_apart(name, judge, options)
     return ReasoningComparer(generator, tokenizer.template, options, max_new_tokens, tokenizer)
 
 
 def _sharing(labels: LabelComparer, options: ReasoningOptions) -> ReasoningComparer:
     """The comparer of a model that both writes and reads."""
+    if options.votes > 1 and options.temperature is None and not labels.runner.model.generation_config.do_sample:
+        raise InputError(
+            f"temperature: the checkpoint's generation configuration takes the most likely token, so that "
+            f"{options.votes} votes would be one vote {options.votes} times: expected a temperature above 0, or votes=1"
+        )
     generator = TransformersGenerator(
         labels.runner.model,
         labels.tokenizer.plain,
@@ -140,7 +146,7 @@ def _max_new_tokens(limit: int, options: ReasoningOptions) -> int:
     return options.max_new_tokens or min(_MAX_NEW_TOKENS, limit // 2)
 
 
-def _engine_apart(name: str, tokenizer: PairTokenizer, judge: JudgeOptions, options: ReasoningOptions) -> TextGenerator:
+def _engine_apart(name: str, judge: JudgeOptions, options: ReasoningOptions) -> TextGenerator:
     """An engine with a model of its own: vLLM in this process, or servers."""
     if options.urls:
         return _server(name, options, by_ids=True)

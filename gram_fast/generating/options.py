@@ -1,7 +1,7 @@
 """Options of a judge that reasons, for `ReasoningJudge` and the command line."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from gram_fast.errors import BackendError, InputError, shown_value
@@ -28,7 +28,7 @@ class ReasoningOptions:
     max_new_tokens: int | None = None
     seed: int = 0
     second_step: bool = True
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     timeout: float = 600.0
     retries: int = 6
     concurrency: int = 64

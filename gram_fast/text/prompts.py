@@ -100,9 +100,10 @@ class PairTemplate:
 
     @property
     def preset(self) -> str | None:
-        """Name of the preset that it is, variables of the chat template aside; None of any other template."""
-        plain = replace(self, chat_template_kwargs={})
-        presets = ((name, replace(self.load(name), chat_template_kwargs={})) for name in preset_names())
+        """Name of the preset that it is, whatever variables the chat template has and whether it reasons, or None."""
+        settings: dict[str, Any] = {"chat_template_kwargs": {}, "reasons": False}
+        plain = replace(self, **settings)
+        presets = ((name, replace(self.load(name), **settings)) for name in preset_names())
         return next((name for name, preset in presets if preset == plain), None)
 
     @property
