@@ -252,11 +252,12 @@ class DoctorOptions(JudgeOptions):
 def diagnose(options: DoctorOptions) -> None:
     """Say what is installed and can run; with a checkpoint, test template, labels and engine on a known answer."""
     from gram_fast.commands import doctor
-    from gram_fast.comparing.loading import load_comparer
+    from gram_fast.comparing.loading import load_comparer, load_template
 
     _print_table(doctor.installation())
     if options.model is not None:
-        _print_table(doctor.checkpoint(load_comparer(options.model, options)))
+        reasons = load_template(options.model, options).reasons
+        _print_table(doctor.checkpoint(load_comparer(options.model, options, reasons=reasons)))
 
 
 def _print_table(rows: Iterable[tuple[str, str]]) -> None:

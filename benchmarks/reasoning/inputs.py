@@ -31,7 +31,7 @@ PRESET = Path(__file__).with_name("preset.txt")
 
 
 @dataclass(frozen=True)
-class TestRow:
+class RowOfTest:
     """A pair of a test, and the task by which its rationales are checked."""
 
     task: Task
@@ -40,7 +40,7 @@ class TestRow:
     label: str
 
 
-def rows_of_test(test: str, count: int = TEST_ROWS) -> list[TestRow]:
+def rows_of_test(test: str, count: int = TEST_ROWS) -> list[RowOfTest]:
     """Draws a test's pairs, as many of each kind: the same in every run."""
     makers, seed, split = {
         "seen": (KINDS, 11, trained),
@@ -51,7 +51,7 @@ def rows_of_test(test: str, count: int = TEST_ROWS) -> list[TestRow]:
     found = []
     for task in distinct_tasks(makers, seed, count // len(makers), split):
         row = reasoned_row(task, rng)
-        found.append(TestRow(task, row["prompt"], tuple(row["responses"]), row["label"]))
+        found.append(RowOfTest(task, row["prompt"], tuple(row["responses"]), row["label"]))
     return found
 
 

@@ -64,7 +64,8 @@ def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tu
     yield "labels", ", ".join(f"{label} = {label_id}" for label, label_id in labels)
     yield "prompt ends in", repr(tokenizer.prompt_end) + (", inside thinking" if tokenizer.ends_in_thinking else "")
     found = NextTokens.of(tokenizer, runner)
-    yield "next tokens", f"{found.shown}, by likelihood; the likelier label is number {found.rank + 1}"
+    begins, label = "a rationale begins there", f"the likelier label is number {found.rank + 1}"
+    yield "next tokens", f"{found.shown}, by likelihood; {begins if tokenizer.template.reasons else label}"
     shown = ("response 1", "response 2") if first.verifies else ("order ab", "order ba")
     for what, answer in zip(shown, first.known_answers, strict=True):
         # Always right: a judge with wrong logits is refused when it is made.

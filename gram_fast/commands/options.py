@@ -90,12 +90,13 @@ class RowOptions(ReasoningFlags, ModelOptions):
 
     def load_comparer(self, verifies: bool = False) -> tuple[Comparer, dict[str, Any]]:
         """Loads the judge's comparer; one that reasons where that is asked for, or the judge's prompt says so."""
-        from gram_fast.generating.loading import load_reasoning_comparer, template_of
+        from gram_fast.comparing.loading import load_template
+        from gram_fast.generating.loading import load_reasoning_comparer
         from gram_fast.generating.options import ReasoningOptions
 
         options = self.reasoning
         if options is None:
-            if not template_of(self.model, self).reasons:
+            if not load_template(self.model, self).reasons:
                 return super().load_comparer(verifies)
             options = ReasoningOptions()
         return _checked(load_reasoning_comparer(self.model, self, options), verifies)

@@ -21,7 +21,7 @@ from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.runner import Runner
 from gram_fast.scoring.surroundings import sheltered
-from gram_fast.text.prompts import preset_names
+from gram_fast.text.prompts import PairTemplate, preset_names
 from gram_fast.text.tokens import PairTokenizer
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,11 @@ def comparer_of_model(
     comparer = _comparer_of(pair_tokenizer, runner, options, str(getattr(model, "name_or_path", "")))
     _warn_of_next_tokens(comparer, model.config)
     return comparer
+
+
+def load_template(name: str, options: JudgeOptions) -> PairTemplate:
+    """The template of a checkpoint's judge. Raises errors like `load_comparer`."""
+    return find_template(options.preset, load_config(name, **options.hub), options.chat_template_kwargs)
 
 
 def load_pair_tokenizer(name: str, config: Any, options: JudgeOptions, *, reasons: bool = False) -> PairTokenizer:

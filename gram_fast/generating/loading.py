@@ -14,7 +14,7 @@ from gram_fast.generating.comparer import ModelTurn, ReasoningComparer
 from gram_fast.generating.generator import TextGenerator
 from gram_fast.generating.options import ReasoningOptions, check_template
 from gram_fast.generating.transformers_generator import TransformersGenerator
-from gram_fast.models.checkpoint import find_template, load_config
+from gram_fast.models.checkpoint import load_config
 from gram_fast.models.options import JudgeOptions
 from gram_fast.models.supported import attention_span
 from gram_fast.scoring.surroundings import sheltered
@@ -24,11 +24,6 @@ from gram_fast.text.prompts import PairTemplate
 _MAX_NEW_TOKENS = 2048
 # Tokens that a rationale may have more when its text is encoded again than when it was written.
 _SPARE = 16
-
-
-def template_of(name: str, judge: JudgeOptions) -> PairTemplate:
-    """The template of a checkpoint's judge. Raises errors like `load_comparer`."""
-    return find_template(judge.preset, load_config(name, **judge.hub), judge.chat_template_kwargs)
 
 
 @sheltered
