@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -131,3 +132,15 @@ def give_memory_back(device: torch.device) -> None:
     if device.type == "cuda":
         with capturing:
             torch.cuda.empty_cache()
+
+
+def free_memory(device: torch.device) -> int:
+    """Free memory of the device in bytes."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on the device or on the host."""
+    # Of the driver, which loads kernels and makes graphs, "CUDA error: out of memory", which is no OutOfMemoryError.
+    words = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

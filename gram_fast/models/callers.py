@@ -1,6 +1,8 @@
 """A caller's model: what is inside its wrappers, and whether a judge can run that layer by layer."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -32,6 +34,20 @@ def plain_model(model: nn.Module) -> Any:
     _check_weights(model)
     _check_layers(model)
     return model
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Has a model compute without dropout, and leaves its modules as they were found."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        # In the `try`: an interruption right after an assignment must not leave it.
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -24,6 +24,12 @@ def head_dim(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
+def bytes_per_slot(config: Any, dtype: torch.dtype) -> int:
+    """Memory of one token's keys and values in all layers, by the configuration, in bytes."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head_dim(config) * dtype.itemsize)
+
+
 def attention_span(config: Any) -> tuple[int, str]:
     """Most tokens of a sequence for which attention is plain and causal, and the reason for that limit.
 

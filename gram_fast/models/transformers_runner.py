@@ -15,8 +15,10 @@ from gram_fast import ops
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.kernels.label_logits import log_probabilities
 from gram_fast.kernels.tables import uploaded
+from gram_fast.models.callers import in_eval_mode
 from gram_fast.models.supported import (
     attention_span,
+    bytes_per_slot,
     check_dtype,
     check_label_ids,
     check_plain_attention,
@@ -114,9 +116,7 @@ class TransformersRunner:
     @property
     def bytes_per_slot(self) -> int:
         """Memory of one token's keys and values in all layers, by the configuration, in bytes."""
-        config = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * head_dim(self.config) * self.dtype.itemsize)
+        return bytes_per_slot(self.config, self.dtype)
 
     @property
     def bytes_per_token(self) -> int:
@@ -187,17 +187,13 @@ class TransformersRunner:
     def _run(self, model: Any, attention: str, **arguments: Any) -> Any:
         """Runs the model, or its base, without dropout and with that attention; it is left as it was found."""
         before = self.config._attn_implementation
-        training = [module for module in self.model.modules() if module.training]
         try:
             # In the `try`: an interruption right after an assignment must not leave it.
             self.config._attn_implementation = attention
-            for module in training:
-                module.training = False
-            return model(**arguments, use_cache=False)
+            with in_eval_mode(self.model):
+                return model(**arguments, use_cache=False)
         finally:
             self.config._attn_implementation = before
-            for module in training:
-                module.training = True
 
 
 def _attend(

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from gram_fast.devices import finish, give_memory_back
+from gram_fast.devices import finish, free_memory, give_memory_back, is_out_of_memory
 from gram_fast.scoring.calls import Calls
 from gram_fast.scoring.forks import check_forked_child, in_forked_children
 from gram_fast.scoring.key_values import KeyValueStore
@@ -71,7 +70,7 @@ class Engine:
         self._calls, self._turns = Calls(), self._new_turns()
         self._is_forked = False
         in_forked_children(self._after_fork)
-        free = runner.processes.least(_free_memory(runner.device))
+        free = runner.processes.least(free_memory(runner.device))
         self.budget = max_batch_tokens or default_budget(runner, free)
         """Most tokens of one pass."""
         # An eighth of the free memory, at most 65,536 and at least one pass.
@@ -263,7 +262,7 @@ class Engine:
         except (RuntimeError, MemoryError) as error:
             # With several processes, the others wait in the middle of this pass and cannot be told to start over.
             is_alone = self._runner.processes.count == 1
-            if not (is_alone and _is_out_of_memory(error)) or self.budget // 2 < _SMALLEST_BUDGET:
+            if not (is_alone and is_out_of_memory(error)) or self.budget // 2 < _SMALLEST_BUDGET:
                 raise
             is_complete = False
         leaf_index = np.concatenate([np.empty(0, np.int64), *(index for index, _ in done)])
@@ -325,14 +324,3 @@ def default_budget(runner: Runner, free: int) -> int:
         return CPU_BUDGET
     bytes_per_token = runner.bytes_per_token + runner.bytes_per_slot
     return max(_SMALLEST_BUDGET, min(65536, min(_PASS_BYTES, free // 2) // bytes_per_token))
-
-
-def _free_memory(device: torch.device) -> int:
-    """Free memory of the device in bytes."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # Of the driver, which loads kernels and makes graphs, "CUDA error: out of memory", which is no OutOfMemoryError.
-    words = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
