@@ -20,6 +20,7 @@ PACKAGE = "gram_fast"
 ROOMS = {
     "_C": "the compiled part: token tree, plan, C++ and CUDA ops",
     "errors": "what is raised",
+    "web": "what all clients of servers share: checks, how long to wait before another try",
     "hub": "whether the Hugging Face hub can be reached",
     "extension": "the compiled part, or the error that says how to build it",
     "kernels": "plain references and Triton kernels of the ops, and how their tables are laid out",

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import httpx
 
 from gram_fast.errors import InputError, ServerError, one_line, shown_value
+from gram_fast.web import CONNECT_TIMEOUT, authorization, check_retries, check_timeout, check_url, wait_before_try
 
 # Another try may have an answer: too many requests, or a server that is starting or being replaced.
 _AGAIN = (408, 429, 502, 503)
 # No other try would do better.
 _FINAL = (httpx.ReadTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
-# Seconds before the first try after a failure, at most; twice as many before each further one.
-_FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0
 
 
 class Connection:
@@ -24,18 +22,14 @@ class Connection:
 
     def __init__(self, url: str, api_key: str | None, timeout: float, retries: int) -> None:
         """Arguments as for `from_server`. Raises InputError on one that is wrong."""
-        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise InputError(f"url: expected http://HOST:PORT or https://HOST:PORT, got {shown_value(url)}")
+        check_url(url)
         check_timeout(timeout)
-        if api_key is not None and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
-            raise InputError("api_key: expected printable ASCII, without a line's end")
-        if type(retries) is not int or retries < 0:
-            raise InputError(f"retries: expected an integer of at least 0, got {shown_value(retries)}")
+        check_retries(retries)
         self.url, self.timeout, self.retries = url.rstrip("/"), timeout, retries
         self._options: dict[str, Any] = {
             "base_url": self.url,
-            "headers": {} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+            "headers": authorization(api_key),
+            "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
             # Made once: it takes 25 ms.
             "verify": httpx.create_ssl_context() if url.startswith("https") else False,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
@@ -97,17 +91,13 @@ class Connection:
         """Seconds to wait before another attempt; None where there is to be none."""
         if attempt == self.retries or isinstance(found, _FINAL):
             return None
-        wait: float = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * random.uniform(
-            0.5, 1.0
-        )  # many may have failed together
         if isinstance(found, httpx.TransportError):
-            return wait
+            return wait_before_try(attempt, None)
         # Of a proxy whose replica ended: Ray Serve's has plain text. The server's own 500 says what it was.
         is_of_proxy = found.status_code == 500 and "json" not in found.headers.get("Content-Type", "")
         if found.status_code not in _AGAIN and not is_of_proxy:
             return None
-        told = found.headers.get("Retry-After", "")
-        return max(wait, min(float(told), _LONGEST_WAIT)) if told.isdecimal() else wait
+        return wait_before_try(attempt, found.headers.get("Retry-After"))
 
     def _answer(self, path: str, found: httpx.Response | httpx.TransportError) -> Any:
         """The JSON of a response. Raises errors like `post`."""
@@ -135,9 +125,3 @@ class Connection:
 def _of_session(session: str | None) -> dict[str, str]:
     """The header by which Ray Serve and other proxies choose the replica."""
     return {} if session is None else {"X-Session-Id": session}
-
-
-def check_timeout(timeout: float) -> None:
-    """Raises InputError on anything but seconds above 0, a year at most."""
-    if not isinstance(timeout, int | float) or not 0 < timeout < 4e7:
-        raise InputError(f"timeout: expected seconds above 0, got {shown_value(timeout)}")

@@ -4,10 +4,11 @@ import uuid
 from typing import Any
 
 from gram_fast.errors import InputError, ServerError
-from gram_fast.remote.connection import Connection, check_timeout
+from gram_fast.remote.connection import Connection
 from gram_fast.rendezvous import Partial
 from gram_fast.text.digest import digest
 from gram_fast.text.messages import Prompt, read_text
+from gram_fast.web import check_timeout
 
 
 class RemoteRendezvous:

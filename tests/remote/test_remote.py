@@ -209,7 +209,7 @@ ENDED = (500, b"Internal Server Error", {"Content-Type": "text/plain"})
     "fault", [BUSY, (429, {}, {}), (502, b"<html>", {}), ENDED, None], ids=["503", "429", "502", "500", "lost"]
 )
 def test_what_may_pass_is_tried_again(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gram_fast.remote.connection._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("gram_fast.web.FIRST_WAIT", 0.001)
     for post in (
         lambda connection: connection.post("/x", {}),
         lambda connection: asyncio.run(connection.post_async("/x", {})),
