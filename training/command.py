@@ -1,4 +1,4 @@
-"""Command-line interface of training: gram-fast train pretrain | finetune | scalar | recipes."""
+"""Command-line interface of training: gram-fast train pretrain | finetune | scalar | reason | prove | recipes."""
 
 import logging
 import os
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from gram_fast.training.config import Stage
 
 app = typer.Typer(
-    help="Train a judge: both stages of GRAM, or a scalar reward model to compare with.", no_args_is_help=True
+    help="Train a judge: both stages of GRAM, one that reasons, or a scalar reward model to compare with.",
+    no_args_is_help=True,
 )
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe.")]
@@ -40,6 +41,18 @@ def finetune(config: Config, overrides: Overrides = None) -> None:
 def scalar(config: Config, overrides: Overrides = None) -> None:
     """The baseline: a scalar reward head on the same backbone, trained on Bradley-Terry's likelihood."""
     _run("scalar", config, overrides)
+
+
+@app.command("reason")
+def reason(config: Config, overrides: Overrides = None) -> None:
+    """A judge that reasons: supervised fine-tuning on rationales with their labels, or on labels alone."""
+    _run("reason", config, overrides)
+
+
+@app.command("prove")
+def prove(config: Config, overrides: Overrides = None) -> None:
+    """The proving model: supervised fine-tuning on justifications of given labels, made of rationales."""
+    _run("prove", config, overrides)
 
 
 @app.command("recipes")

@@ -14,9 +14,9 @@ from gram_fast.text.settings import check_kwargs
 
 _HERE = Path(__file__).parent
 
-Stage = Literal["pretrain", "finetune", "scalar"]
-"""What is trained: GRAM's stage 1, its stage 2, or the scalar reward baseline."""
-
+Stage = Literal["pretrain", "finetune", "scalar", "reason", "prove"]
+"""What is trained: GRAM's stage 1, its stage 2, the scalar reward baseline, a judge that writes a rationale before its
+label, or the proving model that writes rationales for given labels."""
 
 ALL_LINEAR = "all-linear"
 """peft's name of all linear modules of a model but its output embedding."""
@@ -43,7 +43,7 @@ class RunConfig:
     train_data: list[str]
     """Files, names in `dataset_info`, or names on the hub; read one after the other."""
     eval_data: list[str] = field(default_factory=list)
-    """Data for the loss, and outside stage 1 the accuracy, during training: see eval_strategy."""
+    """Data for the loss, and in stage 2 and scalar the accuracy, during training: see eval_strategy."""
     dataset_info: str | None = None
     """Path of a LLaMA-Factory dataset_info.json."""
     preset: str = "auto"
@@ -68,6 +68,8 @@ class RunConfig:
     """Stage 2: label smoothing as in torch, over two classes, in [0, 1); GRAM recommends 0.05 to 0.15."""
     lm_weight: float = 0.0
     """Stage 2: weight of -log P(next token) of the better response, a mean over its tokens, beside the label's loss."""
+    lambda_correct: float = 0.0
+    """Stage reason: weight of -log P(next token) of the better response after its prompt, beside the answer's loss."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights; with bf16: true, computation is in bfloat16 in any case."""
     lora: LoraOptions | None = None
@@ -159,8 +161,9 @@ class RunConfig:
             "label_smoothing",
             "a number from 0 to below 1",
         )
-        is_weight = isinstance(self.lm_weight, int | float) and 0 <= self.lm_weight < math.inf
-        expect(is_weight, "lm_weight", "a number from 0 on")
+        for key in ("lm_weight", "lambda_correct"):
+            weight = getattr(self, key)
+            expect(isinstance(weight, int | float) and 0 <= weight < math.inf, key, "a number from 0 on")
         expect(self.dtype in get_args(self.__annotations__["dtype"]), "dtype", "float32 or bfloat16")
         expect(self.lora is None or isinstance(self.lora, LoraOptions), "lora", "a section with r, lora_alpha, ...")
 

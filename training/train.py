@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,7 @@ from gram_fast.models.checkpoint import (
 from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.text.dates import fix_date
+from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training import lora, objectives
 from gram_fast.training.config import RunConfig, Stage
@@ -41,6 +43,7 @@ from gram_fast.training.output_folder import locked, on_main_process
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 from gram_fast.training.padding import set_pad_token
 from gram_fast.training.reader import DataReader
+from gram_fast.training.reasoning import prove_encoder, reason_encoder
 from gram_fast.training.run_file import checkpoint_to_resume, dated_before, write_run_file
 from gram_fast.training.saving import (
     check_weights,
@@ -53,6 +56,8 @@ from gram_fast.training.trainer import JudgeTrainer
 
 log = logging.getLogger(__name__)
 
+# Stages whose loss is language modelling: there is no accuracy.
+_LANGUAGE = ("pretrain", "reason", "prove")
 # Pairs whose loss a merged model is compared on, on the CPU.
 _PAIRS_OF_CHECK = 2
 
@@ -70,7 +75,7 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     mixed = arguments.mixed_precision
     if arguments.deepspeed_plugin is not None and not getattr(arguments, mixed, True):
         raise InputError(f"{mixed}: expected true, as DeepSpeed was launched with mixed_precision {mixed}, got false")
-    metrics = ("loss",) if stage == "pretrain" else ("loss", "accuracy")
+    metrics = ("loss",) if stage in _LANGUAGE else ("loss", "accuracy")
     if (metric := arguments.metric_for_best_model) and metric.removeprefix("eval_") not in metrics:
         raise InputError(f"metric_for_best_model: expected {' or '.join(metrics)} in {stage}, got {metric!r}")
     with locked(Path(config.output_dir), arguments):
@@ -83,7 +88,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     tokenizer = load_tokenizer(config.model_name_or_path, config.tokenizer, **hub)
     model_config = load_config(config.model_name_or_path, **hub)
     kwargs = {**dated_before(checkpoint), **config.chat_template_kwargs}
-    template = fix_date(find_template(config.preset, model_config, kwargs), tokenizer)
+    template = fix_date(_template_for(stage, find_template(config.preset, model_config, kwargs)), tokenizer)
     limit, reason = attention_span(model_config.get_text_config(decoder=True))
     if config.cutoff_len > limit:
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
@@ -94,8 +99,8 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     if stage == "scalar":
         [pair] = encode([PairRecord("prompt", "chosen", "rejected", "A", "")])
         set_pad_token(tokenizer, int(pair.input_ids[-1]), rows)
-    reader = DataReader(stage, config, pair_tokenizer, encode, logs=arguments.process_index == 0)
-    train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming, seed=arguments.seed)
+    reader = DataReader(stage, config, pair_tokenizer, encode, arguments.seed, logs=arguments.process_index == 0)
+    train_data = reader.dataset(config.train_data, "train_data", stream=config.streaming)
     eval_data = reader.dataset(config.eval_data, "eval_data") if config.eval_data else None
 
     set_seed(arguments.seed)
@@ -111,7 +116,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
             train_dataset=train_data,
             eval_dataset=eval_data,
             processing_class=tokenizer,
-            compute_metrics=None if stage == "pretrain" else _accuracy,
+            compute_metrics=None if stage in _LANGUAGE else _accuracy,
         )
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise InputError(f"cannot set the training up: {one_line(error)}") from error
@@ -140,6 +145,20 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     return folder
 
 
+def _template_for(stage: Stage, template: PairTemplate) -> PairTemplate:
+    """The judge's template in this stage: one that reasons where it is a text that is written.
+
+    Raises InputError in stage 2 for a judge that reasons: its label does not stand right behind the prompt.
+    """
+    if stage in ("reason", "prove"):
+        return replace(template, reasons=True)
+    if stage == "finetune" and template.reasons:
+        raise InputError(
+            "preset: finetune trains the label right behind the prompt: expected one without reasons, or stage reason"
+        )
+    return template
+
+
 def _collator(config: RunConfig) -> Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]]:
     return partial(_collate, shares=config.pairs_together > 1, multiple=config.pad_to_multiple_of)
 
@@ -154,6 +173,10 @@ def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any, config: Run
         return sequences.pretrain_encoder(pair_tokenizer, chat)
     if stage == "finetune":
         return sequences.finetune_encoder(pair_tokenizer, config.lm_weight)
+    if stage == "reason":
+        return reason_encoder(pair_tokenizer, chat, config.lambda_correct)
+    if stage == "prove":
+        return prove_encoder(pair_tokenizer, chat)
     return sequences.scalar_encoder(pair_tokenizer, chat)
 
 
@@ -174,7 +197,7 @@ def _load(stage: Stage, config: RunConfig, dtype: torch.dtype, hub: dict[str, An
 
 
 def _set_objective(model: Any, stage: Stage, pair_tokenizer: PairTokenizer, config: RunConfig) -> None:
-    if stage == "pretrain":
+    if stage in _LANGUAGE:
         loss = objectives.language_modelling(model)
     elif stage == "finetune":
         if config.lm_weight:

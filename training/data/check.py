@@ -28,7 +28,7 @@ _PROGRESS_DELAY = 2
 # with the lexicographically smaller response in place of A, hence the same in either order. The last three are hashes.
 _FACTS = np.dtype(
     [("number", "i8"), ("prefers", "i1"), ("winner", "i1"), ("tokens", "i4")]
-    + [(f"{name}_characters", "i4") for name in ("prompt", "a", "b")]
+    + [(f"{name}_characters", "i4") for name in ("prompt", "a", "b", "rationale")]
     + [(name, "u8") for name in ("pair", "prompt", "plain_prompt")]
 )
 
@@ -57,8 +57,9 @@ class Overlap:
 
     source: str
     rows: int
-    """All rows, bad ones included."""
+    """All rows, bad ones and ties included."""
     bad: Finding
+    ties: Finding
     pairs: Finding
     """Rows with prompt and responses, in either order, of a training row."""
     prompts: Finding
@@ -73,10 +74,14 @@ class DataReport:
 
     source: str
     rows: int
-    """All rows, bad ones included."""
+    """All rows, bad ones and ties included."""
     labeled: int
     unlabeled: int
     bad: Finding
+    ties: Finding
+    """Rows that say that neither response is better, of which training learns nothing."""
+    rationales: int
+    """Rows with a rationale."""
     prefers_a: int
     """Labeled rows that prefer A, among them all rows with chosen and rejected."""
     prefers_longer: int
@@ -89,6 +94,8 @@ class DataReport:
     """Lengths of all responses, two for each row."""
     pair_characters: LengthSummary | None
     """Prompt and both responses together. Lengths are None when there is no good row."""
+    rationale_characters: LengthSummary | None
+    """None where no row has a rationale."""
     pair_tokens: LengthSummary | None
     """None without a tokenizer."""
     over_max_length: Finding | None
@@ -133,6 +140,7 @@ def check_data(
     prefers = facts["prefers"]
     longer = prefers * np.sign(facts["a_characters"] - facts["b_characters"])
     tokens = facts["tokens"]
+    rationales = facts["rationale_characters"]
     responses = np.stack([facts["a_characters"], facts["b_characters"]])
     return DataReport(
         source=source,
@@ -140,6 +148,8 @@ def check_data(
         labeled=_count(prefers != 0),
         unlabeled=_count(prefers == 0),
         bad=pairs.bad,
+        ties=pairs.ties,
+        rationales=_count(rationales > 0),
         prefers_a=_count(prefers > 0),
         prefers_longer=_count(longer > 0),
         prefers_shorter=_count(longer < 0),
@@ -147,6 +157,7 @@ def check_data(
         prompt_characters=_lengths(facts["prompt_characters"]),
         response_characters=_lengths(responses),
         pair_characters=_lengths(facts["prompt_characters"] + responses.sum(axis=0)),
+        rationale_characters=_lengths(rationales[rationales > 0]),
         pair_tokens=_lengths(tokens) if tokenizer else None,
         over_max_length=None if max_length is None else pairs.where(tokens > max_length),
         repeated_pairs=pairs.repeats("pair"),
@@ -154,6 +165,23 @@ def check_data(
         repeated_prompts=pairs.repeats("prompt"),
         against=None if against is None else _overlap(pairs, _PairTable.read(against, None, **how)),
     )
+
+
+class _Counted:
+    """Counts what is left out and keeps the first few."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._examples: list[str] = []
+
+    def add(self, example: object) -> None:
+        self._count += 1
+        if self._count <= _SHOWN:
+            self._examples.append(str(example))
+
+    @property
+    def finding(self) -> Finding:
+        return Finding(self._count, tuple(self._examples))
 
 
 @dataclass(frozen=True)
@@ -166,6 +194,7 @@ class _PairTable:
     unit: str
     """Unit of `number`: "line" or "row"."""
     bad: Finding
+    ties: Finding
 
     @classmethod
     def read(cls, source: str, tokenizer: PairTokenizer | None, **how: Any) -> "_PairTable":
@@ -173,21 +202,14 @@ class _PairTable:
 
         `how`: arguments of `read_pair_records`.
         """
-        bad, examples = 0, []
-
-        def on_bad(error: InputError) -> None:
-            nonlocal bad
-            bad += 1
-            if bad <= _SHOWN:
-                examples.append(str(error))
-
+        bad, ties = _Counted(), _Counted()
         unit, batches = "", [np.empty(0, _FACTS)]
-        read = read_pair_records(source, skip_bad=on_bad, **how)
+        read = read_pair_records(source, skip_bad=bad.add, on_tie=ties.add, **how)
         records = iter(tqdm(read, desc=source, unit=" pairs", delay=_PROGRESS_DELAY, disable=None))
         while batch := list(islice(records, _BATCH)):
             batches.append(_facts(batch, tokenizer))
             unit = batch[0].where.split()[-2]
-        pairs = cls(source, np.concatenate(batches), unit, Finding(bad, tuple(examples)))
+        pairs = cls(source, np.concatenate(batches), unit, bad.finding, ties.finding)
         if not pairs.rows:
             name = "standard input" if source == "-" else source
             raise InputError(f"{name}: expected rows, found none")
@@ -195,8 +217,8 @@ class _PairTable:
 
     @property
     def rows(self) -> int:
-        """Number of rows, bad ones included."""
-        return len(self.facts) + self.bad.count
+        """Number of rows, bad ones and ties included."""
+        return len(self.facts) + self.bad.count + self.ties.count
 
     def name(self, index: Any) -> str:
         """Place of a good row, such as "line 7"."""
@@ -242,6 +264,7 @@ def _row(record: PairRecord, tokens: int) -> tuple[int, ...]:
         len(prompt),
         len(a),
         len(b),
+        len(record.rationale or ""),
         _hash(prompt, min(a, b), max(a, b)),
         _hash(prompt),
         _hash(" ".join(prompt.casefold().split())),
@@ -261,7 +284,13 @@ def _overlap(training: _PairTable, evaluation: _PairTable) -> Overlap:
         return evaluation.where(np.isin(evaluation.facts[column], training.facts[column]))
 
     return Overlap(
-        evaluation.source, evaluation.rows, evaluation.bad, shared("pair"), shared("prompt"), shared("plain_prompt")
+        evaluation.source,
+        evaluation.rows,
+        evaluation.bad,
+        evaluation.ties,
+        pairs=shared("pair"),
+        prompts=shared("prompt"),
+        plain_prompts=shared("plain_prompt"),
     )
 
 

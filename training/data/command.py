@@ -13,7 +13,7 @@ from rich.table import Table
 from gram_fast.errors import InputError
 
 if TYPE_CHECKING:
-    from gram_fast.training.data.check import DataReport, Finding, LengthSummary
+    from gram_fast.training.data.check import DataReport, Finding, LengthSummary, Overlap
 
 app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 
@@ -78,8 +78,11 @@ def _print(report: "DataReport") -> None:
 
 
 def _lines(report: "DataReport") -> Iterator[tuple[str, str]]:
-    yield "rows", f"{report.rows}: {report.labeled} labeled, {report.unlabeled} unlabeled, {report.bad.count} bad"
+    yield "rows", f"{report.rows}: {report.labeled} labeled, {report.unlabeled} unlabeled, {_left_out(report)}"
     yield from _examples("bad rows", report.bad)
+    yield from _examples("ties", report.ties)
+    if report.rationales:
+        yield "with a rationale", _share(report.rationales, report.labeled)
     if report.labeled:
         yield "preferred A", _share(report.prefers_a, report.labeled) + _meaning(report)
         longer = _share(report.prefers_longer, report.labeled)
@@ -89,6 +92,7 @@ def _lines(report: "DataReport") -> Iterator[tuple[str, str]]:
         ("prompt, characters", report.prompt_characters),
         ("response, characters", report.response_characters),
         ("pair, characters", report.pair_characters),
+        ("rationale, characters", report.rationale_characters),
         ("judged text, tokens", report.pair_tokens),
     ):
         if lengths:
@@ -99,11 +103,16 @@ def _lines(report: "DataReport") -> Iterator[tuple[str, str]]:
     yield from _finding("contradictions", report.contradictions)
     yield from _finding("repeated prompts", report.repeated_prompts)
     if against := report.against:
-        yield "against", f"{against.source}: {against.rows} rows, {against.bad.count} bad"
+        yield "against", f"{against.source}: {against.rows} rows, {_left_out(against)}"
         yield from _examples("bad rows", against.bad)
+        yield from _examples("ties", against.ties)
         yield from _finding("pairs in training data", against.pairs)
         yield from _finding("prompts in training data", against.prompts)
         yield from _finding("... but for case and white space", against.plain_prompts)
+
+
+def _left_out(report: "DataReport | Overlap") -> str:
+    return (f"{report.ties.count} ties, " if report.ties.count else "") + f"{report.bad.count} bad"
 
 
 def _meaning(report: "DataReport") -> str:

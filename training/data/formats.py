@@ -6,20 +6,42 @@ A raw row is a mapping as JSON, Parquet and the datasets library return it; fiel
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
-from gram_fast.errors import InputError
+from gram_fast.errors import InputError, shown_value
 from gram_fast.rows.bad_rows import get_field
+from gram_fast.text.lists import as_list
 from gram_fast.text.messages import Message, Prompt, to_text
 from gram_fast.text.prompts import SLOTS, PairTemplate
+from gram_fast.training.data import helpsteer3
+from gram_fast.training.data.answers import body_of, read_answer
 from gram_fast.training.data.gram_rows import ANSWER_MARKERS, extract_slots, stage_1_answers, stage_1_prompt
 
 RawRow = Mapping[str, Any]
 Label = Literal["A", "B"]
-ParsedRow = tuple[str, str, str, Label | None]
-"""(prompt, response A, response B, label of the preferred response or None for an unlabeled pair)."""
-Format = Literal["gram", "preference", "sharegpt", "unlabeled"]
-"""GRAM's own data of both stages; prompt, chosen and rejected; LLaMA-Factory's sharegpt; prompt and responses."""
+Format = Literal["gram", "preference", "sharegpt", "responses", "genrm", "helpsteer3"]
+"""GRAM's own data of both stages and GRAM-RR's; prompt, chosen and rejected; LLaMA-Factory's sharegpt; prompt and
+responses; GenRM's; HelpSteer3's."""
+
+# Presets in whose prompts data is published.
+_PUBLISHED = ("gram", "gram-r2", "genrm")
+
+
+class ParsedRow(NamedTuple):
+    """What a row says of a pair."""
+
+    prompt: str
+    response_a: str
+    response_b: str
+    preferred: Label | None
+    """None for an unlabeled pair."""
+    rationale: str | None = None
+    """Text of the thought that leads to the label, without tags."""
+
+
+class TieError(InputError):
+    """A row that says of two responses that neither is better: right as it is, and nothing to learn from."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +85,10 @@ class Layout:
 _PREFERENCE = Layout("preference", prompt="prompt", query=None, system="system")
 _ALPACA = Layout("preference", system="system", history="history")
 _SHAREGPT = Layout("sharegpt", system="system")
-_UNLABELED = Layout("unlabeled", prompt="prompt", query=None, system="system")
+_RESPONSES = Layout("responses", prompt="prompt", query=None, system="system")
 _GRAM = Layout("gram")
+_GENRM = Layout("genrm", prompt="prompt", query=None, response="response")
+_HELPSTEER3 = Layout("helpsteer3", prompt="context", query=None)
 
 # Turn markers of hh-rlhf dialogues.
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -72,11 +96,11 @@ _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
 def parse_row(row: Any, layout: Layout | None, template: PairTemplate, include_reasoning: bool = False) -> ParsedRow:
-    """Parses a raw row into prompt, two responses and label; without a `layout`, the row's fields determine it.
+    """Parses a raw row into prompt, two responses, label and rationale; without a `layout`, its fields determine it.
 
     `template` is the judge's prompt in which GRAM's stage 2 rows are written. An empty response is valid. Raises
     InputError that names the field for a row of no known format, an empty prompt, two equal responses with a
-    preference, and values that are not text.
+    preference, and values that are not text; TieError for a tie.
     """
     if not isinstance(row, Mapping):
         raise InputError(f"expected a JSON object, got {type(row).__name__}")
@@ -84,12 +108,12 @@ def parse_row(row: Any, layout: Layout | None, template: PairTemplate, include_r
     layout = layout or _layout_of(row)
     if include_reasoning:
         layout = replace(layout, include_reasoning=True)
-    prompt, response_a, response_b, preferred = _PARSERS[layout.format](row, layout, template)
-    if not prompt.strip():
+    parsed = _PARSERS[layout.format](row, layout, template)
+    if not parsed.prompt.strip():
         raise InputError("prompt: expected text, found none but white space")
-    if preferred and response_a == response_b:
+    if parsed.preferred and parsed.response_a == parsed.response_b:
         raise InputError("responses: expected two that differ, as one is preferred, found two equal ones")
-    return prompt, response_a, response_b, preferred
+    return parsed
 
 
 def _layout_of(row: RawRow) -> Layout:
@@ -98,30 +122,57 @@ def _layout_of(row: RawRow) -> Layout:
             return _SHAREGPT
         return _ALPACA if "instruction" in row and "prompt" not in row else _PREFERENCE
     if "prompt" in row and "responses" in row:
-        return _UNLABELED
+        return _RESPONSES
     if "instruction" in row and "output" in row:
         return _GRAM
+    if "prompt" in row and "response" in row:
+        return _GENRM
+    if "response1" in row and "response2" in row:
+        return _HELPSTEER3
     raise InputError(
-        "expected the fields of a pair (chosen and rejected; prompt and responses; or instruction and output), found "
-        + (", ".join(map(repr, row)) or "none")
+        "expected the fields of a pair (chosen and rejected; prompt and responses; instruction and output; prompt and "
+        "response; or context, response1 and response2), found " + (", ".join(map(repr, row)) or "none")
     )
 
 
 def _gram(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     instruction, output = _text(row, layout.prompt), _text(row, layout.response)
     instruction = _append_input(instruction, _optional_text(row, layout.query))
-    label = output.strip()
-    first, second = (text.strip() for text in template.labels)
-    if label in (first, second):
-        slots = extract_slots(template, instruction, layout.prompt)
-        prompt, response_a, response_b = (slots[slot] for slot in SLOTS)
-        return prompt, response_a, response_b, "A" if label == first else "B"
+    written = _template_of(instruction, template)
+    first, second = (text.strip() for text in (written or template).labels)
+    if output.strip() in (first, second) or (written is not None and written.answer_prefix):
+        return _answered(instruction, output, written or template, layout)
     if not any(marker in output for marker in ANSWER_MARKERS):
         raise InputError(
             f"{layout.response}: expected {first!r}, {second!r}, or two answers between lines such as "
             f"{ANSWER_MARKERS[0]!r}"
         )
-    return stage_1_prompt(instruction, layout.prompt), *stage_1_answers(output, layout.response), None
+    return ParsedRow(stage_1_prompt(instruction, layout.prompt), *stage_1_answers(output, layout.response), None)
+
+
+def _genrm(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
+    text = _only_message(row, layout.prompt, "user")
+    answer = _only_message(row, layout.response, "assistant")
+    return _answered(text, answer, _template_of(text, template) or template, layout)
+
+
+def _answered(filled: str, answer: str, template: PairTemplate, layout: Layout) -> ParsedRow:
+    """Parses a filled template and what a judge answers to it."""
+    slots = extract_slots(template, filled, layout.prompt)
+    body, label = read_answer(template, answer, layout.response)
+    prompt, response_a, response_b = (slots[slot] for slot in SLOTS)
+    return ParsedRow(prompt, response_a, response_b, "B" if label else "A", body)
+
+
+def _template_of(text: str, template: PairTemplate) -> PairTemplate | None:
+    """The template that a text begins with: that of the run, else one in which data is published; None of no such."""
+    known = (template, *_published())
+    return next((known for known in known if known.literals[0] and text.startswith(known.literals[0])), None)
+
+
+@cache
+def _published() -> tuple[PairTemplate, ...]:
+    return tuple(map(PairTemplate.load, _PUBLISHED))
 
 
 def _preference(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
@@ -134,7 +185,7 @@ def _preference(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRo
     elif prompt is None:
         prompt, chosen, rejected = _split_dialogues(layout, chosen, rejected)
     text = _in_context(row, layout, prompt, layout.prompt)
-    return text, _said(chosen, layout.chosen, layout), _said(rejected, layout.rejected, layout), "A"
+    return ParsedRow(text, _said(chosen, layout.chosen, layout), _said(rejected, layout.rejected, layout), "A")
 
 
 def _sharegpt(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
@@ -149,24 +200,56 @@ def _sharegpt(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
         if answer["role"] != "assistant":
             raise InputError(f"{name}: expected the assistant's message, found the {answer['role']}'s")
     prompt = _in_context(row, layout, messages, layout.messages)
-    return prompt, _said([chosen], layout.chosen, layout), _said([rejected], layout.rejected, layout), "A"
+    return ParsedRow(prompt, _said([chosen], layout.chosen, layout), _said([rejected], layout.rejected, layout), "A")
 
 
-def _unlabeled(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
+def _responses(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
     responses = get_field(row, "responses")
     if not isinstance(responses, list) or len(responses) != 2:
         got = len(responses) if isinstance(responses, list) else type(responses).__name__
         raise InputError(f"responses: expected a list of 2, got {got}")
     response_a, response_b = (_said(response, f"responses[{k}]", layout) for k, response in enumerate(responses))
-    return _in_context(row, layout, get_field(row, layout.prompt), layout.prompt), response_a, response_b, None
+    prompt = _in_context(row, layout, get_field(row, layout.prompt), layout.prompt)
+    label, rationale = row.get("label"), None
+    if label not in ("A", "B", None):
+        raise InputError(f"label: expected 'A' or 'B', the better of responses[0] and [1], got {shown_value(label)}")
+    if "rationale" in row:
+        rationale = body_of(_text(row, "rationale"))
+        if not rationale:
+            raise InputError("rationale: expected the text of a thought, or no such field, found none but white space")
+        if label is None:
+            raise InputError("rationale: expected 'label' as well, 'A' or 'B', to which it leads")
+    return ParsedRow(prompt, response_a, response_b, label, rationale)
+
+
+def _helpsteer3(row: RawRow, layout: Layout, template: PairTemplate) -> ParsedRow:
+    label = helpsteer3.preferred(row)
+    if label is None:
+        raise TieError(f"{helpsteer3.PREFERENCE}: 0 is a tie, of which nothing can be learned")
+    response_a, response_b = (_said(get_field(row, name), name, layout) for name in ("response1", "response2"))
+    prompt = _in_context(row, layout, get_field(row, layout.prompt), layout.prompt)
+    return ParsedRow(prompt, response_a, response_b, label, helpsteer3.rationale(row, label))
 
 
 _PARSERS: dict[Format, Callable[[RawRow, Layout, PairTemplate], ParsedRow]] = {
     "gram": _gram,
     "preference": _preference,
     "sharegpt": _sharegpt,
-    "unlabeled": _unlabeled,
+    "responses": _responses,
+    "genrm": _genrm,
+    "helpsteer3": _helpsteer3,
 }
+
+
+def _only_message(row: RawRow, name: str, role: str) -> str:
+    """Text of a field that is a list of one message by that role, or text."""
+    value = get_field(row, name)
+    messages = as_list(value)
+    if messages is None:
+        return _text(row, name)
+    if len(messages) != 1 or not isinstance(messages[0], Mapping) or messages[0].get("role") != role:
+        raise InputError(f"{name}: expected one message, the {role}'s, got {shown_value(value)}")
+    return to_text(messages, name)
 
 
 def _is_conversation(value: Any) -> bool:

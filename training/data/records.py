@@ -3,7 +3,7 @@
 source name -> sources.find_source -> gram_fast/rows -> formats.parse_row -> PairRecord
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from gram_fast.errors import InputError
 from gram_fast.rows.bad_rows import OnBad, raise_bad_row
 from gram_fast.rows.source import read_rows
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.training.data.formats import Label, Layout, parse_row
+from gram_fast.training.data.formats import Label, Layout, TieError, parse_row
 from gram_fast.training.data.sources import find_source
 
 
@@ -26,6 +26,12 @@ class PairRecord:
     """None for an unlabeled pair; always "A" for a row with chosen and rejected, as training balances the order."""
     where: str
     """Place of the row, for messages: "pairs.jsonl line 7"."""
+    rationale: str | None = None
+    """Text of the thought that leads to the label, without tags; it names A and B."""
+
+
+OnTie = Callable[[str], None]
+"""Callback that receives the place of a tie, which is left out."""
 
 
 def read_pair_records(
@@ -34,6 +40,7 @@ def read_pair_records(
     template: PairTemplate,
     dataset_info: str | None = None,
     skip_bad: OnBad | None = None,
+    on_tie: OnTie | None = None,
     include_reasoning: bool = False,
 ) -> Iterator[PairRecord]:
     """Streams all pairs of a data source, in order.
@@ -46,6 +53,7 @@ def read_pair_records(
         template: the judge's prompt in which GRAM's stage 2 rows are written.
         dataset_info: path of a LLaMA-Factory dataset_info.json.
         skip_bad: receives the error of each bad row, which is then skipped.
+        on_tie: receives the place of each tie, which is then left out; without it, a tie is a bad row.
         include_reasoning: texts of chat messages include their reasoning; else a warning says that it is left out.
 
     Raises InputError, during iteration, for a bad row without `skip_bad`, naming its place and field, and in any case
@@ -60,6 +68,11 @@ def read_pair_records(
     for where, row in read_rows(found.rows, on_bad):
         try:
             record = _record(where, row, found.layout, template, include_reasoning)
+        except TieError as tie:
+            if on_tie is None:
+                on_bad(tie)
+            else:
+                on_tie(where)
         except InputError as error:
             on_bad(error)
         else:
@@ -68,6 +81,7 @@ def read_pair_records(
 
 def _record(where: str, row: Any, layout: Layout | None, template: PairTemplate, include_reasoning: bool) -> PairRecord:
     try:
-        return PairRecord(*parse_row(row, layout, template, include_reasoning), where)
+        pair = parse_row(row, layout, template, include_reasoning)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
+    return PairRecord(pair.prompt, pair.response_a, pair.response_b, pair.preferred, where, pair.rationale)

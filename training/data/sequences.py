@@ -6,6 +6,8 @@ The sequences of one pair are always in the same batch. Every label has the posi
     pretrain       both responses after the prompt     the next token, in the assistant's turn
     finetune       order AB, order BA                  0 (A) or 1 (B), at the last tokens
     scalar         chosen chat, rejected chat          1 and 0, at the last tokens
+
+Those of judges that reason are in gram_fast/training/reasoning.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,6 +55,15 @@ class TokenizedPair:
         lengths = np.array([len(ids) for ids in sequences])
         ends = (lengths.cumsum() - 1).astype(np.int32)
         return cls(np.concatenate(sequences), lengths, ends, np.array(labels, np.int32))
+
+    @classmethod
+    def continued(cls, before: Ids, said: Ids) -> "TokenizedPair":
+        """One sequence, of which all tokens behind `before` are predicted.
+
+        The last token predicts nothing and is left out.
+        """
+        ids = np.concatenate([before, said[:-1]])
+        return cls(ids, np.array([len(ids)]), np.arange(len(before) - 1, len(ids), dtype=np.int32), said)
 
 
 PairEncoder = Callable[[Sequence[PairRecord]], list[TokenizedPair]]
@@ -125,28 +136,26 @@ def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     predicted too, as in LLaMA-Factory, with which GRAM trains: for Qwen, the newline behind <|im_end|>.
     """
     question, answers = pretraining_literals(tokenizer.template)
-    prompt, output = "\ue000", "\ue001"
-    user = {"role": "user", "content": question[0] + prompt + question[1]}
-    opening = tokenizer.template.chat(chat, user["content"]).partition(prompt)
-    both = [user, {"role": "assistant", "content": output}]
-    kwargs = tokenizer.template.chat_template_kwargs
-    text = render_chat(chat, both, add_generation_prompt=False, kwargs=kwargs)  # type: ignore[arg-type]
-    closing = text.rpartition(output)[2]
+    prompt = "\ue000"
+    opening = tokenizer.template.chat(chat, question[0] + prompt + question[1]).partition(prompt)
+    closing = chat_closing(tokenizer.template, chat)
     swapped = tokenizer.template.slots.index("response_a") > tokenizer.template.slots.index("response_b")
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         prompts = tokenizer.ids_between((opening[0], opening[2]), [(r.prompt,) for r in records])
         responses = [(r.response_b, r.response_a) if swapped else (r.response_a, r.response_b) for r in records]
         outputs = tokenizer.ids_between((*answers[:2], answers[2] + closing), responses)
-        encoded = []
-        for before, after in zip(prompts, outputs, strict=True):
-            # The last token predicts nothing and is left out.
-            ids = np.concatenate([before, after[:-1]])
-            positions = np.arange(len(before) - 1, len(ids), dtype=np.int32)
-            encoded.append(TokenizedPair(ids, np.array([len(ids)]), positions, after))
-        return encoded
+        return list(map(TokenizedPair.continued, prompts, outputs))
 
     return encode
+
+
+def chat_closing(template: PairTemplate, chat: Any) -> str:
+    """What the chat template of a transformers tokenizer writes behind the assistant's text."""
+    said = "\ue001"
+    turns = [{"role": "user", "content": "\ue000"}, {"role": "assistant", "content": said}]
+    text = render_chat(chat, turns, add_generation_prompt=False, kwargs=template.chat_template_kwargs)  # type: ignore[arg-type]
+    return str(text).rpartition(said)[2]
 
 
 def pretraining_literals(template: PairTemplate) -> tuple[tuple[str, str], tuple[str, str, str]]:
@@ -191,7 +200,7 @@ def without_endless(
 ) -> Iterator[PairRecord]:
     """Passes records on, except those of which one text is so long that its beginning tells: it goes to `on_long`."""
     for record in records:
-        texts = (record.prompt, record.response_a, record.response_b)
+        texts = (record.prompt, record.response_a, record.response_b, record.rationale or "")
         found = next(filter(None, (tokenizer.long_beginning(text, cutoff_len) for text in texts)), None)
         if found is None:
             yield record

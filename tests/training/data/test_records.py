@@ -109,10 +109,10 @@ def test_parquet_is_read_in_order_and_its_rows_counted_across_batches(tmp_path):
 def test_an_input_is_joined_as_in_llama_factory(instruction, input, prompt):
     """`"\\n".join` of those that are not empty: AlpacaDatasetConverter of hiyouga/LLaMA-Factory, data/converter.py."""
     row = {"instruction": instruction, "input": input, "chosen": "a", "rejected": "b"}
-    assert parse_row(row, Layout("preference"), GRAM) == (prompt, "a", "b", "A")
+    assert parse_row(row, Layout("preference"), GRAM) == (prompt, "a", "b", "A", None)
     if not instruction:
         del row["instruction"]
-        assert parse_row(row, Layout("preference"), GRAM) == (prompt, "a", "b", "A")
+        assert parse_row(row, Layout("preference"), GRAM) == (prompt, "a", "b", "A", None)
 
 
 def user(text):
@@ -160,7 +160,7 @@ def says(text):
     ],
 )
 def test_preferences(row, expected):
-    assert parse_row(row, None, GRAM) == (*expected, "A")
+    assert parse_row(row, None, GRAM) == (*expected, "A", None)
 
 
 DIALOGUE = "\n\nHuman: q\n\nAssistant: {}"
