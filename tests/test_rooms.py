@@ -47,7 +47,7 @@ ROOMS = {
     "commands": "options, rows and diagnosis of the command line",
     "evaluation": "the three benchmarks",
     "training/data": "from files and the hub to batches",
-    "training": "objectives, both stages, the trainer",
+    "training": "objectives, the stages, proofs, the trainer",
     "training/small_judge": "how the small judge was made",
     "serving": "a judge behind HTTP",
     "cli": "the command line",

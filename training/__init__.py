@@ -1,1 +1,1 @@
-"""Training of generative pairwise judges: both stages of GRAM and a scalar reward baseline."""
+"""Training of generative pairwise judges: both stages of GRAM, judges that reason, and a scalar reward baseline."""

@@ -44,7 +44,7 @@ def read_proof(proof: str, label: Label) -> str:
         raise InputError(f"expected the proof that Response {label} is better, got one that ends with {other!r}")
     if not text.endswith(end) or len(text) < len(begin) + len(end):
         raise InputError(
-            f"expected a proof, which ends with a line {conclusion(label)!r}, got {shown_value(text[-60:])}"
+            f"expected a proof, which ends with the line {conclusion(label)!r}, got {shown_value(text[-60:])}"
         )
     return text[len(begin) : len(text) - len(end)]
 

@@ -25,6 +25,7 @@ def refused(tmp_path, message, stage="finetune", **values):
         ("run.yaml: cutoff_len: expected a positive integer, got 'long'", {"cutoff_len": "long"}),
         ("run.yaml: label_smoothing: expected a number", {"label_smoothing": 1.5}),
         ("run.yaml: lm_weight: expected a number from 0 on, got -1", {"lm_weight": -1}),
+        ("run.yaml: lambda_correct: expected a number from 0 on, got 'much'", {"lambda_correct": "much"}),
         ("run.yaml: learning_rate: expected a number, got 'fast'", {"learning_rate": "fast"}),
         ("run.yaml: streaming wants max_steps", {"streaming": True}),
         (
@@ -85,11 +86,14 @@ def test_files_and_overrides(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"run.yaml: .*{message}"):
             RunConfig.load(str(path), "finetune")
-    with pytest.raises(InputError, match=r"no configuration file or recipe 'qwen4': recipes are llama3.1-8b"):
+    with pytest.raises(InputError, match=r"no configuration file or recipe 'qwen4': recipes are genrm, gram-r2, llama3.1-8b"):
         RunConfig.load("qwen4", "finetune")
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+REASONING = {"genrm", "gram-r2"}
+
+
+@pytest.mark.parametrize("name", sorted(recipes().keys() - REASONING))
 def test_recipes_carry_grams_settings(name, tmp_path):
     for stage, rate, epochs, batch in (("pretrain", 1e-5, 1, 32), ("finetune", 2e-5, 2, 8)):
         config, arguments = RunConfig.load(name, stage, ["use_cpu=true"])
@@ -100,6 +104,20 @@ def test_recipes_carry_grams_settings(name, tmp_path):
         assert (config.cutoff_len, config.label_smoothing, arguments.warmup_steps) == (2048, 0.1, 0.1)
         assert arguments.lr_scheduler_type == "cosine"
         assert arguments.bf16
+
+
+def test_the_recipe_of_genrm_carries_its_settings():
+    config, arguments = RunConfig.load("genrm", "reason", ["use_cpu=true"])
+    assert (config.preset, config.cutoff_len, config.lambda_correct) == ("genrm", 32768, 0)
+    assert (arguments.learning_rate, arguments.num_train_epochs, arguments.bf16) == (5e-6, 2, True)
+    # On 8 GPUs.
+    assert (arguments.per_device_train_batch_size, 8 * arguments.gradient_accumulation_steps) == (1, 128)
+
+
+@pytest.mark.parametrize("stage", ["reason", "prove"])
+def test_the_recipe_of_gram_r2_has_both_stages(stage):
+    config, _ = RunConfig.load("gram-r2", stage, ["use_cpu=true"])
+    assert (config.preset, config.train_data) == ("gram-r2", ["nvidia/HelpSteer3"])
 
 
 # Kind, ZeRO stage, and where optimizer and parameters are kept.

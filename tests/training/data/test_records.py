@@ -44,6 +44,26 @@ EXPECTED = {
         DOUBLED,
     ],
     "sharegpt_ranking.json": [PRIME, DOUBLED, FRENCH],
+    "rationale.jsonl": [
+        ("Name a prime.", "9", "7", "B"),
+        FRENCH,
+        ("2 + 2?", "5", "4", "B"),
+    ],
+    "gram_rr.jsonl": [
+        ("Can dogs get covid?", "Yes, they can.", "No idea.", "A"),
+        ("Name a prime.", "9", "7", "B"),
+        ("2 + 2?\nBe brief.", "4", "It is 4,\n\nas we know.", "A"),
+    ],
+    "genrm.jsonl": [
+        ("Can dogs get covid?", "Yes, they can.", "No idea.", "A"),
+        ("Name a prime.", "9", "7", "B"),
+        ("<turn>user\n2 + 2?\n<turn>assistant\n4\n<turn>user\nAnd doubled?\n", "8", "6", "A"),
+    ],
+    "helpsteer3.jsonl": [
+        ("Name a prime.", "9", "7", "B"),
+        DOUBLED,
+        ("Hello!", "Hello.", "Bonjour !", "A"),
+    ],
     "stage1": "gram_stage1.json",
     "primes": [PRIME, ("System: Be brief.\n\nUser: 2 + 2?", "4", "The sum is four.", "A"), FRENCH],
     "chats": [PRIME, DOUBLED, FRENCH],
@@ -55,6 +75,23 @@ def test_the_worked_examples_read_as_the_page_says(name):
     expected = EXPECTED.get(EXPECTED[name]) if isinstance(EXPECTED[name], str) else EXPECTED[name]
     source = EXAMPLES / name if "." in name else name
     assert texts(read(source, dataset_info=str(EXAMPLES / "dataset_info.json"))) == expected
+
+
+def test_the_worked_examples_have_the_rationales_that_the_page_says():
+    found = {name: [r.rationale for r in read(EXAMPLES / name)] for name in ("rationale.jsonl", "gram_rr.jsonl")}
+    [first, *others] = found.pop("gram_rr.jsonl")
+    assert first.startswith("Feedback:\nResponse A answers")
+    assert others == ["7 is a prime.", None]
+    assert found == {
+        "rationale.jsonl": ["9 is three times three, 7 is a prime.", "Only Response A is in French.", None]
+    }
+    with pytest.warns(UserWarning, match="expected 'feedback2', 'reasoning', which are missing in some rows"):
+        [feedback, *others] = [r.rationale for r in read(EXAMPLES / "helpsteer3.jsonl")]
+    assert feedback == (
+        "Feedback:\nResponse A: 9 is no prime.\nResponse B: 7 is a prime.\n\n"
+        "Comparision:\nResponse B is right, Response A is not.\n\nConclusion:\nResponse B is better."
+    )
+    assert others == [None, None]
 
 
 def test_every_example_stands_in_the_page_and_nothing_else():
