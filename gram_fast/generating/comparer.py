@@ -158,6 +158,8 @@ class ReasoningSession:
     votes_saved: int = 0
     invalid_votes: int = 0
     tokens_generated: int = 0
+    unread: int = 0
+    """Votes whose rationale is too long for the second step."""
 
     def compare(self, rounds: Rounds) -> Answers:
         """Has all pairs of all groups written about at once, counts the votes, and draws more where they are needed.
@@ -205,9 +207,15 @@ class ReasoningSession:
         )
 
     def warn(self) -> None:
-        """Logs how many votes of the call are invalid."""
+        """Logs how many votes of the call are invalid, and how many have no soft verdict."""
         if self.invalid_votes:
             log.warning("%d of %d answers of the judge have no verdict", self.invalid_votes, self.votes)
+        if self.unread:
+            log.warning(
+                "%d of %d answers are too long to be read with their prompts: they have no soft verdict",
+                self.unread,
+                self.votes,
+            )
 
     def _turn(self) -> AbstractContextManager[Any]:
         return self.comparer.turn.lock if self.comparer.turn else nullcontext()
@@ -284,6 +292,7 @@ class ReasoningSession:
         ]
         margins, cost = label_margins(comparer.labels, encoded, thoughts)
         self.forwards = cost if self.forwards is None else _sum(self.forwards, cost)
+        self.unread += int(np.isnan(margins).sum())
         return [None if np.isnan(margin) else float(margin) for margin in margins]
 
     def _name(self, draw: "_Drawing") -> str:

@@ -207,6 +207,19 @@ def test_answers_without_any_verdict_are_a_draw_that_says_so(caplog):
     assert "2 of 2 answers of the judge have no verdict" in caplog.text
 
 
+def test_answers_that_are_too_long_to_be_read_are_votes_without_a_soft_verdict(caplog):
+    """An engine may write more tokens than it was allowed, or its text have more when it is read again."""
+    labels = labels_of()
+    judge, _ = judge_of(lambda content, rng: gram_r2_answer("A", "so " * rng.choice([1, 2000])), labels=labels, votes=8)
+    found = judge.compare(PROMPT, *RESPONSES[:2], orders="ab")
+    unread = [vote for vote in found.reasoning.votes if vote.p is None]
+    assert {len(vote.rationale) > 6000 for vote in unread} == {True}
+    assert 0 < len(unread) < 8
+    assert {vote.is_for_i for vote in found.reasoning.votes} == {True}
+    assert found.p == pytest.approx(np.mean([vote.p for vote in found.reasoning.votes if vote.p is not None]))
+    assert f"{len(unread)} of 8 answers are too long to be read with their prompts" in caplog.text
+
+
 def test_a_request_that_the_engine_refuses_names_its_pair():
     class Refusing(ScriptedGenerator):
         def generate(self, requests, sampling):
