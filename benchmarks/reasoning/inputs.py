@@ -18,7 +18,7 @@ from gram_fast.training.small_judge.task import Task
 from gram_fast.training.small_judge.tasks import SHOWN, distinct_tasks, reasoned_row, tasks, unlabeled_row
 from gram_fast.training.small_judge.wordings import every, held_out, trained
 
-LABELED, UNLABELED = 1_000, 20_000
+LABELED, UNLABELED, HELD_OUT = 1_000, 20_000, 400
 # Unlabeled pairs that teach the language model to begin with the tasks, as in benchmarks/training.py.
 PRETRAINING = 200_000
 TESTS = {
@@ -62,7 +62,7 @@ def training_tasks(seed: int) -> Iterator[Task]:
 
 
 def make_data(folder: Path, seeds: int) -> None:
-    """Writes pairs to begin with, and for each seed labeled ones with rationales and unlabeled ones, JSON lines.
+    """Writes pairs to begin with, held-out ones, and for each seed labeled and unlabeled ones, JSON lines.
 
     The labels of unlabeled pairs stand in files of their own, for what is said about them.
     """
@@ -70,6 +70,8 @@ def make_data(folder: Path, seeds: int) -> None:
     rng = random.Random(0)
     rows = (unlabeled_row(task, rng, SHARE_RIGHT) for task in islice(training_tasks(20), PRETRAINING))
     _write(folder / "pretrain.jsonl", tqdm(rows, total=PRETRAINING, desc="pretrain", unit=" rows", disable=None))
+    rng = random.Random(30)
+    _write(folder / "heldout.jsonl", (reasoned_row(task, rng) for task in islice(training_tasks(30), HELD_OUT)))
     for seed in range(seeds):
         rng = random.Random(100 + seed)
         drawn = (reasoned_row(task, rng) for task in training_tasks(100 + seed))
