@@ -118,10 +118,13 @@ class Servers:
         it failed at every try, UnreachableError where no server can be reached any more.
         """
         answers: list[Generation] = []
-        while len(answers) < n:
-            its_seed = (seed + len(answers)) % 2**31
-            found = await self._ask_again(path, {**body, "seed": its_seed}, n - len(answers), wants_tokens)
-            answers += found[: n - len(answers)]
+        # A request keeps its place while it waits: further tries are not made behind all other requests, and servers
+        # that are busy get fewer.
+        async with self._places:
+            while len(answers) < n:
+                its_seed = (seed + len(answers)) % 2**31
+                found = await self._ask_again(path, {**body, "seed": its_seed}, n - len(answers), wants_tokens)
+                answers += found[: n - len(answers)]
         return answers
 
     async def _ask_again(self, path: str, body: dict[str, Any], n: int, wants_tokens: bool) -> list[Generation]:
@@ -129,14 +132,13 @@ class Servers:
         failed: Server | None = None
         problem = ""
         for number in range((self._retries + 1) * len(self._servers)):
-            async with self._places:
-                server = self._choose(failed)
-                try:
-                    return await self._ask_for(server, path, body, n, wants_tokens)
-                except RefusedError as error:
-                    raise InputError(str(error)) from None
-                except FailedTryError as error:
-                    failed, problem, retry_after = server, str(error), error.retry_after
+            server = self._choose(failed)
+            try:
+                return await self._ask_for(server, path, body, n, wants_tokens)
+            except RefusedError as error:
+                raise InputError(str(error)) from None
+            except FailedTryError as error:
+                failed, problem, retry_after = server, str(error), error.retry_after
             rounds, is_within = divmod(number + 1, len(self._servers))
             if not is_within and rounds <= self._retries:
                 await asyncio.sleep(wait_before_try(rounds - 1, retry_after))
@@ -150,7 +152,8 @@ class Servers:
     async def _ask_for(
         self, server: Server, path: str, body: dict[str, Any], n: int, wants_tokens: bool
     ) -> list[Generation]:
-        if n == 1 or not server.takes_n:
+        # vLLM refuses several answers where they are all the same.
+        if n == 1 or not server.takes_n or body.get("temperature") == 0:
             return await self._post(server, path, body, wants_tokens)
         try:
             return await self._post(server, path, {**body, "n": n}, wants_tokens)

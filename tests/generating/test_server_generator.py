@@ -187,6 +187,15 @@ def test_a_server_that_refuses_n_is_asked_one_by_one_from_then_on() -> None:
         assert len(server.asked) == 10
 
 
+def test_greedy_answers_are_asked_for_one_by_one_and_say_nothing_about_n() -> None:
+    with openai_server(refuses_n=True) as server:
+        made, requests = generator(server), [request(1, n=2)]
+        assert texts(write(made, requests, Sampling(50, temperature=0))) == expected(requests)
+        server.refuses_n = False
+        assert texts(write(made, requests)) == expected(requests)
+    assert [body.get("n") for _, body in server.asked] == [None, None, 2]
+
+
 @pytest.mark.parametrize("concurrency", [1, 3, 8])
 def test_no_more_requests_are_in_flight_than_were_allowed(concurrency: int) -> None:
     load = Load()
@@ -209,6 +218,17 @@ def test_the_server_with_the_least_in_flight_is_asked() -> None:
         # Four of eight are always at the slow one, while the fast one answers 20 times as many.
         assert len(slow.given) <= 16
         assert slow.load.most == 4
+
+
+def test_that_servers_are_gone_is_known_before_all_requests_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+    monkeypatch.setattr("gram_fast.generating.servers.wait_before_try", lambda *_: tries.append(1) or 0.0)
+    with openai_server() as server:
+        made = generator(server, concurrency=2, retries=3)
+    with pytest.raises(ServerError, match="expected a server that can be reached"):
+        write(made, [request(k) for k in range(500)])
+    # Of four tries of the first two requests, and of those that began before the end was noticed.
+    assert len(tries) < 100
 
 
 def test_retry_after_is_honoured_and_waits_grow(monkeypatch: pytest.MonkeyPatch) -> None:
