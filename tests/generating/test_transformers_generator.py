@@ -215,6 +215,17 @@ def test_dropout_autocast_and_grad_mode_change_nothing() -> None:
         assert write(generator, [request(1)], Sampling(12)) == expected
 
 
+def test_adapters_of_a_wrapped_model_are_at_work() -> None:
+    peft = pytest.importorskip("peft")
+    plain = write(TransformersGenerator(model(), TOKENIZER), [request(1)], Sampling(12))
+    config = peft.LoraConfig(target_modules=["q_proj"], lora_alpha=64, init_lora_weights=False, lora_dropout=0.5)
+    adapted = peft.get_peft_model(model(), config).train()
+    found = write(TransformersGenerator(torch.compile(adapted), TOKENIZER), [request(1)], Sampling(12))
+    assert adapted.training
+    merged = adapted.merge_and_unload()
+    assert found == write(TransformersGenerator(merged, TOKENIZER), [request(1)], Sampling(12)) != plain
+
+
 def test_a_call_stops_between_two_tokens() -> None:
     made, stop, steps = model(), threading.Event(), []
 
