@@ -86,7 +86,7 @@ def test_files_and_overrides(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"run.yaml: .*{message}"):
             RunConfig.load(str(path), "finetune")
-    with pytest.raises(InputError, match=r"no configuration file or recipe .qwen4.: recipes are genrm, gram-r2, "):
+    with pytest.raises(InputError, match=r"no configuration file or recipe 'qwen4': recipes are genrm, gram-r2, ll"):
         RunConfig.load("qwen4", "finetune")
 
 
