@@ -34,8 +34,7 @@ def set_objective(model: Any, loss: Loss) -> None:
     """Replaces a model's forward by one that takes a packed batch and returns the loss.
 
     The loss is computed inside the model's own call, where sharded parameters (FSDP2, ZeRO-3) are gathered when it
-    reads the output embedding. The forward raises UnsupportedModelError when a layer does not attend through
-    transformers' attention interface.
+    reads the output embedding. The forward raises UnsupportedModelError as `hidden_states`.
     """
 
     def forward(
@@ -52,19 +51,11 @@ def set_objective(model: Any, loss: Loss) -> None:
         next_weights: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        packing = Packing(spans_N2, range_offsets, ranges_R2)
-        hidden_1TD = self.base_model(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False, packing=packing
-        ).last_hidden_state
-        if len(packing.layers_seen) != self.config.num_hidden_layers:
-            raise UnsupportedModelError(
-                f"{type(self).__name__} cannot be trained on packed sequences: {len(packing.layers_seen)} of its "
-                f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
-            )
-        outputs = loss(hidden_1TD[0, label_positions], labels)
+        hidden_TD = hidden_states(self, input_ids, position_ids, spans_N2, range_offsets, ranges_R2)
+        outputs = loss(hidden_TD[label_positions], labels)
         if next_tokens is not None:
             head = unbiased_head(self)
-            next_loss = linear_cross_entropy(hidden_1TD[0, next_positions], head.weight, next_tokens, next_weights)
+            next_loss = linear_cross_entropy(hidden_TD[next_positions], head.weight, next_tokens, next_weights)
             outputs["loss"] = outputs["loss"] + next_loss
         count = len(labels) if num_items_in_batch is None else num_items_in_batch
         return {**outputs, "loss": outputs["loss"] / count}
@@ -74,6 +65,25 @@ def set_objective(model: Any, loss: Loss) -> None:
     model.accepts_loss_kwargs = True
     # None of transformers' losses: of that of language models the Trainer would not count the first label of a batch.
     model.loss_type = None
+
+
+def hidden_states(
+    model: Any, input_ids: Tensor, position_ids: Tensor, spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor
+) -> Tensor:
+    """Last hidden states of a packed batch, by a model that attends with PACKED_ATTENTION -> [T, D].
+
+    Raises UnsupportedModelError when a layer does not attend through transformers' attention interface.
+    """
+    packing = Packing(spans_N2, range_offsets, ranges_R2)
+    hidden_1TD: Tensor = model.base_model(
+        input_ids=input_ids, position_ids=position_ids, use_cache=False, packing=packing
+    ).last_hidden_state
+    if len(packing.layers_seen) != model.config.num_hidden_layers:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be trained on packed sequences: {len(packing.layers_seen)} of its "
+            f"{model.config.num_hidden_layers} layers attend through transformers' attention interface"
+        )
+    return hidden_1TD[0]
 
 
 def language_modelling(model: Any) -> Loss:

@@ -49,7 +49,7 @@ def load_reasoning_comparer(
     if judge.preset != "auto":
         check_template(PairTemplate.load(judge.preset), options)
     # One engine for all devices, as a server and vLLM have their own. It comes first: it may not be there.
-    generator = None if is_shared else _engine_apart(name, judge, options)
+    generator = None if is_shared else load_engine(name, judge, options)
     loaded = load_comparer(name, judge, reasons=True)
     comparers = loaded.comparers if isinstance(loaded, Replicas) else (loaded,)
     made = [
@@ -101,7 +101,7 @@ def _without_second_step(name: str, judge: JudgeOptions, options: ReasoningOptio
     check_template(tokenizer.template, options)
     limit, _ = attention_span(config.get_text_config(decoder=True))
     max_new_tokens = _max_new_tokens(limit, options)
-    generator = _engine_apart(name, judge, options)
+    generator = load_engine(name, judge, options)
     return ReasoningComparer(generator, tokenizer.template, options, max_new_tokens, tokenizer)
 
 
@@ -141,8 +141,8 @@ def _max_new_tokens(limit: int, options: ReasoningOptions) -> int:
     return options.max_new_tokens or min(_MAX_NEW_TOKENS, limit // 2)
 
 
-def _engine_apart(name: str, judge: JudgeOptions, options: ReasoningOptions) -> TextGenerator:
-    """An engine with a model of its own: vLLM in this process, or servers."""
+def load_engine(name: str, judge: JudgeOptions, options: ReasoningOptions) -> TextGenerator:
+    """An engine with a model of its own: vLLM in this process, or servers, which are sent token ids."""
     if options.urls:
         return _server(name, options, by_ids=True)
     from gram_fast.generating.vllm_generator import VllmGenerator
