@@ -1,4 +1,7 @@
-"""The command line: gram-fast compare | rank | best-of-n | verify | serve | eval | train | data | doctor."""
+"""The command line: gram-fast compare | rank | best-of-n | verify | serve | eval | train | data | doctor | ...
+
+and of judges that reason: gram-fast prove | self-train.
+"""
 
 import errno
 import logging
@@ -48,6 +51,8 @@ from gram_fast.serving.command import ServeOptions, serve_judge
 from gram_fast.text.group import Names
 from gram_fast.training.command import app as training_app
 from gram_fast.training.data.command import app as data_app
+from gram_fast.training.self_training.command import self_train
+from gram_fast.training.self_training.prove_command import ProveOptions, prove
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -239,6 +244,10 @@ def _tournament(
 def serve(options: ServeOptions) -> None:
     """Serve the judge over HTTP, to loops and rerankers that live elsewhere."""
     serve_judge(options)
+
+
+command(app, "prove", ProveOptions)(prove)
+app.command("self-train")(self_train)
 
 
 @dataclass(frozen=True, kw_only=True)

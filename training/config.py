@@ -87,20 +87,13 @@ class RunConfig:
         InputError that names the file and the key.
         """
         path = _find(name)
-        try:
-            values = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read the configuration {path}: {one_line(error)}") from None
-        except yaml.YAMLError as error:
-            raise InputError(f"{path}: expected YAML, {one_line(error)}") from None
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
+        values = read_yaml(path)
         sections = {other: values.pop(other, None) or {} for other in get_args(Stage)}
         if not isinstance(sections[stage], dict):
             raise InputError(f"{path}: {stage}: expected a section of keys and values, got {sections[stage]!r}")
         values |= sections[stage]
         for override in overrides:
-            _override(values, override)
+            apply_override(values, override)
         return cls.parse(values, str(path))
 
     @classmethod
@@ -186,8 +179,24 @@ def _find(name: str) -> Path:
     return recipes()[name]
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    """Applies one override `key=value` or `section.key=value` to `values`; the value is parsed as YAML."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads the keys and values of a configuration file. Raises InputError that names it."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the configuration {path}: {one_line(error)}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: expected YAML, {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
+    return values
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Applies one override `key=value` or `section.key=value` to `values`; the value is parsed as YAML.
+
+    Raises InputError on one of another form.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"expected key=value, got {override!r}")

@@ -101,7 +101,7 @@ class DataReader:
 
 def _alternated(record: PairRecord, number: int) -> PairRecord:
     """Swaps every second labeled pair, so that stage 1 does not learn that the better response comes first."""
-    return record if record.preferred is None or number % 2 == 0 else _swapped(record)
+    return record if record.preferred is None or number % 2 == 0 else swapped(record)
 
 
 def drawn_orders(records: Iterable[PairRecord], seed: int) -> Iterator[PairRecord]:
@@ -115,12 +115,12 @@ def drawn_orders(records: Iterable[PairRecord], seed: int) -> Iterator[PairRecor
     for record in records:
         if record.rationale is None:
             drawn = drawn or rng.permutation(("A", "B")).tolist()
-            yield record if record.preferred == drawn.pop() else _swapped(record)
+            yield record if record.preferred == drawn.pop() else swapped(record)
         else:
             yield record
 
 
-def _swapped(record: PairRecord) -> PairRecord:
-    """The pair, which has no rationale, with B first."""
+def swapped(record: PairRecord) -> PairRecord:
+    """The pair, which has no rationale, with its responses the other way round."""
     preferred: Label | None = {"A": "B", "B": "A", None: None}[record.preferred]  # type: ignore[assignment]
     return replace(record, response_a=record.response_b, response_b=record.response_a, preferred=preferred)

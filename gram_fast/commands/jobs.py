@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -34,6 +34,25 @@ _RESPONSE = re.compile(r"response_(\d+|[a-zA-Z])")
 _AHEAD = 2**25
 # Seconds for which a pipe or terminal is read before a model is loaded, however many rows come: it may have no end.
 _FIRST_SECONDS = 1.0
+
+
+class Keyed(Protocol):
+    """An input row, as what has been done of it is told and what is read ahead is counted."""
+
+    @property
+    def id(self) -> str | int:
+        """Of this row alone."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of its texts."""
+
+    @property
+    def characters(self) -> int:
+        """Characters held, to a few."""
+
+
+KeyedRow = TypeVar("KeyedRow", bound=Keyed)
 
 
 @dataclass(frozen=True)
@@ -197,7 +216,7 @@ def _responses(row: dict[str, Any], columns: Columns) -> Any:
     return values
 
 
-def pending_rows(rows: Iterable[JobRow], output: Output) -> Iterator[JobRow]:
+def pending_rows(rows: Iterable[KeyedRow], output: Output) -> Iterator[KeyedRow]:
     """Yields the rows that the output does not hold.
 
     Raises InputError where it holds a row of other texts under the same id and, at the end, one that is not among them.
@@ -213,7 +232,7 @@ def pending_rows(rows: Iterable[JobRow], output: Output) -> Iterator[JobRow]:
 
 
 @contextmanager
-def read_ahead(rows: Iterable[JobRow], is_live: bool) -> Iterator[ReadAhead[JobRow]]:
+def read_ahead(rows: Iterable[KeyedRow], is_live: bool) -> Iterator[ReadAhead[KeyedRow]]:
     """Reads rows in a thread during the context, which begins when the input has ended or is far ahead.
 
     `is_live`: rows come as somebody writes them; it begins after a second at most. Raises the error of a row that was

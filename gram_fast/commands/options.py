@@ -128,10 +128,11 @@ class BadRows:
             raise InputError(f"none of {len(self.skipped)} rows could be scored, the first: {self.skipped[0]}")
 
 
-def command(
-    app: typer.Typer, name: str, options: type[JudgeOptions]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command whose first parameter is an `options`; its flags are their fields and its own parameters."""
+def command(app: typer.Typer, name: str, options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command whose first parameter is an `options`; its flags are their fields and its own parameters.
+
+    `options`: a dataclass, such as JudgeOptions.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         # The model and what the command adds come first: a judge's own options are many and have defaults.

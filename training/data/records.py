@@ -28,6 +28,8 @@ class PairRecord:
     """Place of the row, for messages: "pairs.jsonl line 7"."""
     rationale: str | None = None
     """Text of the thought that leads to the label, without tags; it names A and B."""
+    id: str | int | None = None
+    """The row's own "id", where it has one that is text or an integer."""
 
 
 OnTie = Callable[[str], None]
@@ -84,4 +86,6 @@ def _record(where: str, row: Any, layout: Layout | None, template: PairTemplate,
         pair = parse_row(row, layout, template, include_reasoning)
     except InputError as error:
         raise type(error)(f"{where}: {error}") from None
-    return PairRecord(pair.prompt, pair.response_a, pair.response_b, pair.preferred, where, pair.rationale)
+    own = row.get("id")
+    row_id = own if isinstance(own, str | int) and not isinstance(own, bool) else None
+    return PairRecord(pair.prompt, pair.response_a, pair.response_b, pair.preferred, where, pair.rationale, row_id)

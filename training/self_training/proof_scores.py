@@ -79,14 +79,12 @@ def score_proofs(model: Any, prompt: Ids, proofs: Sequence[Ids], separator: int)
     positions_R, labels_R = batch.pop("label_positions"), batch.pop("labels")
     with _packed(model):
         hidden_TD = hidden_states(model, **batch)
-    lengths = [len(ids) for ids in [*proofs, *proofs]]
+    ends = np.cumsum([len(ids) for ids in [*proofs, *proofs]]).tolist()
     ones_R = torch.ones(len(labels_R), device=model.device)
-    sums = [
-        -float(linear_cross_entropy(hidden_TD[positions], head.weight, labels, weights))
-        for positions, labels, weights in zip(
-            positions_R.split(lengths), labels_R.split(lengths), ones_R.split(lengths), strict=True
-        )
-    ]
+    sums = []
+    for begin, end in zip([0, *ends], ends, strict=False):
+        hidden_RD = hidden_TD[positions_R[begin:end]]
+        sums.append(-float(linear_cross_entropy(hidden_RD, head.weight, labels_R[begin:end], ones_R[begin:end])))
     return [ProofScore(*both) for both in zip(sums[: len(proofs)], sums[len(proofs) :], strict=True)]
 
 

@@ -1,0 +1,147 @@
+"""A run of self-training: its folder, its data, its rounds, and the report over all of them."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from gram_fast.commands.options import BadRows
+from gram_fast.errors import InputError
+from gram_fast.models.checkpoint import find_template, load_config
+from gram_fast.training.data.records import PairRecord, read_pair_records
+from gram_fast.training.output_folder import LOCK, locked
+from gram_fast.training.reader import drawn_orders, swapped
+from gram_fast.training.self_training.config import SelfTrainConfig
+from gram_fast.training.self_training.files import PART, read_json, write_bytes, write_json, write_lines
+from gram_fast.training.self_training.report import Report, draw_report
+from gram_fast.training.self_training.rounds import BATCH, HELD_OUT, Round, round_folder
+from gram_fast.training.self_training.rows import PairRow, derived_seed, labeled
+
+log = logging.getLogger(__name__)
+
+RECORD = "self-train.json"
+PICTURE = "report.png"
+# What a run may have written before its record.
+_EARLY = ((HELD_OUT,), (HELD_OUT + PART,), (RECORD + PART,), (LOCK,))
+
+
+def run_rounds(config: SelfTrainConfig, source: str) -> tuple[list[Report], bool]:
+    """Runs what is left of all rounds -> the reports of rounds 0, 1, ..., and whether all had been done before.
+
+    Killed at any moment, it goes on when it is called again, and ends with the same files. `source`: what messages call
+    the configuration. Raises InputError where the folder has something else, data cannot be used or nothing is left to
+    train on, and errors of loading, of the engine and of training.
+    """
+    folder = Path(config.output_dir).expanduser()
+    _, arguments = config.training(str(folder), ["data"], source)
+    with locked(folder, arguments):
+        check_folder(config, folder)
+        was_done = (folder / PICTURE).exists()
+        if not (folder / RECORD).exists():
+            prepare(config, folder)
+            write_json(folder / RECORD, config.recorded)
+        reports = [Round(config, folder, number, source).run() for number in range(config.rounds + 1)]
+        if not was_done:
+            write_bytes(folder / PICTURE, draw_report(reports))
+    return reports, was_done
+
+
+def check_folder(config: SelfTrainConfig, folder: Path) -> None:
+    """Raises InputError where a folder has the run of another configuration, or something else.
+
+    What a run left there that did not get as far as its record is removed.
+    """
+    if (folder / RECORD).exists():
+        before = read_json(folder / RECORD)
+        for key, value in config.recorded.items():
+            if before.get(key) != value:
+                raise InputError(
+                    f"{key} was {before.get(key)!r} in output_dir {str(folder)!r}, now it is {value!r}: expected the "
+                    "configuration that the run there began with, or another folder"
+                )
+        return
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    for path in paths:
+        parts = path.relative_to(folder).parts
+        is_batch = parts[0].startswith("round-") and parts[1:] in ((BATCH,), (BATCH + PART,))
+        if parts not in _EARLY and not is_batch:
+            raise InputError(
+                f"output_dir {str(folder)!r} holds {path.relative_to(folder)} and no run of self-training: expected a "
+                "new or empty folder"
+            )
+    for path in paths:
+        if path.name != LOCK:
+            path.unlink()
+
+
+def prepare(config: SelfTrainConfig, folder: Path) -> None:
+    """Writes the batches of all rounds and the held-out pairs.
+
+    Raises InputError where there are fewer pairs than the rounds take, and on bad rows without `skip_bad`.
+    """
+    bad = BadRows(config.skip_bad)
+    pairs = _drawn(_read(config, config.unlabeled_data, bad), config)
+    for number in range(1, config.rounds + 1):
+        round_folder(folder, number).mkdir(exist_ok=True)
+        count = _write_pairs(
+            round_folder(folder, number) / BATCH, islice(pairs, config.pairs_per_round), f"batch {number}"
+        )
+        if count < config.pairs_per_round:
+            raise InputError(
+                f"unlabeled_data: expected {config.rounds * config.pairs_per_round} pairs or more, for {config.rounds} "
+                f"rounds of {config.pairs_per_round}, found {(number - 1) * config.pairs_per_round + count}"
+            )
+    held_out = (replace(pair, rationale=None) for pair in labeled(_read(config, config.eval_data, bad), bad))
+    rows = (PairRow(number, pair) for number, pair in enumerate(drawn_orders(held_out, config.seed), start=1))
+    if not _write_pairs(folder / HELD_OUT, rows, "held-out pairs"):
+        raise InputError(f"eval_data: no labeled pair in {', '.join(config.eval_data)}")
+    if bad.skipped:
+        log.warning("unlabeled_data and eval_data: %d bad rows left out", len(bad.skipped))
+
+
+def _write_pairs(path: Path, rows: Iterable[PairRow], name: str) -> int:
+    """Writes pairs -> how many."""
+    count = 0
+
+    def values() -> Iterator[dict[str, Any]]:
+        nonlocal count
+        for row in tqdm(rows, desc=name, unit="pair", delay=2, disable=None):
+            count += 1
+            yield row.fields
+
+    write_lines(path, values())
+    return count
+
+
+def _read(config: SelfTrainConfig, names: list[str], bad: BadRows) -> Iterator[PairRecord]:
+    template = find_template(config.preset, load_config(config.judge, trust_remote_code=config.trust_remote_code))
+    ties = 0
+
+    def on_tie(where: str) -> None:
+        nonlocal ties
+        ties += 1
+
+    for name in names:
+        yield from read_pair_records(
+            name,
+            template=template,
+            dataset_info=config.dataset_info,
+            skip_bad=bad,
+            on_tie=on_tie,
+            include_reasoning=config.include_reasoning,
+        )
+    if ties:
+        log.warning("%s: %d ties left out", ", ".join(names), ties)
+
+
+def _drawn(pairs: Iterator[PairRecord], config: SelfTrainConfig) -> Iterator[PairRow]:
+    """Pairs under their numbers, each in an order drawn for it: in many data sets the better response is the first."""
+    for number, pair in enumerate(pairs, start=1):
+        pair = replace(pair, rationale=None)
+        if derived_seed(config.seed, "order", number) % 2:
+            pair = swapped(pair)
+        yield PairRow(number, pair)
