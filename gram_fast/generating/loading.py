@@ -147,7 +147,8 @@ def load_engine(name: str, judge: JudgeOptions, options: ReasoningOptions) -> Te
         return _server(name, options, by_ids=True)
     from gram_fast.generating.vllm_generator import VllmGenerator
 
-    return VllmGenerator(name, dtype=judge.dtype, **judge.hub)
+    dtype = str(judge.dtype).removeprefix("torch.")
+    return VllmGenerator(name, revision=judge.revision, dtype=dtype, trust_remote_code=judge.trust_remote_code)
 
 
 def _server(model: str, options: ReasoningOptions, by_ids: bool) -> TextGenerator:
