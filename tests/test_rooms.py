@@ -48,6 +48,7 @@ ROOMS = {
     "evaluation": "the three benchmarks",
     "training/data": "from files and the hub to batches",
     "training": "objectives, the stages, proofs, the trainer",
+    "training/self_training": "proofs of labels, and rounds of training on a judge's own verdicts",
     "training/small_judge": "how the small judge was made",
     "serving": "a judge behind HTTP",
     "cli": "the command line",

@@ -1,17 +1,17 @@
 """Tiny judges and provers that write the right forms, and runs of self-training that are killed and go on.
 
 As a program it runs a configuration to its end through many forks of a process that has imported everything, so that a
-start takes no seconds: `python self_training.py VALUES KILLS SEED EVENTS` prints how often a run was killed.
+start takes no seconds: `python self_training.py VALUES POINTS`.
 """
 
 import hashlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,62 +43,92 @@ def label(number: int) -> str:
     return "A" if number % 2 else "B"
 
 
+def configuration(made: Path, output: Path) -> dict[str, Any]:
+    """A configuration of two short rounds, of the files in a folder."""
+    return {
+        "output_dir": str(output),
+        "judge": str(made / "judge"),
+        "prover": str(made / "prover"),
+        "base": str(made / "base"),
+        "unlabeled_data": str(made / "unlabeled.jsonl"),
+        "eval_data": str(made / "held-out.jsonl"),
+        "seed_data": str(made / "seed.jsonl"),
+        "preset": str(made / "preset.txt"),
+        "rounds": 2,
+        "pairs_per_round": 8,
+        "chunk_rows": 3,
+        "device": "cpu",
+        "predict": {"votes": 2, "temperature": 1.0, "max_new_tokens": 40},
+        "denoise": {"min_probability": 0.5},
+        "prove": {"proofs": 2, "temperature": 1.0, "max_new_tokens": 120},
+        "evaluate": {"max_new_tokens": 40},
+        "train": {
+            "max_steps": 4,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            "save_steps": 1,
+            "cutoff_len": 512,
+            "disable_tqdm": True,
+        },
+    }
+
+
 def digests(folder: Path) -> dict[str, str]:
     """Digest of every file in a folder by its path there."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def run_killed(values: dict[str, Any], kills: int, seed: int, events: int) -> int:
-    """Runs a configuration, killed that often -> kills that took place.
+def run_killed(values: dict[str, Any], points: Sequence[tuple[int, float]]) -> tuple[int, int]:
+    """Runs a configuration to its end, killed by SIGKILL -> how often, and the writes to the disk of its last start.
 
-    Each is at a random moment, within a quarter of a second after a random number of writes to the disk, of which an
-    undisturbed run has `events`.
+    Each start but the last is killed so many seconds after so many writes to the disk.
     """
-    arguments = (json.dumps(values), str(kills), str(seed), str(events))
     found = subprocess.run(
-        [sys.executable, __file__, *arguments],
+        [sys.executable, __file__, json.dumps(values), json.dumps(points)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=900,
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    return int(found.stdout.splitlines()[-1])
+    kills, writes = map(int, found.stdout.splitlines()[-1].split())
+    return kills, writes
 
 
-def _main(values: dict[str, Any], kills: int, seed: int, events: int) -> None:
-    rng = random.Random(seed)
-    done = 0
+def _main(values: dict[str, Any], points: Sequence[tuple[int, float]]) -> None:
+    kills = 0
     while True:
-        writes, delay = rng.randint(1, max(1, 2 * events // (kills + 5))), rng.uniform(0, 0.25)
         child = os.fork()
         if child == 0:
-            if done < kills:
-                _kill_after(writes, delay)
+            count = _counted(*(points[kills] if kills < len(points) else (0, 0.0)))
             run_rounds(SelfTrainConfig.parse(values, "test"), "test")
+            print(kills, count[0], flush=True)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:
-            break
+            return
         assert os.WIFSIGNALED(status), status
         assert os.WTERMSIG(status) == signal.SIGKILL, status
-        done += 1
-    print(done)
+        kills += 1
 
 
-def _kill_after(writes: int, delay: float) -> None:
-    """Has this process killed a moment after so many calls of fsync."""
-    fsync, left = os.fsync, [writes]
+def _counted(writes: int, delay: float) -> list[int]:
+    """Counts calls of fsync; after so many, this process is killed, at once or after a moment."""
+    fsync, count = os.fsync, [0]
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def counted(file: Any) -> None:
         fsync(file)
-        left[0] -= 1
-        if left[0] == 0:
-            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        count[0] += 1
+        if count[0] == writes:
+            threading.Timer(delay, kill).start() if delay else kill()
 
     os.fsync = counted
+    return count
 
 
 if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]), *map(int, sys.argv[2:]))
+    _main(*map(json.loads, sys.argv[1:]))

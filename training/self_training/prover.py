@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gram_fast.devices import find_devices, find_dtype
@@ -183,6 +184,20 @@ def prover_prompt(name: str, judge: JudgeOptions) -> PairTemplate:
     return find_template(judge.preset, load_config(name, **judge.hub), judge.chat_template_kwargs)
 
 
+def check_room(config: Any, options: ReasoningOptions) -> tuple[int, str]:
+    """Most tokens of a prompt with its proof, and the reason for that limit. `config`: the checkpoint's.
+
+    Raises InputError where max_new_tokens leaves no room for a prompt.
+    """
+    limit, reason = attention_span(config.get_text_config(decoder=True))
+    assert options.max_new_tokens is not None
+    if options.max_new_tokens >= limit:
+        raise InputError(
+            f"max_new_tokens: expected fewer than {limit} ({reason}) less a prompt, got {options.max_new_tokens}"
+        )
+    return limit, reason
+
+
 @sheltered
 def load_prover(name: str, judge: JudgeOptions, options: ReasoningOptions, proofs: int) -> Prover:
     """Loads the prover of a checkpoint.
@@ -199,30 +214,23 @@ def load_prover(name: str, judge: JudgeOptions, options: ReasoningOptions, proof
     template = find_template(judge.preset, config, judge.chat_template_kwargs)
     if template.is_verifier:
         raise InputError("preset: expected a prompt that shows a pair, got a verifier's, whose labels are not proven")
+    limit, reason = check_room(config, options)
     tokenizer = load_tokenizer(name, judge.tokenizer, **judge.hub)
-    limit, reason = attention_span(config.get_text_config(decoder=True))
-    assert options.max_new_tokens is not None
-    if options.max_new_tokens >= limit:
-        raise InputError(
-            f"max_new_tokens: expected fewer than {limit} ({reason}) less a prompt, got {options.max_new_tokens}"
-        )
     devices = find_devices(judge.device)
     if len(devices) > 1:
         raise InputError(f"device: expected one for the prover, got {len(devices)}")
+    is_shared = options.engine in ("transformers", "transformers-continuous")
+    # Before the model, as it may not be there.
+    apart = None if is_shared else load_engine(name, judge, options)
     model = load_model(name, find_dtype(judge.dtype, devices[0]), config=config, **judge.hub)
     try:
         model = model.to(devices[0]).eval().requires_grad_(False)
     except RuntimeError as error:
         raise InputError(f"the prover {name!r} cannot be moved to {devices[0]}: {one_line(error)}") from error
     plain_output_embedding(model)
-    if options.engine in ("transformers", "transformers-continuous"):
-        generator: TextGenerator = TransformersGenerator(
-            model, tokenizer, continuous=options.engine == "transformers-continuous"
-        )
-    else:
-        generator = load_engine(name, judge, options)
+    own = partial(TransformersGenerator, model, tokenizer, continuous=options.engine == "transformers-continuous")
     return Prover(
-        generator=generator,
+        generator=apart or own(),
         model=model,
         tokenizers={label: PairTokenizer(tokenizer, prover_template(template, label)) for label in LABELS},
         sampling=Sampling(options.max_new_tokens, options.temperature),

@@ -17,6 +17,7 @@ from gram_fast.training.output_folder import LOCK, locked
 from gram_fast.training.reader import drawn_orders, swapped
 from gram_fast.training.self_training.config import SelfTrainConfig
 from gram_fast.training.self_training.files import PART, read_json, write_bytes, write_json, write_lines
+from gram_fast.training.self_training.prover import check_room
 from gram_fast.training.self_training.report import Report, draw_report
 from gram_fast.training.self_training.rounds import BATCH, HELD_OUT, Round, round_folder
 from gram_fast.training.self_training.rows import PairRow, derived_seed, labeled
@@ -42,6 +43,7 @@ def run_rounds(config: SelfTrainConfig, source: str) -> tuple[list[Report], bool
         check_folder(config, folder)
         was_done = (folder / PICTURE).exists()
         if not (folder / RECORD).exists():
+            check_checkpoints(config)
             prepare(config, folder)
             write_json(folder / RECORD, config.recorded)
         reports = [Round(config, folder, number, source).run() for number in range(config.rounds + 1)]
@@ -76,6 +78,27 @@ def check_folder(config: SelfTrainConfig, folder: Path) -> None:
     for path in paths:
         if path.name != LOCK:
             path.unlink()
+
+
+def check_checkpoints(config: SelfTrainConfig) -> None:
+    """Finds out before hours of work what the configurations of the checkpoints tell.
+
+    Raises InputError on a checkpoint that is not there, a prompt without a place for a verdict behind a rationale, and
+    proofs that are too long for the prover; UnsupportedModelError as `attention_span`.
+    """
+    hub = config.judge_options.hub
+    judge, prover, _ = (load_config(name, **hub) for name in (config.judge, config.prover, config.base or config.judge))
+    for key, checkpoint in (("judge", judge), ("prover", prover)):
+        template = find_template(config.preset, checkpoint)
+        if template.is_verifier or not template.answer_prefix.strip():
+            raise InputError(
+                f"{key}: preset {template.preset or 'of its own'} has no answer_prefix, which stands between a "
+                "rationale and its verdict on a pair: expected a judge that reasons, or a preset such as gram-r2"
+            )
+    try:
+        check_room(prover, config.prove.options())
+    except InputError as error:
+        raise InputError(f"prove: {error}") from None
 
 
 def prepare(config: SelfTrainConfig, folder: Path) -> None:
