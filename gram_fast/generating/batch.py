@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from gram_fast.errors import NumericalError
-from gram_fast.generating.drawing import NoiseStreams, logits_processors
+from gram_fast.generating.drawing import Draws, logits_processors
 from gram_fast.scoring.stops import StoppedError
 from gram_fast.text.tokens import Ids
 
@@ -51,7 +51,10 @@ class Batch:
         self._model, self._config, self._top = model, config, top_logprobs
         self._ends = frozenset(config.eos_token_id)
         self._processors = logits_processors(model, config)
-        self._noise = NoiseStreams([(row.seed, row.answer) for row in rows], model.device) if config.do_sample else None
+        self._draws: Draws | None = None
+        if config.do_sample:
+            seeds = [(row.seed, row.answer) for row in rows]
+            self._draws = Draws(seeds, max(row.limit for row in rows), model.device)
         self._open = [Written(row) for row in rows]
         self._cache = DynamicCache(config=model.config)
         longest = max(len(row.ids) for row in rows)
@@ -118,7 +121,7 @@ class Batch:
         # Before the processors: they may write into what they are given.
         logprobs_RV = logits_RV.log_softmax(-1) if self._top else None
         scores_RV = self._processors(self._ids_RT, logits_RV)
-        tokens_R = scores_RV.argmax(-1) if self._noise is None else self._noise.draw(scores_RV)
+        tokens_R = scores_RV.argmax(-1) if self._draws is None else self._draws.draw(scores_RV)
         self._ids_RT = torch.cat([self._ids_RT, tokens_R[:, None]], 1)
         if logprobs_RV is not None:
             for written, likely in zip(self._open, self._most_likely(logprobs_RV, tokens_R), strict=True):
@@ -143,5 +146,5 @@ class Batch:
         rows_R = torch.tensor(rows, device=self._ids_RT.device)
         self._ids_RT, self._starts_R = self._ids_RT[rows_R], self._starts_R[rows_R]
         self._cache.batch_select_indices(rows_R)
-        if self._noise is not None:
-            self._noise.keep(rows)
+        if self._draws is not None:
+            self._draws.keep(rows)
