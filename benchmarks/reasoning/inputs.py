@@ -14,13 +14,15 @@ from transformers import AutoTokenizer
 from benchmarks.training import KINDS, SHARE_RIGHT, UNSEEN, train
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.training.small_judge.make import SHAPE, make_base, small_tokenizer, tokenizer_texts
+from gram_fast.training.small_judge.rationales import worked
 from gram_fast.training.small_judge.task import Task
 from gram_fast.training.small_judge.tasks import SHOWN, distinct_tasks, reasoned_row, tasks, unlabeled_row
 from gram_fast.training.small_judge.wordings import every, held_out, trained
 
 LABELED, UNLABELED, HELD_OUT = 1_000, 20_000, 400
 # Unlabeled pairs that teach the language model to begin with the tasks, as in benchmarks/training.py.
-PRETRAINING = 200_000
+PRETRAINING = 300_000
+SHARE_WORKED = 0.5
 TESTS = {
     "seen": "kinds and wordings of the training",
     "worded": "other wordings",
@@ -68,7 +70,7 @@ def make_data(folder: Path, seeds: int) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
-    rows = (unlabeled_row(task, rng, SHARE_RIGHT) for task in islice(training_tasks(20), PRETRAINING))
+    rows = (pretraining_row(task, rng) for task in islice(training_tasks(20), PRETRAINING))
     _write(folder / "pretrain.jsonl", tqdm(rows, total=PRETRAINING, desc="pretrain", unit=" rows", disable=None))
     rng = random.Random(30)
     _write(folder / "heldout.jsonl", (reasoned_row(task, rng) for task in islice(training_tasks(30), HELD_OUT)))
@@ -79,6 +81,14 @@ def make_data(folder: Path, seeds: int) -> None:
         unlabeled = list(islice(drawn, UNLABELED))
         _write(folder / f"unlabeled-{seed}.jsonl", ({k: row[k] for k in ("prompt", "responses")} for row in unlabeled))
         _write(folder / f"truth-{seed}.jsonl", ({"label": row["label"]} for row in unlabeled))
+
+
+def pretraining_row(task: Task, rng: random.Random) -> dict[str, Any]:
+    """Draws an unlabeled pair; in half of them one response shows its work, as texts on the web do."""
+    row = unlabeled_row(task, rng, SHARE_RIGHT)
+    if rng.random() < SHARE_WORKED:
+        row["responses"][rng.randrange(2)] = worked(task)
+    return row
 
 
 def make_inputs(folder: Path, seeds: int) -> None:
@@ -96,7 +106,8 @@ def make_inputs(folder: Path, seeds: int) -> None:
             train(
                 "pretrain", folder / f"base-{seed}", model_name_or_path=str(folder / f"untrained-{seed}"),
                 train_data=str(data / "pretrain.jsonl"), per_device_train_batch_size=64, learning_rate=3e-3,
-                seed=seed, num_train_epochs=1, torch_compile=True, pad_to_multiple_of=256,
+                seed=seed, num_train_epochs=1, torch_compile=True, pad_to_multiple_of=256, save_strategy="steps",
+                save_steps=500, save_total_limit=1, resume_from_checkpoint=True,
             )  # fmt: skip
 
 

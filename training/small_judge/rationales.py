@@ -37,13 +37,18 @@ def rationale(task: Task, response_a: str, response_b: str) -> str:
     """
     problem = task.problem
     verdicts = {"A": is_right(task, response_a), "B": is_right(task, response_b)}
-    lines = [problem.working] if problem.working else []
-    lines.append(f"Answer: {_right(problem)}")
+    lines = [worked(task)]
     for slot, response in (("A", response_a), ("B", response_b)):
         lines.append(f"{slot}: {_quote(problem, read_answer(task, response))}: {_verdict(verdicts[slot])}")
     if better := _better(verdicts):
         lines.append(f"{better} is better.")
     return "\n".join(lines)
+
+
+def worked(task: Task) -> str:
+    """Writes the right answer as the first lines of a rationale do: the working, if any, and the answer."""
+    answer = f"Answer: {_right(task.problem)}"
+    return f"{task.problem.working}\n{answer}" if task.problem.working else answer
 
 
 def check_rationale(task: Task, response_a: str, response_b: str, body: str) -> list[str]:
