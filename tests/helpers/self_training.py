@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def configuration(made: Path, output: Path) -> dict[str, Any]:
         "output_dir": str(output),
         "judge": str(made / "judge"),
         "prover": str(made / "prover"),
-        "base": str(made / "base"),
+        "base": str(made / "judge"),
         "unlabeled_data": str(made / "unlabeled.jsonl"),
         "eval_data": str(made / "held-out.jsonl"),
         "seed_data": str(made / "seed.jsonl"),
@@ -65,7 +67,7 @@ def configuration(made: Path, output: Path) -> dict[str, Any]:
         "train": {
             "max_steps": 4,
             "per_device_train_batch_size": 4,
-            "learning_rate": 1e-3,
+            "learning_rate": 1e-4,
             "save_steps": 1,
             "cutoff_len": 512,
             "disable_tqdm": True,
@@ -79,8 +81,19 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def run_killed(values: dict[str, Any], points: Sequence[tuple[int, float]]) -> tuple[int, int]:
-    """Runs a configuration to its end, killed by SIGKILL -> how often, and the writes to the disk of its last start.
+@dataclass(frozen=True)
+class Ended:
+    """A run that has come to its end."""
+
+    kills: int
+    writes: int
+    """To the disk, since its last start."""
+    seconds: float
+    """Since its last start."""
+
+
+def run_killed(values: dict[str, Any], points: Sequence[tuple[int, float]]) -> Ended:
+    """Runs a configuration to its end, killed by SIGKILL.
 
     Each start but the last is killed so many seconds after so many writes to the disk.
     """
@@ -92,18 +105,19 @@ def run_killed(values: dict[str, Any], points: Sequence[tuple[int, float]]) -> t
         timeout=900,
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    kills, writes = map(int, found.stdout.splitlines()[-1].split())
-    return kills, writes
+    return Ended(**json.loads(found.stdout.splitlines()[-1]))
 
 
 def _main(values: dict[str, Any], points: Sequence[tuple[int, float]]) -> None:
     kills = 0
     while True:
+        started = time.perf_counter()
         child = os.fork()
         if child == 0:
             count = _counted(*(points[kills] if kills < len(points) else (0, 0.0)))
             run_rounds(SelfTrainConfig.parse(values, "test"), "test")
-            print(kills, count[0], flush=True)
+            ended = {"kills": kills, "writes": count[0], "seconds": time.perf_counter() - started}
+            print(json.dumps(ended), flush=True)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from transformers import TrainingArguments
 
 from gram_fast.errors import InputError
+from gram_fast.generating.generator import Sampling
 from gram_fast.generating.options import ReasoningOptions
 from gram_fast.models.options import JudgeOptions
 from gram_fast.training.config import RunConfig, apply_override, read_yaml
@@ -69,6 +70,11 @@ class Proving:
         """The prover's options. Raises InputError on wrong ones."""
         return ReasoningOptions(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
 
+    @property
+    def sampling(self) -> Sampling:
+        """How proofs are drawn."""
+        return Sampling(self.max_new_tokens, self.temperature)
+
 
 @dataclass(frozen=True)
 class SelfTrainConfig:
@@ -101,6 +107,9 @@ class SelfTrainConfig:
     trust_remote_code: bool = False
     chunk_rows: int = 256
     """Rows that are computed in one call and written as a whole."""
+    max_batch_tokens: int = 32768
+    """Most tokens of prompts and answers that a judge or the prover writes side by side. A number, so that batches, and
+    with them rounding, do not depend on the memory that is free."""
     predict: Writing = field(default_factory=Writing)
     denoise: Denoising = field(default_factory=Denoising)
     prove: Proving = field(default_factory=Proving)
@@ -149,7 +158,13 @@ class SelfTrainConfig:
             expect(bool(value) or key == "seed_data", key, "at least one name")
         for key in ("include_reasoning", "skip_bad", "trust_remote_code"):
             expect(isinstance(getattr(self, key), bool), key, "true or false")
-        for key, least in (("pairs_per_round", 1), ("rounds", 1), ("chunk_rows", 1), ("seed", 0)):
+        for key, least in (
+            ("pairs_per_round", 1),
+            ("rounds", 1),
+            ("chunk_rows", 1),
+            ("max_batch_tokens", 1),
+            ("seed", 0),
+        ):
             value = getattr(self, key)
             expect(type(value) is int and value >= least, key, f"an integer of at least {least}")
         probability, longest = self.denoise.min_probability, self.denoise.max_rationale_characters

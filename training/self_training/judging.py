@@ -7,24 +7,25 @@ from typing import Any
 from gram_fast.commands.chunks import score_chunk
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.errors import GramFastError, InputError
-from gram_fast.generating.loading import load_reasoning_comparer
 from gram_fast.generating.options import ReasoningOptions
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.packed import compare_groups
 from gram_fast.results import Preference
 from gram_fast.text.group import Group
+from gram_fast.training.self_training.loading import load_judge
 from gram_fast.training.self_training.rows import PairRow
 
 
 class Judging:
     """A judge that is loaded when the first rows come: where a killed run had judged all, it is not needed."""
 
-    def __init__(self, name: str, judge: JudgeOptions, options: ReasoningOptions) -> None:
-        self._name, self._judge, self._options = name, judge, options
+    def __init__(self, name: str, judge: JudgeOptions, options: ReasoningOptions, max_batch_tokens: int) -> None:
+        """Arguments of `load_judge`."""
+        self._arguments = (name, judge, options, max_batch_tokens)
 
     @cached_property
     def _comparer(self) -> Comparer:
-        return load_reasoning_comparer(self._name, self._judge, self._options)
+        return load_judge(*self._arguments)
 
     def predict(self, rows: Sequence[PairRow]) -> list[dict[str, Any]]:
         """Judges pairs in both orders in one call -> a prediction of each, JSON values.

@@ -14,6 +14,7 @@ from gram_fast.commands.options import BadRows, stderr
 from gram_fast.commands.output import INPUT_DIGEST, Output, open_output
 from gram_fast.commands.reasoning import EngineFlags, engine_options
 from gram_fast.errors import GramFastError, InputError
+from gram_fast.generating.generator import Sampling
 from gram_fast.generating.options import ReasoningOptions
 from gram_fast.models.options import JudgeOptions
 from gram_fast.rows.source import comes_live
@@ -84,6 +85,11 @@ class ProveOptions(EngineFlags):
             )
         return options
 
+    @property
+    def sampling(self) -> Sampling:
+        """How proofs are drawn."""
+        return Sampling(self.max_new_tokens, self.temperature)
+
 
 @dataclass
 class _Counts:
@@ -118,7 +124,7 @@ def prove(options: ProveOptions) -> None:
             if rows.has_ended:
                 bad.check(rows.count + already)
             output.record(**_settings(options, template))
-            prover = load_prover(options.model, options.judge, options.writing, options.proofs)
+            prover = load_prover(options.model, options.judge, options.writing, options.sampling, options.proofs)
             least = max(1, _ROUNDS * prover.generator.at_once // options.proofs)
             with tqdm(initial=already, unit="row", delay=2, disable=None) as bar:
                 for chunk in chunks(rows, lambda row: 1, least, lambda: is_live and rows.is_waiting):

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from gram_fast.devices import find_devices, find_dtype
-from gram_fast.errors import GramFastError, InputError, one_line
+from gram_fast.errors import GramFastError, InputError
 from gram_fast.generating.generator import Generation, GenerationRequest, Sampling, TextGenerator
 from gram_fast.generating.loading import load_engine
 from gram_fast.generating.options import ReasoningOptions
 from gram_fast.generating.transformers_generator import TransformersGenerator
 from gram_fast.generating.verdicts import OVER_THE_LIMIT
-from gram_fast.models.checkpoint import find_template, load_config, load_model
+from gram_fast.models.checkpoint import find_template, load_config
 from gram_fast.models.options import JudgeOptions
 from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.models.tokenizer import load_tokenizer
@@ -25,6 +24,7 @@ from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training.data.formats import Label
 from gram_fast.training.data.records import PairRecord
 from gram_fast.training.proofs import prover_template, read_proof
+from gram_fast.training.self_training.loading import load_on_device
 from gram_fast.training.self_training.proof_scores import score_proofs, separator
 
 OTHER_LABEL = "the other label"
@@ -184,29 +184,36 @@ def prover_prompt(name: str, judge: JudgeOptions) -> PairTemplate:
     return find_template(judge.preset, load_config(name, **judge.hub), judge.chat_template_kwargs)
 
 
-def check_room(config: Any, options: ReasoningOptions) -> tuple[int, str]:
+def check_room(config: Any, max_new_tokens: int) -> tuple[int, str]:
     """Most tokens of a prompt with its proof, and the reason for that limit. `config`: the checkpoint's.
 
     Raises InputError where max_new_tokens leaves no room for a prompt.
     """
     limit, reason = attention_span(config.get_text_config(decoder=True))
-    assert options.max_new_tokens is not None
-    if options.max_new_tokens >= limit:
-        raise InputError(
-            f"max_new_tokens: expected fewer than {limit} ({reason}) less a prompt, got {options.max_new_tokens}"
-        )
+    if max_new_tokens >= limit:
+        raise InputError(f"max_new_tokens: expected fewer than {limit} ({reason}) less a prompt, got {max_new_tokens}")
     return limit, reason
 
 
 @sheltered
-def load_prover(name: str, judge: JudgeOptions, options: ReasoningOptions, proofs: int) -> Prover:
+def load_prover(
+    name: str,
+    judge: JudgeOptions,
+    options: ReasoningOptions,
+    sampling: Sampling,
+    proofs: int,
+    max_batch_tokens: int | None = None,
+) -> Prover:
     """Loads the prover of a checkpoint.
 
     Args:
         name: a folder, or a name on the hub.
         judge: preset, chat_template_kwargs, tokenizer, device, dtype and what the hub wants are used.
-        options: engine, temperature and max_new_tokens, with what a server wants.
+        options: the engine, with what a server wants.
+        sampling: how proofs are drawn.
         proofs: how many are written for each pair.
+        max_batch_tokens: most tokens of prompts and proofs that an engine with this model writes side by side; None: as
+            many as memory allows.
 
     Raises InputError on a wrong limit, several devices and a verifier's template, and errors of loading.
     """
@@ -214,26 +221,20 @@ def load_prover(name: str, judge: JudgeOptions, options: ReasoningOptions, proof
     template = find_template(judge.preset, config, judge.chat_template_kwargs)
     if template.is_verifier:
         raise InputError("preset: expected a prompt that shows a pair, got a verifier's, whose labels are not proven")
-    limit, reason = check_room(config, options)
+    limit, reason = check_room(config, sampling.max_new_tokens)
     tokenizer = load_tokenizer(name, judge.tokenizer, **judge.hub)
-    devices = find_devices(judge.device)
-    if len(devices) > 1:
-        raise InputError(f"device: expected one for the prover, got {len(devices)}")
     is_shared = options.engine in ("transformers", "transformers-continuous")
     # Before the model, as it may not be there.
     apart = None if is_shared else load_engine(name, judge, options)
-    model = load_model(name, find_dtype(judge.dtype, devices[0]), config=config, **judge.hub)
-    try:
-        model = model.to(devices[0]).eval().requires_grad_(False)
-    except RuntimeError as error:
-        raise InputError(f"the prover {name!r} cannot be moved to {devices[0]}: {one_line(error)}") from error
+    model = load_on_device(name, judge)
     plain_output_embedding(model)
-    own = partial(TransformersGenerator, model, tokenizer, continuous=options.engine == "transformers-continuous")
+    continuous = options.engine == "transformers-continuous"
+    own = partial(TransformersGenerator, model, tokenizer, continuous=continuous, max_batch_tokens=max_batch_tokens)
     return Prover(
         generator=apart or own(),
         model=model,
         tokenizers={label: PairTokenizer(tokenizer, prover_template(template, label)) for label in LABELS},
-        sampling=Sampling(options.max_new_tokens, options.temperature),
+        sampling=sampling,
         proofs=proofs,
         separator=separator(tokenizer),
         max_length=limit,

@@ -103,7 +103,7 @@ class Round:
     def _judge(self, judge: str, options: Any, pairs: Path, path: Path) -> None:
         if path.exists():
             return
-        judging = Judging(judge, self.config.judge_options, options)
+        judging = Judging(judge, self.config.judge_options, options, self.config.max_batch_tokens)
         self._write_chunks(path, pairs, judging.predict)
 
     def keep(self) -> None:
@@ -237,7 +237,7 @@ class Proofs:
     @cached_property
     def _prover(self) -> Prover:
         steps = self.config.prove
-        return load_prover(self.config.prover, self.config.judge_options, steps.options(), steps.proofs)
+        return load_prover(self.config.prover, self.config.judge_options, steps.options(), steps.sampling, steps.proofs)
 
     def of(self, rows: Sequence[PairRow]) -> list[dict[str, Any]]:
         """Proves the labels of rows -> rows that training reads; without a rationale where there is none, and why."""

@@ -96,7 +96,7 @@ def check_checkpoints(config: SelfTrainConfig) -> None:
                 "rationale and its verdict on a pair: expected a judge that reasons, or a preset such as gram-r2"
             )
     try:
-        check_room(prover, config.prove.options())
+        check_room(prover, config.prove.max_new_tokens)
     except InputError as error:
         raise InputError(f"prove: {error}") from None
 
