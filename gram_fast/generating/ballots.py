@@ -20,7 +20,7 @@ _LEAST = 1e-9
 
 @dataclass
 class Ballot:
-    """The votes on one pair (i, j), or on response i of a verifier (i, i)."""
+    """The votes on one pair (i, j), equal responses among them (i, i), or on response i of a verifier."""
 
     i: int
     j: int
@@ -28,19 +28,26 @@ class Ballot:
     """Orders that are shown, "ab" before "ba"."""
     votes_per_order: int
     is_adaptive: bool
+    verifies: bool = False
+    """Whether one response is shown, i, rather than a pair."""
     votes: list[Vote] = field(default_factory=list)
     margins: list[float | None] = field(default_factory=list)
     """Of each vote, logit of the label for i less that of the other."""
 
     @classmethod
-    def of(cls, i: int, j: int, orders: Orders, votes_per_order: int, is_adaptive: bool) -> "Ballot":
-        """Makes a ballot without votes."""
-        found = ["ab"] if i == j else [order for order in ("ab", "ba") if orders in (order, "both")]
-        return cls(i, j, found, votes_per_order, is_adaptive)
+    def of(
+        cls, i: int, j: int, orders: Orders, votes_per_order: int, is_adaptive: bool, verifies: bool = False
+    ) -> "Ballot":
+        """Makes a ballot without votes.
+
+        Equal responses have all votes: both orders show the same text and get the same answers, which cancel.
+        """
+        found = ["ab"] if verifies else [order for order in ("ab", "ba") if orders in (order, "both")]
+        return cls(i, j, found, votes_per_order, is_adaptive and (verifies or i != j), verifies)
 
     def shown(self, order: str) -> tuple[int, ...]:
         """The responses that are shown in an order: in slots A and B, or that of a verifier."""
-        return (self.i,) if self.i == self.j else shown(self.i, self.j, order)[0]
+        return (self.i,) if self.verifies else shown(self.i, self.j, order)[0]
 
     @property
     def total(self) -> int:

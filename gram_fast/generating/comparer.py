@@ -169,7 +169,7 @@ class ReasoningSession:
         self._check_lengths(rounds)
         options = self.comparer.options
         ballots = {
-            g: [Ballot.of(i, j, self.orders, options.votes, options.adaptive) for i, j in pairs]
+            g: [Ballot.of(i, j, self.orders, options.votes, options.adaptive, self.comparer.verifies) for i, j in pairs]
             for g, pairs in rounds.items()
         }
         total = sum(ballot.total for of_group in ballots.values() for ballot in of_group)

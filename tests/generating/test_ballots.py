@@ -83,7 +83,7 @@ def test_votes_without_logits_leave_the_verdicts():
 
 
 def test_a_verifier_is_shown_one_response():
-    ballot = Ballot.of(2, 2, "both", 2, is_adaptive=False)
+    ballot = Ballot.of(2, 2, "both", 2, is_adaptive=False, verifies=True)
     assert ballot.shown("ab") == (2,)
     assert ballot.missing == {"ab": 2}
     cast(ballot, "ab", 0, 1.0)

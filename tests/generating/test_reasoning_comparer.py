@@ -145,6 +145,19 @@ def test_adaptive_votes_choose_the_same_winners_and_say_what_they_saved():
     assert a.stats.votes_saved == 0
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("verdict", ["soft", "hard"])
+def test_equal_responses_are_a_tie(verdict, adaptive):
+    labels = labels_of()
+    judge, generator = judge_of(some_answer, labels=labels, votes=8, verdict=verdict, adaptive=adaptive)
+    found = judge.compare(PROMPT, RESPONSES[0], RESPONSES[0])
+    assert (found.p, found.margin) == (0.5, 0.0)
+    assert found.p_ab + found.p_ba == pytest.approx(1)
+    assert found.reasoning.for_i == found.reasoning.for_j > 0
+    assert {request.content for request in generator.requests} == {TEMPLATE.fill(PROMPT, *2 * RESPONSES[:1])}
+    assert judge.compare(PROMPT, RESPONSES[0], RESPONSES[0], orders="ba").p_ab is None
+
+
 def test_verifiers_are_shown_one_response():
     settings = {"labels": ["y", "n"], "answer_prefix": "Is it right?\n", "reasons": True}
     template = PairTemplate.parse("Question: {input}\n\nAnswer: {response}\n\nThink first.", **settings)
