@@ -1,6 +1,7 @@
 """ReasoningJudge from a checkpoint, from a model in memory and of a server: the same calls as any judge."""
 
 import pickle
+import threading
 
 import pytest
 import torch
@@ -62,6 +63,29 @@ def test_a_greedy_judge_s_verdict_is_that_of_the_model_s_own_generate(folder):
     written = runner.model.generate(torch.from_numpy(ids).long()[None], max_new_tokens=12, do_sample=False)
     assert vote.rationale == tokenizer.plain.decode(written[0, len(ids) :], skip_special_tokens=False)
     assert vote.problem == "over the limit"
+
+
+def test_a_call_from_within_a_call_is_an_error_and_waits_for_nothing():
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("qwen3", vocab_size=len(tokenizer), max_position_embeddings=32768)
+    judge = ReasoningJudge.from_model(model, tokenizer, preset="gram-r2", max_new_tokens=4)
+    expected = judge.compare(PROMPT, *RESPONSES[:2]).p
+    errors = []
+
+    def hook(*_):
+        with pytest.raises(InputError, match="the judge is in the middle of a call") as found:
+            judge.compare(PROMPT, *RESPONSES[1:])
+        errors.append(found)
+
+    with_hook = model.register_forward_pre_hook(hook)
+    found = []
+    call = threading.Thread(target=lambda: found.append(judge.compare(PROMPT, *RESPONSES[:2]).p), daemon=True)
+    call.start()
+    call.join(60)
+    with_hook.remove()
+    assert found == [pytest.approx(expected, abs=1e-6)]
+    assert errors
+    assert judge.compare(PROMPT, *RESPONSES[:2]).p == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_engine_behind_a_server_is_sent_token_ids_and_the_labels_are_read_here(folder):

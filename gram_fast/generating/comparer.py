@@ -23,6 +23,7 @@ from gram_fast.generating.options import TOP_LOGPROBS, ReasoningOptions
 from gram_fast.generating.second_step import Thought, label_margins, margin_of_tokens, text_before_label
 from gram_fast.generating.verdicts import Verdict, reader
 from gram_fast.results import ForwardStats, ReasoningStats
+from gram_fast.scoring.calls import Calls
 from gram_fast.scoring.forks import in_forked_children
 from gram_fast.text.chat_marks import flags_of
 from gram_fast.text.digest import digest
@@ -46,7 +47,13 @@ class ModelTurn:
         in_forked_children(self._start)  # a thread of the parent may have had it
 
     def _start(self) -> None:
-        self.lock = threading.Lock()
+        self._lock, self._calls = threading.Lock(), Calls()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Waits for the turn and has it. Raises InputError from within another turn, for which it would wait."""
+        with self._calls.open(), self._lock:
+            yield
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,7 +225,7 @@ class ReasoningSession:
             )
 
     def _turn(self) -> AbstractContextManager[Any]:
-        return self.comparer.turn.lock if self.comparer.turn else nullcontext()
+        return self.comparer.turn.taken() if self.comparer.turn else nullcontext()
 
     def _check_lengths(self, rounds: Rounds) -> None:
         numbers = [g for g, pairs in rounds.items() if len(pairs)]
