@@ -7,6 +7,7 @@ from typing import Any, get_args
 from gram_fast.errors import BackendError, InputError, shown_value
 from gram_fast.generating.ballots import VerdictKind
 from gram_fast.text.prompts import PairTemplate
+from gram_fast.web import check_retries, check_timeout
 
 IN_PROCESS = ("transformers", "transformers-continuous", "vllm")
 """Names of the engines that run in this process; any other is the URL of a server."""
@@ -45,6 +46,8 @@ class ReasoningOptions:
             raise InputError(f"verdict: expected 'soft' or 'hard', got {shown_value(self.verdict)}")
         self._check_temperature()
         self._check_engine()
+        check_timeout(self.timeout)
+        check_retries(self.retries)
 
     def _check_temperature(self) -> None:
         value = self.temperature
@@ -64,7 +67,7 @@ class ReasoningOptions:
             raise InputError(f"engine: expected a name or URLs, got {shown_value(self.engine)}")
         if self.urls:
             return
-        if len(named) > 1 or named[0] not in IN_PROCESS:
+        if self.engine not in IN_PROCESS:  # a list, which only URLs are given in, is none of them
             raise BackendError(
                 f"there is no engine {shown_value(self.engine)}: expected {', '.join(IN_PROCESS)}, or http:// URLs"
             )

@@ -282,6 +282,9 @@ def test_copies_share_the_judge_and_one_in_memory_is_not_pickled():
         ({"engine": "sglang"}, "there is no engine 'sglang'"),
         ({"engine": []}, "engine: expected a name or URLs"),
         ({"engine": ["vllm", "vllm"]}, "there is no engine"),
+        ({"engine": ["transformers"]}, "there is no engine"),
+        ({"timeout": -1}, "timeout: expected seconds above 0, got -1"),
+        ({"retries": "many"}, "retries: expected an integer of at least 0, got 'many'"),
     ],
 )
 def test_bad_options_are_one_sentence(options, message):
