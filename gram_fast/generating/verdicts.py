@@ -94,11 +94,16 @@ class VerdictReader:
         rationale, rest = self._before(text, opening), text[opening.end(1) :]
         at = opening.end(1) + len(rest) - len(rest.lstrip())
         if self.close is None:
-            return self._of_words(rationale, re.split(r"\W", rest.lstrip(), maxsplit=1)[0], at)
+            return self._of_words(rationale, self._first_word(rest.lstrip()), at)
         closing = self.close.search(rest)
         if closing is None:
             return Verdict(rationale, None, None, NO_CLOSING)
         return self._of_words(rationale, rest[: closing.start()].strip(), at)
+
+    def _first_word(self, rest: str) -> str:
+        """The label that a text begins with, where no more of a word or choice, as in Yes/No, follows; else a word."""
+        found = [label for label in self.labels if re.match(re.escape(label) + r"(?![\w/])", rest)]
+        return max(found, key=len) if found else rest.partition(" ")[0]
 
     def _of_words(self, rationale: str, said: str, at: int) -> Verdict:
         if said not in self.labels:

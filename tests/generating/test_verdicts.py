@@ -94,8 +94,15 @@ def test_without_a_suffix_the_label_stands_right_behind_the_last_prefix():
     found = VERIFIER.read(f"{steps}{question} Yes")
     assert (found.label, found.rationale) == (0, steps)
     assert VERIFIER.read(f"{steps}{question} No, it is not.").label == 1
-    assert VERIFIER.read(f"{steps}{question} Yesterday").problem == UNKNOWN_VERDICT
+    for other in ("Yesterday", "Yes/No", "Maybe"):
+        assert VERIFIER.read(f"{steps}{question} {other}").problem == UNKNOWN_VERDICT
     assert VERIFIER.read(f"{steps}{question}").problem == NO_VERDICT
+
+
+def test_labels_need_not_be_words():
+    signs = reader(PairTemplate.parse("{input} {response}", labels=["+", "-"], answer_prefix="Verdict:", reasons=True))
+    assert [signs.read(f"So: Verdict: {sign}").label for sign in "+-"] == [0, 1]
+    assert signs.read("So: Verdict: +1").problem == UNKNOWN_VERDICT
 
 
 @given(st.text(), st.sampled_from("AB"), st.sampled_from(["gram-r2", "genrm"]))
