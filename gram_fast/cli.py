@@ -144,6 +144,7 @@ class JobOptions(RowOptions):
 
         with ray_judges(self, job, self.judges) as judges:
             output.record(**judges.recorded)
+            output.check_settings()
             yield judges
 
 

@@ -61,6 +61,7 @@ class ModelOptions(JudgeOptions):
         """
         comparer, found = self.load_comparer(verifies)
         output.record(**found)
+        output.check_settings()
         return PairwiseJudge(comparer, include_reasoning=self.include_reasoning)
 
     def load_comparer(self, verifies: bool = False) -> tuple[Comparer, dict[str, Any]]:
@@ -84,7 +85,7 @@ class RowOptions(ReasoningFlags, ModelOptions):
     @property
     def recorded(self) -> dict[str, Any]:
         """As of other judges; of a server's model, of which nothing is here, without its configuration."""
-        if self.reasoning is None or self.reasoning.second_step:
+        if self.reasoning is None or self.reasoning.second_step or not self.reasoning.urls:
             return super().recorded
         return {name: getattr(self, name) for name in (*_RECORDED, "max_length")}
 

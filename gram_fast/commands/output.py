@@ -73,6 +73,15 @@ class Output:
                 if before[name] != value:
                     raise InputError(f"{where}: {name} was {before[name]!r}, now it is {value!r}: it is of another run")
 
+    def check_settings(self) -> None:
+        """Checks that the file's rows have no settings but those of this run, once all are recorded.
+
+        A judge that reasons records more than another one. Raises InputError for the first row that has others.
+        """
+        for where, before in self.earlier.values():
+            if more := [name for name in before if name not in self.run]:
+                raise InputError(f"{where}: {more[0]} was {before[more[0]]!r}, now there is none: it is of another run")
+
     def check_input(self, key: str, input_digest: str) -> None:
         """Checks that a row that the file already holds was made of these texts. Raises InputError where it was not."""
         row = self.done[key]

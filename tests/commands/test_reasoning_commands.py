@@ -7,6 +7,7 @@ from helpers.small_models import write_judge
 from typer.testing import CliRunner
 
 from gram_fast.cli import app
+from gram_fast.commands.options import RowOptions
 from gram_fast.errors import BackendError, InputError
 from gram_fast.reasoning_judge import ReasoningJudge
 
@@ -70,6 +71,23 @@ def test_resume_goes_on_with_the_same_votes_alone(call, tmp_path):
         call("compare", *FLAGS[:2], "--votes", "3", *FLAGS[4:], "--skip-bad", "--resume")
     assert call("compare", *FLAGS, "--skip-bad", "--resume") == whole
     assert output.read_text().count("\n") == 1
+
+
+def test_resume_does_not_go_on_with_the_rows_of_a_judge_that_reasons_by_another(call, tmp_path):
+    """Where the chat template knows no thinking, the preset gram has one prompt for both."""
+    folder = write_judge(tmp_path / "judge")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}\nAnswer:\n")
+    call("rank", "-m", folder, "--preset", "gram", "--verdict", "hard", "--max-new-tokens", "4")
+    output = tmp_path / "out.jsonl"
+    output.write_text(output.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(InputError, match="line 1: votes was 1, now there is none: it is of another run"):
+        call("rank", "-m", folder, "--preset", "gram", "--runner", "transformers", "--resume")
+
+
+def test_rows_record_the_configuration_of_a_checkpoint_that_is_here(folder):
+    given = {"model": str(folder), "preset": "gram-r2", "no_second_step": True}
+    assert "config_digest" in RowOptions(engine="vllm", **given).recorded
+    assert "config_digest" not in RowOptions(engine="http://there", **given).recorded
 
 
 def test_a_preset_that_reasons_makes_the_judge_one_that_does(call):
