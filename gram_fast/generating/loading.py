@@ -107,17 +107,22 @@ def _without_second_step(name: str, judge: JudgeOptions, options: ReasoningOptio
 
 def _sharing(labels: LabelComparer, options: ReasoningOptions) -> ReasoningComparer:
     """The comparer of a model that both writes and reads."""
-    if options.votes > 1 and options.temperature is None and not labels.runner.model.generation_config.do_sample:
-        raise InputError(
-            f"temperature: the checkpoint's generation configuration takes the most likely token, so that "
-            f"{options.votes} votes would be one vote {options.votes} times: expected a temperature above 0, or votes=1"
-        )
+    _check_draws(bool(labels.runner.model.generation_config.do_sample), options)
     generator = TransformersGenerator(
         labels.runner.model,
         labels.tokenizer.plain,
         continuous=options.engine == "transformers-continuous",
     )
     return replace(_reading(generator, labels, options), turn=ModelTurn())
+
+
+def _check_draws(is_sampled: bool, options: ReasoningOptions) -> None:
+    """Raises InputError on several votes where the checkpoint's generation configuration draws none."""
+    if options.votes > 1 and options.temperature is None and not is_sampled:
+        raise InputError(
+            f"temperature: the checkpoint's generation configuration takes the most likely token, so that "
+            f"{options.votes} votes would be one vote {options.votes} times: expected a temperature above 0, or votes=1"
+        )
 
 
 def _reading(generator: TextGenerator, labels: LabelComparer, options: ReasoningOptions) -> ReasoningComparer:
@@ -148,7 +153,9 @@ def load_engine(name: str, judge: JudgeOptions, options: ReasoningOptions) -> Te
     from gram_fast.generating.vllm_generator import VllmGenerator
 
     dtype = str(judge.dtype).removeprefix("torch.")
-    return VllmGenerator(name, revision=judge.revision, dtype=dtype, trust_remote_code=judge.trust_remote_code)
+    found = VllmGenerator(name, revision=judge.revision, dtype=dtype, trust_remote_code=judge.trust_remote_code)
+    _check_draws(found.is_sampled, options)
+    return found
 
 
 def _server(model: str, options: ReasoningOptions, by_ids: bool) -> TextGenerator:

@@ -57,7 +57,8 @@ class VllmGenerator:
         self._tokenizer = llm.get_tokenizer()
         self._final_only, self._refusals = RequestOutputKind.FINAL_ONLY, (ValueError, VLLMClientError)
         stated = llm.model_config.try_get_generation_config()
-        self._is_sampled = bool(stated.get("do_sample"))
+        self.is_sampled = bool(stated.get("do_sample"))
+        """Whether the checkpoint's generation configuration draws tokens, rather than take the most likely."""
         self._lock, self._calls = threading.Lock(), itertools.count()
         self._finished: dict[str, Any] = {}
 
@@ -120,7 +121,7 @@ class VllmGenerator:
         parameters = self._llm.get_default_sampling_params().clone()
         if sampling.temperature is not None:
             parameters.temperature = sampling.temperature
-        elif not self._is_sampled:
+        elif not self.is_sampled:
             parameters.temperature = 0.0
         is_greedy = parameters.temperature == 0
         if is_greedy:

@@ -13,7 +13,10 @@ from helpers.small_tokenizers import tokenizer
 from gram_fast import InputError
 from gram_fast.errors import BackendError
 from gram_fast.generating.generator import GenerationRequest, Sampling
+from gram_fast.generating.loading import load_engine
+from gram_fast.generating.options import ReasoningOptions
 from gram_fast.generating.vllm_generator import VllmGenerator
+from gram_fast.models.options import JudgeOptions
 from gram_fast.scoring.stops import StoppedError, stopped_by
 
 TOKENIZER = tokenizer("qwen")
@@ -215,3 +218,11 @@ def test_vllm_that_is_not_there_or_cannot_load_is_an_error(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(BackendError, match=r"^vLLM cannot be imported: expected it to be installed, as by"):
         VllmGenerator("other")
+
+
+def test_several_votes_of_a_checkpoint_that_draws_none_are_an_error() -> None:
+    judge = JudgeOptions(preset="gram-r2")
+    with pytest.raises(InputError, match="4 votes would be one vote 4 times"):
+        load_engine("greedy", judge, ReasoningOptions(engine="vllm", votes=4))
+    load_engine("greedy", judge, ReasoningOptions(engine="vllm", votes=4, temperature=0.5))
+    load_engine("sampling", judge, ReasoningOptions(engine="vllm", votes=4))
