@@ -114,6 +114,14 @@ def test_a_model_of_a_server_is_sent_messages():
         assert isinstance(pickle.loads(pickle.dumps(judge)).comparer.generator, ServerGenerator)
 
 
+def test_a_server_without_log_probabilities_is_asked_once_and_the_remedy_is_named():
+    with openai_server(gives_logprobs=False) as server:
+        judge = ReasoningJudge.from_server(server.url, MODEL)
+        with pytest.raises(ServerError, match=r"got none: the soft verdict wants them, .* verdict='hard'"):
+            judge.compare(PROMPT, *RESPONSES[:2])
+        assert len(server.asked) == 2
+
+
 def test_a_server_that_is_not_there_is_one_sentence_before_anything_is_loaded(folder):
     with pytest.raises(ServerError, match=r"http://127.0.0.1:9: expected .*"):
         ReasoningJudge.from_pretrained(folder, preset="gram-r2", engine="http://127.0.0.1:9")

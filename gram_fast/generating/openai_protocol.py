@@ -83,7 +83,10 @@ def _with_tokens(choice: Json, text: str, is_cut: bool) -> Generation:
     """An answer with its tokens, without the one that ended it.
 
     Their texts are taken as they are: where a character is divided among tokens, some servers write one for each part.
+    An answer of a server that gives no log probabilities has none: no other try would have them.
     """
+    if choice.get("logprobs") is None:
+        return Generation(text, 0, is_cut)
     try:
         tokens = _tokens(choice["logprobs"])
     except (KeyError, TypeError, ValueError, AttributeError):

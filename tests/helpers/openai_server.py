@@ -42,6 +42,7 @@ class OpenAiServer:
     most_choices: int = 1000
     """Choices that it gives at most, as llama.cpp gives one."""
     refuses_n: bool = False
+    gives_logprobs: bool = True
     seconds: float = 0.0
     """That an answer takes."""
     faults: Callable[[], str | None] = lambda: None
@@ -155,7 +156,7 @@ def _answer(state: OpenAiServer, path: str, body: dict[str, Any]) -> dict[str, A
             state.given.append(text)
         choice: dict[str, Any] = {"index": number, "finish_reason": "stop"}
         choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
-        if body.get("logprobs"):
+        if body.get("logprobs") and state.gives_logprobs:
             choice["logprobs"] = _logprobs(text, is_chat, body["top_logprobs"] if is_chat else body["logprobs"])
         choices.append(choice)
     return {"choices": choices, "usage": {"completion_tokens": 10 * len(choices)}}
