@@ -1,7 +1,7 @@
 """Ballots: the votes on a pair, how many more are needed, and what they come to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -95,21 +95,22 @@ class Ballot:
 
     def preference(self, kind: VerdictKind) -> Preference:
         """What the votes come to."""
-        soft = {order: self._soft([order]) for order in self.orders}
+        hard = {order: self._hard([order]) for order in self.orders}
         reasoning = Reasoning(
             votes=tuple(self.votes),
             for_i=self.count(True),
             for_j=self.count(False),
             invalid=self.count(None),
-            soft=_mean(list(soft.values())),
+            soft=_mean([self._soft([order]) for order in self.orders]),
             hard=self._hard(self.orders),
         )
-        # A pair of which no vote has logits has its verdicts alone, as one without verdicts has its logits.
-        is_soft = kind == "soft" and reasoning.soft is not None
-        p_of = soft if is_soft else {order: self._hard([order]) for order in self.orders}
-        margin = self._margin() if is_soft else float(logit(reasoning.hard))
-        p = reasoning.soft if is_soft else reasoning.hard
-        assert p is not None
+        if kind == "soft" and reasoning.soft is not None:
+            # An order of which no vote has logits has its verdicts: the other alone would have the bias to a slot.
+            soft = {order: self._soft([order]) for order in self.orders}
+            p_of = {order: hard[order] if p is None else p for order, p in soft.items()}
+            p, margin = math.fsum(p_of.values()) / len(p_of), self._margin(hard)
+        else:
+            p_of, p, margin = hard, reasoning.hard, float(logit(reasoning.hard))
         return Preference(
             self.i,
             self.j,
@@ -129,14 +130,14 @@ class Ballot:
         share = (sum(valid) + (0.5 if soft is None else soft)) / (len(valid) + 1)
         return min(max(share, _LEAST), 1 - _LEAST)
 
-    def _margin(self) -> float:
-        """Mean over orders of the mean margin."""
-        by_order = [
-            [margin for vote, margin in zip(self.votes, self.margins, strict=True) if vote.order == order]
+    def _margin(self, hard: Mapping[str, float]) -> float:
+        """Mean over orders of the mean margin, or of the log odds of an order's hard verdict where it has none."""
+        found = {
+            order: _mean([m for vote, m in zip(self.votes, self.margins, strict=True) if vote.order == order])
             for order in self.orders
-        ]
-        found = _mean([_mean(margins) for margins in by_order])
-        return math.nan if found is None else found
+        }
+        known = [float(logit(hard[order])) if margin is None else margin for order, margin in found.items()]
+        return math.fsum(known) / len(known)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -167,6 +167,8 @@ class ReasoningSession:
     tokens_generated: int = 0
     unread: int = 0
     """Votes whose rationale is too long for the second step."""
+    unlisted: int = 0
+    """Verdicts of which the engine gives no log probability that a soft verdict could be made of."""
 
     def compare(self, rounds: Rounds) -> Answers:
         """Has all pairs of all groups written about at once, counts the votes, and draws more where they are needed.
@@ -214,13 +216,19 @@ class ReasoningSession:
         )
 
     def warn(self) -> None:
-        """Logs how many votes of the call are invalid, and how many have no soft verdict."""
+        """Logs how many votes of the call are invalid, and how many have no soft verdict and why."""
         if self.invalid_votes:
             log.warning("%d of %d answers of the judge have no verdict", self.invalid_votes, self.votes)
         if self.unread:
             log.warning(
                 "%d of %d answers are too long to be read with their prompts: they have no soft verdict",
                 self.unread,
+                self.votes,
+            )
+        if self.unlisted:
+            log.warning(
+                "%d of %d answers have a verdict that is no token of its own to the engine: they have no soft verdict",
+                self.unlisted,
                 self.votes,
             )
 
@@ -285,7 +293,11 @@ class ReasoningSession:
                     "verdict wants them, or a second step, or verdict='hard'"
                 )
             labels = reader(template).labels
-            return [margin_of_tokens(generation, verdict, labels) for _, generation, verdict in cast]
+            found = [margin_of_tokens(generation, verdict, labels) for _, generation, verdict in cast]
+            if comparer.options.verdict == "soft":
+                missing = [verdict.label for (_, _, verdict), margin in zip(cast, found, strict=True) if margin is None]
+                self.unlisted += sum(label is not None for label in missing)
+            return found
         if not template.answer_prefix.strip():
             return [None] * len(cast)
         numbers = {g: place for place, g in enumerate(dict.fromkeys(draw.group for draw, _, _ in cast))}

@@ -82,6 +82,19 @@ def test_votes_without_logits_leave_the_verdicts():
     assert ballot.preference("soft").p_ba is None
 
 
+@pytest.mark.parametrize(("label", "p_ba"), [(None, 0.5), (1, 0.75), (0, 0.25)])
+def test_an_order_without_logits_has_its_verdicts(label, p_ba):
+    """Else p would be that of one order, with the bias to a slot that two orders are there to cancel."""
+    ballot = Ballot.of(0, 1, "both", 1, is_adaptive=False)
+    cast(ballot, "ab", 0, 3.0)
+    cast(ballot, "ba", label)
+    found = ballot.preference("soft")
+    assert (found.p_ab, found.p_ba) == (pytest.approx(expit(3.0)), p_ba)
+    assert found.p == pytest.approx((expit(3.0) + p_ba) / 2)
+    assert found.margin == pytest.approx((3.0 + logit(p_ba)) / 2)
+    assert found.reasoning.soft == pytest.approx(expit(3.0))
+
+
 def test_a_verifier_is_shown_one_response():
     ballot = Ballot.of(2, 2, "both", 2, is_adaptive=False, verifies=True)
     assert ballot.shown("ab") == (2,)

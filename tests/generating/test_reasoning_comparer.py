@@ -204,6 +204,17 @@ def test_a_label_that_the_engine_does_not_list_is_as_likely_as_the_least_that_it
     assert judge.compare(PROMPT, *RESPONSES[:2], orders="ab").margin == pytest.approx(-7.0 + 0.01)
 
 
+def test_verdicts_that_are_no_token_of_their_own_are_said(caplog):
+    def answer(content: str, rng: random.Random) -> Generation:
+        tokens = [Token("<answer>\n", {}), Token("A\n</", {"A\n</": -0.1}), Token("answer>", {})]
+        return Generation("".join(token.text for token in tokens), 3, False, tokens)
+
+    judge, _ = judge_of(answer)
+    found = judge.compare(PROMPT, *RESPONSES[:2], orders="ab")
+    assert (found.p, found.reasoning.soft) == (0.75, None)
+    assert "1 of 1 answers have a verdict that is no token of its own to the engine" in caplog.text
+
+
 def test_an_engine_without_probabilities_is_an_error_under_the_soft_verdict_alone():
     judge, _ = judge_of(lambda content, rng: gram_r2_answer("A"))
     with pytest.raises(ServerError, match="expected log probabilities with its answers"):
