@@ -1,7 +1,9 @@
 """ReasoningJudge from a checkpoint, from a model in memory and of a server: the same calls as any judge."""
 
 import pickle
+import shutil
 import threading
+import warnings
 
 import pytest
 import torch
@@ -86,6 +88,26 @@ def test_a_call_from_within_a_call_is_an_error_and_waits_for_nothing():
     assert found == [pytest.approx(expected, abs=1e-6)]
     assert errors
     assert judge.compare(PROMPT, *RESPONSES[:2]).p == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_judge_that_was_trained_to_decide_at_once_has_its_own_prompt(folder, tmp_path):
+    """Thinking is on for presets that reason, and off for others, whoever reads what the judge writes."""
+    plain = gram_fast.PairwiseJudge.from_pretrained(folder, preset="genrm", device="cpu")
+    judge = ReasoningJudge.from_pretrained(folder, preset="genrm", verdict="hard", max_new_tokens=4, device="cpu")
+    (ids,), (expected,) = (j.comparer.tokenizer.whole_ids([(PROMPT, *RESPONSES[:2])]) for j in (judge, plain))
+    decode = judge.comparer.tokenizer.plain.decode
+    assert decode(ids) + "[[" == decode(expected)
+    assert decode(ids).endswith("<think>\n\n</think>\n\n")
+    shutil.copytree(folder, other := tmp_path / "judge")
+    (other / "chat_template.jinja").write_text("{{ messages[0].content }}\nAnswer:\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a variable that the template does not have
+        ReasoningJudge.from_pretrained(other, preset="genrm", verdict="hard", max_new_tokens=4, device="cpu")
+    reasons = ReasoningJudge.from_pretrained(folder, preset="gram-r2", max_new_tokens=4, device="cpu")
+    assert reasons.comparer.tokenizer.prompt_end.endswith("<|im_start|>assistant\n")
+    kwargs = {"chat_template_kwargs": {"enable_thinking": True}}
+    thinks = ReasoningJudge.from_pretrained(folder, preset="genrm", max_new_tokens=4, device="cpu", **kwargs)
+    assert thinks.comparer.tokenizer.prompt_end.endswith("<|im_start|>assistant\n")
 
 
 def test_an_engine_behind_a_server_is_sent_token_ids_and_the_labels_are_read_here(folder):

@@ -92,7 +92,10 @@ def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions, reasons:
             f"preset {template.preset or 'given'}: the judge writes a rationale before its verdict: expected "
             "gram_fast.ReasoningJudge"
         )
-    template = replace(template, reasons=reasons)
+    if reasons and not template.reasons:
+        # What the judge writes is a verdict at once, behind the prompt that it was trained with.
+        kwargs = {"enable_thinking": False, **template.chat_template_kwargs}
+        template = replace(template, reasons=True, chat_template_kwargs=kwargs)
     pair_tokenizer = PairTokenizer(tokenizer, template)
     warn_of_another_prompt(config, pair_tokenizer, options.include_reasoning)
     return pair_tokenizer

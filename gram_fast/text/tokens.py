@@ -359,8 +359,9 @@ def _warn_of_variables(template: PairTemplate, tokenizer: Any, date_remedy: Mapp
             f"it, as with chat_template_kwargs={dict(date_remedy)}",
             stacklevel=3,
         )
-    for name in template.chat_template_kwargs:
-        if name not in str(tokenizer.chat_template):
+    for name, value in template.chat_template_kwargs.items():
+        is_default = name == "enable_thinking" and value is False
+        if name not in str(tokenizer.chat_template) and not is_default:
             warnings.warn(
                 f"chat_template_kwargs: the checkpoint's chat template has no {name!r}, which changes nothing",
                 stacklevel=3,
