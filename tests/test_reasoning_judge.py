@@ -4,6 +4,7 @@ import pickle
 import shutil
 import threading
 import warnings
+from importlib import resources
 
 import pytest
 import torch
@@ -108,6 +109,15 @@ def test_a_judge_that_was_trained_to_decide_at_once_has_its_own_prompt(folder, t
     kwargs = {"chat_template_kwargs": {"enable_thinking": True}}
     thinks = ReasoningJudge.from_pretrained(folder, preset="genrm", max_new_tokens=4, device="cpu", **kwargs)
     assert thinks.comparer.tokenizer.prompt_end.endswith("<|im_start|>assistant\n")
+
+
+def test_a_judge_of_a_relative_path_is_unpickled_in_another_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "mine.txt").write_text((resources.files("gram_fast") / "presets" / "gram-r2.txt").read_text())
+    judge = ReasoningJudge.from_pretrained(folder.name, preset="mine.txt", max_new_tokens=4, device="cpu")
+    pickled = pickle.dumps(judge)
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(pickled).compare(PROMPT, *RESPONSES[:2]).p == judge.compare(PROMPT, *RESPONSES[:2]).p
 
 
 def test_an_engine_behind_a_server_is_sent_token_ids_and_the_labels_are_read_here(folder):

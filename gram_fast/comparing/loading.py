@@ -47,13 +47,17 @@ def load_comparer(
         for runner in load_runners(name, config, tokenizer.label_ids, devices, options)
     ]
     _warn_of_next_tokens(comparers[0], config)
-    preset = options.preset if options.preset in ("auto", *preset_names()) else _absolute(options.preset)
-    options = replace(options, preset=preset, tokenizer=_absolute(options.tokenizer))
-    reload = partial(load_comparer, _absolute(name), options, reasons=reasons)
+    reload = partial(load_comparer, whole_path(name), with_whole_paths(options), reasons=reasons)
     return replace(comparers[0], reload=reload) if len(comparers) == 1 else Replicas(comparers, reload)
 
 
-def _absolute(name: Any) -> Any:
+def with_whole_paths(options: JudgeOptions) -> JudgeOptions:
+    """The same options with whole paths of the files that are here, for a process that runs elsewhere."""
+    preset = options.preset if options.preset in ("auto", *preset_names()) else whole_path(options.preset)
+    return replace(options, preset=preset, tokenizer=whole_path(options.tokenizer))
+
+
+def whole_path(name: Any) -> Any:
     """The whole path of a file or folder that is there; anything else, such as a name on the hub, as it is."""
     return os.path.abspath(name) if isinstance(name, str | os.PathLike) and os.path.exists(name) else name
 

@@ -7,7 +7,13 @@ from typing import Any
 from torch import nn
 
 from gram_fast.comparing.label_comparer import LabelComparer
-from gram_fast.comparing.loading import comparer_of_model, load_comparer, load_pair_tokenizer
+from gram_fast.comparing.loading import (
+    comparer_of_model,
+    load_comparer,
+    load_pair_tokenizer,
+    whole_path,
+    with_whole_paths,
+)
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.errors import BackendError, InputError
 from gram_fast.generating.comparer import ModelTurn, ReasoningComparer
@@ -34,7 +40,9 @@ def load_reasoning_comparer(
 
     Raises errors like `ReasoningJudge.from_pretrained`.
     """
-    reload = partial(load_reasoning_comparer, name, judge, options)
+    # Where servers write, the name is also what they call the model.
+    place = name if options.urls else whole_path(name)
+    reload = partial(load_reasoning_comparer, place, with_whole_paths(judge), options)
     if not options.second_step:
         return replace(_without_second_step(name, judge, options), reload=reload)
     is_shared = options.engine in ("transformers", "transformers-continuous")
