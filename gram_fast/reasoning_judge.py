@@ -1,9 +1,9 @@
 """ReasoningJudge: a pairwise judge that writes a rationale before its verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gram_fast.errors import InputError, shown_value
 from gram_fast.generating.ballots import VerdictKind
@@ -109,7 +109,12 @@ class ReasoningJudge(PairwiseJudge):
         temperature: float | None = None,
         max_new_tokens: int | None = None,
         seed: int = 0,
-        **judge_options: Any,
+        preset: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        attention: str = "auto",
+        max_batch_tokens: int | Literal["auto"] = "auto",
+        max_length: int | None = None,
+        include_reasoning: bool = False,
     ) -> "ReasoningJudge":
         """Makes a judge from a transformers model, which stays the caller's, and its tokenizer.
 
@@ -123,11 +128,18 @@ class ReasoningJudge(PairwiseJudge):
             max_new_tokens=max_new_tokens,
             seed=seed,
         )
-        judge = JudgeOptions(**judge_options)
+        judge = JudgeOptions(
+            preset=preset,
+            chat_template_kwargs=chat_template_kwargs,
+            attention=attention,
+            max_batch_tokens=max_batch_tokens,
+            max_length=max_length,
+            include_reasoning=include_reasoning,
+        )
         from gram_fast.generating.loading import reasoning_comparer_of_model
 
         comparer = reasoning_comparer_of_model(model, tokenizer, judge, options)
-        return cls(comparer, include_reasoning=judge.include_reasoning)
+        return cls(comparer, include_reasoning=include_reasoning)
 
     @classmethod
     def from_server(

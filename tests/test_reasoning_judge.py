@@ -177,3 +177,7 @@ def test_bad_arguments_of_a_server_s_judge_are_one_sentence(options, message):
 def test_unknown_arguments_are_a_type_error(folder):
     with pytest.raises(TypeError, match="temprature"):
         ReasoningJudge.from_pretrained(folder, temprature=1.0)
+    # Of a checkpoint, which a model in memory is not loaded from.
+    for name, value in {"device": "cpu", "dtype": "float16", "deterministic": True}.items():
+        with pytest.raises(TypeError, match=name):
+            ReasoningJudge.from_model(None, None, **{name: value})

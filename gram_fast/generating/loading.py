@@ -73,8 +73,6 @@ def reasoning_comparer_of_model(
     model: nn.Module, tokenizer: Any, judge: JudgeOptions, options: ReasoningOptions
 ) -> ReasoningComparer:
     """Makes the comparer of a caller's transformers model, which writes and reads. Raises as `comparer_of_model`."""
-    if options.engine not in ("transformers", "transformers-continuous"):
-        raise InputError(f"engine: expected 'transformers' for a model in memory, got {options.engine!r}")
     return _sharing(comparer_of_model(model, tokenizer, judge, reasons=True), options)
 
 
