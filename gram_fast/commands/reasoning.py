@@ -36,7 +36,7 @@ class EngineFlags:
 class ReasoningFlags(EngineFlags):
     """Who writes rationales, and how votes are counted; any of them makes the judge one that reasons."""
 
-    votes: Annotated[int | None, typer.Option(min=1, help="Answers that the judge writes for a pair and order.")] = None
+    votes: Annotated[int | None, typer.Option(help="Answers that the judge writes for a pair and order.")] = None
     adaptive: Annotated[
         bool | None, typer.Option("--adaptive", help="Stop with a pair when its majority cannot change any more.")
     ] = None
