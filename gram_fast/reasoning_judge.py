@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gram_fast.errors import InputError, shown_value
-from gram_fast.generating.ballots import VerdictKind
-from gram_fast.generating.options import ReasoningOptions
+from gram_fast.generating.options import ReasoningOptions, VerdictKind
 from gram_fast.judge import PairwiseJudge
 from gram_fast.models.options import JudgeOptions
 from gram_fast.text.prompts import PairTemplate

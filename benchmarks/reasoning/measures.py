@@ -8,7 +8,8 @@ from typing import Any
 from scipy.special import logit
 
 from benchmarks.reasoning.inputs import RowOfTest
-from gram_fast.generating.ballots import Ballot, VerdictKind
+from gram_fast.generating.ballots import Ballot
+from gram_fast.generating.options import VerdictKind
 from gram_fast.judge import PairwiseJudge
 from gram_fast.results import Comparison, Vote
 from gram_fast.training.small_judge.rationales import CLAIMS, check_rationale

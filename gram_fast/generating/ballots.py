@@ -3,16 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from scipy.special import expit, logit
 
 from gram_fast.comparing.orders import Orders, shown
+from gram_fast.generating.options import VerdictKind
 from gram_fast.generating.verdicts import Verdict
 from gram_fast.results import Preference, Reasoning, Vote
-
-VerdictKind = Literal["soft", "hard"]
-"""Which of a pair's two verdicts is its p: see `Reasoning`."""
 
 # Log odds stay finite where a soft verdict is 0 or 1 to all digits.
 _LEAST = 1e-9

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from gram_fast.errors import BackendError, InputError, shown_value
-from gram_fast.generating.ballots import VerdictKind
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.web import check_retries, check_timeout
+
+VerdictKind = Literal["soft", "hard"]
+"""Which of a pair's two verdicts is its p: see `Reasoning`."""
 
 IN_PROCESS = ("transformers", "transformers-continuous", "vllm")
 """Names of the engines that run in this process; any other is the URL of a server."""
