@@ -1,5 +1,6 @@
 """ReasoningJudge from a checkpoint, from a model in memory and of a server: the same calls as any judge."""
 
+import json
 import pickle
 import shutil
 import threading
@@ -159,6 +160,35 @@ def test_a_server_that_is_not_there_is_one_sentence_before_anything_is_loaded(fo
         ReasoningJudge.from_pretrained(folder, preset="gram-r2", engine="http://127.0.0.1:9")
     with openai_server() as server, pytest.raises(InputError, match=f"'judge-9b'.*{MODEL}"):
         ReasoningJudge.from_server(server.url, "judge-9b")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("device", "cuda:9"), ("max_length", 5), ("tokenizer", "nowhere"), ("deterministic", True)]
+)
+def test_what_nothing_here_has_is_an_error_without_a_second_step(option, value):
+    with pytest.raises(InputError, match=f"{option}: expected its default with second_step=False and a server"):
+        ReasoningJudge.from_pretrained(MODEL, engine="http://127.0.0.1:9", second_step=False, **{option: value})
+
+
+def test_a_checkpoint_s_own_prompt_is_sent_where_a_server_has_its_model(tmp_path):
+    folder = write_judge(tmp_path / "judge")
+    template = "Which is better?\n{input}\n\nA: {response_a}\n\nB: {response_b}\n"
+    record = {"template": template, "answer_prefix": "<answer>", "answer_suffix": "</answer>", "reasons": True}
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "gram_fast": record}))
+    with openai_server(models=(str(folder),)) as server:
+        judge = ReasoningJudge.from_pretrained(folder, engine=server.url, second_step=False, verdict="hard")
+        judge.compare(PROMPT, *RESPONSES[:2], orders="ab")
+        ((_, body),) = server.asked
+        filled = template.format(input=PROMPT, response_a=RESPONSES[0], response_b=RESPONSES[1])
+        assert body["messages"][-1]["content"] == filled
+
+
+def test_max_length_limits_what_is_shown_and_not_the_answer(folder):
+    judge = ReasoningJudge.from_pretrained(folder, preset="gram-r2", max_length=1200, device="cpu", max_new_tokens=6)
+    assert judge.max_length == 1200
+    whole = ReasoningJudge.from_pretrained(folder, preset="gram-r2", device="cpu", max_new_tokens=6)
+    assert 32768 - 100 < whole.max_length < 32768 - 6
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ class ModelOptions(JudgeOptions):
         str, typer.Option("--model", "-m", help="Checkpoint: a folder, a .gguf file, or a name on the hub.")
     ]
 
+    @property
+    def loads_model(self) -> bool:
+        """Whether the judge has a model here, not a server's alone."""
+        return True
+
     def for_other_folders(self) -> Self:
         """The same options for processes that run elsewhere, with whole paths of what is here."""
         from gram_fast.text.prompts import preset_names
@@ -85,9 +90,14 @@ class RowOptions(ReasoningFlags, ModelOptions):
     @property
     def recorded(self) -> dict[str, Any]:
         """As of other judges; of a server's model, of which nothing is here, without its configuration."""
-        if self.reasoning is None or self.reasoning.second_step or not self.reasoning.urls:
+        if self.loads_model:
             return super().recorded
         return {name: getattr(self, name) for name in (*_RECORDED, "max_length")}
+
+    @property
+    def loads_model(self) -> bool:
+        """Not where a server writes and gives the probabilities."""
+        return self.reasoning is None or self.reasoning.second_step or not self.reasoning.urls
 
     def load_comparer(self, verifies: bool = False) -> tuple[Comparer, dict[str, Any]]:
         """Loads the judge's comparer; one that reasons where that is asked for, or the judge's prompt says so."""

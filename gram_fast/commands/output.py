@@ -25,7 +25,7 @@ INPUT_DIGEST = "input_digest"
 # Settings that are recorded for readers only: a preset and the variables of a chat template show in the digest of the
 # prompt, and a limit of length refuses rows but changes none.
 _NOT_COMPARED = ("preset", "chat_template_kwargs", "max_length")
-_OLDER = "an older version wrote it, so that it cannot be gone on with"
+_OLDER = "another kind of judge or an older version wrote it, so that it cannot be gone on with"
 
 
 def id_key(row_id: Any) -> str:

@@ -304,7 +304,7 @@ def find_places(
     """How many judges, and what Ray is to reserve for each; `machines`: what each has."""
     gpus = int(sum(machine.get("GPU", 0) for machine in machines))
     cores = [int(cpus) for machine in machines if (cpus := machine.get("CPU", 0)) >= 1]  # a head may offer none
-    device = str(options.device)
+    device = str(options.device) if options.loads_model else "cpu"
     if device == "cpu" or (device == "auto" and not gpus):
         number = count or max(1, len(cores))
         # As many cores for each as there are places with.

@@ -25,7 +25,7 @@ VOTE_FIELDS = ("votes_chosen_in_slot_a", "votes_chosen_in_slot_b")
 chosen response in slot A, and in slot B."""
 
 RESULT_FIELDS = (
-    "pair_number", "score_chosen", "score_rejected", "correct", *SLOT_FIELDS, *VOTE_FIELDS, "reasoning", "run",
+    "pair_number", "score_chosen", "score_rejected", "correct", *SLOT_FIELDS, *VOTE_FIELDS, "judge_reasoning", "run",
 )  # fmt: skip
 """Fields that scoring adds to the fields of a pair, or replaces."""
 

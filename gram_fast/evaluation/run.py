@@ -85,4 +85,4 @@ def _written(preference: Preference) -> dict[str, Any]:
         return {}
     verdicts = [(vote.order, vote.is_for_i) for vote in preference.reasoning.votes]
     counts = [[verdicts.count((order, kind)) for kind in (True, False, None)] for order in ("ab", "ba")]
-    return {**dict(zip(VOTE_FIELDS, counts, strict=True)), "reasoning": asdict(preference.reasoning)}
+    return {**dict(zip(VOTE_FIELDS, counts, strict=True)), "judge_reasoning": asdict(preference.reasoning)}

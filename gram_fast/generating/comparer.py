@@ -22,6 +22,7 @@ from gram_fast.generating.generator import Generation, GenerationRequest, Sampli
 from gram_fast.generating.options import TOP_LOGPROBS, ReasoningOptions
 from gram_fast.generating.second_step import Thought, label_margins, margin_of_tokens, text_before_label
 from gram_fast.generating.verdicts import Verdict, reader
+from gram_fast.models.digest import config_digest
 from gram_fast.results import ForwardStats, ReasoningStats
 from gram_fast.scoring.calls import Calls
 from gram_fast.scoring.forks import in_forked_children
@@ -100,8 +101,11 @@ class ReasoningComparer:
     def recorded(self) -> dict[str, Any]:
         """What answers depend on, as found in place of each "auto": JSON values. Of servers not where they are."""
         text = {"prompt_digest": digest([self.template.text, self.template.frame])}
+        of_labels = self.labels.recorded if self.labels else text
+        if self.labels and self.turn:  # what another engine has for it is known to that alone
+            of_labels["generation_digest"] = config_digest(self.labels.runner.model.generation_config)
         return {
-            **(self.labels.recorded if self.labels else text),
+            **of_labels,
             **self.options.recorded,
             "engine": "server" if self.options.urls else self.options.engine,
             "max_new_tokens": self.max_new_tokens,

@@ -1,6 +1,7 @@
 """Makes the comparer of a judge that reasons: of a checkpoint and an engine, a model in memory, or a server."""
 
-from dataclasses import replace
+import os
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,12 @@ from gram_fast.comparing.loading import (
     comparer_of_model,
     load_comparer,
     load_pair_tokenizer,
+    load_template,
     whole_path,
     with_whole_paths,
 )
 from gram_fast.comparing.replicas import Replicas
-from gram_fast.errors import BackendError, InputError
+from gram_fast.errors import BackendError, InputError, shown_value
 from gram_fast.generating.comparer import ModelTurn, ReasoningComparer
 from gram_fast.generating.generator import TextGenerator
 from gram_fast.generating.options import ReasoningOptions, check_template
@@ -94,9 +96,8 @@ def _without_second_step(name: str, judge: JudgeOptions, options: ReasoningOptio
     For vLLM the tokenizer is loaded here; of a server's model nothing is, as it need not be a checkpoint that is here.
     """
     if options.urls:
-        return comparer_of_server(
-            name, PairTemplate.load("gram-r2" if judge.preset == "auto" else judge.preset), options
-        )
+        _check_nothing_is_loaded(judge)
+        return comparer_of_server(name, _template_of_server(name, judge), options)
     if options.engine in ("transformers", "transformers-continuous"):
         raise InputError(
             f"second_step=False spares a model beside the engine: expected it with vllm or URLs, as {options.engine!r} "
@@ -109,6 +110,23 @@ def _without_second_step(name: str, judge: JudgeOptions, options: ReasoningOptio
     max_new_tokens = _max_new_tokens(limit, options)
     generator = load_engine(name, judge, options)
     return ReasoningComparer(generator, tokenizer.template, options, max_new_tokens, tokenizer)
+
+
+def _check_nothing_is_loaded(judge: JudgeOptions) -> None:
+    """Raises InputError on options of a checkpoint that is loaded here, of which a server's model has none."""
+    for option in fields(JudgeOptions):
+        if option.name not in ("preset", "include_reasoning") and getattr(judge, option.name) != option.default:
+            raise InputError(
+                f"{option.name}: expected its default with second_step=False and a server, as nothing is loaded here, "
+                f"got {shown_value(getattr(judge, option.name))}"
+            )
+
+
+def _template_of_server(name: str, judge: JudgeOptions) -> PairTemplate:
+    """The template that is asked for; by default what a checkpoint of that name here records, else gram-r2."""
+    if judge.preset == "auto" and os.path.isdir(name):
+        return load_template(name, judge)
+    return PairTemplate.load("gram-r2" if judge.preset == "auto" else judge.preset)
 
 
 def _sharing(labels: LabelComparer, options: ReasoningOptions) -> ReasoningComparer:
@@ -135,16 +153,15 @@ def _reading(generator: TextGenerator, labels: LabelComparer, options: Reasoning
     """The comparer of an engine and of the model that reads the soft verdict."""
     template = labels.tokenizer.template
     check_template(template, options)
-    max_new_tokens = _max_new_tokens(labels.max_length, options)
+    limit, reason = labels.runner.max_length, labels.runner.max_length_reason
+    max_new_tokens = _max_new_tokens(limit, options)
     behind = len(labels.tokenizer.answer_ids([template.answer_prefix])[0])
-    left = labels.max_length - max_new_tokens - behind - _SPARE
-    reason = f"{labels.max_length_reason}, less max_new_tokens {max_new_tokens} and the verdict"
+    left = limit - max_new_tokens - behind - _SPARE
     if left < 1:
-        raise InputError(
-            f"max_new_tokens: expected fewer than {labels.max_length} ({labels.max_length_reason}) less a prompt, got "
-            f"{max_new_tokens}"
-        )
-    labels = replace(labels, max_length=left, max_length_reason=reason)
+        raise InputError(f"max_new_tokens: expected fewer than {limit} ({reason}) less a prompt, got {max_new_tokens}")
+    if left < labels.max_length:
+        reason = f"{reason}, less max_new_tokens {max_new_tokens} and the verdict"
+        labels = replace(labels, max_length=left, max_length_reason=reason)
     return ReasoningComparer(generator, template, options, max_new_tokens, labels.tokenizer, labels)
 
 

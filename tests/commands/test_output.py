@@ -135,11 +135,11 @@ def test_an_output_of_another_input_is_refused(out):
 
 def test_an_output_of_an_older_version_is_said_to_be_one(out):
     out.write_text(json.dumps({"id": 0, "run": RUN}) + "\n")
-    with pytest.raises(InputError, match="line 1: expected a field 'input_digest': an older version wrote it"):
+    with pytest.raises(InputError, match="line 1: expected a field 'input_digest': another kind"):
         run(out, resume=True)
     out.unlink()
     run(out, ROWS[:1])
-    with pytest.raises(InputError, match="line 1: expected 'run' to have 'prompt_digest': an older version wrote it"):
+    with pytest.raises(InputError, match="line 1: expected 'run' to have 'prompt_digest': another kind"):
         run(out, resume=True, settings={**RUN, "prompt_digest": "0"})
 
 

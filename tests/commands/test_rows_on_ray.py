@@ -13,7 +13,7 @@ from helpers.small_models import write_judge
 from typer.testing import CliRunner
 
 from gram_fast.cli import app
-from gram_fast.commands.options import ModelOptions
+from gram_fast.commands.options import ModelOptions, RowOptions
 from gram_fast.commands.ray_judges import find_places
 from gram_fast.errors import InputError
 
@@ -161,6 +161,12 @@ def test_there_is_a_judge_for_each_gpu_or_machine(
     device: str, count: int | None, machines: list[dict[str, float]], expected: tuple[int, dict[str, int]]
 ) -> None:
     assert find_places(ModelOptions(model="m", device=device), count, machines) == expected
+
+
+def test_a_judge_of_a_server_alone_takes_no_gpu() -> None:
+    of_server = RowOptions(model="m", engine="http://h:1", no_second_step=True)
+    assert find_places(of_server, None, [GPUS]) == (1, {"num_cpus": 16})
+    assert find_places(RowOptions(model="m", engine="http://h:1"), None, [GPUS])[1] == {"num_gpus": 1}
 
 
 def test_a_gpu_that_no_machine_has_is_an_error() -> None:

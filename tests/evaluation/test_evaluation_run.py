@@ -137,15 +137,17 @@ def test_rows_of_a_judge_that_reasons_have_what_it_wrote(tmp_path):
 
     options = ReasoningOptions(engine="http://nowhere", votes=8, verdict="hard")
     comparer = ReasoningComparer(ScriptedGenerator(blue), PairTemplate.load("gram-r2"), options, 64)
-    rows = scored(PairwiseJudge(comparer), ROWS, tmp_path, refuse)
+    data = [{**row, "reasoning": "the data's own"} for row in ROWS]
+    rows = scored(PairwiseJudge(comparer), data, tmp_path, refuse)
     for row in rows:
         for name in VOTE_FIELDS:
             right, wrong, invalid = row[name]
             assert (right + invalid, wrong) == (8, 0)
-        assert [len(row["reasoning"]["votes"]), row["correct"]] == [16, True]
-        assert row["reasoning"]["for_i"] == sum(row[name][0] for name in VOTE_FIELDS)
-        assert {vote["problem"] for vote in row["reasoning"]["votes"]} == {None, "no verdict"}
+        assert [len(row["judge_reasoning"]["votes"]), row["correct"]] == [16, True]
+        assert row["judge_reasoning"]["for_i"] == sum(row[name][0] for name in VOTE_FIELDS)
+        assert {vote["problem"] for vote in row["judge_reasoning"]["votes"]} == {None, "no verdict"}
     assert len({tuple(row[VOTE_FIELDS[0]]) for row in rows}) > 1
+    assert {row["reasoning"] for row in rows} == {"the data's own"}
     results = read_results(judgebench, str(tmp_path / "out.jsonl"))
     assert {result.written_games for result in results} == {(1, 1)}
 
