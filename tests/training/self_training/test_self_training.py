@@ -112,24 +112,27 @@ def test_the_judge_of_the_last_round_is_a_judge(whole):
     assert len(judge.compare("Question 1?", "good 1", "bad 1").reasoning.votes) == 2
 
 
-def check_same(whole, points):
-    """Checks that a run that is killed at all these points ends with the files of one that nothing disturbed."""
+def kills_of_a_run(whole, points):
+    """Checks that a run that is killed at these points ends with the files of one that nothing disturbed -> kills."""
     folder, values, _ = whole
     shutil.rmtree(values["output_dir"], ignore_errors=True)
-    assert run_killed(values, points).kills == len(points)
+    kills = run_killed(values, points).kills
     assert digests(Path(values["output_dir"])) == digests(folder)
+    return kills
 
 
 def test_a_run_that_is_killed_after_every_few_writes_ends_with_the_same_bytes(whole):
-    check_same(whole, [(whole[2].writes // 6, 0.0)] * 5)
+    assert kills_of_a_run(whole, [(whole[2].writes // 6, 0.0)] * 5) == 5
 
 
 @pytest.mark.skipif("GRAM_FAST_KILLS" not in os.environ, reason="takes minutes: set GRAM_FAST_KILLS to some seeds")
 @pytest.mark.parametrize("seed", os.environ.get("GRAM_FAST_KILLS", "0").split(","))
 def test_a_run_that_is_killed_at_20_random_moments_ends_with_the_same_bytes(seed, whole):
-    # On average four fifths of the run: a start reads its models anew, and makes a chunk that was begun again.
+    # On average over four fifths of the run: a start reads its models anew, and makes a chunk that was begun again.
     rng, longest = random.Random(seed), whole[2].seconds / 18
-    check_same(whole, [(rng.randint(1, 4), rng.uniform(0.001, longest)) for _ in range(20)])
+    points = [(rng.randint(1, 4), rng.uniform(0.001, longest)) for _ in range(20)]
+    while points:  # once, unless the machine has become faster, so that a run ends before its last kill
+        points = points[kills_of_a_run(whole, points) :]
 
 
 def test_a_round_without_anything_to_train_on_is_one_sentence(values):
