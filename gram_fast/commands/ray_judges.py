@@ -86,6 +86,8 @@ class _Chunk:
     found: Found | None = None
     ended: int = 0
     """Judges that ended on it."""
+    error: ServerError | None = None
+    """Why no more judges are tried on it."""
 
 
 @dataclass(eq=False)
@@ -161,8 +163,10 @@ class RayJudges:
                         has_ended, error = True, bad
                         break
                 place.running[place.actor.score.remote(chunk.rows)] = chunk
-            while under_way and under_way[0].found is not None:
+            while under_way and (under_way[0].found is not None or under_way[0].error is not None):
                 chunk = under_way.popleft()
+                if chunk.error is not None:  # what was read before it is written
+                    raise chunk.error
                 yield zip(chunk.rows, chunk.found or (), strict=True)
             if under_way:
                 self._wait(_GLANCE if has_to_wait else _PATIENCE)
@@ -233,14 +237,15 @@ class RayJudges:
 
         place.ended += 1
         place.is_loaded = False
-        for chunk in place.running.values():
-            if chunk is None:
-                continue
+        chunks = [chunk for chunk in place.running.values() if chunk is not None]
+        for chunk in chunks[:1]:  # the others waited for it
             chunk.ended += 1
             if chunk.ended >= _LIVES:
                 where = f"{chunk.rows[0].where} to {chunk.rows[-1].where}"
-                raise ServerError(f"{where}: {_LIVES} judges on Ray ended on these rows, the last: {_reason(error)}")
-            self._again.append(chunk)
+                chunk.error = ServerError(
+                    f"{where}: {_LIVES} judges on Ray ended on these rows, the last: {_reason(error)}"
+                )
+        self._again.extend(chunk for chunk in chunks if chunk.error is None)
         place.running = {}
         ray.kill(place.actor)  # one that cannot be reached would keep its GPU
         if not place.is_given_up:

@@ -80,7 +80,7 @@ def test_resume_does_not_go_on_with_the_rows_of_a_judge_that_reasons_by_another(
     call("rank", "-m", folder, "--preset", "gram", "--verdict", "hard", "--max-new-tokens", "4")
     output = tmp_path / "out.jsonl"
     output.write_text(output.read_text().splitlines(keepends=True)[0])
-    with pytest.raises(InputError, match="line 1: votes was 1, now there is none: it is of another run"):
+    with pytest.raises(InputError, match=r"line 1: .* was .*, now there is none: it is of another run"):
         call("rank", "-m", folder, "--preset", "gram", "--runner", "transformers", "--resume")
 
 
