@@ -1,6 +1,7 @@
 """What all clients of servers share: checks of addresses, keys and times, and how long to wait before another try."""
 
 import random
+import re
 
 from gram_fast.errors import InputError, shown_value
 
@@ -8,6 +9,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.25, 30.0
 """Seconds before the first try after a failure, at most, twice as many before each further one; and at most ever."""
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach a host, at most."""
+
+# An address whose host, with its port, ends before any @: one that stands behind it is of a path or query.
+_HOST_ALONE = re.compile(r"https?://(\[[^\]@/?#]*\]|[^:@/?#]*)(:\d*)?([/?#]|$)")
 
 
 def wait_before_try(failures: int, retry_after: str | None) -> float:
@@ -23,7 +27,11 @@ def wait_before_try(failures: int, retry_after: str | None) -> float:
 
 
 def check_url(url: str) -> None:
-    """Raises InputError on anything but an address of HTTP."""
+    """Raises InputError on anything but an address of HTTP, and on one with a user or password, not shown."""
+    if isinstance(url, str) and "@" in url and not _HOST_ALONE.match(url):
+        raise InputError(
+            "url: expected http://HOST:PORT without a user or password: a server's key is given as api_key"
+        )
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
         raise InputError(f"url: expected http://HOST:PORT or https://HOST:PORT, got {shown_value(url)}")
 

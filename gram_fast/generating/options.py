@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from gram_fast.errors import BackendError, InputError, shown_value
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.web import check_retries, check_timeout
+from gram_fast.web import check_retries, check_timeout, check_url
 
 VerdictKind = Literal["soft", "hard"]
 """Which of a pair's two verdicts is its p: see `Reasoning`."""
@@ -17,6 +17,8 @@ IN_PROCESS = ("transformers", "transformers-continuous", "vllm")
 TOP_LOGPROBS = 20
 """Most likely tokens that an engine is asked for where it is to give the labels' probabilities: the most that vLLM and
 OpenAI's own servers give by default."""
+
+_SCHEMES = ("http://", "https://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,9 @@ class ReasoningOptions:
         named = [self.engine] if isinstance(self.engine, str) else self.engine
         if not isinstance(named, Sequence) or not named or not all(isinstance(one, str) for one in named):
             raise InputError(f"engine: expected a name or URLs, got {shown_value(self.engine)}")
+        for one in self._named:
+            if one.startswith(_SCHEMES) or "@" in one:
+                check_url(one)
         if self.urls:
             return
         if self.engine not in IN_PROCESS:  # a list, which only URLs are given in, is none of them
@@ -77,9 +82,12 @@ class ReasoningOptions:
     @property
     def urls(self) -> tuple[str, ...]:
         """Base URLs of the servers; none where the engine runs in this process. Text may have several, with commas."""
+        return self._named if all(one.startswith(_SCHEMES) for one in self._named) else ()
+
+    @property
+    def _named(self) -> tuple[str, ...]:
         named = self.engine.split(",") if isinstance(self.engine, str) else self.engine
-        urls = tuple(one.strip() for one in named)
-        return urls if all(url.startswith(("http://", "https://")) for url in urls) else ()
+        return tuple(one.strip() for one in named)
 
     @property
     def recorded(self) -> dict[str, Any]:
