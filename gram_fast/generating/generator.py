@@ -42,7 +42,8 @@ class Generation:
     is_cut: bool
     """Whether the limit of tokens ended it, not the model."""
     tokens: Sequence[Token] | None = None
-    """Its tokens, whose texts join to `text`, where they were asked for (`Sampling.top_logprobs`)."""
+    """Its tokens, where they were asked for (`Sampling.top_logprobs`). Their texts need not join to `text`: a server
+    may have another for a part of a character, and take white space, tags or special tokens out of the whole."""
 
 
 @dataclass(frozen=True)

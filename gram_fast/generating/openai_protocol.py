@@ -1,5 +1,6 @@
 """What is posted to a server that speaks OpenAI's protocol, and what its answers say."""
 
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,8 +83,8 @@ def _is_cut(choice: Json) -> bool:
 def _with_tokens(choice: Json, text: str, is_cut: bool) -> Generation:
     """An answer with its tokens, without the one that ended it.
 
-    Their texts are taken as they are: where a character is divided among tokens, some servers write one for each part.
-    An answer of a server that gives no log probabilities has none: no other try would have them.
+    The text is the choice's own: tokens that are parts of a character may have no text that joins to it. An answer of a
+    server that gives no log probabilities has no tokens: no other try would have them.
     """
     if choice.get("logprobs") is None:
         return Generation(text, 0, is_cut)
@@ -91,20 +92,39 @@ def _with_tokens(choice: Json, text: str, is_cut: bool) -> Generation:
         tokens = _tokens(choice["logprobs"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UnreadableError("expected log probabilities of the tokens") from None
-    has_end = not is_cut and bool(tokens) and not (tokens[-1].text and text.endswith(tokens[-1].text))
-    own = tokens[:-1] if has_end else tokens
-    return Generation("".join(token.text for token in own), len(tokens), is_cut, own)
+    has_end = not is_cut and bool(tokens) and not _ends_in(text, tokens[-1].text)
+    return Generation(text, len(tokens), is_cut, tokens[:-1] if has_end else tokens)
+
+
+def _ends_in(text: str, token: str) -> bool:
+    """Whether a text ends in a token's, but for white space, of which servers take some away."""
+    return bool(token) and text.strip().endswith(token.strip())
 
 
 def _tokens(found: Json) -> list[Token]:
     """In the form of chat completions, which llama.cpp has for all, or in that of completions."""
-    if "content" in found:
+    if "content" not in found:
+        columns = (found["tokens"], found["token_logprobs"], found["top_logprobs"])
         return [
-            _token(each["token"], each["logprob"], {other["token"]: other["logprob"] for other in each["top_logprobs"]})
-            for each in found["content"]
+            Token(text, _floats({text: logprob, **(likely or {})}))
+            for text, logprob, likely in zip(*columns, strict=True)
         ]
-    return [_token(*each) for each in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)]
+    # A token that ends within a character adds nothing yet.
+    decoder = getincrementaldecoder("utf-8")("replace")
+    return [
+        Token(
+            decoder.decode(_bytes(each)),
+            _floats({_bytes(one).decode(errors="replace"): one["logprob"] for one in (each, *each["top_logprobs"])}),
+        )
+        for each in found["content"]
+    ]
 
 
-def _token(text: str, logprob: float, likely: Json | None) -> Token:
-    return Token(text, {str(other): float(value) for other, value in {text: logprob, **(likely or {})}.items()})
+def _bytes(token: Json) -> bytes:
+    """The bytes of a token, which may be a part of a character; those of its text where a server gives none."""
+    own = token.get("bytes")
+    return bytes(own) if isinstance(own, list) and own else token["token"].encode(errors="replace")
+
+
+def _floats(likely: Json) -> dict[str, float]:
+    return {str(text): float(value) for text, value in likely.items()}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gram_fast.comparing.label_comparer import LabelComparer
 from gram_fast.devices import on_device
 from gram_fast.errors import NumericalError
-from gram_fast.generating.generator import Generation
+from gram_fast.generating.generator import Generation, Token
 from gram_fast.generating.verdicts import Verdict
 from gram_fast.results import ForwardStats
 from gram_fast.scoring.surroundings import sheltered
@@ -85,24 +85,44 @@ def _continued(made: EncodedRound, answers: Sequence[Ids], kept: NDArray[np.int6
 
 
 def margin_of_tokens(generation: Generation, verdict: Verdict, labels: tuple[str, str]) -> float | None:
-    """Reads the same from the log probabilities that an engine gives at the verdict; None without a verdict.
+    """Reads the same from the log probabilities that an engine gives at the verdict.
 
-    Where one of the labels is not among the tokens that it gives, that label counts as the least likely of them: the
-    margin is that much or more.
+    None without a verdict, and where no token is sure to begin with its label. Where one of the labels is not among the
+    tokens that the engine gives, that label counts as the least likely of them: the margin is that much or more.
     """
-    if verdict.label is None or verdict.label_at is None or generation.tokens is None:
+    token = _token_of_label(generation, verdict, labels)
+    if token is None or verdict.label is None:
         return None
-    begin = 0
-    for token in generation.tokens:
-        if begin <= verdict.label_at < begin + len(token.text):
-            known = [_log_sum([lp for text, lp in token.logprobs.items() if text.strip() == label]) for label in labels]
-            least = min(token.logprobs.values(), default=None)
-            if least is None or known[verdict.label] is None:
-                return None
-            first, second = (least if logprob is None else logprob for logprob in known)
-            return first - second
-        begin += len(token.text)
+    known = [_log_sum([lp for text, lp in token.logprobs.items() if text.strip() == label]) for label in labels]
+    if known[verdict.label] is None:
+        return None
+    first, second = (min(token.logprobs.values()) if logprob is None else logprob for logprob in known)
+    return first - second
+
+
+def _token_of_label(generation: Generation, verdict: Verdict, labels: tuple[str, str]) -> Token | None:
+    """The token that begins with the verdict's label; None where it is not sure which one does.
+
+    It is found from the end: from the label on, the tokens must have the characters that the text has, as far as those
+    are `_sure`.
+    """
+    if verdict.label_at is None or generation.tokens is None:
+        return None
+    wanted, found = _sure(generation.text[verdict.label_at :], labels), ""
+    for token in reversed(generation.tokens):
+        found = _sure(token.text, labels) + found
+        if len(found) >= len(wanted):
+            return token if found == wanted else None
     return None
+
+
+def _sure(text: str, labels: tuple[str, str]) -> str:
+    """The characters that an engine's tokens have as its text has them.
+
+    White space may be taken away, and any other than ASCII be divided among tokens that each have some text for it.
+    """
+    kept = "".join(labels)
+    return "".join(c for c in text if (c.isascii() or c in kept) and not c.isspace())
 
 
 def _log_sum(logprobs: Sequence[float]) -> float | None:
