@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 
 RECORD = "self-train.json"
 PICTURE = "report.png"
-# What a run may have written before its record.
-_EARLY = ((HELD_OUT,), (HELD_OUT + PART,), (RECORD + PART,), (LOCK,))
+# Says, until the record takes its place, that the files of these names are a run's own.
+_BEGUN = RECORD + PART
+_EARLY = ((HELD_OUT,), (HELD_OUT + PART,), (_BEGUN,), (LOCK,))
 
 
 def run_rounds(config: SelfTrainConfig, source: str) -> tuple[list[Report], bool]:
@@ -44,6 +45,7 @@ def run_rounds(config: SelfTrainConfig, source: str) -> tuple[list[Report], bool
         was_done = (folder / PICTURE).exists()
         if not (folder / RECORD).exists():
             check_checkpoints(config)
+            (folder / _BEGUN).touch()
             prepare(config, folder)
             write_json(folder / RECORD, config.recorded)
         reports = [Round(config, folder, number, source).run() for number in range(config.rounds + 1)]
@@ -55,7 +57,7 @@ def run_rounds(config: SelfTrainConfig, source: str) -> tuple[list[Report], bool
 def check_folder(config: SelfTrainConfig, folder: Path) -> None:
     """Raises InputError where a folder has the run of another configuration, or something else.
 
-    What a run left there that did not get as far as its record is removed.
+    What a run left there that did not get as far as its record, and nobody else, is removed.
     """
     if (folder / RECORD).exists():
         before = read_json(folder / RECORD)
@@ -70,13 +72,14 @@ def check_folder(config: SelfTrainConfig, folder: Path) -> None:
     for path in paths:
         parts = path.relative_to(folder).parts
         is_batch = parts[0].startswith("round-") and parts[1:] in ((BATCH,), (BATCH + PART,))
-        if parts not in _EARLY and not is_batch:
+        is_own = is_batch or parts in _EARLY if (folder / _BEGUN).exists() else parts == (LOCK,)
+        if not is_own:
             raise InputError(
                 f"output_dir {str(folder)!r} holds {path.relative_to(folder)} and no run of self-training: expected a "
                 "new or empty folder"
             )
     for path in paths:
-        if path.name != LOCK:
+        if path.name not in (LOCK, _BEGUN):
             path.unlink()
 
 

@@ -187,6 +187,16 @@ def test_a_folder_is_of_one_configuration(values, monkeypatch, tmp_path):
     assert (other / "round-1" / "notes.txt").read_text("utf-8") == "mine"
 
 
+def test_files_of_somebody_else_with_names_of_a_run_are_left_alone(values):
+    folder = Path(values["output_dir"])
+    folder.mkdir()
+    mine = folder / "held-out.jsonl"
+    mine.write_bytes(Path(values["eval_data"]).read_bytes())
+    with pytest.raises(InputError, match=r"holds held-out.jsonl and no run of self-training: expected a new or empty"):
+        start({**values, "eval_data": str(mine)})
+    assert mine.read_bytes() == Path(values["eval_data"]).read_bytes()
+
+
 def test_a_prediction_is_the_same_to_the_last_bit_whatever_was_asked_before(whole):
     folder, values, _ = whole
     config = SelfTrainConfig.parse(values, "x.yaml")
