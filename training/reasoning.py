@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from gram_fast.errors import InputError
+from gram_fast.text.thinking import is_thinking
 from gram_fast.text.tokens import Ids, PairTokenizer
 from gram_fast.training.data.answers import AnswerForm
 from gram_fast.training.data.formats import Label
 from gram_fast.training.data.records import PairRecord
-from gram_fast.training.data.sequences import PairEncoder, TokenizedPair, chat_closing
+from gram_fast.training.data.sequences import PairEncoder, TokenizedPair, chat_turns
 from gram_fast.training.proofs import prover_template, write_proof
 
 
@@ -31,7 +32,7 @@ def reason_encoder(tokenizer: PairTokenizer, chat: Any, lambda_correct: float = 
     count as often as those of the answer, times lambda.
     """
     form = AnswerForm.of(tokenizer.template, tokenizer.ends_in_thinking)
-    closing = chat_closing(tokenizer.template, chat)
+    *_, closing = chat_turns(tokenizer.template, chat)
     correct = _chat_encoder(tokenizer, chat, closing)
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
@@ -55,7 +56,7 @@ def prove_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     """
     labels: tuple[Label, Label] = ("A", "B")
     by_label = {label: PairTokenizer(chat, prover_template(tokenizer.template, label)) for label in labels}
-    closing = chat_closing(tokenizer.template, chat)
+    *_, closing = chat_turns(tokenizer.template, chat)
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         prompts = [by_label[_label(r)].whole_ids([(r.prompt, r.response_a, r.response_b)])[0] for r in records]
@@ -96,6 +97,9 @@ def _chat_encoder(
     """Encoder of the better response as a chat -> ids up to it, and its own with those behind it."""
     prompt = "\ue000"
     before, _, between = replace(tokenizer.template, reasons=False).chat(chat, prompt).partition(prompt)
+    if is_thinking(between):
+        # Some templates open a thought before every answer that is to be written, and in no answer that was.
+        before, between, _ = chat_turns(tokenizer.template, chat)
 
     def encode(records: Sequence[PairRecord]) -> list[tuple[Ids, Ids]]:
         better = [r.response_a if _label(r) == "A" else r.response_b for r in records]

@@ -85,6 +85,23 @@ def test_a_prompt_that_opens_the_thought_leaves_no_tag_to_write(tmp_path):
     assert TOKENIZER.decode(item.labels).startswith("4 is one\n</think>\n")
 
 
+@pytest.mark.parametrize("turn", ["", "<think>\n\n</think>\n\n"], ids=["a turn without a thought", "an empty one"])
+def test_the_better_response_stands_in_no_thought_that_the_chat_template_opens(turn):
+    chat = tiny_tokenizer()
+    chat.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}" + turn + "{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    record = replace(RECORDS[0], prompt="Name a city.", rationale=None)
+    [item] = reason_encoder(judge("genrm", chat), chat, LAMBDA)([record])
+    beside = item.input_ids[item.lengths[0] :]
+    asked = f"<|im_start|>user\nName a city.<|im_end|>\n<|im_start|>assistant\n{turn}"
+    assert chat.decode(beside) == f"{asked}Oslo<|im_end|>\n"
+    predicted = item.next_positions - item.lengths[0] + 1
+    assert chat.decode(beside[predicted]) == "Oslo<|im_end|>\n"
+
+
 def test_the_prover_reads_the_label_and_writes_the_proof():
     pairs = judge("gram-r2")
     for record, item in zip(RECORDS[:2], prove_encoder(pairs, TOKENIZER)(RECORDS[:2]), strict=True):

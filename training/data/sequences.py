@@ -111,19 +111,14 @@ def scalar_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
 
     `chat` is the transformers tokenizer whose chat template is used.
     """
-    prompt, response = "\ue000", "\ue001"
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    kwargs = tokenizer.template.chat_template_kwargs
-    text = render_chat(chat, turns, add_generation_prompt=False, kwargs=kwargs)  # type: ignore[arg-type]
-    before, _, rest = text.partition(prompt)
-    between, _, after = rest.partition(response)
+    literals = chat_turns(tokenizer.template, chat)
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
         rows = []
         for r in records:
             chosen_first = (r.response_a, r.response_b) if r.preferred == "A" else (r.response_b, r.response_a)
             rows += [(r.prompt, response) for response in chosen_first]
-        ids = tokenizer.ids_between((before, between, after), rows)
+        ids = tokenizer.ids_between(literals, rows)
         return [TokenizedPair.labelled_at_the_ends(pair, (1, 0)) for pair in zip(ids[0::2], ids[1::2], strict=True)]
 
     return encode
@@ -138,7 +133,7 @@ def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     question, answers = pretraining_literals(tokenizer.template)
     prompt = "\ue000"
     opening = tokenizer.template.chat(chat, question[0] + prompt + question[1]).partition(prompt)
-    closing = chat_closing(tokenizer.template, chat)
+    *_, closing = chat_turns(tokenizer.template, chat)
     swapped = tokenizer.template.slots.index("response_a") > tokenizer.template.slots.index("response_b")
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
@@ -150,12 +145,14 @@ def pretrain_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
     return encode
 
 
-def chat_closing(template: PairTemplate, chat: Any) -> str:
-    """What the chat template of a transformers tokenizer writes behind the assistant's text."""
-    said = "\ue001"
-    turns = [{"role": "user", "content": "\ue000"}, {"role": "assistant", "content": said}]
-    text = render_chat(chat, turns, add_generation_prompt=False, kwargs=template.chat_template_kwargs)  # type: ignore[arg-type]
-    return str(text).rpartition(said)[2]
+def chat_turns(template: PairTemplate, chat: Any) -> tuple[str, str, str]:
+    """What the chat template of a transformers tokenizer writes around a prompt and the assistant's text behind it."""
+    prompt, said = "\ue000", "\ue001"
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": said}]
+    text = str(render_chat(chat, turns, add_generation_prompt=False, kwargs=template.chat_template_kwargs))  # type: ignore[arg-type]
+    before, _, rest = text.partition(prompt)
+    between, _, closing = rest.partition(said)
+    return before, between, closing
 
 
 def pretraining_literals(template: PairTemplate) -> tuple[tuple[str, str], tuple[str, str, str]]:
