@@ -68,6 +68,13 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     Raises InputError for bad data or configuration, and UnsupportedModelError for a model that cannot be trained on
     packed sequences or with the objective; both before training starts, where they can be known by then.
     """
+    check_arguments(stage, arguments)
+    with locked(Path(config.output_dir), arguments):
+        return _train(stage, config, arguments)
+
+
+def check_arguments(stage: Stage, arguments: TrainingArguments) -> None:
+    """Raises InputError on arguments with which a stage cannot be trained on these devices."""
     if arguments.n_gpu > 1:
         raise InputError(
             f"{arguments.n_gpu} GPUs in one process: expected `accelerate launch`, or one GPU in CUDA_VISIBLE_DEVICES"
@@ -78,8 +85,6 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     metrics = ("loss",) if stage in _LANGUAGE else ("loss", "accuracy")
     if (metric := arguments.metric_for_best_model) and metric.removeprefix("eval_") not in metrics:
         raise InputError(f"metric_for_best_model: expected {' or '.join(metrics)} in {stage}, got {metric!r}")
-    with locked(Path(config.output_dir), arguments):
-        return _train(stage, config, arguments)
 
 
 def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path:

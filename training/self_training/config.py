@@ -196,6 +196,8 @@ class SelfTrainConfig:
         for key in _SET:
             if key in self.train:
                 raise InputError(f"{source}: train: {key} follows from the other keys: leave it out")
+        if self.train.get("save_only_model"):
+            raise InputError(f"{source}: train: save_only_model: expected false, as a run goes on from its checkpoints")
         _ = self.judge_options
         self.training(self.output_dir, ["data"], source)
 

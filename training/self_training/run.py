@@ -1,6 +1,7 @@
 """A run of self-training: its folder, its data, its rounds, and the report over all of them."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from transformers import TrainingArguments
 
 from gram_fast.commands.options import BadRows
 from gram_fast.errors import InputError
 from gram_fast.models.checkpoint import find_template, load_config
+from gram_fast.models.supported import attention_span
 from gram_fast.training.data.records import PairRecord, read_pair_records
 from gram_fast.training.output_folder import LOCK, locked
 from gram_fast.training.reader import drawn_orders, swapped
@@ -21,6 +24,7 @@ from gram_fast.training.self_training.prover import check_room
 from gram_fast.training.self_training.report import Report, draw_report
 from gram_fast.training.self_training.rounds import BATCH, HELD_OUT, Round, round_folder
 from gram_fast.training.self_training.rows import PairRow, derived_seed, labeled
+from gram_fast.training.train import check_arguments
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +43,13 @@ def run_rounds(config: SelfTrainConfig, source: str) -> tuple[list[Report], bool
     train on, and errors of loading, of the engine and of training.
     """
     folder = Path(config.output_dir).expanduser()
-    _, arguments = config.training(str(folder), ["data"], source)
+    training, arguments = config.training(str(folder), ["data"], source)
+    check_processes(arguments, source)
     with locked(folder, arguments):
         check_folder(config, folder)
         was_done = (folder / PICTURE).exists()
         if not (folder / RECORD).exists():
-            check_checkpoints(config)
+            check_checkpoints(config, training.cutoff_len, source)
             (folder / _BEGUN).touch()
             prepare(config, folder)
             write_json(folder / RECORD, config.recorded)
@@ -83,15 +88,29 @@ def check_folder(config: SelfTrainConfig, folder: Path) -> None:
             path.unlink()
 
 
-def check_checkpoints(config: SelfTrainConfig) -> None:
+def check_processes(arguments: TrainingArguments, source: str) -> None:
+    """Raises InputError on several processes, and on arguments of training that it would refuse after hours of work."""
+    if arguments.world_size > 1:
+        raise InputError(
+            f"{arguments.world_size} processes: expected one, as each would write the files of a run: start "
+            "gram-fast self-train without accelerate launch"
+        )
+    try:
+        check_arguments("reason", arguments)
+    except InputError as error:
+        raise InputError(f"{source}: train: {error}") from None
+
+
+def check_checkpoints(config: SelfTrainConfig, cutoff_len: int, source: str) -> None:
     """Finds out before hours of work what the configurations of the checkpoints tell.
 
     Raises InputError on a checkpoint that is not there, a prompt without a place for a verdict behind a rationale, and
-    proofs that are too long for the prover; UnsupportedModelError as `attention_span`.
+    proofs or training sequences that are too long; UnsupportedModelError as `attention_span`.
     """
     hub = config.judge_options.hub
-    judge, prover, _ = (load_config(name, **hub) for name in (config.judge, config.prover, config.base or config.judge))
-    for key, checkpoint in (("judge", judge), ("prover", prover)):
+    names = {"judge": config.judge, "prover": config.prover, "base": config.base or config.judge}
+    checkpoints = {key: load_config(name, **hub) for key, name in names.items()}
+    for key, checkpoint in checkpoints.items():
         template = find_template(config.preset, checkpoint)
         if template.is_verifier or not template.answer_prefix.strip():
             raise InputError(
@@ -99,18 +118,26 @@ def check_checkpoints(config: SelfTrainConfig) -> None:
                 "rationale and its verdict on a pair: expected a judge that reasons, or a preset such as gram-r2"
             )
     try:
-        check_room(prover, config.prove.max_new_tokens)
+        check_room(checkpoints["prover"], config.prove.max_new_tokens)
     except InputError as error:
         raise InputError(f"prove: {error}") from None
+    limit, reason = attention_span(checkpoints["base"].get_text_config(decoder=True))
+    if cutoff_len > limit:
+        raise InputError(f"{source}: train: cutoff_len: expected at most {limit} ({reason}), got {cutoff_len}")
 
 
 def prepare(config: SelfTrainConfig, folder: Path) -> None:
     """Writes the batches of all rounds and the held-out pairs.
 
-    Raises InputError where there are fewer pairs than the rounds take, and on bad rows without `skip_bad`.
+    Raises InputError where there are fewer pairs than the rounds take, on bad rows without `skip_bad`, and on what
+    training would not read of seed_data.
     """
-    bad = BadRows(config.skip_bad)
-    pairs = _drawn(_read(config, config.unlabeled_data, bad), config)
+    bad, ties = BadRows(config.skip_bad), Counter[str]()
+    seeds = _read(config, config.seed_data, bad, ties)
+    for pair in tqdm(seeds, desc="seed data", unit="pair", delay=2, disable=None):
+        if pair.preferred is None:
+            raise InputError(f"{pair.where}: expected a labeled pair in seed_data, this one has no label")
+    pairs = _drawn(_read(config, config.unlabeled_data, bad, ties), config)
     for number in range(1, config.rounds + 1):
         round_folder(folder, number).mkdir(exist_ok=True)
         count = _write_pairs(
@@ -121,12 +148,14 @@ def prepare(config: SelfTrainConfig, folder: Path) -> None:
                 f"unlabeled_data: expected {config.rounds * config.pairs_per_round} pairs or more, for {config.rounds} "
                 f"rounds of {config.pairs_per_round}, found {(number - 1) * config.pairs_per_round + count}"
             )
-    held_out = (replace(pair, rationale=None) for pair in labeled(_read(config, config.eval_data, bad), bad))
+    held_out = (replace(pair, rationale=None) for pair in labeled(_read(config, config.eval_data, bad, ties), bad))
     rows = (PairRow(number, pair) for number, pair in enumerate(drawn_orders(held_out, config.seed), start=1))
     if not _write_pairs(folder / HELD_OUT, rows, "held-out pairs"):
         raise InputError(f"eval_data: no labeled pair in {', '.join(config.eval_data)}")
     if bad.skipped:
-        log.warning("unlabeled_data and eval_data: %d bad rows left out", len(bad.skipped))
+        log.warning("unlabeled_data, eval_data and seed_data: %d bad rows left out", len(bad.skipped))
+    for names, count in ties.items():
+        log.warning("%s: %d ties left out", names, count)
 
 
 def _write_pairs(path: Path, rows: Iterable[PairRow], name: str) -> int:
@@ -143,25 +172,18 @@ def _write_pairs(path: Path, rows: Iterable[PairRow], name: str) -> int:
     return count
 
 
-def _read(config: SelfTrainConfig, names: list[str], bad: BadRows) -> Iterator[PairRecord]:
+def _read(config: SelfTrainConfig, names: list[str], bad: BadRows, ties: Counter[str]) -> Iterator[PairRecord]:
+    """Reads pairs. `ties` counts those that are left out, by `names`; a reader may stop before the end."""
     template = find_template(config.preset, load_config(config.judge, trust_remote_code=config.trust_remote_code))
-    ties = 0
-
-    def on_tie(where: str) -> None:
-        nonlocal ties
-        ties += 1
-
     for name in names:
         yield from read_pair_records(
             name,
             template=template,
             dataset_info=config.dataset_info,
             skip_bad=bad,
-            on_tie=on_tie,
+            on_tie=lambda _: ties.update([", ".join(names)]),
             include_reasoning=config.include_reasoning,
         )
-    if ties:
-        log.warning("%s: %d ties left out", ", ".join(names), ties)
 
 
 def _drawn(pairs: Iterator[PairRecord], config: SelfTrainConfig) -> Iterator[PairRow]:

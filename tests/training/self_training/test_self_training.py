@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.self_training import configuration, digests, run_killed
+from helpers.self_training import configuration, digests, run_killed, write_rows
+from transformers import TrainingArguments
 
 from gram_fast.errors import InputError
 from gram_fast.reasoning_judge import ReasoningJudge
@@ -151,14 +152,41 @@ def test_a_round_without_anything_to_train_on_is_one_sentence(values):
         ({"prove": {"max_new_tokens": 4096}}, "prove: max_new_tokens: expected fewer than 4096"),
         ({"eval_data": "unlabeled"}, "expected a labeled pair, this one has no label"),
         ({"unlabeled_data": "none.jsonl"}, "there is no file or folder 'none.jsonl'"),
+        ({"seed_data": "none.jsonl"}, "there is no file or folder 'none.jsonl'"),
+        ({"seed_data": "unlabeled"}, "line 1: expected a labeled pair in seed_data, this one has no label"),
+        ({"base": "base", "preset": "auto"}, "base: preset gram has no answer_prefix"),
+        ({"train": {"cutoff_len": 8192}}, "x.yaml: train: cutoff_len: expected at most 4096"),
+        ({"train": {"metric_for_best_model": "accuracy"}}, "train: metric_for_best_model: expected loss in reason"),
+        ({"train": {"save_only_model": True}}, "train: save_only_model: expected false, as a run goes on"),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence_before_a_model_is_loaded(change, message, values, made, monkeypatch):
     monkeypatch.setattr("gram_fast.training.self_training.rounds.Round.run", None)
-    if change.get("eval_data"):
-        change = {"eval_data": str(made / "unlabeled.jsonl")}
+    there = {"unlabeled": "unlabeled.jsonl", "base": "base"}
+    change = {key: str(made / there[v]) if v in ("unlabeled", "base") else v for key, v in change.items()}
     with pytest.raises(InputError, match=message):
         start({**values, **change})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("world_size", "2 processes: expected one"), ("n_gpu", "train: 2 GPUs in one process")],
+)
+def test_several_devices_or_processes_are_refused_before_anything_is_written(name, message, values, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, name, 2)
+    with pytest.raises(InputError, match=message):
+        start(values)
+    assert not Path(values["output_dir"]).exists()
+
+
+def test_ties_are_counted_wherever_reading_ends(values, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("gram_fast.training.self_training.rounds.Round.run", lambda _: {})
+    monkeypatch.setattr("gram_fast.training.self_training.run.draw_report", lambda _: b"")
+    tie = {"context": "p", "response1": "a", "response2": "b", "overall_preference": 0}
+    pairs = [json.loads(line) for line in Path(values["unlabeled_data"]).read_text("utf-8").splitlines()]
+    values["unlabeled_data"] = str(write_rows(tmp_path / "ties.jsonl", [tie, *pairs, *pairs]))
+    start(values)
+    assert f"{values['unlabeled_data']}: 1 ties left out" in caplog.text
 
 
 def test_a_folder_is_of_one_configuration(values, monkeypatch, tmp_path):
