@@ -3,6 +3,7 @@
 Which numbers are the paper's (arXiv 2509.02492) and which are this package's defaults is in docs/self_training.md.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -210,7 +211,10 @@ class SelfTrainConfig:
     @property
     def recorded(self) -> dict[str, Any]:
         """The settings that must be equal for a run to go on, JSON values."""
-        return {key: value for key, value in asdict(self).items() if key != "output_dir"}
+        settings = {key: value for key, value in asdict(self).items() if key != "output_dir"}
+        return dict(
+            json.loads(json.dumps(settings, default=str))
+        )  # dates of YAML and keys that are numbers, as read back
 
     def training(self, folder: str, data: list[str], source: str) -> tuple[RunConfig, TrainingArguments]:
         """The configuration of a round's training.

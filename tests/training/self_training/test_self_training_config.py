@@ -7,6 +7,7 @@ import yaml
 
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.training.self_training.config import SelfTrainConfig
+from gram_fast.training.self_training.files import read_json, write_json
 
 GOOD = {
     "output_dir": "out",
@@ -77,3 +78,11 @@ def test_a_file_with_overrides(tmp_path):
         SelfTrainConfig.load(str(tmp_path / "none.yaml"))
     with pytest.raises(InputError, match="expected key=value, got 'rounds'"):
         SelfTrainConfig.load(str(path), ["rounds"])
+
+
+def test_what_is_recorded_is_what_is_read_back(tmp_path):
+    text = "{run_name: 2024-05-01, max_steps: 1, lr_scheduler_kwargs: {1: 2}}"
+    config = SelfTrainConfig.parse({**GOOD, "train": yaml.safe_load(text)}, "x.yaml")
+    write_json(tmp_path / "record.json", config.recorded)
+    assert read_json(tmp_path / "record.json") == config.recorded
+    assert config.recorded["train"]["run_name"] == "2024-05-01"
