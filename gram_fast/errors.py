@@ -18,6 +18,8 @@ class InputError(GramFastError, ValueError):
 
     reasons: Mapping[str, str] = MappingProxyType({})
     """What is wrong with each prompt and response of the call that cannot be judged, by name ("groups[3][1]")."""
+    by_group: Mapping[int, Mapping[str, str]] = MappingProxyType({})
+    """The same by number of the group in the call, where all that is wrong is known to be of some groups alone."""
 
     @classmethod
     def of(cls, reasons: Mapping[str, str]) -> Self:
@@ -29,6 +31,13 @@ class InputError(GramFastError, ValueError):
             message += f"; and {left} more: {', '.join(more)}"
         error = cls(message)
         error.reasons = reasons
+        return error
+
+    @classmethod
+    def of_groups(cls, by_group: Mapping[int, Mapping[str, str]]) -> Self:
+        """Makes the error of one or more groups, which may have the same names."""
+        error = cls.of({name: reason for reasons in by_group.values() for name, reason in reasons.items()})
+        error.by_group = by_group
         return error
 
 

@@ -1,9 +1,10 @@
 """Cuts rows into chunks that are scored in one call, and finds the row at fault in a chunk that fails."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TypeVar
 
-from gram_fast.errors import GramFastError
+from gram_fast.errors import GramFastError, InputError
 
 CHARACTERS = 8
 """Characters of text in a chunk for each token of one forward. With two orders and about four characters in a token, a
@@ -42,10 +43,11 @@ def score_chunk(
     score: Callable[[Sequence[Row]], Sequence[Result]],
     where_of: Callable[[Row], str],
 ) -> Iterator[tuple[Row, Result | GramFastError]]:
-    """Yields rows with their results, in order; a chunk that fails is halved until the row at fault is found.
+    """Yields rows with their results, in order; a chunk that fails is scored again without the rows at fault.
 
-    `score` gives the results of several rows in one call. A row that cannot be scored has an error in place of a
-    result, which begins with its place, `where_of`.
+    `score` gives the results of several rows in one call, of a group each, so that an error's `by_group` tells which
+    rows are at fault; a chunk whose error does not is halved until they are found. A row that cannot be scored has an
+    error in place of a result, which begins with its place, `where_of`. Rows behind one are scored when it was taken.
     """
     try:
         results = score(rows)
@@ -54,8 +56,17 @@ def score_chunk(
     else:
         yield from zip(rows, results, strict=True)
         return
+    bad = failure.by_group if isinstance(failure, InputError) else {}
     if len(rows) == 1:
         yield rows[0], type(failure)(f"{where_of(rows[0])}: {failure}")
+    elif bad:
+        parts = rows[: min(bad)], [row for number, row in enumerate(rows) if number > min(bad) and number not in bad]
+        others = chain.from_iterable(score_chunk(part, score, where_of) for part in parts if part)
+        for number, row in enumerate(rows):
+            if number in bad:
+                yield row, InputError(f"{where_of(row)}: {InputError.of(bad[number])}")
+            else:
+                yield next(others)
     else:
         half = len(rows) // 2
         yield from score_chunk(rows[:half], score, where_of)

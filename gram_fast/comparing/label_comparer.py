@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram_fast.comparing.comparer import Answers, Pairs, Reload, Rounds
-from gram_fast.comparing.left_out import left_out
+from gram_fast.comparing.left_out import left_out, shown_in
 from gram_fast.comparing.orders import Orders, shown
 from gram_fast.comparing.preference import preference
 from gram_fast.devices import on_device
@@ -204,7 +204,7 @@ class LabelComparer:
             if group.numbers[0] < 0:
                 sizes[0] = -1  # the others are nothing without their reference
             for text, pair in left_out(of_group[long], of_pairs[long], sizes).items():
-                what = _whole(group, of_group[long[pair]].tolist(), text)
+                what = shown_in(group, of_group[long[pair]].tolist(), text)
                 reason = f"{what} has {of_pairs[long[pair]]} tokens, {self._limit}"
                 reasons |= {name: reason for name, of in zip(group.names, group.text_of, strict=True) if of == text}
         return reasons
@@ -304,15 +304,6 @@ class LabelSession:
         group = self.groups[g]
         names = [group.names[group.first_of[k]] for k in responses]
         return names[0] if self.comparer.verifies else f"{names[0]} in slot A with {names[1]} in slot B"
-
-
-def _whole(group: Group, shown: Sequence[int], text: int) -> str:
-    """What a text is shown in: "the pair with responses[1] in slot A"; to a verifier it is shown alone."""
-    if len(shown) == 1:
-        return "the text"
-    slot = "AB"[shown[0] == text]
-    other = shown[shown[0] == text]
-    return f"the pair with {group.names[group.first_of[other]]} in slot {slot}"
 
 
 def _check(answers: Sequence[KnownAnswer], runner: Runner) -> None:

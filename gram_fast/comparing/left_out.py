@@ -1,7 +1,11 @@
-"""Chooses the candidates to leave out of a group where some of its pairs cannot be compared."""
+"""Chooses the candidates to leave out of a group where some of its pairs cannot be compared, and says why."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gram_fast.text.group import Group
 
 
 def left_out(pairs: NDArray[np.int64], lengths: NDArray[np.int64], sizes: NDArray[np.int64]) -> dict[int, int]:
@@ -27,3 +31,12 @@ def left_out(pairs: NDArray[np.int64], lengths: NDArray[np.int64], sizes: NDArra
         found[longest] = int(left[its][lengths[left[its]].argmax()])
         left = left[~its]
     return found
+
+
+def shown_in(group: Group, shown: Sequence[int], text: int) -> str:
+    """What a text is shown in: "the pair with responses[1] in slot A"; to a verifier it is shown alone."""
+    if len(shown) == 1:
+        return "the text"
+    slot = "AB"[shown[0] == text]
+    other = shown[shown[0] == text]
+    return f"the pair with {group.names[group.first_of[other]]} in slot {slot}"

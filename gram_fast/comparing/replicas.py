@@ -3,7 +3,7 @@
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from gram_fast.comparing.comparer import Answers, Comparer, Pairs, Reload, Rounds, Session
 from gram_fast.comparing.costs import costs
 from gram_fast.comparing.orders import Orders
+from gram_fast.errors import InputError
 from gram_fast.results import Stats, total_stats
 from gram_fast.scoring.calls import Calls
 from gram_fast.scoring.forks import in_forked_children
@@ -104,8 +105,9 @@ class Replicas(Generic[AnyComparer]):
         Reading `stats` ends the call.
 
         An error of one replica is raised when the others have finished their round; of several errors, that of the
-        replica with the first group. An interruption ends every share before its next pass. Raises InputError from
-        within another call of the replicas, whose shares wait for the thread that such a call would wait in.
+        replica with the first group, or one of all where they are of some groups alone. An interruption ends every
+        share before its next pass. Raises InputError from within another call of the replicas, whose shares wait for
+        the thread that such a call would wait in.
         """
         with self._calls.open(), self._shared_out(groups, costs(groups, num_pairs)) as shares:
             if len(shares) < 2:
@@ -266,10 +268,15 @@ class _SpreadSession:
             share.join()
 
     def check(self) -> None:
-        """Raises the error of the first share that has one."""
-        for share in self._shares:
-            if share.error is not None:
-                raise share.error
+        """Raises the error of the first share that has one; of shares that know their groups at fault, one of all."""
+        errors = [(share.numbers, share.error) for share in self._shares if share.error is not None]
+        by_group: dict[int, Mapping[str, str]] = {}
+        for numbers, error in errors:
+            if not isinstance(error, InputError) or not error.by_group:
+                raise error
+            by_group |= {numbers[place]: reasons for place, reasons in error.by_group.items()}
+        if by_group:
+            raise InputError.of_groups(by_group) from errors[0][1]
 
 
 def together(prompts: Sequence[str], costs: Sequence[int], count: int) -> list[list[int]]:

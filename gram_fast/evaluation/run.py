@@ -13,7 +13,9 @@ from gram_fast.commands.output import Output, id_key
 from gram_fast.errors import GramFastError
 from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, VOTE_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
+from gram_fast.ranking.packed import compare_groups
 from gram_fast.results import Preference
+from gram_fast.text.group import Group, Names
 from gram_fast.text.messages import read_text
 
 NumberedPair = tuple[int, BenchmarkPair]
@@ -69,7 +71,10 @@ def _compare(judge: PairwiseJudge, batch: Sequence[NumberedPair]) -> Sequence[Pr
     texts = [pair.texts for _, pair in batch]
     if len(batch) == 1:
         return [judge.compare(texts[0].prompt, texts[0].chosen, texts[0].rejected)]
-    return judge.compare_many([t.prompt for t in texts], [(t.chosen, t.rejected) for t in texts])
+    # Each is called in errors as alone: its number in the batch tells nobody anything.
+    names, whole = Names(candidate="ab".__getitem__), judge.include_reasoning
+    groups = [Group.of(t.prompt, [t.chosen, t.rejected], names, include_reasoning=whole) for t in texts]
+    return compare_groups(groups, judge.comparer)
 
 
 def _scored(fields: Fields, preference: Preference) -> dict[str, Any]:

@@ -5,16 +5,17 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from tqdm import tqdm
 
 from gram_fast.comparing.comparer import Answers, Pairs, Reload, Rounds
 from gram_fast.comparing.label_comparer import LabelComparer
+from gram_fast.comparing.left_out import left_out, shown_in
 from gram_fast.comparing.orders import Orders
 from gram_fast.errors import GramFastError, InputError, ServerError
 from gram_fast.generating.ballots import Ballot
@@ -258,8 +259,7 @@ class ReasoningSession:
                     written[number] = found
                     bar.update(len(found))
         if errors:
-            first = min(errors)
-            raise type(errors[first])(f"{self._name(drawing[first])}: {errors[first]}") from errors[first]
+            self._fail([(drawing[number], errors[number]) for number in sorted(errors)])
         if any(len(of_draw) != draw.count for draw, of_draw in zip(drawing, written, strict=True)):
             raise ValueError(f"{comparer.generator.name}: expected as many answers of each request as it asked for")
         read = reader(comparer.template)
@@ -272,6 +272,18 @@ class ReasoningSession:
             draw.ballot.add(draw.order, verdict, margin)
         self.votes += len(cast)
         self.tokens_generated += sum(generation.num_tokens for _, generation, _ in cast)
+
+    def _fail(self, errors: "Sequence[tuple[_Drawing, GramFastError]]") -> NoReturn:
+        """Raises an InputError of all that the engine refuses, by group; but any other error before that."""
+        for draw, error in errors:
+            if not isinstance(error, InputError):
+                raise type(error)(f"{self._name(draw)}: {error}") from error
+        refused: dict[int, dict[tuple[int, ...], GramFastError]] = {}
+        for draw, error in errors:
+            refused.setdefault(draw.group, {})[draw.shown] = error
+        raise InputError.of_groups(
+            {g: _refused(self.groups[g], of_group) for g, of_group in refused.items()}
+        ) from errors[0][1]
 
     def _requests(self, drawing: "Sequence[_Drawing]") -> list[GenerationRequest]:
         rows = [(self.groups[d.group].prompt, *(self.groups[d.group].texts[k] for k in d.shown)) for d in drawing]
@@ -335,6 +347,24 @@ class _Drawing:
     @property
     def shown(self) -> tuple[int, ...]:
         return self.ballot.shown(self.order)
+
+
+def _refused(group: Group, errors: Mapping[tuple[int, ...], GramFastError]) -> dict[str, str]:
+    """Finds candidates without which an engine refuses nothing, the longest -> reasons by name.
+
+    `errors`: why it refuses a presentation, by what is shown.
+    """
+    shown = np.array(list(errors))
+    # What is refused is too long, mostly. A reference stays: the others are nothing without it.
+    sizes = np.array([len(text) for text in group.texts])
+    if group.numbers[0] < 0:
+        sizes[0] = -1
+    reasons: dict[str, str] = {}
+    for text, number in left_out(shown, sizes[shown].sum(axis=1), sizes).items():
+        pair = tuple(shown[number].tolist())
+        reason = f"{shown_in(group, pair, text)}: {errors[pair]}"
+        reasons |= {name: reason for name, of in zip(group.names, group.text_of, strict=True) if of == text}
+    return reasons
 
 
 def _seed(seed: int, texts: Sequence[str], drawn: int) -> int:

@@ -47,8 +47,8 @@ def play(
         with comparer.open(groups, orders, num_pairs=num_pairs, has_one_round=strategy.has_one_round) as session:
             stats = _play(matches, session)
     except InputError as error:
-        # It names what one round of one replica has.
-        if error.reasons and (all_reasons := unfit(groups, strategy, comparer, orders, seed)):
+        # It names what one round of one replica has. One of some groups alone was not known beforehand.
+        if error.reasons and not error.by_group and (all_reasons := unfit(groups, strategy, comparer, orders, seed)):
             raise InputError.of(all_reasons) from None
         raise
     return Outcome(

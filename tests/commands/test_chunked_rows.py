@@ -7,6 +7,7 @@ from threading import Event
 
 import pytest
 from helpers.comparers import LengthComparer
+from helpers.openai_server import MODEL, openai_server
 from helpers.small_models import tiny_judge, write_judge
 
 from gram_fast.commands import jobs
@@ -18,6 +19,7 @@ from gram_fast.judge import PairwiseJudge
 from gram_fast.ranking.packed import DUEL, compare_groups, rank_groups
 from gram_fast.ranking.scores import find_scores
 from gram_fast.ranking.tournament import find_strategy
+from gram_fast.reasoning_judge import ReasoningJudge
 from gram_fast.rows.source import comes_live
 from gram_fast.text.group import Group
 
@@ -124,6 +126,25 @@ def test_a_bad_row_of_a_chunk_is_named_and_the_others_have_their_numbers(tmp_pat
     with pytest.raises(InputError, match=r"line 4: responses\[") as caught:
         scored(path, comparer)
     assert [line["id"] for line in caught.value.written] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("is_bad", [{40}, {0, 17, 63}, set(range(64))])
+def test_rows_that_a_judge_s_server_refuses_are_skipped_and_the_others_asked_for_once_more(tmp_path, is_bad):
+    def refuses(body):
+        return "too much" in body["messages"][0]["content"]
+
+    rows = [{"id": k, "prompt": f"P {k}", "responses": ["a", "too much" if k in is_bad else "bb"]} for k in range(64)]
+    path, errors = tmp_path / "in.jsonl", []
+    path.write_bytes(lines(rows))
+    job = Job(DUEL, lambda rows, comparer: compare_groups([row.group for row in rows], comparer))
+    with openai_server(refuses=refuses) as server:
+        judge = ReasoningJudge.from_server(server.url, MODEL, preset="gram-r2", verdict="hard")
+        good = scored(path, judge.comparer, job, lambda error: errors.append(str(error)))
+    assert [line["id"] for line in good] == [k for k in range(64) if k not in is_bad]
+    assert {len(line["reasoning"]["votes"]) for line in good} <= {2}
+    assert [error.split(":")[0] for error in errors] == [f"{path} line {k + 1}" for k in sorted(is_bad)]
+    assert all("responses[1]: the pair with responses[0] in slot A: http" in error for error in errors)
+    assert len(server.asked) == 2 * 64 + 2 * (64 - len(is_bad))
 
 
 def test_a_row_that_cannot_be_read_ends_the_run_behind_those_before_it(source, monkeypatch):

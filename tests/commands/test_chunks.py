@@ -49,6 +49,45 @@ def test_a_chunk_that_fails_gives_the_results_of_all_other_rows(is_bad):
     assert all(type(error) is InputError for error in errors)
 
 
+@given(st.lists(st.sampled_from(["good", "bad", "hidden"]), max_size=20))
+def test_rows_that_an_error_names_are_dropped_at_once(kinds):
+    """Others are scored once more; where an error names none, halves find the row."""
+    asked = []
+
+    def score(rows):
+        assert rows or not kinds
+        asked.append(list(rows))
+        if hidden := [row for row in rows if kinds[row] == "hidden"]:
+            raise InputError(f"{len(hidden)} rows are bad")
+        if bad := {number: row for number, row in enumerate(rows) if kinds[row] == "bad"}:
+            raise InputError.of_groups({number: {"a": f"{row} is bad"} for number, row in bad.items()})
+        return [row * 10 for row in rows]
+
+    found = list(score_chunk(range(len(kinds)), score, "line {}".format))
+    said = {"bad": "line {0}: a: {0} is bad", "hidden": "line {0}: 1 rows are bad"}
+    expected = [said[kind].format(row) if kind in said else row * 10 for row, kind in enumerate(kinds)]
+    assert [(row, str(got) if isinstance(got, InputError) else got) for row, got in found] == list(enumerate(expected))
+    if "hidden" not in kinds:
+        assert all(sum(row in rows for rows in asked) <= 2 for row in range(len(kinds)))
+        assert len(asked) <= 3
+
+
+def test_rows_behind_one_at_fault_wait_until_it_was_taken():
+    asked = []
+
+    def score(rows):
+        asked.append(list(rows))
+        if 2 in rows:
+            raise InputError.of_groups({rows.index(2): {"a": "it is bad"}})
+        return rows
+
+    found = score_chunk(range(5), score, str)
+    assert [next(found)[0] for _ in range(3)] == [0, 1, 2]
+    assert asked == [[0, 1, 2, 3, 4], [0, 1]]
+    assert [row for row, _ in found] == [3, 4]
+    assert asked[2:] == [[3, 4]]
+
+
 def test_what_was_read_before_a_row_at_fault_is_a_chunk() -> None:
     def rows():
         yield from (1, 2, 3)

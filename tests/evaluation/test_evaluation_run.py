@@ -196,6 +196,24 @@ def test_pairs_that_cannot_be_scored_are_named_and_the_others_are_written(judge,
     assert "the limit is 4096 (max_position_embeddings)" in str(errors[0])
 
 
+def test_pairs_that_an_engine_refuses_are_named_and_the_others_written_once_more(tmp_path):
+    class Refusing(ScriptedGenerator):
+        def generate(self, requests, sampling):
+            for number, found in super().generate(requests, sampling):
+                yield number, InputError("too long") if "word word" in requests[number].content else found
+
+    rows = [row | {"chosen": "word " * 50} if k in (1, 4) else row for k, row in enumerate(ROWS)]
+    generator, errors = Refusing(lambda content, rng: gram_r2_answer("A")), []
+    options = ReasoningOptions(engine="http://nowhere", verdict="hard")
+    judge = PairwiseJudge(ReasoningComparer(generator, PairTemplate.load("gram-r2"), options, 64))
+    results = scored(judge, rows, tmp_path, errors.append)
+    assert [result["pair_id"] for result in results] == [0, 2, 3, 5]
+    assert [re.search(r"line \d+: .*", str(error))[0] for error in errors] == [
+        f"line {number}: a: the pair with b in slot B: too long" for number in (2, 5)
+    ]
+    assert len(generator.requests) == 2 * (6 + 4)
+
+
 # The command line
 
 

@@ -3,7 +3,7 @@
 import copy
 import pickle
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from helpers.small_tokenizers import MAKE, tokenizer
 from scipy.special import expit
 
 from gram_fast.comparing.label_comparer import LabelComparer
+from gram_fast.comparing.replicas import Replicas
 from gram_fast.errors import InputError, ServerError
 from gram_fast.generating.comparer import ReasoningComparer
 from gram_fast.generating.generator import Generation, Token
@@ -244,16 +245,66 @@ def test_answers_that_are_too_long_to_be_read_are_votes_without_a_soft_verdict(c
     assert f"{len(unread)} of 8 answers are too long to be read with their prompts" in caplog.text
 
 
-def test_a_request_that_the_engine_refuses_names_its_pair():
-    class Refusing(ScriptedGenerator):
-        def generate(self, requests, sampling):
-            for number, found in super().generate(requests, sampling):
-                yield number, InputError("too long") if number == 1 else found
+@dataclass
+class Refusing(ScriptedGenerator):
+    """Refuses prompts with some words in them: {words: error}."""
 
+    errors: dict = field(default_factory=dict)
+
+    def generate(self, requests, sampling):
+        for number, found in super().generate(requests, sampling):
+            wrong = [error for words, error in self.errors.items() if words in requests[number].content]
+            yield number, wrong[0] if wrong else found
+
+
+def refusing(**errors):
     judge, _ = judge_of(lambda content, rng: gram_r2_answer("A"), verdict="hard")
-    refusing = replace(judge.comparer, generator=Refusing(lambda content, rng: gram_r2_answer("A")))
-    with pytest.raises(InputError, match=r"responses\[1\] with responses\[0\]: too long"):
-        PairwiseJudge(refusing).rank(PROMPT, RESPONSES[:2])
+    return replace(judge.comparer, generator=Refusing(lambda content, rng: gram_r2_answer("A"), errors=errors))
+
+
+def test_a_request_that_the_engine_refuses_names_its_longer_response():
+    judge = PairwiseJudge(refusing(**{RESPONSES[1]: InputError("too long")}))
+    with pytest.raises(InputError) as raised:
+        judge.rank(PROMPT, RESPONSES[:2])
+    assert str(raised.value) == "responses[0]: the pair with responses[1] in slot B: too long"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_that_the_engine_refuses_is_named_by_group(count):
+    comparers = [refusing(long=InputError("too long"), mean=InputError("too mean")) for _ in range(count)]
+    comparer = comparers[0] if count == 1 else Replicas(comparers)
+    prompts = [f"Question {k}" for k in range(4)]
+    groups = [["4", "a long one", "5"], ["4", "5"], ["a mean one", "4", "a mean one"], ["long, so long", "a mean one"]]
+    with pytest.raises(InputError) as raised:
+        PairwiseJudge(comparer).rewards(prompts, groups)
+    by_group = {g: set(reasons) for g, reasons in raised.value.by_group.items()}
+    assert by_group == {0: {"groups[0][1]"}, 2: {"groups[2][0]", "groups[2][2]"}, 3: {"groups[3][0]"}}
+    assert raised.value.reasons["groups[0][1]"] == "the pair with groups[0][0] in slot A: too long"
+    assert raised.value.reasons.keys() == set().union(*by_group.values())
+
+
+def test_a_response_that_a_verifier_s_engine_refuses_is_named_alone():
+    template = PairTemplate.load("verifier-cot")
+    judge, _ = judge_of(lambda content, rng: "", template, verdict="hard")
+    engine = Refusing(lambda content, rng: "", errors={"too long": InputError("no")})
+    with pytest.raises(InputError) as raised:
+        PairwiseJudge(replace(judge.comparer, generator=engine)).verify(PROMPT, ["4", "too long", "5"])
+    assert raised.value.by_group == {0: {"responses[1]": "the text: no"}}
+
+
+def test_a_request_that_fails_is_no_row_at_fault():
+    comparer = refusing(long=InputError("too long"), gone=ServerError("gone"))
+    with pytest.raises(ServerError, match=r"groups\[1\]\[0\] with groups\[1\]\[1\]: gone") as raised:
+        PairwiseJudge(comparer).rewards([PROMPT, PROMPT], [["a long one", "4"], ["a gone one", "4"]])
+    assert not hasattr(raised.value, "by_group")
+
+
+def test_a_reference_that_is_refused_is_not_what_is_left_out():
+    with pytest.raises(InputError) as raised:
+        PairwiseJudge(refusing(long=InputError("too long"))).rewards(
+            [PROMPT], [["4", "5"]], references=["a very long one"], strategy="reference"
+        )
+    assert set(raised.value.reasons) == {"groups[0][0]", "groups[0][1]"}
 
 
 def test_texts_that_leave_no_room_for_the_answer_are_named():
