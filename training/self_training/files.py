@@ -20,6 +20,9 @@ from gram_fast.training.saving import replace
 PART = ".part"
 """Ending of a file that is being written."""
 
+# Lines that are written at a time.
+_BLOCK = 1024
+
 Row = TypeVar("Row")
 
 
@@ -39,13 +42,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a line of JSON for each value, into a file that is whole or absent. Raises as `write_bytes`."""
-    part = _part(path)
+    """Writes a line of JSON for each value, into a file that is whole or absent.
+
+    Raises as `write_bytes`, and errors of making the values as they are.
+    """
+    part, rest = _part(path), iter(values)
     with _writing(path):
-        with open(part, "wb") as file:
-            for value in values:
-                file.write(_line(value))
-            _to_disk(file)
+        part.write_bytes(b"")
+    while block := list(islice(rest, _BLOCK)):
+        _append(path, block)
+    with _writing(path):
         replace(part, path)
 
 
@@ -65,7 +71,7 @@ def write_chunks(
     `make`.
     """
     part = _part(path)
-    with _writing(path), open(part, "ab") as file:
+    with _writing(path), open(part, "ab"):
         done = _keep_whole_chunks(part, size)
     rest = islice(rows, done, None)
     with tqdm(total=total, initial=done, desc=name, unit="row", delay=2, disable=None) as bar:
@@ -73,29 +79,28 @@ def write_chunks(
             made = make(chunk)
             if len(made) != len(chunk):
                 raise ValueError(f"{name}: expected {len(chunk)} values, got {len(made)}")
-            with _writing(path), open(part, "ab") as file:
-                file.write(b"".join(map(_line, made)))
-                _to_disk(file)
+            _append(path, made)
             bar.update(len(chunk))
     with _writing(path):
         replace(part, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads what `write_json` wrote."""
-    return dict(json.loads(path.read_text("utf-8")))
+    """Reads what `write_json` wrote. Raises InputError where it cannot be read."""
+    with _reading(path):
+        return dict(json.loads(path.read_text("utf-8")))
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Reads the lines of a file that `write_chunks` or `write_lines` wrote."""
-    with open(path, encoding="utf-8", newline="\n") as file:
+    """Reads the lines of a file that `write_chunks` or `write_lines` wrote. Raises as `read_json`."""
+    with _reading(path), open(path, encoding="utf-8", newline="\n") as file:
         for line in file:
             yield json.loads(line)
 
 
 def count_lines(path: Path) -> int:
-    """Counts the lines of a file."""
-    with open(path, "rb") as file:
+    """Counts the lines of a file. Raises as `read_json`."""
+    with _reading(path), open(path, "rb") as file:
         return sum(1 for _ in file)
 
 
@@ -117,6 +122,13 @@ def _keep_whole_chunks(path: Path, size: int) -> int:
     return done - done % size
 
 
+def _append(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Appends lines to a file that is being written."""
+    with _writing(path), open(_part(path), "ab") as file:
+        file.write(b"".join(map(_line, values)))
+        _to_disk(file)
+
+
 def _to_disk(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
@@ -135,3 +147,11 @@ def _writing(path: Path) -> Iterator[None]:
         raise InputError(
             f"cannot write {path}: {error.strerror or one_line(error)}; the same command goes on"
         ) from None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or one_line(error)}") from None

@@ -6,7 +6,15 @@ import os
 import pytest
 
 from gram_fast.errors import InputError
-from gram_fast.training.self_training.files import PART, count_lines, read_json, read_lines, write_chunks, write_json
+from gram_fast.training.self_training.files import (
+    PART,
+    count_lines,
+    read_json,
+    read_lines,
+    write_chunks,
+    write_json,
+    write_lines,
+)
 
 
 def write(path, rows, make=None, size=3):
@@ -65,6 +73,25 @@ def test_values_are_one_a_row(tmp_path):
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match=r"cannot write .*No such file.*the same command goes on"):
         write_json(tmp_path / "none" / "value.json", {})
+
+
+def test_what_cannot_be_read_is_not_said_to_be_written(tmp_path):
+    missing = tmp_path / "none.jsonl"
+    with pytest.raises(InputError, match=r"^cannot read .*none\.jsonl: No such file or directory$"):
+        write_lines(tmp_path / "rows.jsonl", read_lines(missing))
+    for read in (read_json, count_lines):
+        with pytest.raises(InputError, match=r"^cannot read .*none\.jsonl"):
+            read(missing)
+
+    def broken():
+        yield {"row": 0}
+        raise OSError("the line went dead")
+
+    with pytest.raises(OSError, match="the line went dead"):
+        write_lines(tmp_path / "rows.jsonl", broken())
+    assert not (tmp_path / "rows.jsonl").exists()
+    write_lines(tmp_path / "rows.jsonl", ({"row": n} for n in range(3000)))
+    assert [row["row"] for row in read_lines(tmp_path / "rows.jsonl")] == list(range(3000))
 
 
 def test_text_is_written_as_it_is(tmp_path):
