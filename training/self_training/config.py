@@ -141,24 +141,25 @@ class SelfTrainConfig:
         return config
 
     def _check(self, source: str) -> None:
-        def expect(holds: bool, key: str, what: str, value: Any = None) -> None:
+        def expect(holds: bool, key: str, what: str, value: Any) -> None:
             if not holds:
-                got = getattr(self, key) if value is None else value
-                raise InputError(f"{source}: {key}: expected {what}, got {got!r}")
+                raise InputError(f"{source}: {key}: expected {what}, got {value!r}")
 
         for key in ("output_dir", "judge", "prover", "preset", "device", "dtype"):
             value = getattr(self, key)
-            expect(isinstance(value, str) and bool(value), key, "text")
+            expect(isinstance(value, str) and bool(value), key, "text", value)
         for key in ("base", "dataset_info"):
             value = getattr(self, key)
-            expect(value is None or (isinstance(value, str) and bool(value)), key, "text")
+            expect(value is None or (isinstance(value, str) and bool(value)), key, "text", value)
         for key in _LISTS:
             value = getattr(self, key)
-            expect(isinstance(value, list) and all(isinstance(v, str) for v in value), key, "a name or a list of names")
-            expect("-" not in value, key, "names of data, since standard input cannot be read again")
-            expect(bool(value) or key == "seed_data", key, "at least one name")
+            are_names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+            expect(are_names, key, "a name or a list of names", value)
+            expect("-" not in value, key, "names of data, since standard input cannot be read again", value)
+            expect(bool(value) or key == "seed_data", key, "at least one name", value)
         for key in ("include_reasoning", "skip_bad", "trust_remote_code"):
-            expect(isinstance(getattr(self, key), bool), key, "true or false")
+            value = getattr(self, key)
+            expect(isinstance(value, bool), key, "true or false", value)
         for key, least in (
             ("pairs_per_round", 1),
             ("rounds", 1),
@@ -167,7 +168,7 @@ class SelfTrainConfig:
             ("seed", 0),
         ):
             value = getattr(self, key)
-            expect(type(value) is int and value >= least, key, f"an integer of at least {least}")
+            expect(type(value) is int and value >= least, key, f"an integer of at least {least}", value)
         probability, longest = self.denoise.min_probability, self.denoise.max_rationale_characters
         is_number = isinstance(probability, int | float) and not isinstance(probability, bool)
         expect(is_number and 0 <= probability <= 1, "denoise", "min_probability from 0 to 1", probability)
@@ -188,12 +189,12 @@ class SelfTrainConfig:
         )
         for key, step in (("predict", self.predict), ("evaluate", self.evaluate), ("prove", self.prove)):
             for name in ("temperature", "max_new_tokens"):
-                expect(getattr(step, name) is not None, key, f"a number for {name}", "null")
+                expect(getattr(step, name) is not None, key, f"a number for {name}", None)
             try:
                 _ = step.options() if isinstance(step, Proving) else step.options(0)
             except InputError as error:
                 raise InputError(f"{source}: {key}: {error}") from None
-        expect(isinstance(self.train, dict), "train", "a section of keys and values")
+        expect(isinstance(self.train, dict), "train", "a section of keys and values", self.train)
         for key in _SET:
             if key in self.train:
                 raise InputError(f"{source}: train: {key} follows from the other keys: leave it out")
