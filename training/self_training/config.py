@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
+from gram_fast.devices import find_devices
 from gram_fast.errors import InputError
 from gram_fast.generating.generator import Sampling
 from gram_fast.generating.options import ReasoningOptions
@@ -200,7 +201,8 @@ class SelfTrainConfig:
                 raise InputError(f"{source}: train: {key} follows from the other keys: leave it out")
         if self.train.get("save_only_model"):
             raise InputError(f"{source}: train: save_only_model: expected false, as a run goes on from its checkpoints")
-        _ = self.judge_options
+        devices = find_devices(self.judge_options.device)
+        expect(len(devices) == 1, "device", "one device", self.device)
         self.training(self.output_dir, ["data"], source)
 
     @property

@@ -53,6 +53,8 @@ BAD = [
     ({"train": {"learning_rate": -1}}, "x.yaml: train: learning_rate: expected a number above 0, got -1"),
     ({"preset": "none.txt"}, "there is no preset or template file 'none.txt'"),
     ({"dtype": "float8"}, "dtype"),
+    ({"device": "cpu,cpu"}, "x.yaml: device: expected one device, got 'cpu,cpu'"),
+    ({"device": "gpu"}, "device"),
 ]
 
 
