@@ -16,8 +16,12 @@ from gram_fast.text.lists import as_list
 PREFERENCE = "overall_preference"
 FEEDBACK = "individual_preference"
 _TEXTS = ("feedback1", "feedback2", "reasoning")
-# How annotators name the responses: "@Response 1", "response 2".
-_NAME = re.compile(r"@?\bresponse ?([12])\b", re.IGNORECASE)
+# How annotators name the responses, "@Response 1", "response #2", "response_1", and both, "Responses 1 and 2".
+_NAME = re.compile(
+    r"@?\bresponse(?P<plural>s?)[ _-]?#? ?(?P<numbers>[12](?: ?(?:[/&+]|and|or|vs\.?|versus) ?@?#?[12])*)\b",
+    re.IGNORECASE,
+)
+_LETTERS = str.maketrans("12", "AB", "@#")
 
 
 def preferred(row: Mapping[str, Any]) -> Literal["A", "B"] | None:
@@ -71,7 +75,8 @@ def _written(entry: Mapping[str, Any], label: str) -> str:
 
 
 def _named(text: str) -> str:
-    return _NAME.sub(lambda match: f"Response {'AB'[int(match[1]) - 1]}", text)
+    """The text with names of responses as the judge's prompt has them."""
+    return _NAME.sub(lambda name: f"Response{name['plural'].lower()} {name['numbers'].translate(_LETTERS)}", text)
 
 
 def _warn(expected: str) -> None:

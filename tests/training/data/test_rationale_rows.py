@@ -82,6 +82,27 @@ def test_a_conversation_of_helpsteer3_is_a_prompt(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("@Response 1 and @Response 2", "Response A and Response B"),
+        ("Response 1/2 and response 2/1", "Response A/B and Response B/A"),
+        ("@Response 1&2, @response 1 & 2", "Response A&B, Response A & B"),
+        ("Responses 1 and 2; RESPONSES 2 or 1", "Responses A and B; Responses B or A"),
+        ("response #1, Response # 2, Responses #1 and #2", "Response A, Response B, Responses A and B"),
+        ("response_1's, Response-2, response1", "Response A's, Response B, Response A"),
+        ("Response 1 vs. 2", "Response A vs. B"),
+        ("Response 1 has 2 errors, Response 2, 1.", "Response A has 2 errors, Response B, 1."),
+        ("Response 10, response 3, my_response_1", "Response 10, response 3, my_response_1"),
+        ("Response 1 and 20 more", "Response A and 20 more"),
+    ],
+)
+def test_names_of_helpsteer3_are_those_of_the_judge_s_prompt(said, named, tmp_path):
+    row = {**HELPSTEER3, "individual_preference": [{**FEEDBACK, "reasoning": said}]}
+    [(*_, rationale)] = only(tmp_path / "x.jsonl", row)
+    assert rationale.split("Comparision:\n")[1].split("\n")[0] == named
+
+
+@pytest.mark.parametrize(
     ("feedback", "missing"),
     [
         ([{"score": 2, "feedback1": "x"}], "'feedback2', 'reasoning', which are missing"),
