@@ -186,15 +186,19 @@ def _prove_chunk(
     counts: _Counts,
     bar: Any,
 ) -> None:
+    """Proves and writes a chunk of rows; the errors of single rows are handled once all others are written."""
     from gram_fast.training.self_training.rows import derived_seed
 
+    errors = []
     seeds = [derived_seed(seed, row.id) for row in chunk]
     for row, proven in zip(chunk, prover.prove([row.pair for row in chunk], seeds, bar.update), strict=True):
         if isinstance(proven, GramFastError):
-            bad(proven)
+            errors.append(proven)
             continue
         output.write({**row.fields, **proven.recorded, INPUT_DIGEST: row.digest})
         counts.rows += 1
         counts.written += proven.written
         counts.rationales += proven.rationale is not None
         counts.unusable.update(proven.unusable)
+    for error in errors:
+        bad(error)

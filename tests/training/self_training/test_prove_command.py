@@ -94,6 +94,18 @@ def test_bad_rows_are_named_and_skipped_on_request(options, capsys, tmp_path):
         assert message in said
 
 
+def test_a_row_that_is_refused_loses_no_proofs_of_others(options, tmp_path):
+    rows = [pair(n, label="A") for n in range(4)]
+    rows[1]["prompt"] = "Why? " * 3000
+    options = {**options, "input": str(write_rows(tmp_path / "long.jsonl", rows))}
+    with pytest.raises(InputError, match=r"long\.jsonl line 2: the prover's prompt has"):
+        run(options)
+    with open(options["output"], encoding="utf-8") as file:
+        written = file.readlines()
+    assert [json.loads(line)["id"] for line in written] == [1, 3, 4]
+    assert len(run({**options, "resume": True, "skip_bad": True})) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
