@@ -1,7 +1,7 @@
 """The command `gram-fast prove`: rationales for labeled pairs, as rows that training reads."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from gram_fast.commands.reasoning import EngineFlags, engine_options
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.generating.generator import Sampling
 from gram_fast.generating.options import ReasoningOptions
-from gram_fast.models.options import JudgeOptions
+from gram_fast.models.options import Flag, JudgeOptions
 from gram_fast.rows.source import comes_live
 
 if TYPE_CHECKING:
@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 # Times that a chunk of rows fills the engine: enough to keep it busy, and little is lost in an interruption.
 _ROUNDS = 4
 # Options of JudgeOptions, and what every output row records of all options.
-_JUDGE = ("preset", "tokenizer", "device", "dtype", "include_reasoning", "revision", "trust_remote_code")
-_RECORDED = ("model", "preset", "tokenizer", "include_reasoning", "revision", "proofs", "temperature", "max_new_tokens")
+_JUDGE = (
+    "preset", "chat_template_kwargs", "tokenizer", "device", "dtype", "include_reasoning", "revision",
+    "trust_remote_code",
+)  # fmt: skip
+_RECORDED = (
+    "model", "preset", "chat_template_kwargs", "tokenizer", "include_reasoning", "revision", "proofs", "temperature",
+    "max_new_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,10 @@ class ProveOptions(EngineFlags):
     preset: Annotated[
         str, typer.Option(help="Judge prompt: auto (what the prover records, else gram), a preset or a file.")
     ] = "auto"
+    chat_template_kwargs: Annotated[
+        Mapping[str, Any] | None,
+        Flag(dict, 'Variables of the prover\'s chat template, as JSON: {"date_string": "26 Jul 2024"}.'),
+    ] = None
     tokenizer: Annotated[
         str | None, typer.Option(help="Checkpoint whose tokenizer and chat template are used in place of the prover's.")
     ] = None
@@ -123,8 +133,9 @@ def prove(options: ProveOptions) -> None:
             already = len(output.done)
             if rows.has_ended:
                 bad.check(rows.count + already)
-            output.record(**_settings(options, template))
+            output.record(**_settings(options))
             prover = load_prover(options.model, options.judge, options.writing, options.sampling, options.proofs)
+            output.record(prompt_digest=prover.prompt_digest)
             least = max(1, _ROUNDS * prover.generator.at_once // options.proofs)
             with tqdm(initial=already, unit="row", delay=2, disable=None) as bar:
                 for chunk in chunks(rows, lambda row: 1, least, lambda: is_live and rows.is_waiting):
@@ -161,18 +172,16 @@ def _read(options: ProveOptions, template: "PairTemplate", bad: BadRows, counts:
     return with_ids(drawn_orders(own, options.seed), bad)
 
 
-def _settings(options: ProveOptions, template: "PairTemplate") -> dict[str, Any]:
-    """What every output row records, and --resume compares."""
+def _settings(options: ProveOptions) -> dict[str, Any]:
+    """What every output row records, and --resume compares, but for what is known of a loaded prover alone."""
     from gram_fast.models.checkpoint import load_config
     from gram_fast.models.digest import config_digest
-    from gram_fast.text.digest import digest
 
     return {
         "command": "prove",
         **{name: getattr(options, name) for name in _RECORDED},
         "seed": options.seed,
         "engine": "server" if options.writing.urls else options.writing.engine,
-        "prompt_digest": digest([template.text, template.frame]),
         "config_digest": config_digest(load_config(options.model, **options.judge.hub)),
     }
 

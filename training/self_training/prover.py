@@ -18,6 +18,7 @@ from gram_fast.models.options import JudgeOptions
 from gram_fast.models.supported import attention_span, plain_output_embedding
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.scoring.surroundings import sheltered
+from gram_fast.text.digest import digest
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.thinking import THINKING_TAG
 from gram_fast.text.tokens import PairTokenizer
@@ -102,6 +103,11 @@ class Prover:
     max_length: int
     """Most tokens of a prompt with its proof."""
     max_length_reason: str
+
+    @property
+    def prompt_digest(self) -> str:
+        """Digest of the prompts' whole texts, dates of the chat template included."""
+        return digest([self.tokenizers[label].text.digest for label in LABELS])
 
     def prove(
         self,

@@ -1,11 +1,15 @@
 """gram-fast prove: rows that training reads, in the order of the input, and runs that go on."""
 
 import json
+import shutil
 
 import pytest
+from helpers.days import set_today
 from helpers.records import read
 from helpers.self_training import PRESET, label, pair, write_rows
+from typer.testing import CliRunner
 
+from gram_fast.cli import app
 from gram_fast.errors import InputError
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.training.self_training.prove_command import ProveOptions, prove
@@ -104,6 +108,38 @@ def test_a_row_that_is_refused_loses_no_proofs_of_others(options, tmp_path):
         written = file.readlines()
     assert [json.loads(line)["id"] for line in written] == [1, 3, 4]
     assert len(run({**options, "resume": True, "skip_bad": True})) == 3
+
+
+@pytest.fixture
+def dated(made, tmp_path):
+    """The prover with a chat template that writes the date of today."""
+    folder = shutil.copytree(made / "prover", tmp_path / "dated")
+    template = (folder / "chat_template.jinja").read_text("utf-8")
+    (folder / "chat_template.jinja").write_text('{{ date_string or strftime_now("%d %b %Y") }}\n' + template, "utf-8")
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore:the chat template writes", "ignore:the judge's prompt is not")
+def test_proofs_of_another_day_are_another_run_unless_the_date_is_fixed(dated, options, tmp_path, monkeypatch):
+    few = write_rows(tmp_path / "few.jsonl", [pair(n, label="A") for n in range(2)])
+    options = {**options, "model": dated, "input": str(few), "max_new_tokens": 2}
+    fixed = {"chat_template_kwargs": {"date_string": "26 Jul 2024"}, "output": str(tmp_path / "fixed.jsonl")}
+    set_today(monkeypatch, 2030, 1, 2)
+    run(options)
+    [row, _] = run({**options, **fixed})
+    assert row["run"]["chat_template_kwargs"] == {"date_string": "26 Jul 2024"}
+    set_today(monkeypatch, 2031, 12, 24)
+    with pytest.raises(InputError, match=r"line 1: prompt_digest was .*, now it is .*: it is of another run"):
+        run({**options, "resume": True})
+    assert len(run({**options, **fixed, "resume": True})) == 2
+    with pytest.raises(InputError, match="line 1: prompt_digest was"):
+        run({**options, **fixed, "resume": True, "chat_template_kwargs": {"date_string": "26 Jul 2025"}})
+
+
+def test_variables_of_the_chat_template_are_an_option_as_json(options):
+    given = ["prove", "-m", options["model"], "-i", options["input"], "-o", options["output"]]
+    result = CliRunner().invoke(app, [*given, "--chat-template-kwargs", "26 Jul"])
+    assert "chat_template_kwargs: expected a JSON object, got '26 Jul'" in str(result.exception)
 
 
 @pytest.mark.parametrize(
