@@ -65,6 +65,20 @@ def body_of(thought: str) -> str:
     return text.strip()
 
 
+def early_end(template: PairTemplate, body: str) -> str | None:
+    """Finds what in the text of a thought would end it where the judge's answer does not, as a model would learn.
+
+    That is a tag of thinking, or the answer prefix with a label behind it. Between marks that are no tags, as [[A]],
+    other text, as [[1, 2]], is a thought's own.
+    """
+    if tag := THINKING_TAG.search(body):
+        return tag[0]
+    found = reader(template).read(body) if template.answer_prefix.strip() else None
+    if found is None or found.label is None or found.label_at is None:
+        return None
+    return body[len(found.rationale) : found.label_at + len(template.labels[found.label].strip())].strip()
+
+
 def read_answer(template: PairTemplate, text: str, name: str) -> tuple[str | None, int]:
     """Reads an answer to a template's prompt as rows have it -> (body, number of the label).
 

@@ -15,7 +15,7 @@ from gram_fast.text.lists import as_list
 from gram_fast.text.messages import Message, Prompt, to_text
 from gram_fast.text.prompts import SLOTS, PairTemplate
 from gram_fast.training.data import helpsteer3
-from gram_fast.training.data.answers import body_of, read_answer
+from gram_fast.training.data.answers import body_of, early_end, read_answer
 from gram_fast.training.data.gram_rows import ANSWER_MARKERS, extract_slots, stage_1_answers, stage_1_prompt
 
 RawRow = Mapping[str, Any]
@@ -100,7 +100,7 @@ def parse_row(row: Any, layout: Layout | None, template: PairTemplate, include_r
 
     `template` is the judge's prompt in which GRAM's stage 2 rows are written. An empty response is valid. Raises
     InputError that names the field for a row of no known format, an empty prompt, two equal responses with a
-    preference, and values that are not text; TieError for a tie.
+    preference, a rationale with an end of its own in it, and values that are not text; TieError for a tie.
     """
     if not isinstance(row, Mapping):
         raise InputError(f"expected a JSON object, got {type(row).__name__}")
@@ -113,6 +113,8 @@ def parse_row(row: Any, layout: Layout | None, template: PairTemplate, include_r
         raise InputError("prompt: expected text, found none but white space")
     if parsed.preferred and parsed.response_a == parsed.response_b:
         raise InputError("responses: expected two that differ, as one is preferred, found two equal ones")
+    if parsed.rationale and (mark := early_end(template, parsed.rationale)):
+        raise InputError(f"rationale: expected a thought without tags of thinking and verdicts in it, found {mark!r}")
     return parsed
 
 

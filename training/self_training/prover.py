@@ -20,8 +20,8 @@ from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.scoring.surroundings import sheltered
 from gram_fast.text.digest import digest
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.text.thinking import THINKING_TAG
 from gram_fast.text.tokens import PairTokenizer
+from gram_fast.training.data.answers import early_end
 from gram_fast.training.data.formats import Label
 from gram_fast.training.data.records import PairRecord
 from gram_fast.training.proofs import prover_template, read_proof
@@ -55,10 +55,10 @@ class Proven:
         return {"rationale": self.rationale, "score": self.score, "proofs": counts}
 
 
-def read_rationale(generation: Generation, label: Label) -> tuple[str, str]:
+def read_rationale(generation: Generation, label: Label, template: PairTemplate) -> tuple[str, str]:
     """Reads a proof -> (its rationale, nothing) or (nothing, why it cannot be used).
 
-    A rationale with a tag of thinking in it would end where the judge's answer does not.
+    `template`: the judge's; a rationale that would end where its answer does not cannot be used.
     """
     if generation.is_cut:
         return "", OVER_THE_LIMIT
@@ -67,7 +67,7 @@ def read_rationale(generation: Generation, label: Label) -> tuple[str, str]:
     except InputError:
         other: Label = "B" if label == "A" else "A"
         return "", OTHER_LABEL if _is_proof(generation.text, other) else NO_PROOF
-    return (body, "") if body and not THINKING_TAG.search(body) else ("", NO_PROOF)
+    return (body, "") if body and not early_end(template, body) else ("", NO_PROOF)
 
 
 def _is_proof(text: str, label: Label) -> bool:
@@ -93,6 +93,8 @@ class Prover:
 
     generator: TextGenerator
     model: Any
+    template: PairTemplate
+    """Of the judge whose labels it proves."""
     tokenizers: Mapping[Label, PairTokenizer]
     """By label, for the prompts that ask for its proof."""
     sampling: Sampling
@@ -164,7 +166,7 @@ class Prover:
     def _choose(self, pair: PairRecord, request: GenerationRequest, written: Sequence[Generation]) -> Proven:
         label = _label(pair)
         assert request.ids is not None
-        read = [(generation, *read_rationale(generation, label)) for generation in written]
+        read = [(generation, *read_rationale(generation, label, self.template)) for generation in written]
         unusable = Counter(problem for _, _, problem in read if problem)
         usable = [(generation.text, rationale) for generation, rationale, problem in read if not problem]
         ids = self.tokenizers[label].answer_ids([text for text, _ in usable])
@@ -239,6 +241,7 @@ def load_prover(
     return Prover(
         generator=apart or own(),
         model=model,
+        template=template,
         tokenizers={label: PairTokenizer(tokenizer, prover_template(template, label)) for label in LABELS},
         sampling=sampling,
         proofs=proofs,

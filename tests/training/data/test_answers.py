@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gram_fast.errors import InputError
 from gram_fast.generating.verdicts import reader
 from gram_fast.text.prompts import PairTemplate
-from gram_fast.training.data.answers import AnswerForm, body_of, read_answer
+from gram_fast.training.data.answers import AnswerForm, body_of, early_end, read_answer
 
 GRAM_R2 = PairTemplate.load("gram-r2")
 GENRM = PairTemplate.load("genrm")
@@ -75,6 +75,25 @@ def test_a_rationale_wants_something_between_it_and_the_label():
 )
 def test_a_thought_is_read_without_its_tags(thought, body):
     assert body_of(thought) == body
+
+
+@pytest.mark.parametrize(
+    ("template", "body", "mark"),
+    [
+        (GRAM_R2, "so </think> it is", "</think>"),
+        (GRAM_R2, "so [THINK] it is", "[THINK]"),
+        (GRAM_R2, "so\n<answer>\nB\n</answer> or not", "<answer>\nB"),
+        (GRAM_R2, "an <answer> of B", None),
+        (GENRM, "first [[ A ]], but", "[[ A"),
+        (GENRM, "</think>", "</think>"),
+        (GENRM, "[[1, 2]] is a matrix, [A] is none", None),
+        (SEED, "</seed:think>", "</seed:think>"),
+        (PairTemplate.load("gram"), "A", None),
+        (PairTemplate.load("gram"), "A <think>", "<think>"),
+    ],
+)
+def test_what_ends_a_thought_before_its_verdict_is_found(template, body, mark):
+    assert early_end(template, body) == mark
 
 
 @pytest.mark.parametrize(

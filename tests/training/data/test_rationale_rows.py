@@ -147,6 +147,18 @@ def test_the_check_counts_rationales_and_ties(tmp_path):
             {**OWN, "rationale": "<think>\n</think>"},
             "rationale: expected the text of a thought, or no such field, found",
         ),
+        (
+            {**OWN, "rationale": "so </think> it is"},
+            "rationale: expected a thought without tags of thinking and verdicts in it, found '</think>'",
+        ),
+        (
+            {**GRAM_RR, "output": ANSWER.replace("b is", "b <think> is")},
+            "rationale: expected a thought without tags of thinking and verdicts in it, found '<think>'",
+        ),
+        (
+            {**HELPSTEER3, "individual_preference": [{**FEEDBACK, "reasoning": "<think>2"}]},
+            "rationale: expected a thought without tags of thinking and verdicts in it, found '<think>'",
+        ),
         ({**OWN, "rationale": ["b"]}, "rationale: expected text, got list"),
         ({**OWN, "responses": ["b", "b"]}, "responses: expected two that differ"),
         ({**GRAM_RR, "output": "C"}, "output: expected 'A' or 'B', alone or between "),
@@ -177,3 +189,13 @@ def test_a_bad_row_is_named(row, message, tmp_path):
     with pytest.raises(InputError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path} line 1: {message}")
+
+
+def test_a_rationale_with_a_verdict_of_the_judge_s_form_is_a_bad_row(tmp_path):
+    path, bad = write(tmp_path / "x.jsonl", {**OWN, "rationale": "so [[A]], or [[1]]"}, OWN), []
+    [record] = read(path, GENRM, skip_bad=bad.append)
+    assert record.rationale == OWN["rationale"]
+    assert [str(error) for error in bad] == [
+        f"{path} line 1: rationale: expected a thought without tags of thinking and verdicts in it, found '[[A'"
+    ]
+    assert len(read(path, GRAM_R2)) == 2

@@ -37,6 +37,7 @@ def prover_of(answer, **more):
     values = {
         "generator": ScriptedGenerator(answer),
         "model": tiny_model("qwen3", vocab_size=len(qwen), max_position_embeddings=1024),
+        "template": TEMPLATE,
         "tokenizers": {label: PairTokenizer(qwen, prover_template(TEMPLATE, label)) for label in LABELS},
         "sampling": Sampling(100, 1.0),
         "proofs": 6,
@@ -68,8 +69,14 @@ def cycle(answers):
     ],
 )
 def test_what_can_be_used_of_a_proof(text, found):
-    assert read_rationale(Generation(text, 9, False), "A") == found
-    assert read_rationale(Generation(text, 9, True), "A") == ("", OVER_THE_LIMIT)
+    assert read_rationale(Generation(text, 9, False), "A", TEMPLATE) == found
+    assert read_rationale(Generation(text, 9, True), "A", TEMPLATE) == ("", OVER_THE_LIMIT)
+
+
+def test_a_proof_with_a_verdict_of_the_judge_s_form_cannot_be_used():
+    genrm = PairTemplate.load("genrm")
+    for body, found in (("so [[B]] it is", ("", NO_PROOF)), ("of [[1, 2]]", ("of [[1, 2]]", ""))):
+        assert read_rationale(Generation(write_proof(body, "A"), 9, False), "A", genrm) == found
 
 
 def test_the_highest_score_is_chosen_and_the_first_of_equal_ones():
