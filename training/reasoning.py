@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from gram_fast.errors import InputError
+from gram_fast.generating.drawing import with_own_end
+from gram_fast.models.files import find_file, find_source, read_object
+from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.thinking import is_thinking
 from gram_fast.text.tokens import Ids, PairTokenizer
 from gram_fast.training.data.answers import AnswerForm
@@ -64,6 +67,25 @@ def prove_encoder(tokenizer: PairTokenizer, chat: Any) -> PairEncoder:
         return list(map(TokenizedPair.continued, prompts, _closed(tokenizer, proofs, closing)))
 
     return encode
+
+
+def check_ending(name: str, config: Any, template: PairTemplate, chat: Any, **hub: Any) -> None:
+    """Raises InputError where the chat template writes nothing behind an answer at which engines end one.
+
+    A model that is trained on such answers would never end its own. `name`, `config` and `hub`: of the checkpoint, as
+    in `load_config`; its generation configuration says which tokens end an answer. `chat` as for `reason_encoder`.
+    """
+    source = find_source(name, **hub)
+    file = find_file(source.name, "generation_config.json", **source.hub)
+    known = read_object(file).get("eos_token_id") if file else config.get_text_config(decoder=True).eos_token_id
+    ends = with_own_end(known, chat)
+    *_, closing = chat_turns(template, chat)
+    if not set(ends) & set(chat(closing, add_special_tokens=False)["input_ids"]):
+        names = " or ".join(repr(chat.convert_ids_to_tokens(end)) for end in ends) or "an eos_token, which it lacks"
+        raise InputError(
+            f"checkpoint {name!r}: expected a chat template that writes a token behind the assistant's text which ends "
+            f"an answer, {names}, found {closing!r}: the answers of a model that is trained on it would not end"
+        )
 
 
 def _label(record: PairRecord) -> Label:

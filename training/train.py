@@ -43,7 +43,7 @@ from gram_fast.training.output_folder import locked, on_main_process
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 from gram_fast.training.padding import set_pad_token
 from gram_fast.training.reader import DataReader
-from gram_fast.training.reasoning import prove_encoder, reason_encoder
+from gram_fast.training.reasoning import check_ending, prove_encoder, reason_encoder
 from gram_fast.training.run_file import checkpoint_to_resume, dated_before, write_run_file
 from gram_fast.training.saving import (
     check_weights,
@@ -98,6 +98,8 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     if config.cutoff_len > limit:
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)
+    if stage in ("reason", "prove"):
+        check_ending(config.model_name_or_path, model_config, template, tokenizer, **hub)
     warn_of_another_prompt(model_config, pair_tokenizer, config.include_reasoning)
     rows = model_config.get_text_config(decoder=True).vocab_size
     encode = sequences.within_embedding(_encoder(stage, pair_tokenizer, tokenizer, config), pair_tokenizer, rows)

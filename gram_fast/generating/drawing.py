@@ -13,9 +13,13 @@ from gram_fast.generating.generator import Sampling
 
 def ending_ids(model: Any, tokenizer: Any) -> list[int]:
     """Ids of the tokens that end an answer: those of the generation configuration and of the tokenizer, sorted."""
-    found = model.generation_config.eos_token_id
-    known = found if isinstance(found, list) else [found]
-    return sorted({token for token in (*known, tokenizer.eos_token_id) if token is not None})
+    return with_own_end(model.generation_config.eos_token_id, tokenizer)
+
+
+def with_own_end(known: int | list[int] | None, tokenizer: Any) -> list[int]:
+    """Ids of a generation configuration's `eos_token_id` and of the tokenizer's, sorted."""
+    ids = known if isinstance(known, list) else [known]
+    return sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})
 
 
 def generation_config(model: Any, ends: Sequence[int], sampling: Sampling) -> Any:

@@ -1,6 +1,7 @@
 """Training of judges that reason and of their provers: which tokens, which loss, and what is learned."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,7 @@ from gram_fast.training.data.sequences import collate
 from gram_fast.training.packed_attention import PACKED_ATTENTION
 from gram_fast.training.proofs import prover_template, read_proof, write_proof
 from gram_fast.training.reader import drawn_orders
-from gram_fast.training.reasoning import prove_encoder, reason_encoder
+from gram_fast.training.reasoning import check_ending, prove_encoder, reason_encoder
 
 TOKENIZER = tiny_tokenizer()
 SHORT = PairTemplate.load("short").text
@@ -327,3 +328,27 @@ def test_what_a_stage_cannot_learn_from_is_said(base, unlabeled, rationales, tmp
     more = {"load_best_model_at_end": True, "save_strategy": "epoch", "metric_for_best_model": "accuracy"}
     with pytest.raises(InputError, match=r"^metric_for_best_model: expected loss in reason, got 'accuracy'"):
         run("reason", base, rationales, tmp_path / "e", eval_data=str(rationales), **more)
+
+
+@pytest.mark.parametrize("stage", ["reason", "prove"])
+def test_a_chat_template_that_ends_no_answer_is_refused(stage, rationales, preset, tmp_path):
+    base = write_checkpoint(tmp_path / "base")
+    path = base / "chat_template.jinja"
+    path.write_text(path.read_text("utf-8").replace("<|im_end|>", ""), "utf-8")
+    with pytest.raises(InputError) as raised:
+        run(stage, base, rationales, tmp_path / "out", preset=preset, max_steps=1)
+    assert str(raised.value) == (
+        f"checkpoint {str(base)!r}: expected a chat template that writes a token behind the assistant's text which "
+        "ends an answer, '<|im_end|>', found '\\n': the answers of a model that is trained on it would not end"
+    )
+
+
+def test_a_token_of_the_generation_configuration_ends_answers_too(tmp_path):
+    base = write_checkpoint(tmp_path / "base")
+    chat, config = tiny_tokenizer(), load_config(str(base))
+    chat.chat_template = "{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}"
+    end = chat.convert_tokens_to_ids("<|endoftext|>")
+    for known, refused in (([end, 5], False), (end, False), (5, True), (None, True)):
+        (base / "generation_config.json").write_text(json.dumps({"eos_token_id": known}), "utf-8")
+        with pytest.raises(InputError, match="ends an answer") if refused else nullcontext():
+            check_ending(str(base), config, judge("genrm").template, chat)

@@ -15,9 +15,12 @@ from gram_fast.commands.options import BadRows
 from gram_fast.errors import InputError
 from gram_fast.models.checkpoint import find_template, load_config
 from gram_fast.models.supported import attention_span
+from gram_fast.models.tokenizer import load_tokenizer
+from gram_fast.training.config import RunConfig
 from gram_fast.training.data.records import PairRecord, read_pair_records
 from gram_fast.training.output_folder import LOCK, locked
 from gram_fast.training.reader import drawn_orders, swapped
+from gram_fast.training.reasoning import check_ending
 from gram_fast.training.self_training.config import SelfTrainConfig
 from gram_fast.training.self_training.files import PART, read_json, write_bytes, write_json, write_lines
 from gram_fast.training.self_training.prover import check_room
@@ -49,7 +52,7 @@ def run_rounds(config: SelfTrainConfig, source: str) -> tuple[list[Report], bool
         check_folder(config, folder)
         was_done = (folder / PICTURE).exists()
         if not (folder / RECORD).exists():
-            check_checkpoints(config, training.cutoff_len, source)
+            check_checkpoints(config, training, source)
             (folder / _BEGUN).touch()
             prepare(config, folder)
             write_json(folder / RECORD, config.recorded)
@@ -101,11 +104,12 @@ def check_processes(arguments: TrainingArguments, source: str) -> None:
         raise InputError(f"{source}: train: {error}") from None
 
 
-def check_checkpoints(config: SelfTrainConfig, cutoff_len: int, source: str) -> None:
-    """Finds out before hours of work what the configurations of the checkpoints tell.
+def check_checkpoints(config: SelfTrainConfig, training: RunConfig, source: str) -> None:
+    """Finds out before hours of work what the configurations of the checkpoints tell. `training`: of any round.
 
-    Raises InputError on a checkpoint that is not there, a prompt without a place for a verdict behind a rationale, and
-    proofs or training sequences that are too long; UnsupportedModelError as `attention_span`.
+    Raises InputError on a checkpoint that is not there, a prompt without a place for a verdict behind a rationale,
+    proofs or training sequences that are too long, and answers that would not end; UnsupportedModelError as
+    `attention_span` and `load_tokenizer`.
     """
     hub = config.judge_options.hub
     names = {"judge": config.judge, "prover": config.prover, "base": config.base or config.judge}
@@ -122,8 +126,11 @@ def check_checkpoints(config: SelfTrainConfig, cutoff_len: int, source: str) -> 
     except InputError as error:
         raise InputError(f"prove: {error}") from None
     limit, reason = attention_span(checkpoints["base"].get_text_config(decoder=True))
-    if cutoff_len > limit:
-        raise InputError(f"{source}: train: cutoff_len: expected at most {limit} ({reason}), got {cutoff_len}")
+    if training.cutoff_len > limit:
+        raise InputError(f"{source}: train: cutoff_len: expected at most {limit} ({reason}), got {training.cutoff_len}")
+    base, hub = training.model_name_or_path, {**hub, "revision": training.revision}
+    template = find_template(training.preset, checkpoints["base"], training.chat_template_kwargs)
+    check_ending(base, checkpoints["base"], template, load_tokenizer(base, training.tokenizer, **hub), **hub)
 
 
 def prepare(config: SelfTrainConfig, folder: Path) -> None:

@@ -168,6 +168,14 @@ def test_what_cannot_be_run_is_one_sentence_before_a_model_is_loaded(change, mes
         start({**values, **change})
 
 
+def test_a_base_whose_answers_would_not_end_is_refused_before_a_model_is_loaded(values, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("gram_fast.training.self_training.rounds.Round.run", None)
+    base = shutil.copytree(made / "judge", tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}", "utf-8")
+    with pytest.raises(InputError, match="base': expected a chat template that writes a token behind"):
+        start({**values, "base": str(base)})
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("world_size", "2 processes: expected one"), ("n_gpu", "train: 2 GPUs in one process")],
