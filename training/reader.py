@@ -31,6 +31,8 @@ class DataReader:
         self._stage, self._config, self._tokenizer, self._encode = stage, config, tokenizer, encode
         self._seed, self._logs = seed, logs
         self._left_out: Counter[str] = Counter()
+        self.counts: dict[str, dict[str, Any]] = {}
+        """Of each dataset in memory, by its key: `pairs`, and how many were `left_out`, by reason; JSON values."""
 
     def dataset(self, names: Sequence[str], key: str, stream: bool = False) -> Any:
         """Reads data sets into one dataset for the Trainer: a list in memory or, with `stream`, one without end."""
@@ -38,6 +40,7 @@ class DataReader:
             return PairStream(lambda number: map(vars, self._tokenized(names, counts=number == 0)), self._seed)
         with tqdm(self._tokenized(names), unit=" pairs", desc=key, disable=None if self._logs else True) as bar:
             pairs = [vars(pair) for pair in bar]
+        self.counts[key] = {"pairs": len(pairs), "left_out": dict(sorted(self._left_out.items()))}
         self.report(key)
         if not pairs:
             raise InputError(f"{key}: no pair of {', '.join(names)} is left to train on")

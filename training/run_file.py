@@ -1,6 +1,7 @@
-"""The file run.json of a run: its settings, with which alone it is resumed."""
+"""The file run.json of a run: its settings, with which alone it is resumed, and how many pairs it learns from."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from gram_fast.training.saving import SAVING, write_whole, writing
 _RUN_FILE = "run.json"
 # Key in it of the variables that the chat template was given, with the date that was fixed.
 _DATED = "dated_chat_template_kwargs"
+# Key of what became of the pairs of its data sets, as DataReader counts them.
+_COUNTS = "counts"
 # Parts of the names of TrainingArguments that may differ when a run is resumed: output, logging, saving, reading ahead.
 _FREE = (
     "dir",
@@ -72,13 +75,24 @@ def dated_before(checkpoint: str | None) -> dict[str, Any]:
     return dict(_read_run_file(run_file).get(_DATED, {}))
 
 
-def write_run_file(stage: Stage, config: RunConfig, arguments: TrainingArguments, template: PairTemplate) -> None:
-    """Writes the settings of a run that begins or goes on; by the main process."""
+def write_run_file(
+    stage: Stage,
+    config: RunConfig,
+    arguments: TrainingArguments,
+    template: PairTemplate,
+    counts: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Writes the settings of a run that begins or goes on, and `DataReader.counts`; by the main process."""
     if arguments.process_index == 0:
-        record = {**_run_record(stage, config, arguments), _DATED: template.chat_template_kwargs}
+        record = {**_run_record(stage, config, arguments), _DATED: template.chat_template_kwargs, _COUNTS: counts}
         folder = Path(config.output_dir)
         with writing(_RUN_FILE, folder):
             write_whole(folder / _RUN_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def trained_pairs(folder: Path) -> dict[str, Any]:
+    """What `DataReader.counts` has of the training data of the run in a folder, which was in memory."""
+    return dict(_read_run_file(folder / _RUN_FILE)[_COUNTS]["train_data"])
 
 
 def _read_run_file(path: Path) -> dict[str, Any]:

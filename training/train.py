@@ -131,7 +131,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     folder = Path(config.output_dir)
     trainer.check_writes_whole_weights()
     on_main_process(arguments, lambda: rehearse(trainer.model, tokenizer, arguments, folder))
-    write_run_file(stage, config, arguments, template)
+    write_run_file(stage, config, arguments, template, reader.counts)
     if arguments.torch_compile and trainer.is_world_process_zero():
         log.info("the model is compiled during the first steps, which may take a minute")
     trainer.train(resume_from_checkpoint=checkpoint)

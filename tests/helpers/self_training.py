@@ -54,7 +54,7 @@ def configuration(made: Path, output: Path) -> dict[str, Any]:
         "base": str(made / "judge"),
         "unlabeled_data": str(made / "unlabeled.jsonl"),
         "eval_data": str(made / "held-out.jsonl"),
-        "seed_data": str(made / "seed.jsonl"),
+        "seed_data": [str(made / "seed.jsonl"), str(made / "long.jsonl")],
         "preset": str(made / "preset.txt"),
         "rounds": 2,
         "pairs_per_round": 8,

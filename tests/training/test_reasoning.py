@@ -310,6 +310,10 @@ def test_rows_of_every_kind_are_learned_from_or_counted(base, preset, tmp_path, 
         assert ("pairs longer than cutoff_len=400 left out" in caplog.text) == bool(left_out)
         assert "train_data: 1 ties left out" in caplog.text
         assert "train_data: 1 bad rows left out" in caplog.text
+        reasons = {"bad rows": 1, "ties": 1, **({"pairs longer than cutoff_len=400": 1} if left_out else {})}
+        reasons |= {"pairs without a rationale": 1} if stage == "prove" else {}
+        counts = json.loads((tmp_path / stage / "run.json").read_text("utf-8"))["counts"]
+        assert counts == {"train_data": {"pairs": 6 - sum(reasons.values()), "left_out": reasons}}
     for stage in ("finetune", "scalar"):
         run(stage, base, data, tmp_path / stage, **{**more, "preset": "short"})
 

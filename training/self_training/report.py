@@ -1,7 +1,7 @@
 """What the rounds of self-training came to: report.json of each, a picture over all, and a table."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -31,23 +31,25 @@ def share(part: int, whole: int) -> float | None:
 def report_table(reports: Sequence[Report]) -> Table:
     """The table that is printed: a row a round."""
     table = Table(title="self-training", box=None, title_justify="left")
-    for name in ("round", "pairs", "kept", "dropped", "agreement", "rationales", "in all", "accuracy"):
-        table.add_column(name, justify="left" if name == "dropped" else "right", overflow="fold")
+    for name in ("round", "pairs", "kept", "dropped", "agreement", "rationales", "trained on", "left out", "accuracy"):
+        is_text = name in ("dropped", "left out")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     for report in reports:
         evaluated = report["evaluated"]
         last = _percent(evaluated["accuracy"]) + f" of {evaluated['judged']}"
         if report["round"] == 0:
-            table.add_row("0", "", "", "the first judge", "", "", "", last)
+            table.add_row("0", "", "", "the first judge", "", "", "", "", last)
             continue
         dropped = {**report["dropped"], **{f"no proof: {k}": n for k, n in report["proofs"]["unproved"].items()}}
         table.add_row(
             str(report["round"]),
             str(report["pairs"]),
             str(report["kept"]),
-            ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none",
+            _counts(dropped),
             _percent(report["agreement"]["share"]),
             str(report["rationales"]),
-            str(report["trained_on"]["rationales"]),
+            str(report["trained_on"]["pairs"]),
+            _counts(report["trained_on"]["left_out"]),
             last,
         )
     return table
@@ -84,6 +86,10 @@ def draw_report(reports: Sequence[Report]) -> bytes:
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=120)
     return written.getvalue()
+
+
+def _counts(by_reason: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in by_reason.items()) or "none"
 
 
 def _percent(value: float | None) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.training.checkpoints import WEIGHTS, checkpoints
 from gram_fast.training.output_folder import LOCK
+from gram_fast.training.run_file import trained_pairs
 from gram_fast.training.saving import SAVING
 from gram_fast.training.self_training.config import SelfTrainConfig
 from gram_fast.training.self_training.denoising import Denoised, denoise, parse_runs
@@ -209,10 +210,11 @@ class Round:
             "agreement": {"labeled": labeled, "agree": agree, "share": share(agree, labeled)},
             "proofs": {**dict(sorted(proofs.items())), "unproved": dict(sorted(unproved.items()))},
             "rationales": count_lines(self.path / "rationales.jsonl"),
-            "trained_on": {
+            "merged": {
                 "seed_data": merged["seed_data"],
                 "rationales": sum(count_lines(self.folder / name) for name in merged["rationales"]),
             },
+            "trained_on": trained_pairs(self.path / "model"),
             "evaluated": evaluated,
         }
 

@@ -14,6 +14,8 @@ def made(tmp_path_factory):
     (folder / "preset.txt").write_text(PRESET, "utf-8")
     seeds = [pair(n, label=label(n), rationale=f"{label(n)} is good.") for n in range(24)]
     data = write_rows(folder / "seed.jsonl", seeds)
+    # Over cutoff_len of the rounds.
+    write_rows(folder / "long.jsonl", [pair(24, label="B", rationale="B is good. " * 200)])
     base = write_checkpoint(folder / "base")
     for stage, name in (("reason", "judge"), ("prove", "prover")):
         run(stage, base, data, folder / name, preset=str(folder / "preset.txt"), **STEPS)

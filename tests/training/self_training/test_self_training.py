@@ -61,7 +61,7 @@ def test_every_step_is_a_file(whole):
         assert len(evaluated) == 6
         assert all(len(row["runs"]) in (0, 4) for row in predicted)
         merged = read_json(path / "merged.json")
-        assert merged["seed_data"] == [values["seed_data"]]
+        assert merged["seed_data"] == values["seed_data"]
         assert merged["rationales"] == [f"round-{n}/rationales.jsonl" for n in range(1, number + 1)]
         assert not list((path / "model").glob("checkpoint-*"))
     assert not [path for path in folder.rglob("*") if path.suffix == PART or path.name in (".lock", ".saving")]
@@ -97,7 +97,9 @@ def test_reports_count_everything(whole):
         assert sum(report["proofs"]["unproved"].values()) == report["kept"] - report["rationales"]
         assert report["proofs"]["written"] == 2 * report["kept"]
         total += report["rationales"]
-        assert report["trained_on"]["rationales"] == total
+        assert report["merged"] == {"seed_data": values["seed_data"], "rationales": total}
+        left_out = {"pairs longer than cutoff_len=512": 1}
+        assert report["trained_on"] == {"pairs": 24 + total, "left_out": left_out}
         agreement = report["agreement"]
         assert agreement["share"] == agreement["agree"] / agreement["labeled"]
     assert reports[1]["dropped"]["cannot be judged"] == 2
