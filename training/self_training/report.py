@@ -1,7 +1,7 @@
 """What the rounds of self-training came to: report.json of each, a picture over all, and a table."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -29,30 +29,33 @@ def share(part: int, whole: int) -> float | None:
 
 
 def report_table(reports: Sequence[Report]) -> Table:
-    """The table that is printed: a row a round."""
+    """The table that is printed: a row a round; `missing_lines` has the reasons for which pairs are missing."""
     table = Table(title="self-training", box=None, title_justify="left")
-    for name in ("round", "pairs", "kept", "dropped", "agreement", "rationales", "trained on", "left out", "accuracy"):
-        is_text = name in ("dropped", "left out")
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+    for name in ("round", "pairs", "kept", "rationales", "trained on", "agreement", "accuracy", "of"):
+        table.add_column(name, justify="right", no_wrap=True)
     for report in reports:
-        evaluated = report["evaluated"]
-        last = _percent(evaluated["accuracy"]) + f" of {evaluated['judged']}"
-        if report["round"] == 0:
-            table.add_row("0", "", "", "the first judge", "", "", "", "", last)
-            continue
-        dropped = {**report["dropped"], **{f"no proof: {k}": n for k, n in report["proofs"]["unproved"].items()}}
-        table.add_row(
-            str(report["round"]),
-            str(report["pairs"]),
-            str(report["kept"]),
-            _counts(dropped),
-            _percent(report["agreement"]["share"]),
-            str(report["rationales"]),
-            str(report["trained_on"]["pairs"]),
-            _counts(report["trained_on"]["left_out"]),
-            last,
-        )
+        evaluated, of_round = report["evaluated"], [""] * 5
+        if report["round"]:
+            of_round = [str(report[name]) for name in ("pairs", "kept", "rationales")]
+            of_round += [str(report["trained_on"]["pairs"]), _percent(report["agreement"]["share"])]
+        table.add_row(str(report["round"]), *of_round, _percent(evaluated["accuracy"]), str(evaluated["judged"]))
     return table
+
+
+def missing_lines(reports: Sequence[Report]) -> Iterator[str]:
+    """Says of each round how many pairs are missing in it, by reason."""
+    for report in reports:
+        if report["round"] == 0:
+            continue
+        reasons = {
+            "dropped": report["dropped"],
+            "no proof": report["proofs"]["unproved"],
+            "left out of the training": report["trained_on"]["left_out"],
+        }
+        for what, by_reason in reasons.items():
+            if by_reason:
+                counts = ", ".join(f"{count} {reason}" for reason, count in by_reason.items())
+                yield f"round {report['round']}, {what}: {counts}"
 
 
 def draw_report(reports: Sequence[Report]) -> bytes:
@@ -72,7 +75,7 @@ def draw_report(reports: Sequence[Report]) -> bytes:
             bottom = [low + value for low, value in zip(bottom, values, strict=True)]
     bars.set(xlabel="round", ylabel="pairs", xticks=numbers)
     if bars.patches:
-        bars.legend(fontsize=7)
+        bars.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     accuracy = [(report["round"], report["evaluated"]["accuracy"]) for report in reports]
     agreement = [(report["round"], report["agreement"]["share"]) for report in rounds]
     for name, points in (("held-out accuracy", accuracy), ("agreement with labels", agreement)):
@@ -86,10 +89,6 @@ def draw_report(reports: Sequence[Report]) -> bytes:
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=120)
     return written.getvalue()
-
-
-def _counts(by_reason: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in by_reason.items()) or "none"
 
 
 def _percent(value: float | None) -> str:

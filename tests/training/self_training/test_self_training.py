@@ -15,6 +15,7 @@ from gram_fast.reasoning_judge import ReasoningJudge
 from gram_fast.training.self_training.config import SelfTrainConfig
 from gram_fast.training.self_training.files import PART, read_json, read_lines
 from gram_fast.training.self_training.judging import Judging
+from gram_fast.training.self_training.report import missing_lines
 from gram_fast.training.self_training.rounds import read_pairs
 from gram_fast.training.self_training.run import run_rounds
 
@@ -80,6 +81,22 @@ def test_pairs_are_shown_in_both_orders_and_labels_move_with_them(whole, made):
         assert row.get("label") == (own if same else {"A": "B", "B": "A", None: None}[own])
         swapped += not same
     assert 0 < swapped < len(batch)
+
+
+def test_what_is_missing_in_a_round_is_said_by_reason():
+    reports = [
+        {"round": 0},
+        {
+            "round": 1,
+            "dropped": {"no majority": 118, "cannot be judged": 2},
+            "proofs": {"unproved": {}},
+            "trained_on": {"left_out": {"over cutoff_len": 1}},
+        },
+    ]
+    assert list(missing_lines(reports)) == [
+        "round 1, dropped: 118 no majority, 2 cannot be judged",
+        "round 1, left out of the training: 1 over cutoff_len",
+    ]
 
 
 def test_reports_count_everything(whole):
