@@ -43,8 +43,11 @@ def report_table(reports: Sequence[Report]) -> Table:
 
 
 def missing_lines(reports: Sequence[Report]) -> Iterator[str]:
-    """Says of each round how many pairs are missing in it, by reason."""
+    """Says of each round which pairs are missing, by reason, and how many held-out answers have no verdict."""
     for report in reports:
+        if invalid := report["evaluated"]["invalid"]:
+            answers = report["evaluated"]["answers"]
+            yield f"round {report['round']}, held-out pairs: {invalid} of {answers} answers have no verdict"
         if report["round"] == 0:
             continue
         reasons = {

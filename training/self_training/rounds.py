@@ -177,14 +177,15 @@ class Round:
 
     def report(self) -> Report:
         """Counts of the round."""
+        found_of = list(read_lines(self.path / "evaluated.jsonl"))
         evaluated = accuracy_of(
             [
                 (row.pair.preferred, found.get("p_a"))  # type: ignore[misc]
-                for row, found in zip(
-                    read_pairs(self.folder / HELD_OUT), read_lines(self.path / "evaluated.jsonl"), strict=True
-                )
+                for row, found in zip(read_pairs(self.folder / HELD_OUT), found_of, strict=True)
             ]
         )
+        answers = [run for found in found_of for run in found["runs"]]
+        evaluated |= {"answers": len(answers), "invalid": sum(run["label"] is None for run in answers)}
         if self.number == 0:
             return {"round": 0, "evaluated": evaluated}
         dropped, labeled, agree, kept = Counter[str](), 0, 0, 0

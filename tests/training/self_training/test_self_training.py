@@ -85,15 +85,17 @@ def test_pairs_are_shown_in_both_orders_and_labels_move_with_them(whole, made):
 
 def test_what_is_missing_in_a_round_is_said_by_reason():
     reports = [
-        {"round": 0},
+        {"round": 0, "evaluated": {"answers": 8, "invalid": 0}},
         {
             "round": 1,
+            "evaluated": {"answers": 8, "invalid": 3},
             "dropped": {"no majority": 118, "cannot be judged": 2},
             "proofs": {"unproved": {}},
             "trained_on": {"left_out": {"over cutoff_len": 1}},
         },
     ]
     assert list(missing_lines(reports)) == [
+        "round 1, held-out pairs: 3 of 8 answers have no verdict",
         "round 1, dropped: 118 no majority, 2 cannot be judged",
         "round 1, left out of the training: 1 over cutoff_len",
     ]
@@ -105,6 +107,10 @@ def test_reports_count_everything(whole):
     assert was_done
     assert [report["round"] for report in reports] == [0, 1, 2]
     assert reports[0]["evaluated"]["pairs"] == reports[0]["evaluated"]["judged"] == 6
+    for report in reports:
+        runs = [run for row in rows(folder / f"round-{report['round']}", "evaluated") for run in row["runs"]]
+        assert report["evaluated"]["answers"] == len(runs) == 2 * 6
+        assert report["evaluated"]["invalid"] == sum(run["problem"] is not None for run in runs)
     total = 0
     for number, report in enumerate(reports[1:], start=1):
         path = folder / f"round-{number}"
