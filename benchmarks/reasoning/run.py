@@ -18,6 +18,9 @@ from gram_fast.judge import PairwiseJudge
 from gram_fast.reasoning_judge import ReasoningJudge
 
 ROUNDS = 2
+TEMPERATURE = 0.5
+"""With 1,000 labels, the answer that a rationale computes was right in 18 of 100 at 1.0, in 37 at 0.5 and in 36
+greedily, in other wordings."""
 MAX_NEW_TOKENS = 160
 """More than any rationale of the generator has, with its verdict."""
 JUDGES = {
@@ -64,9 +67,9 @@ def _self_train(folder: Path, seed: int, base: str, labeled: str) -> None:
         "unlabeled_data": str(folder / "data" / f"unlabeled-{seed}.jsonl"),
         "eval_data": str(folder / "data" / "heldout.jsonl"), "seed_data": labeled,
         "rounds": ROUNDS, "pairs_per_round": UNLABELED // ROUNDS,
-        "predict": {"votes": 2, "temperature": 1.0, "max_new_tokens": MAX_NEW_TOKENS},
+        "predict": {"votes": 2, "temperature": TEMPERATURE, "max_new_tokens": MAX_NEW_TOKENS},
         "denoise": {"min_probability": 0.7},
-        "prove": {"proofs": 2, "temperature": 1.0, "max_new_tokens": MAX_NEW_TOKENS},
+        "prove": {"proofs": 2, "temperature": TEMPERATURE, "max_new_tokens": MAX_NEW_TOKENS},
         "evaluate": {"max_new_tokens": MAX_NEW_TOKENS},
         "train": {
             "cutoff_len": 512, "use_cpu": True, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05,
@@ -88,7 +91,7 @@ def _tested(result: Path, name: str, place: Path, seed: int) -> dict[str, Any]:
             PairwiseJudge.from_pretrained(place, **options)
             if name == "direct"
             else ReasoningJudge.from_pretrained(
-                place, votes=max(VOTES), temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, **options
+                place, votes=max(VOTES), temperature=TEMPERATURE, max_new_tokens=MAX_NEW_TOKENS, **options
             )
         )
         began = time.perf_counter()
