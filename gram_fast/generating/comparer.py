@@ -24,7 +24,7 @@ from gram_fast.generating.options import TOP_LOGPROBS, ReasoningOptions
 from gram_fast.generating.second_step import Thought, label_margins, margin_of_tokens, text_before_label
 from gram_fast.generating.verdicts import Verdict, reader
 from gram_fast.models.digest import config_digest
-from gram_fast.results import ForwardStats, ReasoningStats
+from gram_fast.results import ForwardStats, ReasoningStats, total_stats
 from gram_fast.scoring.calls import Calls
 from gram_fast.scoring.forks import in_forked_children
 from gram_fast.text.chat_marks import flags_of
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 # Tokens of a presentation, roughly, and answers that keep an engine busy for each that it writes at once: what cuts
 # large work into calls.
 _TOKENS, _ROUNDS = 500, 4
+_NO_FORWARDS = ForwardStats(comparisons=0, seconds=0.0, tokens_unshared=0, tokens_tree=0, tokens_computed=0, passes=0)
 
 
 class ModelTurn:
@@ -164,7 +165,8 @@ class ReasoningSession:
     groups: Sequence[Group]
     orders: Orders
     started: float = field(default_factory=time.perf_counter)
-    forwards: ForwardStats | None = None
+    forwards: ForwardStats = _NO_FORWARDS
+    """Cost of the second step."""
     comparisons: int = 0
     votes: int = 0
     votes_saved: int = 0
@@ -206,14 +208,9 @@ class ReasoningSession:
     @property
     def stats(self) -> ReasoningStats:
         """Cost of the call so far."""
-        done = self.forwards
+        of_call = {"comparisons": self.comparisons, "seconds": time.perf_counter() - self.started}
         return ReasoningStats(
-            comparisons=self.comparisons,
-            seconds=time.perf_counter() - self.started,
-            tokens_unshared=done.tokens_unshared if done else 0,
-            tokens_tree=done.tokens_tree if done else 0,
-            tokens_computed=done.tokens_computed if done else 0,
-            passes=done.passes if done else 0,
+            **{**vars(self.forwards), **of_call},
             votes=self.votes,
             votes_saved=self.votes_saved,
             invalid_votes=self.invalid_votes,
@@ -326,7 +323,7 @@ class ReasoningSession:
             for draw, _, verdict in cast
         ]
         margins, cost = label_margins(comparer.labels, encoded, thoughts)
-        self.forwards = cost if self.forwards is None else _sum(self.forwards, cost)
+        self.forwards = total_stats([self.forwards, cost], seconds=0.0)
         self.unread += int(np.isnan(margins).sum())
         return [None if np.isnan(margin) else float(margin) for margin in margins]
 
@@ -371,8 +368,3 @@ def _seed(seed: int, texts: Sequence[str], drawn: int) -> int:
     """Seed of a request: of what is shown and how many votes it has, so that it is the same whatever else is asked."""
     text = json.dumps([seed, drawn, *texts]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little") >> 1
-
-
-def _sum(first: ForwardStats, second: ForwardStats) -> ForwardStats:
-    names = vars(first)
-    return ForwardStats(**{name: names[name] + getattr(second, name) for name in names})

@@ -27,9 +27,9 @@ _MOST_ROWS = 64
 class TransformersGenerator:
     """Writes answers with a loaded model, in batches whose prompts are read once for all of their answers.
 
-    An answer is drawn with noise of its own, so that neither its batch nor the order of requests changes it, as far as
-    the model's logits do not: they are rounded otherwise in a batch of another shape, which in float32 turns hardly
-    any token about, and in bfloat16 some.
+    An answer is drawn by random numbers of its own, so that neither its batch nor the order of requests changes it, as
+    far as the model's logits do not: they are rounded otherwise in a batch of another shape, which in float32 turns
+    hardly any token about, and in bfloat16 some.
 
     Answers that have ended leave their batch at once, and a batch ends with its longest. On one core, for 4 prompts of
     208 to 256 tokens with 8 answers each of 1 to 128 tokens, 75 in the mean, by a random model of ten layers of the

@@ -91,13 +91,6 @@ def test_genrm_counts_the_verdicts_that_were_written():
     assert counted == pytest.approx({**sections, "overall": 0.4643}, abs=1e-9)
 
 
-@pytest.mark.parametrize("votes", [[1, 0], [1, 0, -1], [True, 0, 0], "100"])
-def test_counts_of_votes_that_are_none_are_an_error(votes, tmp_path):
-    fields = {**result(0.9, subset="hep-go").fields, VOTE_FIELDS[1]: votes}
-    with pytest.raises(InputError, match="votes_chosen_in_slot_b: expected the numbers of votes"):
-        read_results(rewardbench, write(tmp_path / "results.jsonl", [fields]))
-
-
 def test_a_section_without_rows_has_no_number_and_no_overall():
     results = placed(rewardbench, [result(0.9, subset="hep-go")])
     assert rewardbench.gram_lines(results) == [

@@ -10,7 +10,7 @@ from helpers.benchmark_rows import refuse, result, write
 
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS, judgebench, rewardbench, rmbench
-from gram_fast.evaluation.rows import read_benchmark_pairs, read_results
+from gram_fast.evaluation.rows import VOTE_FIELDS, read_benchmark_pairs, read_results
 
 GRAM_ROW = {"pair_id": "x", "source": "livecodebench", "prompt": "q", "chosen": "right", "rejected": "wrong"}
 OFFICIAL_ROW = {
@@ -144,3 +144,10 @@ def test_a_bad_result_is_named(tmp_path, change, message):
     row = result(0.9, (0.9, 0.9), source="livecodebench").fields
     with pytest.raises(InputError, match=message):
         read_results(judgebench, write(tmp_path / "results.jsonl", [row, {**row, **change}]))
+
+
+@pytest.mark.parametrize("votes", [[1, 0], [1, 0, -1], [True, 0, 0], "100"])
+def test_counts_of_votes_that_are_none_are_an_error(votes, tmp_path):
+    fields = {**result(0.9, subset="hep-go").fields, VOTE_FIELDS[1]: votes}
+    with pytest.raises(InputError, match="votes_chosen_in_slot_b: expected the numbers of votes"):
+        read_results(rewardbench, write(tmp_path / "results.jsonl", [fields]))
