@@ -11,6 +11,8 @@ from gram_fast.generating.options import VerdictKind
 from gram_fast.generating.verdicts import Verdict
 from gram_fast.results import Preference, Reasoning, Vote
 
+# More than means of probabilities are rounded by, and less than any two models differ by.
+_ROUNDING = 2**-40
 # Log odds stay finite where a soft verdict is 0 or 1 to all digits.
 _LEAST = 1e-9
 
@@ -98,20 +100,20 @@ class Ballot:
             for_i=self.count(True),
             for_j=self.count(False),
             invalid=self.count(None),
-            soft=_mean([self._soft([order]) for order in self.orders]),
+            soft=self._soft(self.orders),
             hard=self._hard(self.orders),
         )
         if kind == "soft" and reasoning.soft is not None:
             # An order of which no vote has logits has its verdicts: the other alone would have the bias to a slot.
             soft = {order: self._soft([order]) for order in self.orders}
             p_of = {order: hard[order] if p is None else p for order, p in soft.items()}
-            p, margin = math.fsum(p_of.values()) / len(p_of), self._margin(hard)
+            p, margin = _settled(math.fsum(p_of.values()) / len(p_of)), self._margin(hard)
         else:
             p_of, p, margin = hard, reasoning.hard, float(logit(reasoning.hard))
         return Preference(
             self.i,
             self.j,
-            p=p if margin else 0.5,
+            p=p,
             margin=margin,
             p_ab=p_of.get("ab"),
             p_ba=p_of.get("ba"),
@@ -119,10 +121,12 @@ class Ballot:
         )
 
     def _soft(self, orders: Sequence[str]) -> float | None:
-        return _mean([vote.p for vote in self.votes if vote.order in orders])
+        """Mean over orders of the mean over votes; None where no vote has a probability."""
+        soft = _mean([_mean([vote.p for vote in self.votes if vote.order == order]) for order in orders])
+        return None if soft is None else _settled(soft)
 
     def _hard(self, orders: Sequence[str]) -> float:
-        soft = _mean([self._soft([order]) for order in orders])
+        soft = self._soft(orders)
         valid = [vote.is_for_i for vote in self.votes if vote.order in orders and vote.is_for_i is not None]
         share = (sum(valid) + (0.5 if soft is None else soft)) / (len(valid) + 1)
         return min(max(share, _LEAST), 1 - _LEAST)
@@ -135,6 +139,11 @@ class Ballot:
         }
         known = [float(logit(hard[order])) if margin is None else margin for order, margin in found.items()]
         return math.fsum(known) / len(known)
+
+
+def _settled(p: float) -> float:
+    """A probability, or a half where rounding alone could decide: answers that cancel are a draw."""
+    return 0.5 if abs(p - 0.5) < _ROUNDING else p
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

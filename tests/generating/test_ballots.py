@@ -4,7 +4,7 @@ import math
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
@@ -58,6 +58,7 @@ def test_soft_verdict_is_the_mean_over_orders_of_the_mean_over_votes():
     assert [vote.p for vote in found.reasoning.votes] == pytest.approx([*expit([2.0, -1.0, 0.5]), p_ba])
 
 
+@example([("ab", 1, 14.387773807909184), ("ba", 1, 14.387773807909184)])
 @given(
     st.lists(st.tuples(st.sampled_from(("ab", "ba")), st.sampled_from(LABELS), st.floats(-50, 50)), min_size=1),
 )
