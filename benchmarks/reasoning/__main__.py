@@ -12,7 +12,8 @@ parameters that knows the tasks becomes a judge of 1,000 labeled pairs
 
 Each is tested on kinds and wordings of the training, on other wordings and on other kinds, with 1, 4 and 16 votes an
 order, by soft and by hard verdicts; of each rationale a program says which of its claims are true. Seeds determine the
-untrained model and the data. What is in the output folder is not done again. Prints tables and, last, one JSON line.
+pairs and the training of the judges; the language model is one for all. What is in the output folder is not done again.
+Prints tables and, last, one JSON line.
 """
 
 import argparse

@@ -92,23 +92,22 @@ def pretraining_row(task: Task, rng: random.Random) -> dict[str, Any]:
 
 
 def make_inputs(folder: Path, seeds: int) -> None:
-    """Writes data, tokenizer and, for each seed, the language model to begin with, where they are not there yet."""
+    """Writes data, tokenizer and the language model to begin with, where they are not there yet."""
     data = folder / "data"
     if not (folder / "tokenizer").exists():
         make_data(data, seeds)
         answers = [written(row["rationale"], row["label"]) for row in read(data / "labeled-0.jsonl")]
         small_tokenizer([*tokenizer_texts(data), *answers * 10]).save_pretrained(folder / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    for seed in range(seeds):
-        if not (folder / f"untrained-{seed}").exists():
-            make_base(folder / f"untrained-{seed}", tokenizer, seed, **SHAPE)
-        if not (folder / f"base-{seed}" / "model.safetensors").exists():
-            train(
-                "pretrain", folder / f"base-{seed}", model_name_or_path=str(folder / f"untrained-{seed}"),
-                train_data=str(data / "pretrain.jsonl"), per_device_train_batch_size=64, learning_rate=3e-3,
-                seed=seed, num_train_epochs=1, torch_compile=True, pad_to_multiple_of=256, save_strategy="steps",
-                save_steps=500, save_total_limit=1, resume_from_checkpoint=True,
-            )  # fmt: skip
+    if not (folder / "untrained").exists():
+        make_base(folder / "untrained", tokenizer, 0, **SHAPE)
+    if not (folder / "base" / "model.safetensors").exists():
+        train(
+            "pretrain", folder / "base", model_name_or_path=str(folder / "untrained"),
+            train_data=str(data / "pretrain.jsonl"), per_device_train_batch_size=64, learning_rate=3e-3,
+            num_train_epochs=1, torch_compile=True, pad_to_multiple_of=256, save_strategy="steps",
+            save_steps=500, save_total_limit=1, resume_from_checkpoint=True,
+        )  # fmt: skip
 
 
 def written(rationale: str, label: str) -> str:

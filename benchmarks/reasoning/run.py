@@ -36,7 +36,7 @@ _EPOCHS, _EPOCHS_OF_ROUNDS = 8, 2
 
 def run(folder: Path, seed: int) -> list[dict[str, Any]]:
     """Trains and tests all judges of a seed; what is there already is not done again -> a result a judge."""
-    data, base = folder / "data", str(folder / f"base-{seed}")
+    data, base = folder / "data", str(folder / "base")
     labeled = str(data / f"labeled-{seed}.jsonl")
     trained = {"model_name_or_path": base, "train_data": labeled, "seed": seed, "num_train_epochs": _EPOCHS, **_BATCH}
     reasons = {**trained, "preset": str(PRESET)}
