@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -65,6 +66,13 @@ SpanTables span_tables(const Table& spans, const Table& range_offsets, const Tab
   const SpanTables tables = views(spans, range_offsets, ranges);
   check_spans(tables, kMaxSlots, tables.num_tokens());
   return tables;
+}
+
+// That of the arguments, checked; none where there is no size.
+std::optional<Window> window_of(std::optional<int64_t> size, bool is_chunked) {
+  if (!size) return std::nullopt;
+  if (*size < 1) throw std::invalid_argument("window: expected at least 1 token, got " + std::to_string(*size));
+  return Window{*size, is_chunked};
 }
 
 py::dict table_layout() {
@@ -178,13 +186,16 @@ void bind_tables(py::module_& m) {
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"));
   m.def(
       "attention_tiles",
-      [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t tile_tokens, int64_t min_tiles) {
+      [](const Table& spans, const Table& range_offsets, const Table& ranges, int64_t tile_tokens, int64_t min_tiles,
+         std::optional<int64_t> window, bool is_chunked) {
         if (tile_tokens < 1) {
           throw std::invalid_argument("tile_tokens: expected at least 1, got " + std::to_string(tile_tokens));
         }
-        return to_array(attention_tiles(span_tables(spans, range_offsets, ranges), tile_tokens, min_tiles));
+        return to_array(attention_tiles(span_tables(spans, range_offsets, ranges), tile_tokens, min_tiles,
+                                        window_of(window, is_chunked)));
       },
-      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("tile_tokens"), py::arg("min_tiles") = 0);
+      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("tile_tokens"), py::arg("min_tiles") = 0,
+      py::arg("window") = py::none(), py::arg("is_chunked") = false);
   m.def(
       "check_leaf_rows",
       [](const Table& leaf_rows, int64_t num_tokens) { check_leaf_rows(integers(leaf_rows), num_tokens); },
@@ -197,13 +208,15 @@ void bind_tables(py::module_& m) {
       py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("num_slots"), py::arg("num_tokens"));
   m.def(
       "leaf_items",
-      [](const Table& spans, const Table& range_offsets, const Table& ranges, const Table& leaf_rows,
-         int64_t min_items) {
+      [](const Table& spans, const Table& range_offsets, const Table& ranges, const Table& leaf_rows, int64_t min_items,
+         std::optional<int64_t> window, bool is_chunked) {
         const SpanTables tables = span_tables(spans, range_offsets, ranges);
         check_leaf_rows(integers(leaf_rows), tables.num_tokens());
-        return to_array(leaf_items(tables, integers(leaf_rows), min_items));
+        return to_array(
+            leaf_items(tables, integers(leaf_rows), min_items, window_of(window, is_chunked).value_or(Window{})));
       },
-      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"), py::arg("min_items") = 0);
+      py::arg("spans"), py::arg("range_offsets"), py::arg("ranges"), py::arg("leaf_rows"), py::arg("min_items") = 0,
+      py::arg("window") = py::none(), py::arg("is_chunked") = false);
 }
 
 }  // namespace

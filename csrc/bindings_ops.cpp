@@ -221,7 +221,8 @@ void bind_ops(py::module_& m) {
       "leaf_attention",
       [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides,
          uintptr_t items, int64_t num_items, uintptr_t partial_out, uintptr_t partial_lse, uintptr_t out, float scale,
-         int dtype, std::array<int64_t, 4> shape, std::optional<uintptr_t> stream) {
+         int dtype, std::array<int64_t, 4> shape, std::optional<uintptr_t> stream, std::optional<uintptr_t> sinks,
+         std::optional<float> softcap) {
         const LeafAttention args{
             .q = address<void>(q),
             .q_stride_l = q_strides[0],
@@ -243,29 +244,36 @@ void bind_ops(py::module_& m) {
             .num_heads = shape[1],
             .num_kv_heads = shape[2],
             .head_dim = shape[3],
+            .sinks = address<float>(sinks.value_or(0)),
+            .softcap = softcap.value_or(0),
         };
         run(args, stream, leaf_attention_cpu, GRAM_FAST_CUDA(leaf_attention_cuda));
       },
       py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
       py::arg("items"), py::arg("num_items"), py::arg("partial_out"), py::arg("partial_lse"), py::arg("out"),
-      py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("stream"));
+      py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("stream"), py::arg("sinks") = py::none(),
+      py::arg("softcap") = py::none());
   m.def(
       "tree_attention",
       [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides, uintptr_t out,
          float scale, int dtype, std::array<int64_t, 4> shape, uintptr_t tiles, int64_t num_tiles,
-         std::optional<uintptr_t> lse) {
+         std::optional<uintptr_t> lse, bool is_windowed, std::optional<uintptr_t> sinks, std::optional<float> softcap) {
         TreeAttention args{
             .states = states_of(q, q_strides, k, k_strides, v, v_strides, out, scale, dtype, shape),
             .tiles = address<int32_t>(tiles),
             .num_tiles = num_tiles,
+            .is_windowed = is_windowed,
         };
         args.states.lse = address<float>(lse.value_or(0));
+        args.states.sinks = address<float>(sinks.value_or(0));
+        args.states.softcap = softcap.value_or(0);
         const py::gil_scoped_release release;
         tree_attention_cpu(args);
       },
       py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
       py::arg("out"), py::arg("scale"), py::arg("dtype"), py::arg("shape"), py::arg("tiles"), py::arg("num_tiles"),
-      py::arg("lse") = py::none());
+      py::arg("lse") = py::none(), py::arg("is_windowed") = false, py::arg("sinks") = py::none(),
+      py::arg("softcap") = py::none());
   m.def(
       "tree_attention_backward",
       [](uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides, uintptr_t out,

@@ -29,14 +29,26 @@ class TokenTree:
 
 def attention_blocks(spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike) -> NDArray[np.int64]: ...
 def attention_tiles(
-    spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, tile_tokens: int, min_tiles: int = 0
+    spans: ArrayLike,
+    range_offsets: ArrayLike,
+    ranges: ArrayLike,
+    tile_tokens: int,
+    min_tiles: int = 0,
+    window: int | None = None,
+    is_chunked: bool = False,
 ) -> NDArray[np.int32]: ...
 def check_leaf_rows(leaf_rows: ArrayLike, num_tokens: int) -> None: ...
 def check_spans(
     spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, num_slots: int, num_tokens: int
 ) -> None: ...
 def leaf_items(
-    spans: ArrayLike, range_offsets: ArrayLike, ranges: ArrayLike, leaf_rows: ArrayLike, min_items: int = 0
+    spans: ArrayLike,
+    range_offsets: ArrayLike,
+    ranges: ArrayLike,
+    leaf_rows: ArrayLike,
+    min_items: int = 0,
+    window: int | None = None,
+    is_chunked: bool = False,
 ) -> NDArray[np.int32]: ...
 def merge_states(
     out: int,
@@ -110,6 +122,8 @@ def leaf_attention(
     dtype: int,
     shape: Sequence[int],
     stream: int | None,
+    sinks: int | None = None,
+    softcap: float | None = None,
 ) -> None: ...
 def tree_attention(
     q: int,
@@ -125,6 +139,9 @@ def tree_attention(
     tiles: int,
     num_tiles: int,
     lse: int | None = None,
+    is_windowed: bool = False,
+    sinks: int | None = None,
+    softcap: float | None = None,
 ) -> None: ...
 def tree_attention_backward(
     q: int,

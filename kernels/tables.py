@@ -34,9 +34,10 @@ OFFSET_MULTIPLE = 4
 """The offsets of leaves are filled up to a multiple of this, so that entries start at multiples of 16 bytes."""
 
 
-def tile_table_size(num_tiles: int, num_tokens: int, num_ranges: int) -> int:
-    """Fewest integers of a table of `attention_tiles`."""
-    return TILE_COLUMNS * num_tiles + num_tokens + EXTENT_COLUMNS * num_ranges
+def tile_table_size(num_tiles: int, num_tokens: int, num_ranges: int, is_windowed: bool = False) -> int:
+    """Fewest integers of a table of `attention_tiles`; `is_windowed`: of one with a window."""
+    size = TILE_COLUMNS * num_tiles + num_tokens + EXTENT_COLUMNS * num_ranges
+    return size + num_tokens + num_tiles if is_windowed else size
 
 
 def tile_table_parts(table: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,6 +49,20 @@ def tile_table_parts(table: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Te
     ranges_at = starts_at + num_tokens
     ranges = _rows(flat[ranges_at:], EXTENT_COLUMNS)
     return flat[:starts_at].view(-1, TILE_COLUMNS), flat[starts_at:ranges_at], ranges
+
+
+def windowed_tile_table_parts(table: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The same views of a table with a window, and the tokens' skips [T] and the tiles' starts [X].
+
+    In memory: tiles, span starts, skips, starts, ranges. Of the keys that its tile walks before the tile's own tokens,
+    a token does not read the first `skips`. A tile's walk begins at slot `starts`: in its first range, of which it
+    leaves out what stands before, or at its own start where it has no range. The span starts are the lowest own tokens
+    that each token reads. Tiles that fill the table up are zeros.
+    """
+    tiles, span_starts, _ = tile_table_parts(table, num_tokens)
+    flat = table.view(-1)[tiles.numel() + num_tokens :]
+    ranges_at = num_tokens + len(table)
+    return tiles, span_starts, _rows(flat[ranges_at:], EXTENT_COLUMNS), flat[:num_tokens], flat[num_tokens:ranges_at]
 
 
 def leaf_table_size(num_items: int, num_leaves: int, num_entries: int) -> int:

@@ -21,16 +21,19 @@ inline uint32_t to_bits(float x) {
 // Without branches and library calls, so that loops over these become vector code. Static, and inlined always: files
 // with and without contraction include them, and each keeps its own.
 
-// e^r for |r| <= ln 2 / 2: the polynomial of expf in Cephes.
-[[gnu::always_inline]] static inline float small_exponential(float r) {
+// e^r - 1 - r for |r| <= ln 2 / 2: the polynomial of expf in Cephes.
+[[gnu::always_inline]] static inline float small_rest(float r) {
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  return p * (r * r) + r + 1.0f;
+  return p * (r * r);
 }
+
+// e^r for |r| <= ln 2 / 2.
+[[gnu::always_inline]] static inline float small_exponential(float r) { return small_rest(r) + r + 1.0f; }
 
 // x - n ln 2, with ln 2 in two parts: the first product is exact.
 [[gnu::always_inline]] static inline float less_logarithms(float x, float n) {
@@ -58,6 +61,17 @@ inline uint32_t to_bits(float x) {
   const float shifted = x * 0x1.715476p0f + kRound;
   const float p = small_exponential(less_logarithms(x, shifted - kRound));
   return x < -87.0f ? 0.0f : p * from_bits(to_bits(shifted) << 23);
+}
+
+// tanh(x) within a few units in the last place, however small x is: m / (m + 2) with m = e^2|x| - 1.
+[[gnu::always_inline]] static inline float hyperbolic_tangent(float x) {
+  constexpr float kRound = 0x1.8p23f + 127.0f;
+  const float twice = 2 * from_bits(to_bits(x) & 0x7fffffffu);
+  const float y = twice > 20.0f ? 20.0f : twice;  // from 18.1 on the result is 1
+  const float shifted = y * 0x1.715476p0f + kRound, r = less_logarithms(y, shifted - kRound);
+  const float power = from_bits(to_bits(shifted) << 23);
+  const float m = power * (small_rest(r) + r) + (power - 1.0f);
+  return from_bits(to_bits(m / (m + 2.0f)) | (to_bits(x) & 0x80000000u));
 }
 
 }  // namespace gram_fast

@@ -56,7 +56,7 @@ struct AmxAttention : Avx512Attention {
     return turned;
   }
 
-  template <int kVectors>
+  template <int kVectors, bool kIsMasked, bool kIsCapped>
   [[gnu::target(GRAM_FAST_AMX)]] static void attend(const Panel<BFloat16>& panel, const KeyBlock<BFloat16>& block) {
     constexpr int kRows = kLanes * kVectors;
     const int64_t filled = block.filled_width, first = block.first / kStep * kStep, end = filled_up(block.end);
@@ -67,7 +67,9 @@ struct AmxAttention : Avx512Attention {
       multiply<kVectors>(block.keys + n * filled, filled, panel.queries, filled, scores + n * kRows);
     }
     alignas(64) float factors[kRows];
-    for (int v = 0; v < kVectors; ++v) weigh(panel, block, kRows, v * kLanes, factors + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      weigh<kIsMasked, kIsCapped>(panel, block, kRows, v * kLanes, factors + v * kLanes);
+    }
     std::fill(scores + first * kRows, scores + block.first * kRows, 0.0f);
     std::fill(scores + block.end * kRows, scores + end * kRows, 0.0f);
     to_pairs(scores + first * kRows, end - first, kRows, weights + first / 2 * kRows);

@@ -23,11 +23,14 @@ struct Panel {
   float* total;            // [R]: of weights so far
   const int32_t* low;      // [R]: first own token that a row reads
   const int32_t* high;     // [R]: and last
+  const int32_t* skip;     // [R]: how many of the first keys of the tile's walk a row does not read
   float scale;             // factor on the scores
+  float softcap;           // of scores, or 0
 };
 
-// Keys and values of which the rows of a panel read [first, end): those before `num_shared` all, without a mask, and of
-// the own tokens that follow, from `own_token` on, what `low` and `high` of the row say.
+// Keys and values of which the rows of a panel read [first, end): those before `num_shared` all, without a mask but for
+// the first `num_masked`, before which `num_before` keys were walked: of these what `skip` of the row says. And of the
+// own tokens that follow, from `own_token` on, what `low` and `high` of the row say.
 template <typename Element>
 struct KeyBlock {
   const Element* keys;    // [kBlockKeys, F]
@@ -35,6 +38,7 @@ struct KeyBlock {
   float* space;           // scores [kBlockKeys, R], and what else `attend` needs
   int64_t width, filled_width;
   int64_t first, end, num_shared, own_token;
+  int64_t num_masked = 0, num_before = 0;
 };
 
 // What the backward reads of the rows of a panel.

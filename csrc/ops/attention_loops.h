@@ -21,7 +21,7 @@ struct GRAM_FAST_NAME {
   static const float* turn(float* values, int64_t, int64_t) { return values; }
 
   // Takes a block of keys into the sums of a panel of kVectors vectors.
-  template <int kVectors>
+  template <int kVectors, bool kIsMasked, bool kIsCapped>
   GRAM_FAST_TARGET static void attend(const Panel<float>& panel, const KeyBlock<float>& block) {
     constexpr int kRows = kLanes * kVectors;
     const int64_t width = block.width, filled = block.filled_width;
@@ -29,7 +29,9 @@ struct GRAM_FAST_NAME {
       multiply<kVectors>(block.keys + n * filled, filled, 1, panel.queries, width, block.space + n * kRows, nullptr);
     }
     float factors[kRows];
-    for (int v = 0; v < kVectors; ++v) weigh(panel, block, kRows, v * kLanes, factors + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      weigh<kIsMasked, kIsCapped>(panel, block, kRows, v * kLanes, factors + v * kLanes);
+    }
     const float* values = block.values + block.first * filled;
     for (int64_t e = 0; e < filled; e += kHeight) {
       multiply<kVectors>(values + e, 1, filled, block.space + block.first * kRows, block.end - block.first,
@@ -160,15 +162,26 @@ struct GRAM_FAST_NAME {
 
   // Makes weights of the scores, the first part of the space, in one vector of rows, and finds the factors by which the
   // sums before shrink.
-  template <typename AnyPanel, typename AnyBlock>
+  template <bool kIsMasked, bool kIsCapped, typename AnyPanel, typename AnyBlock>
   GRAM_FAST_TARGET [[gnu::always_inline]] static inline void weigh(const AnyPanel& panel, const AnyBlock& block,
                                                                    int num_rows, int row, float* factors) {
     const int32_t *low = panel.low + row, *high = panel.high + row;
-    const float scale = panel.scale;
+    [[maybe_unused]] const int32_t* skip = panel.skip + row;
+    const float scale = kIsCapped ? 1.0f : panel.scale;  // capped scores are scaled before
     float largest[kLanes], total[kLanes];
     for (int r = 0; r < kLanes; ++r) largest[r] = -std::numeric_limits<float>::infinity();
     for (int64_t n = block.first; n < block.end; ++n) {
       float* x = block.space + n * num_rows + row;
+      if constexpr (kIsCapped) {
+        const float cap = panel.softcap, factor = panel.scale / cap;
+#pragma omp simd
+        for (int r = 0; r < kLanes; ++r) x[r] = cap * hyperbolic_tangent(x[r] * factor);
+      }
+      if (kIsMasked && n < block.num_masked) {
+        const auto place = static_cast<int32_t>(block.num_before + n);
+#pragma omp simd
+        for (int r = 0; r < kLanes; ++r) x[r] = skip[r] <= place ? x[r] : -std::numeric_limits<float>::infinity();
+      }
       if (n >= block.num_shared) {
         const auto token = static_cast<int32_t>(block.own_token + n - block.num_shared);
 #pragma omp simd

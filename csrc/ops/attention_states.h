@@ -19,7 +19,10 @@ struct AttentionStates {
   float scale;
   Dtype dtype;  // of q, k, v and out
   int64_t num_tokens, num_heads, num_kv_heads, head_dim;
-  float* lse = nullptr;  // [T, H] contiguous: logarithms of the sums of e^score, where they are asked for
+  float* lse =
+      nullptr;  // [T, H] contiguous: logarithms of the sums of e^score, where they are asked for; without sinks
+  const float* sinks = nullptr;  // [H]: scores of a key without a value, where there is one
+  float softcap = 0;             // where it is not 0, a score s becomes softcap * tanh(s / softcap)
 };
 
 }  // namespace gram_fast

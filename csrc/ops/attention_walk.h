@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "common/dtype.h"
@@ -53,19 +54,23 @@ class Walk {
     total_.resize(largest_.size());
     low_.resize(largest_.size());
     high_.resize(largest_.size());
+    skip_.resize(largest_.size());
   }
 
   // Begins with the queries of packed tokens [first, end). Of these each reads those before it and itself, from the
-  // start of its span on where there are `span_starts`.
-  void start(int32_t first, int32_t end, int64_t kv_head, const int32_t* span_starts) {
+  // start of its span on where there are `span_starts`; and of what is read before those it leaves out as many keys as
+  // `skips` says, where there are any.
+  void start(int32_t first, int32_t end, int64_t kv_head, const int32_t* span_starts, const int32_t* skips = nullptr) {
     own_ = {first, end};
     kv_head_ = kv_head;
+    has_skips_ = skips != nullptr;
+    num_before_ = 0;
     num_rows_ = (end - first) * group_;
-    for (int64_t row = 0; row < num_rows_; row += kLanes) start_rows(row, span_starts);
+    for (int64_t row = 0; row < num_rows_; row += kLanes) start_rows(row, span_starts, skips);
     std::fill_n(sum_.at(0), filled_up(num_rows_, kPanelRows) * filled_, 0.0f);
   }
 
-  // Slots that all queries read.
+  // Slots that all queries read but for those that skip them.
   void read(SlotRange slots) { collect(slots, false); }
 
   void finish() {
@@ -86,12 +91,13 @@ class Walk {
   // Where the columns of the vector that begins with a row lie, in memory of panels.
   int64_t place_of(int64_t row) const { return row / kPanelRows * kPanelRows * filled_ + row % kPanelRows; }
 
-  void start_rows(int64_t row, const int32_t* span_starts) {
+  void start_rows(int64_t row, const int32_t* span_starts, const int32_t* skips) {
     for (int64_t r = row; r < row + kLanes; ++r) {
       const auto at = static_cast<size_t>(r);
       const bool is_row = r < num_rows_;  // what fills the last vector up reads nothing of its own
       low_[at] = is_row && span_starts != nullptr ? span_starts[token_of(r)] : 0;
       high_[at] = is_row ? token_of(r) : -1;
+      skip_[at] = is_row && skips != nullptr ? skips[token_of(r)] : 0;
       largest_[at] = std::numeric_limits<float>::lowest();
       total_[at] = 0;
       if (!is_row) continue;
@@ -125,16 +131,21 @@ class Walk {
       // Own tokens that some row of the panel reads.
       const int64_t first = std::max<int64_t>(low_[static_cast<size_t>(row)] - own_token_, 0);
       const int64_t end = std::min(token_of(last) + 1 - own_token_, num_keys_ - num_shared_);
+      // Of the others, those that no row of the panel reads, and those that not all rows read.
+      const auto [least_skip, most_skip] = skips_of(row, last);
+      const int64_t unread = std::clamp<int64_t>(least_skip - num_before_, 0, num_shared_);
       const KeyBlock<Element> block{
           .keys = keys_.at(0),
           .values = values,
           .space = space_.at(0),
           .width = a_.head_dim,
           .filled_width = filled_,
-          .first = num_shared_ > 0 ? 0 : first,
+          .first = unread < num_shared_ ? unread : num_shared_ + first,
           .end = num_shared_ + std::max<int64_t>(end, 0),
           .num_shared = num_shared_,
           .own_token = own_token_,
+          .num_masked = std::clamp<int64_t>(most_skip - num_before_, 0, num_shared_),
+          .num_before = num_before_,
       };
       if (block.first >= block.end) continue;
       const auto at = static_cast<size_t>(row);
@@ -145,18 +156,46 @@ class Walk {
           .total = &total_[at],
           .low = &low_[at],
           .high = &high_[at],
+          .skip = &skip_[at],
           .scale = a_.scale,
+          .softcap = a_.softcap,
       };
       attend_panel(panel, block, rows / kLanes);
     }
+    num_before_ += num_shared_;
     num_keys_ = num_shared_ = 0;
   }
 
+  // The least and the most keys that rows [first, last] skip.
+  std::pair<int32_t, int32_t> skips_of(int64_t first, int64_t last) const {
+    if (!has_skips_) return {0, 0};
+    const auto [least, most] = std::minmax_element(skip_.begin() + first, skip_.begin() + last + 1);
+    return {*least, *most};
+  }
+
+  // Code of its own for blocks of which some row skips a key, and for capped scores: the others stay as fast as they
+  // are.
+  static void attend_panel(const Panel<Element>& panel, const KeyBlock<Element>& block, int64_t num_vectors) {
+    if (panel.softcap > 0) return attend_panel<true, true>(panel, block, num_vectors);
+    if (block.num_masked > 0) return attend_panel<true, false>(panel, block, num_vectors);
+    attend_panel<false, false>(panel, block, num_vectors);
+  }
+
+  template <bool kIsMasked, bool kIsCapped>
   static void attend_panel(const Panel<Element>& panel, const KeyBlock<Element>& block, int64_t num_vectors) {
     static_assert(Isa::kMaxVectors <= 3);
-    if (num_vectors == 1) return Isa::template attend<1>(panel, block);
-    if (num_vectors == 2) return Isa::template attend<2>(panel, block);
-    if constexpr (Isa::kMaxVectors == 3) Isa::template attend<3>(panel, block);
+    if (num_vectors == 1) return Isa::template attend<1, kIsMasked, kIsCapped>(panel, block);
+    if (num_vectors == 2) return Isa::template attend<2, kIsMasked, kIsCapped>(panel, block);
+    if constexpr (Isa::kMaxVectors == 3) Isa::template attend<3, kIsMasked, kIsCapped>(panel, block);
+  }
+
+  // What the sum of weighted values is multiplied by. Weights are counted from the larger of the sink and the scores.
+  float factor_of(int64_t row) const {
+    const auto at = static_cast<size_t>(row);
+    if (a_.sinks == nullptr) return 1 / total_[at];
+    const float sink = a_.sinks[head_of(row)], largest = std::max(largest_[at], sink);
+    const float shrink = std::exp(largest_[at] - largest);
+    return shrink / (total_[at] * shrink + std::exp(sink - largest));
   }
 
   // Writes the results of one vector of rows.
@@ -165,7 +204,7 @@ class Walk {
     for (int64_t row = first; row < std::min(first + kLanes, num_rows_); ++row) {
       T* out = static_cast<T*>(a_.out) + (token_of(row) * a_.num_heads + head_of(row)) * a_.head_dim;
       const auto at = static_cast<size_t>(row);
-      Isa::write(out_.at((row - first) * filled_), 1 / total_[at], a_.head_dim, out);
+      Isa::write(out_.at((row - first) * filled_), factor_of(row), a_.head_dim, out);
       if (a_.lse != nullptr) {
         a_.lse[token_of(row) * a_.num_heads + head_of(row)] = largest_[at] + std::log(total_[at]);
       }
@@ -182,12 +221,13 @@ class Walk {
   Buffer<Element> in_;  // [kLanes, filled_]
   Buffer<float> out_;   // the same
   std::vector<float> largest_, total_;
-  std::vector<int32_t> low_, high_;
-  // The tile, and the block that is being filled: `num_shared_` of its `num_keys_` keys are read without a mask, and
-  // the others are own tokens from `own_token_` on.
+  std::vector<int32_t> low_, high_, skip_;
+  // The tile, and the block that is being filled, before which `num_before_` keys were taken: `num_shared_` of its
+  // `num_keys_` keys are those before the tile, and the others are own tokens from `own_token_` on.
   SlotRange own_{};
   int64_t kv_head_ = 0, num_rows_ = 0;
-  int64_t num_keys_ = 0, num_shared_ = 0, own_token_ = 0;
+  bool has_skips_ = false;
+  int64_t num_keys_ = 0, num_shared_ = 0, own_token_ = 0, num_before_ = 0;
 };
 
 // Calls `attend(walk, tile, kv_head)`, which starts and finishes one tile of up to `max_tokens` queries, for all tiles

@@ -22,7 +22,7 @@ std::vector<float> read_rows(const void* base, int64_t stride, int64_t start, in
   return rows;
 }
 
-template <typename T>
+template <typename T, bool kIsCapped>
 void attend(const LeafAttention& a) {
   const LeafTable table = leaf_table(a.items, a.num_items, a.num_leaves);
   const int64_t width = a.head_dim, group = a.num_heads / a.num_kv_heads;
@@ -47,8 +47,10 @@ void attend(const LeafAttention& a) {
         float score = 0;
 #pragma omp simd reduction(+ : score)
         for (int64_t e = 0; e < width; ++e) score += query[static_cast<size_t>(e)] * key[e];
-        weights[static_cast<size_t>(s)] = score * a.scale;
-        largest = std::max(largest, score * a.scale);
+        score *= a.scale;
+        if constexpr (kIsCapped) score = a.softcap * std::tanh(score / a.softcap);
+        weights[static_cast<size_t>(s)] = score;
+        largest = std::max(largest, score);
       }
       float* out = a.partial_out + partial * width;
       std::fill_n(out, width, 0.0f);
@@ -73,10 +75,10 @@ void merge(const LeafAttention& a) {
   for (int64_t row = 0; row < a.num_leaves * a.num_heads; ++row) {
     const int64_t leaf = row / a.num_heads, head = row % a.num_heads;
     const int64_t first = table.leaf_offsets[leaf], end = table.leaf_offsets[leaf + 1];
-    float largest = -std::numeric_limits<float>::infinity();
+    float largest = a.sinks == nullptr ? -std::numeric_limits<float>::infinity() : a.sinks[head];
     for (int64_t p = first; p < end; ++p) largest = std::max(largest, a.partial_lse[p * a.num_heads + head]);
     std::vector<float> sum(static_cast<size_t>(width), 0.0f);
-    float total = 0;
+    float total = a.sinks == nullptr ? 0.0f : std::exp(a.sinks[head] - largest);
     for (int64_t p = first; p < end; ++p) {
       const float weight = std::exp(a.partial_lse[p * a.num_heads + head] - largest);
       const float* out = a.partial_out + (p * a.num_heads + head) * width;
@@ -90,7 +92,11 @@ void merge(const LeafAttention& a) {
 
 template <typename T>
 void run(const LeafAttention& args) {
-  attend<T>(args);
+  if (args.softcap > 0) {
+    attend<T, true>(args);
+  } else {
+    attend<T, false>(args);
+  }
   merge<T>(args);
 }
 

@@ -24,6 +24,8 @@ struct LeafAttention {
   float scale;
   Dtype dtype;  // of q, k, v and out
   int64_t num_items, num_leaves, num_heads, num_kv_heads, head_dim;
+  const float* sinks = nullptr;  // [H]: scores of a key without a value, where there is one
+  float softcap = 0;             // where it is not 0, a score s becomes softcap * tanh(s / softcap)
 };
 
 void leaf_attention_cpu(const LeafAttention& args);

@@ -11,6 +11,7 @@ struct TreeAttention {
   AttentionStates states;
   const int32_t* tiles;  // table of attention_tiles
   int64_t num_tiles;
+  bool is_windowed = false;  // whether the table is one with a window
 };
 
 void tree_attention_cpu(const TreeAttention& args);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "tables/flat_table.h"
@@ -19,6 +20,11 @@ std::vector<BlockRow> attention_blocks(const SpanTables& tables);
 // a mask, and of slots [first query, end) those from the start of their span up to themselves. Tiles with the most keys
 // come first, so that the longest work starts earliest (Graham's LPT rule). Empty tiles follow, up to `min_tiles` in
 // all.
-FlatTable attention_tiles(const SpanTables& tables, int64_t tile_tokens, int64_t min_tiles);
+// With a window, a tile does not walk what stands before the lowest position that its first query reads, and two parts
+// stand before the ranges: how many of the keys that its tile walks before its own tokens each packed token does not
+// read [T], and the slot at which each tile's walk begins [X], which lies in its first range or, where it has none, is
+// its own start. In place of the start of its span a token has the lowest slot of its span that it reads.
+FlatTable attention_tiles(const SpanTables& tables, int64_t tile_tokens, int64_t min_tiles,
+                          const std::optional<Window>& window);
 
 }  // namespace gram_fast

@@ -16,12 +16,17 @@ struct Read {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What the leaf at `row` reads, with neighbours joined, so that cuts fall where they serve all leaves.
-void add_reads(const SpanTables& tables, int64_t row, int64_t leaf, std::vector<Read>& reads) {
+void add_reads(const SpanTables& tables, int64_t row, int64_t leaf, const Window& window, std::vector<Read>& reads) {
   const auto behind = std::ranges::upper_bound(tables.spans.begin() + 1, tables.spans.end(), row, {}, &Extent::start);
   const int64_t span = behind - tables.spans.begin() - 1;
   const size_t first = reads.size();
-  for (const Extent& range : tables.read_by(span)) reads.push_back({range.start, range.end, leaf});
-  reads.push_back({tables.spans[span].start, row + 1, leaf});
+  int64_t unread = window.low(tables.num_before(span) + row - tables.spans[span].start);
+  for (const Extent& range : tables.read_by(span)) {
+    const int64_t start = range.start + std::min(unread, range.length());
+    unread -= start - range.start;
+    if (start < range.end) reads.push_back({start, range.end, leaf});
+  }
+  reads.push_back({tables.spans[span].start + unread, row + 1, leaf});
   const auto begin = reads.begin() + static_cast<std::ptrdiff_t>(first);
   std::sort(begin, reads.end(), [](const Read& a, const Read& b) { return a.start < b.start; });
   auto last = begin;
@@ -100,10 +105,11 @@ std::vector<int64_t> count_entries(const std::vector<Item>& items, int64_t num_l
 
 }  // namespace
 
-FlatTable leaf_items(const SpanTables& tables, std::span<const int64_t> leaf_rows, int64_t min_items) {
+FlatTable leaf_items(const SpanTables& tables, std::span<const int64_t> leaf_rows, int64_t min_items,
+                     const Window& window) {
   const auto num_leaves = static_cast<int64_t>(leaf_rows.size());
   std::vector<Read> reads;
-  for (int64_t leaf = 0; leaf < num_leaves; ++leaf) add_reads(tables, leaf_rows[leaf], leaf, reads);
+  for (int64_t leaf = 0; leaf < num_leaves; ++leaf) add_reads(tables, leaf_rows[leaf], leaf, window, reads);
   std::ranges::sort(reads, {}, &Read::start);
   const std::vector<std::vector<Read>> chunks = cut(reads);
   const std::vector<Item> items = deal_out(chunks);

@@ -18,9 +18,10 @@ constexpr int64_t kChunkKeys = 256;
 constexpr int64_t kItemLeaves = 16;
 
 // Makes the table of leaf attention, with the parts of `leaf_table`. Each leaf has one query, its last token at packed
-// row leaf_rows[l], which reads the ranges of its span and the span up to itself. Slots are cut into chunks, and leaves
-// that read the same chunk share an item; every slot that a leaf reads is in exactly one of its entries. The costliest
-// items come first. Empty items follow, up to `min_items` in all.
-FlatTable leaf_items(const SpanTables& tables, std::span<const int64_t> leaf_rows, int64_t min_items);
+// row leaf_rows[l], which reads the ranges of its span and the span up to itself, less what its window leaves out.
+// Slots are cut into chunks, and leaves that read the same chunk share an item; every slot that a leaf reads is in
+// exactly one of its entries. The costliest items come first. Empty items follow, up to `min_items` in all.
+FlatTable leaf_items(const SpanTables& tables, std::span<const int64_t> leaf_rows, int64_t min_items,
+                     const Window& window = {});
 
 }  // namespace gram_fast

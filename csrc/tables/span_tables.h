@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -19,6 +20,24 @@ struct SpanTables {
   std::span<const Extent> read_by(int64_t span) const {
     const auto begin = static_cast<size_t>(range_offsets[span]), end = static_cast<size_t>(range_offsets[span + 1]);
     return ranges.subspan(begin, end - begin);
+  }
+  // Tokens on the path before a span: the position of its first token.
+  int64_t num_before(int64_t span) const {
+    int64_t count = 0;
+    for (const Extent& range : read_by(span)) count += range.length();
+    return count;
+  }
+};
+
+// Which tokens of its path a token reads: itself and those before it, `size` in all, or, where windows are chunked,
+// those from the last multiple of `size` on. Positions are counted from the root; by default everything is read.
+struct Window {
+  int64_t size = std::numeric_limits<int64_t>::max();
+  bool is_chunked = false;
+
+  // The lowest position that the token at a position reads. It never falls from one position to the next.
+  int64_t low(int64_t position) const {
+    return is_chunked ? position / size * size : std::max<int64_t>(position - size + 1, 0);
   }
 };
 

@@ -28,6 +28,7 @@ from gram_fast.ops.tables import LeafTables as LeafTables
 from gram_fast.ops.tables import PathTables as PathTables
 from gram_fast.ops.tables import Spans as Spans
 from gram_fast.ops.tables import TreeTables as TreeTables
+from gram_fast.ops.tables import Window as Window
 from gram_fast.ops.tree_attention import tree_attention as tree_attention
 from gram_fast.ops.tree_attention_backward import tree_attention_backward as tree_attention_backward
 

@@ -92,6 +92,21 @@ def check_states(name: str, q: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Sizes:
     return sizes
 
 
+def check_scores(sizes: Sizes, dtype: torch.dtype, sinks_H: Tensor | None, softcap: float | None) -> None:
+    """Checks what changes the scores of attention. Raises ValueError.
+
+    `sizes`: of the states, whose dtype is `dtype`; `sinks_H` has that or float32.
+    """
+    sizes.check(tuple(dict.fromkeys((torch.float32, dtype))), sinks_H=sinks_H)
+    is_number = softcap is None or 0 < softcap <= torch.finfo(torch.float32).max
+    expect(is_number, "softcap", "a positive, finite number", softcap)
+
+
+def as_float32(sinks_H: Tensor | None) -> Tensor | None:
+    """Sinks as the extension takes them. The caller keeps the result until it has run."""
+    return None if sinks_H is None else sinks_H.float()
+
+
 def states_arguments(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, out_THE: Tensor, scale: float) -> StatesArguments:
     """The first arguments of attention in the extension, which takes tensors by their addresses."""
     (num_tokens, num_heads, width), num_kv_heads = q_THE.shape, k_SKE.shape[1]

@@ -4,22 +4,37 @@ Shape letters: L leaves, T packed tokens of the pass, S key/value slots, H query
 N spans, R key ranges, X items, P partial results.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from gram_fast.errors import BackendError
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.kernels.tables import leaf_table_parts
 from gram_fast.ops.backends import MAX_HEAD_DIM, Backends, check_backend
-from gram_fast.ops.checks import DTYPES, check_states, expect, on_device_of, stream_of
-from gram_fast.ops.tables import MAX_SLOTS, LeafTables, Spans, check_leaf_rows
+from gram_fast.ops.checks import DTYPES, as_float32, check_scores, check_states, expect, on_device_of, stream_of
+from gram_fast.ops.tables import MAX_SLOTS, LeafTables, Spans, Window, check_leaf_rows
 
 BACKENDS = Backends(("reference", "extension", "triton"), narrow=("extension", "triton"))
 
-AttendLeaves = Callable[[Tensor, Tensor, Tensor, LeafTables, float], Tensor]
-"""(q_LHE, k_SKE, v_SKE, tables, scale) -> attention [L, H, E], contiguous."""
+
+class AttendLeaves(Protocol):
+    """The bound function of `leaf_attention`."""
+
+    def __call__(
+        self,
+        q_LHE: Tensor,
+        k_SKE: Tensor,
+        v_SKE: Tensor,
+        tables: LeafTables,
+        scale: float,
+        sinks_H: Tensor | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        """Computes attention [L, H, E], contiguous, of what `tables` say; `sinks_H` and `softcap` as of the op."""
+        ...
 
 
 def implementation(backend: str) -> AttendLeaves:
@@ -27,11 +42,30 @@ def implementation(backend: str) -> AttendLeaves:
     return {"reference": _reference, "extension": _extension, "triton": _triton}[backend]
 
 
-def _reference(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, scale: float) -> Tensor:
-    return leaf_attention_reference(q_LHE, k_SKE, v_SKE, *tables.spans, tables.leaf_rows_L, scale).contiguous()
+def _reference(
+    q_LHE: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    tables: LeafTables,
+    scale: float,
+    sinks_H: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    size, is_chunked = tables.window or (None, False)
+    spans = (*tables.spans, tables.leaf_rows_L)
+    out_LHE = leaf_attention_reference(q_LHE, k_SKE, v_SKE, *spans, scale, size, is_chunked, sinks_H, softcap)
+    return out_LHE.contiguous()
 
 
-def _extension(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, scale: float) -> Tensor:
+def _extension(
+    q_LHE: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    tables: LeafTables,
+    scale: float,
+    sinks_H: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     out_LHE = q_LHE.new_empty(q_LHE.shape)
     if not len(q_LHE):
         return out_LHE
@@ -39,6 +73,9 @@ def _extension(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, 
     _, _, entries = leaf_table_parts(items, len(q_LHE))
     partial_out_PHE, partial_lse_PH = _partial_results(entries, q_LHE)
     (num_leaves, num_heads, width), num_kv_heads = q_LHE.shape, k_SKE.shape[1]
+    if q_LHE.is_cuda and (sinks_H is not None or softcap is not None):
+        raise BackendError("leaf_attention on CUDA takes no sinks and soft caps: choose backend 'reference'")
+    sinks_H = as_float32(sinks_H)
     _C.leaf_attention(
         q_LHE.data_ptr(),
         q_LHE.stride()[:2],
@@ -55,13 +92,25 @@ def _extension(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, 
         DTYPES.index(q_LHE.dtype),
         (num_leaves, num_heads, num_kv_heads, width),
         stream_of(q_LHE),
+        None if sinks_H is None else sinks_H.data_ptr(),
+        softcap,
     )
     return out_LHE
 
 
-def _triton(q_LHE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: LeafTables, scale: float) -> Tensor:
+def _triton(
+    q_LHE: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    tables: LeafTables,
+    scale: float,
+    sinks_H: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     from gram_fast.kernels.leaf_attention_triton import leaf_attention_triton
 
+    if sinks_H is not None or softcap is not None:
+        raise BackendError("leaf_attention backend 'triton' takes no sinks and soft caps: choose 'reference'")
     if not len(q_LHE):
         return q_LHE.new_empty(q_LHE.shape)
     parts = leaf_table_parts(_items_of(tables), len(q_LHE))
@@ -90,6 +139,10 @@ def leaf_attention(
     leaf_rows_L: Tensor,
     scale: float,
     backend: str,
+    window: int | None = None,
+    is_chunked: bool = False,
+    sinks_H: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Computes attention of the last token of each leaf over its path -> [L, H, E], contiguous, dtype as q_LHE.
 
@@ -105,6 +158,7 @@ def leaf_attention(
         leaf_rows_L: int64 [L] on the CPU, 0 <= row < T.
         scale: factor on the scores, above 0, usually E ** -0.5.
         backend: one of BACKENDS["leaf_attention"] (see resolve_backend for "auto").
+        window, is_chunked, sinks_H, softcap: as of `tree_attention`.
 
     Tables for the backend are made in every call; `bind` takes one `LeafTables` for all layers of a pass. Raises
     ValueError on a wrong shape, dtype, stride, device or an index out of range, BackendError on a backend that cannot
@@ -119,12 +173,14 @@ def leaf_attention(
     expect(num_slots >= spans.num_tokens, "k_SKE", f"at least T = {spans.num_tokens} slots", num_slots)
     expect(len(leaf_rows_L) == num_leaves, "leaf_rows_L", f"L = {num_leaves} rows", len(leaf_rows_L))
     expect(scale > 0, "scale", "a positive number", scale)
+    windows = Window.of(window, is_chunked)
+    check_scores(sizes, q_LHE.dtype, sinks_H, softcap)
     check_backend("leaf_attention", backend, q_LHE.device, q_LHE.dtype)
     if q_LHE.numel() == 0:
         return q_LHE.new_empty(q_LHE.shape)
-    tables = LeafTables.of(spans, leaf_rows_L, backend, q_LHE.device)
+    tables = LeafTables.of(spans, leaf_rows_L, backend, q_LHE.device, window=windows)
     with on_device_of(q_LHE):
-        return implementation(backend)(q_LHE, k_SKE, v_SKE, tables, scale)
+        return implementation(backend)(q_LHE, k_SKE, v_SKE, tables, scale, sinks_H, softcap)
 
 
 @leaf_attention.register_fake

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gram_fast.errors import BackendError
 from gram_fast.extension import _C
 from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up, path_tile_tokens, uploaded
 from gram_fast.kernels.tree_attention_cascade import CpuCascade, CudaCascade, cascade_tables
@@ -20,6 +21,29 @@ Integers = NDArray[np.int64]
 CPU = torch.device("cpu")
 MAX_SLOTS = 2**31 - 1
 """Most key/value slots that the 32-bit integers of the tables can count."""
+
+
+class Window(NamedTuple):
+    """Which of the tokens before it on its path a token reads. Positions are counted from the root of the path.
+
+    A token at position p reads those from max(0, p - size + 1) on up to itself, `size` in all (a sliding window); where
+    windows are chunked, those from p // size * size on.
+    """
+
+    size: int
+    """Tokens, at least 1."""
+    is_chunked: bool = False
+
+    @classmethod
+    def of(cls, size: int | None, is_chunked: bool) -> "Window | None":
+        """That of the arguments of an op: none where there is no size. Raises ValueError on a size below 1."""
+        expect(size is not None or not is_chunked, "window", "a number of tokens for chunks", size)
+        return None if size is None else cls(size, is_chunked).check()
+
+    def check(self) -> "Window":
+        """Raises ValueError on a size below 1; returns itself."""
+        expect(self.size >= 1, "window", "at least 1 token", self.size)
+        return self
 
 
 class Spans(NamedTuple):
@@ -70,10 +94,18 @@ class TreeTables:
     """For "triton" and "extension": int32 [X, columns] on the device, a row a tile (gram_fast::attention_tiles)."""
     cascade: CpuCascade | CudaCascade | None = None
     """For "cascade": the library calls."""
+    window: Window | None = None
+    """What is left of the paths that the spans describe; None: all of them."""
 
     @classmethod
     def of(
-        cls, spans: Spans, backend: str, group: int, device: torch.device, at_least: tuple[int, int] = (0, 0)
+        cls,
+        spans: Spans,
+        backend: str,
+        group: int,
+        device: torch.device,
+        at_least: tuple[int, int] = (0, 0),
+        window: Window | None = None,
     ) -> "TreeTables":
         """Makes the tables of a pass for one backend of `tree_attention`.
 
@@ -84,18 +116,23 @@ class TreeTables:
             device: device of the layers. The host does not wait for copies to it.
             at_least: fewest rows and columns of `tiles`, filled up with empty tiles and zeros: passes of one bucket
                 have tables of one shape.
+            window: what each token reads of its path; by default all of it.
 
         Raises ValueError on spans that are not those of a pass, except for "reference", which has no tables: the ops
-        check its spans. That the keys and values have the slots which they name is the caller's to know.
+        check its spans; and on a window of no tokens. That the keys and values have the slots which they name is the
+        caller's to know.
         """
+        size, is_chunked = window.check() if window else (None, False)
+        if window and backend in ("triton", "cascade"):
+            raise BackendError(f"tree_attention backend {backend!r} takes no windows: choose 'reference'")
         if backend == "triton":
             check_group(group)
         if backend in ("triton", "extension"):
-            table = _C.attention_tiles(*spans.arrays, max(TILE_ROWS // group, 1), at_least[0])
-            return cls(spans, tiles=_filled_up(table, at_least[1], device))
+            table = _C.attention_tiles(*spans.arrays, max(TILE_ROWS // group, 1), at_least[0], size, is_chunked)
+            return cls(spans, tiles=_filled_up(table, at_least[1], device), window=window)
         if backend == "cascade":
-            return cls(spans, cascade=cascade_tables(*spans, device))
-        return cls(spans)
+            return cls(spans, cascade=cascade_tables(*spans, device), window=window)
+        return cls(spans, window=window)
 
     def on(self, device: torch.device) -> "TreeTables":
         """The tables with their tiles copied to `device`; the host does not wait."""
@@ -111,6 +148,8 @@ class LeafTables:
     """int64 [L] on the CPU: packed row of each leaf's last token."""
     items: Tensor | None = None
     """int32 [X, columns] on the device, a row for each item (gram_fast::leaf_items); None for "reference"."""
+    window: Window | None = None
+    """As of `TreeTables`. Items hold no more than it leaves."""
 
     @classmethod
     def of(
@@ -120,12 +159,14 @@ class LeafTables:
         backend: str,
         device: torch.device,
         at_least: tuple[int, int] = (0, 0),
+        window: Window | None = None,
     ) -> "LeafTables":
         """Makes the tables of a pass for one backend; arguments and errors as `TreeTables.of`."""
+        size, is_chunked = window.check() if window else (None, False)
         if backend == "reference":
-            return cls(spans, leaf_rows_L)
-        table = _C.leaf_items(*spans.arrays, leaf_rows_L.numpy(), at_least[0])
-        return cls(spans, leaf_rows_L, _filled_up(table, at_least[1], device))
+            return cls(spans, leaf_rows_L, window=window)
+        table = _C.leaf_items(*spans.arrays, leaf_rows_L.numpy(), at_least[0], size, is_chunked)
+        return cls(spans, leaf_rows_L, _filled_up(table, at_least[1], device), window)
 
     def on(self, device: torch.device) -> "LeafTables":
         """The tables with their items copied to `device`; the host does not wait."""

@@ -5,6 +5,7 @@ Tensor letters: T tokens, H heads, K key/value heads, E columns a head, S slots,
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,6 +20,43 @@ from helpers.exactness import Order, assert_no_further, orders_of_summation
 Tables = tuple[Tensor, Tensor, Tensor]  # spans [N, 2], range_offsets [N + 1], ranges [R, 2]
 Inputs = tuple[Tensor, Tensor, Tensor]  # q [T, H, E], k [S, K, E], v [S, K, E]
 Ranges = Sequence[tuple[int, int]]
+
+
+class Softmax(NamedTuple):
+    """What the scores of a token go through: by default, a plain softmax over its whole path."""
+
+    window: ops.Window | None = None
+    sinks_H: Tensor | None = None
+    softcap: float | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the ops and of their references."""
+        size, is_chunked = self.window or (None, False)
+        return {"window": size, "is_chunked": is_chunked, "sinks_H": self.sinks_H, "softcap": self.softcap}
+
+    def is_hidden(self, keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        """Whether the token at a position does not read that at another."""
+        if self.window is None:
+            is_outside = np.zeros((), bool)
+        elif self.window.is_chunked:
+            is_outside = keys // self.window.size < queries // self.window.size
+        else:
+            is_outside = keys <= queries - self.window.size
+        return is_outside | (keys > queries)
+
+    def weights(self, scores_TS: Tensor, is_hidden_TS: Tensor, head: int) -> Tensor:
+        """Weights of the keys in one head, everything rounded to the dtype of the scores."""
+        if self.softcap is not None:
+            scores_TS = (scores_TS / self.softcap).tanh() * self.softcap
+        scores_TS = scores_TS.masked_fill(is_hidden_TS, float("-inf"))
+        if self.sinks_H is None:
+            return scores_TS.softmax(dim=-1)
+        sink = self.sinks_H[head].to(scores_TS.dtype).expand(len(scores_TS), 1)
+        return torch.cat([scores_TS, sink], dim=-1).softmax(dim=-1)[:, :-1]
+
+
+PLAIN = Softmax()
 
 
 def make_tables(spans: Ranges, reads: Sequence[Ranges]) -> Tables:
@@ -70,7 +108,12 @@ def random_inputs(
 
 
 def plain_attention(
-    inputs: Inputs, tables: Tables, scale: float, dtype: torch.dtype, order: Order = np.asarray
+    inputs: Inputs,
+    tables: Tables,
+    scale: float,
+    dtype: torch.dtype,
+    order: Order = np.asarray,
+    softmax: Softmax = PLAIN,
 ) -> Tensor:
     """Span by span: the keys that it reads side by side, one softmax, everything rounded to `dtype`.
 
@@ -86,12 +129,13 @@ def plain_attention(
         read = [slot for low, high in ranges[offsets[index] : offsets[index + 1]] for slot in range(low, high)]
         places = order(np.arange(len(read) + end - start))
         slots = np.array([*read, *range(start, end)])[places]
-        # Query t sees all of `read` and its span up to itself.
-        is_hidden = torch.from_numpy(places > len(read) + np.arange(end - start)[:, None]).to(q_THE.device)
+        # By default, query t sees all of `read` and its span up to itself.
+        queries = len(read) + np.arange(end - start)[:, None]
+        is_hidden = torch.from_numpy(softmax.is_hidden(places, queries)).to(q_THE.device)
         for head in range(num_heads):
             kv_head = head * num_kv_heads // num_heads
             scores = q_THE[start:end, head] @ k_SKE[slots, kv_head].T * scale
-            weights = scores.masked_fill(is_hidden, float("-inf")).softmax(dim=-1)
+            weights = softmax.weights(scores, is_hidden, head)
             out_THE[start:end, head] = weights @ v_SKE[slots, kv_head]
     return out_THE
 
@@ -101,11 +145,13 @@ def plain_attention(
 FACTOR = {torch.float32: 4.0, torch.float16: 1.5, torch.bfloat16: 1.5}
 
 
-def assert_as_exact_as_plain(actual: Tensor, inputs: Inputs, tables: Tables, scale: float) -> None:
+def assert_as_exact_as_plain(
+    actual: Tensor, inputs: Inputs, tables: Tables, scale: float, softmax: Softmax = PLAIN
+) -> None:
     dtype = inputs[0].dtype
-    exact = plain_attention(inputs, tables, scale, torch.float64).cpu()
+    exact = plain_attention(inputs, tables, scale, torch.float64, softmax=softmax).cpu()
     orders = orders_of_summation(actual.numel())
-    plain = torch.stack([plain_attention(inputs, tables, scale, dtype, order) for order in orders]).cpu()
+    plain = torch.stack([plain_attention(inputs, tables, scale, dtype, order, softmax) for order in orders]).cpu()
     assert actual.is_contiguous()
     assert_no_further(actual, exact, plain, FACTOR[dtype])
 

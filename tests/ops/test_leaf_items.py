@@ -24,10 +24,10 @@ from gram_fast.kernels.leaf_attention import leaf_mask
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def read_plan(tables: LeafTables) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_plan(tables: LeafTables, window: ops.Window | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items [X, 4], the leaves' offsets [L + 1], and the entries [P, 4] that some item counts as its own."""
     *spans, leaf_rows_L = tables
-    items = ops.LeafTables.of(ops.Spans(*spans), leaf_rows_L, "extension", CPU).items
+    items = ops.LeafTables.of(ops.Spans(*spans), leaf_rows_L, "extension", CPU, window=window).items
     assert items is not None
     table, num_leaves = items.numpy(), len(leaf_rows_L)
     flat, at = table.ravel(), 4 * len(table)
@@ -36,8 +36,8 @@ def read_plan(tables: LeafTables) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return items, offsets, entries[: 4 * items[:, 3].max()].reshape(-1, 4)
 
 
-def check_plan(tables: LeafTables, num_slots: int) -> None:
-    items, offsets, entries = read_plan(tables)
+def check_plan(tables: LeafTables, num_slots: int, window: ops.Window | None = None) -> None:
+    items, offsets, entries = read_plan(tables, window)
     assert (items[:, 1] - items[:, 0] <= CHUNK_KEYS).all()
     assert (items[:, 3] - items[:, 2] <= ITEM_LEAVES).all()
     assert items[0, 2] == 0
@@ -52,7 +52,8 @@ def check_plan(tables: LeafTables, num_slots: int) -> None:
         for leaf, low, high, partial in mine:
             num_reads[leaf, low:high] += 1
             assert offsets[leaf] <= partial < offsets[leaf + 1]
-    assert np.array_equal(num_reads, leaf_mask(*tables, num_slots).numpy().astype(int))
+    size, is_chunked = window or (None, False)
+    assert np.array_equal(num_reads, leaf_mask(*tables, num_slots, size, is_chunked).numpy().astype(int))
     assert sorted(entries[:, 3]) == list(range(len(entries)))
     assert (offsets[0], offsets[-1]) == (0, len(entries))
 
@@ -67,6 +68,19 @@ def test_plans_of_random_trees(made: Rounds) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_plans(shape: str) -> None:
     check_plan(SHAPES[shape], SHAPE_SLOTS)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 256, 523, 5000])
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_plans_with_windows(shape: str, is_chunked: bool, size: int) -> None:
+    check_plan(SHAPES[shape], SHAPE_SLOTS, ops.Window(size, is_chunked))
+
+
+def test_a_window_fetches_what_it_holds() -> None:
+    items, _, entries = read_plan(under_a_root(1024, [512] * 63), ops.Window(600))
+    assert int((items[:, 1] - items[:, 0]).sum()) == 4 * 88 + 63 * 512
+    assert int((entries[:, 2] - entries[:, 1]).sum()) == 63 * 600
 
 
 @pytest.mark.parametrize("num_leaves", [1, ITEM_LEAVES, ITEM_LEAVES + 1, 63])

@@ -106,6 +106,43 @@ def test_parts_of_a_tile_table(made: Spans, group: int, at_least: tuple[int, int
     assert torch.equal(reads_TS, tree_mask(*made, num_tokens, num_tokens + KEPT).long())
 
 
+WINDOWS = st.builds(ops.Window, st.sampled_from([1, 2, 3, 5, 16, 31, 40, 100, 2**40]), st.booleans())
+
+
+@settings(deadline=None, max_examples=100)
+@given(spans(), st.sampled_from([1, 3, 16, 128]), AT_LEAST, WINDOWS)
+def test_parts_of_a_tile_table_with_a_window(
+    made: Spans, group: int, at_least: tuple[int, int], window: ops.Window
+) -> None:
+    num_tokens, ranges_R2 = num_tokens_of(made), made[2]
+    table = ops.TreeTables.of(ops.Spans(*made), "extension", group, CPU, at_least, window).tiles
+    assert table.shape[0] >= at_least[0]
+    assert table.shape[1] >= at_least[1]
+    assert table.numel() >= tables.tile_table_size(len(table), num_tokens, len(ranges_R2), is_windowed=True)
+    tiles, span_starts, ranges, skips, starts = tables.windowed_tile_table_parts(table, num_tokens)
+    assert torch.equal(ranges[: len(ranges_R2)].long(), ranges_R2)
+    assert not ranges[len(ranges_R2) :].any()
+    # The walk by hand: from its start on through the tile's ranges and the span before it, of which each token skips
+    # what it does not read, then the tile itself causally.
+    reads_TS = torch.zeros(num_tokens, num_tokens + KEPT, dtype=torch.int64)
+    for (first, end, own_start, first_range, end_range), walk_start in zip(
+        tiles.tolist(), starts.tolist(), strict=True
+    ):
+        if first == end:
+            assert (own_start, first_range, end_range, walk_start) == (0, 0, 0, 0)
+            continue
+        walk = [*ranges[first_range:end_range].tolist(), [own_start, first]]
+        assert walk[0][0] <= walk_start <= walk[0][1]
+        walk[0][0] = walk_start
+        slots = torch.cat([torch.arange(*extent) for extent in walk])
+        assert skips[first] == 0, "no key is walked for nobody"
+        for token in range(first, end):
+            reads_TS[token, slots[skips[token] :]] += 1
+            reads_TS[token, max(first, int(span_starts[token])) : token + 1] += 1
+    expected_TS = tree_mask(*made, num_tokens, num_tokens + KEPT, *window)
+    assert torch.equal(reads_TS, expected_TS.long())
+
+
 @settings(deadline=None, max_examples=100)
 @given(spans(), st.data(), AT_LEAST)
 def test_parts_of_a_leaf_table(made: Spans, data: st.DataObject, at_least: tuple[int, int]) -> None:
