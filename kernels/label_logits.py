@@ -1,6 +1,6 @@
 """Reference of `label_logits`: logits of the two label tokens from hidden states; and what all tokens take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,15 +31,23 @@ def final_hidden(hidden_TD: Tensor, rows_L: Tensor, norm_weight_D: Tensor | None
 
 
 def log_probabilities(
-    hidden_LD: Tensor, output_VD: Tensor, token_ids: Sequence[int], bias_V: Tensor | None = None
+    hidden_LD: Tensor,
+    output_VD: Tensor,
+    token_ids: Sequence[int],
+    bias_V: Tensor | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Computes the log softmax of hidden_LD @ output_VD.T + bias_V, in float32, at these tokens -> float32 [L, K]."""
+    """Computes the log softmax of hidden_LD @ output_VD.T + bias_V, in float32, at these tokens -> float32 [L, K].
+
+    `transform`: what the model makes of these products, element by element, before they are its logits.
+    """
     hidden_LD = hidden_LD.float()
     total_L = torch.full((len(hidden_LD),), float("-inf"), device=hidden_LD.device)
 
     def logits(rows: Sequence[int] | slice) -> Tensor:
         found_LC = hidden_LD @ output_VD[rows].float().T
-        return found_LC if bias_V is None else found_LC + bias_V[rows].float()
+        found_LC = found_LC if bias_V is None else found_LC + bias_V[rows].float()
+        return found_LC if transform is None else transform(found_LC)
 
     for begin in range(0, len(output_VD), _CHUNK):
         total_L = torch.logaddexp(total_L, logits(slice(begin, begin + _CHUNK)).logsumexp(1))

@@ -274,10 +274,6 @@ def test_architectures_that_cannot_be_run_are_refused_with_the_reason():
         (transformers.BloomConfig(n_layer=2, n_head=4, **shape), "cannot be"),
         (transformers.FalconConfig(num_hidden_layers=2, num_attention_heads=4, alibi=False, **shape), "cannot be"),
         (transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=len(tokenizer)), "cannot be"),
-        (
-            transformers.GraniteConfig(num_hidden_layers=2, num_attention_heads=4, logits_scaling=8.0, **shape),
-            "logits_scaling",
-        ),
     ):
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
         with pytest.raises(gram_fast.UnsupportedModelError, match=reason):
@@ -310,7 +306,7 @@ def test_a_tokenizer_is_no_model():
 
 def test_a_model_too_short_for_the_prompt_says_so():
     tokenizer = tiny_tokenizer()
-    model = tiny_model("mistral", vocab_size=len(tokenizer), sliding_window=128)
+    model = tiny_model("mistral", vocab_size=len(tokenizer), max_position_embeddings=128)
     with pytest.raises(gram_fast.UnsupportedModelError, match=r"takes 128 tokens .* too few for this prompt"):
         PairwiseJudge.from_model(model, tokenizer)
 
@@ -320,7 +316,10 @@ def test_a_model_that_disagrees_with_its_plain_forward_is_refused():
     attention = model.model.layers[0].self_attn
     forward = attention.forward
     # Scales what attention returns, but only where transformers' own attention runs.
-    attention.forward = lambda *a, **k: (forward(*a, **k)[0] * (1 if "gram_fast_pass" in k else 2), None)
+    attention.forward = lambda *a, **k: (
+        forward(*a, **k)[0] * (1 if attention.config._attn_implementation == "gram_fast_tree" else 2),
+        None,
+    )
     with pytest.raises(gram_fast.UnsupportedModelError, match="plain forward"):
         PairwiseJudge.from_model(model, tiny_tokenizer())
 

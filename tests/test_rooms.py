@@ -30,6 +30,7 @@ ROOMS = {
     "devices": "devices and dtypes by name",
     "text": "from prompts and responses to token ids",
     "scoring": "token tree, plan, engine, kept keys and values; processes",
+    "models/output": "what a model makes of the products of its output embedding",
     "models/supported": "what an architecture must be",
     "models/files": "which files a checkpoint is",
     "models/dense": "the runner that computes dense decoders itself",

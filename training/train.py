@@ -28,7 +28,7 @@ from gram_fast.models.checkpoint import (
     warn_of_another_prompt,
     write_record,
 )
-from gram_fast.models.supported import attention_span, plain_output_embedding
+from gram_fast.models.supported import plain_attention_span, plain_output_embedding
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.text.dates import fix_date
 from gram_fast.text.prompts import PairTemplate
@@ -94,7 +94,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     model_config = load_config(config.model_name_or_path, **hub)
     kwargs = {**dated_before(checkpoint), **config.chat_template_kwargs}
     template = fix_date(_template_for(stage, find_template(config.preset, model_config, kwargs)), tokenizer)
-    limit, reason = attention_span(model_config.get_text_config(decoder=True))
+    limit, reason = plain_attention_span(model_config.get_text_config(decoder=True))
     if config.cutoff_len > limit:
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)

@@ -49,12 +49,12 @@ def check_configuration(config: Any, where: str) -> None:
     has_own_code = bool(getattr(config, "auto_map", None))
     config = config.get_text_config(decoder=True)
     for name in _SIZES:
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value < 1:
-            raise InputError(f"{where}: {name} is {value}, expected at least 1")
-    inner = getattr(config, "intermediate_size", None)
-    if isinstance(inner, int) and inner < 0:
-        raise InputError(f"{where}: intermediate_size is {inner}, expected at least 0")
+        for size in _values(config, name):
+            if size < 1:
+                raise InputError(f"{where}: {name} is {size}, expected at least 1")
+    for inner in _values(config, "intermediate_size"):
+        if inner < 0:
+            raise InputError(f"{where}: intermediate_size is {inner}, expected at least 0")
     known = ("default", *ROPE_INIT_FUNCTIONS)
     rope = getattr(config, "rope_parameters", None) or {}
     for parameters in rope.values() if all(isinstance(v, dict) for v in rope.values()) else [rope]:
@@ -80,9 +80,10 @@ def check_sizes(config: Any, files: Sequence[Path], where: str) -> None:
         return
     text = config.get_text_config(decoder=True)
     for name in ("num_hidden_layers", *_WIDTHS):
-        value, bound = getattr(text, name, None), len(tensors) if name == "num_hidden_layers" else largest
-        if isinstance(value, int) and value > bound:
-            raise InputError(f"{where}: {name} is {value}, more than the {len(tensors)} weights of its files hold")
+        bound = len(tensors) if name == "num_hidden_layers" else largest
+        for value in _values(text, name):
+            if value > bound:
+                raise InputError(f"{where}: {name} is {value}, more than the {len(tensors)} weights of its files hold")
     if getattr(config, "quantization_config", None) is None:
         for key, dtype in dtypes.items():
             if not dtype.startswith(("F", "BF")):
@@ -107,6 +108,13 @@ def check_fits(config: Any, kind: Any, files: Sequence[Path], where: str) -> Non
         raise InputError(f"{where}: no model can be made of its configuration: {one_line(error)}") from error
     if count > _NUMBERS_PER_BYTE * size:
         raise InputError(f"{where}: its configuration describes {count} numbers, its files have {size} bytes")
+
+
+def _values(config: Any, name: str) -> set[int]:
+    """The whole numbers that a configuration has for a setting: several where layers differ."""
+    is_heterogeneous = getattr(config, "is_heterogeneous", False)
+    found = {getattr(layer, name, None) for layer in (config.per_layer_config if is_heterogeneous else [config])}
+    return {value for value in found if isinstance(value, int)}
 
 
 def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:

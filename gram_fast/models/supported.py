@@ -1,16 +1,20 @@
 """Checks whether prefix sharing scores an architecture exactly, for both runners and for training."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gram_fast.errors import UnsupportedModelError
+from gram_fast.models.output import OutputTransform
 from gram_fast.ops.checks import DTYPES
+from gram_fast.ops.tables import Window
 
-# Arguments of transformers' attention functions that change the result, and that tree_attention does not have.
-_FOREIGN_ARGUMENTS = ("softcap", "s_aux", "sinks", "position_bias", "head_mask", "alibi")
+# Arguments of transformers' attention functions that change the result: those that tree_attention has, and others.
+_KNOWN_ARGUMENTS = ("softcap", "s_aux")
+_FOREIGN_ARGUMENTS = ("sinks", "position_bias", "head_mask", "alibi")
 
 
 def check_dtype(dtype: torch.dtype) -> None:
@@ -19,22 +23,35 @@ def check_dtype(dtype: torch.dtype) -> None:
         raise UnsupportedModelError(f"expected a model in float32, float16 or bfloat16, got {dtype}")
 
 
+def layer_configs(config: Any) -> list[Any]:
+    """The configuration of each layer: in some families, as Gemma 4, layers differ in their sizes."""
+    is_heterogeneous = getattr(config, "is_heterogeneous", False)
+    return list(config.per_layer_config) if is_heterogeneous else [config] * config.num_hidden_layers
+
+
 def head_dim(config: Any) -> int:
-    """Width of one attention head, in columns."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    """Width of one attention head, in columns; of the widest, where layers differ."""
+    return max(map(_head_dim, layer_configs(config)))
 
 
 def bytes_per_slot(config: Any, dtype: torch.dtype) -> int:
     """Memory of one token's keys and values in all layers, by the configuration, in bytes."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head_dim(config) * dtype.itemsize)
+    heads = [
+        getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads for layer in layer_configs(config)
+    ]
+    columns = sum(count * _head_dim(layer) for count, layer in zip(heads, layer_configs(config), strict=True))
+    return int(2 * columns * dtype.itemsize)
+
+
+def _head_dim(layer: Any) -> int:
+    return int(getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
 
 
 def attention_span(config: Any) -> tuple[int, str]:
-    """Most tokens of a sequence for which attention is plain and causal, and the reason for that limit.
+    """Most tokens of a sequence that are scored exactly, and the reason for that limit.
 
-    Up to a length, sliding and chunked attention equal plain attention, and rotary embeddings that change with the
-    length stay the same. Raises UnsupportedModelError when a layer is not attention of one of these kinds.
+    Up to a length, rotary embeddings that change with it stay the same. Raises UnsupportedModelError when a layer is
+    not attention over keys and values, full or over a window of them.
     """
     known = {"full_attention", "sliding_attention", "chunked_attention"}
     layer_types = set(getattr(config, "layer_types", None) or ())
@@ -45,16 +62,11 @@ def attention_span(config: Any) -> tuple[int, str]:
         raise UnsupportedModelError(f"{refused}: it has no attention, whose keys and values could be shared")
     if foreign := sorted(layer_types - known):
         raise UnsupportedModelError(f"{refused}: it has {', '.join(foreign)} layers, expected plain attention")
-    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if getattr(config, name, None):
-            raise UnsupportedModelError(f"model type {config.model_type!r} cannot be scored exactly: it sets {name}")
-    if getattr(config, "is_encoder_decoder", False) or getattr(config, "use_bidirectional_attention", False):
+    # Of "vision" attention is bidirectional among tokens of an image.
+    is_bidirectional = getattr(config, "use_bidirectional_attention", None) not in (None, False, "vision")
+    if getattr(config, "is_encoder_decoder", False) or is_bidirectional:
         raise UnsupportedModelError(f"model type {config.model_type!r} is not a causal decoder")
     limits = [(getattr(config, "max_position_embeddings", None), "max_position_embeddings")]
-    if "sliding_attention" in layer_types or (not layer_types and getattr(config, "use_sliding_window", True)):
-        limits.append((getattr(config, "sliding_window", None), "its sliding window; beyond, attention is not plain"))
-    if "chunked_attention" in layer_types:
-        limits.append((config.attention_chunk_size, "its attention chunk; beyond, attention is not plain"))
     rope = getattr(config, "rope_parameters", None) or {}
     for parameters in rope.values() if all(isinstance(v, dict) for v in rope.values()) else [rope]:
         if parameters.get("rope_type") in ("dynamic", "longrope"):
@@ -64,21 +76,74 @@ def attention_span(config: Any) -> tuple[int, str]:
     return min(finite) if finite else (2**31 - 1, "no limit known")
 
 
-def plain_output_embedding(model: Any) -> nn.Module:
-    """The output embedding of a model whose logits are its product with the last hidden state.
+def plain_attention_span(config: Any) -> tuple[int, str]:
+    """Most tokens for which attention is plain and causal in every layer, and the reason for that limit.
 
-    Raises UnsupportedModelError where there is none, or where the logits are scaled.
+    As `attention_span`, but windows count: up to their size sliding and chunked attention equal plain attention. Raises
+    UnsupportedModelError as `attention_span`, and where scores or logits have a soft cap.
     """
-    head: nn.Module | None = model.get_output_embeddings()
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, name, None):
+            raise UnsupportedModelError(f"model type {config.model_type!r} has no plain attention: it sets {name}")
+    limits = [attention_span(config)]
+    for window in set(filter(None, layer_windows(config))):
+        what = "attention chunk" if window.is_chunked else "sliding window"
+        limits.append((window.size, f"its {what}; beyond, attention is not plain"))
+    return min(limits)
+
+
+def layer_windows(config: Any) -> list[Window | None]:
+    """The window of each layer that has one, by the configuration."""
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is None:
+        has_window = getattr(config, "use_sliding_window", True)
+        layer_types = ["sliding_attention" if has_window else "full_attention"] * config.num_hidden_layers
+    sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    found = []
+    for layer_type, layer in zip(layer_types, layer_configs(config), strict=False):
+        size = getattr(layer, sizes.get(layer_type, ""), None)
+        found.append(Window(size, layer_type == "chunked_attention") if size else None)
+    return found
+
+
+def plain_output_embedding(model: Any) -> nn.Module:
+    """The output embedding of a model whose logits are its product with the last hidden state, for training.
+
+    Raises UnsupportedModelError where there is none, or where the logits are scaled or capped.
+    """
     config = model.config.get_text_config(decoder=True)
-    if model.base_model is model:
+    if not (transform := OutputTransform.of(config)).is_plain:
+        raise UnsupportedModelError(f"model type {config.model_type!r} cannot be trained: its logits have {transform}")
+    return output_embedding(model)
+
+
+def base_of(model: Any) -> Any:
+    """The base of a model, which gives hidden states. Raises UnsupportedModelError where there is none."""
+    # Llama 4's does not stand where the class says.
+    base = model.base_model if model.base_model is not model else getattr(model, "model", None)
+    if base is None:
         raise UnsupportedModelError(f"{type(model).__name__} has no base model that gives hidden states")
-    for name in ("logits_scaling", "logit_scale"):
-        if getattr(config, name, 1) not in (None, 1, 1.0):
-            raise UnsupportedModelError(f"model type {config.model_type!r} scales its logits by {name}")
+    if "position_ids" not in signature(base.forward).parameters:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be scored by prefix sharing: it takes no position_ids, and so counts "
+            "the tokens of all pairs of a pass as those of one text"
+        )
+    return base
+
+
+def output_embedding(model: Any) -> nn.Module:
+    """The output embedding of a model. Raises UnsupportedModelError where there is none."""
+    head: nn.Module | None = model.get_output_embeddings()
     if head is None:
         raise UnsupportedModelError(f"{type(model).__name__} has no output embedding to read label logits from")
     return head
+
+
+def plain_attention(model: Any) -> str:
+    """Which of transformers' own attention functions does what the layers ask: sdpa drops sinks and soft caps."""
+    has_sinks = any("sink" in name for name, _ in model.named_parameters())
+    config = model.config.get_text_config(decoder=True)
+    return "eager" if has_sinks or getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
 def check_label_ids(label_ids: Sequence[int], rows: int) -> None:
@@ -92,11 +157,25 @@ def check_label_ids(label_ids: Sequence[int], rows: int) -> None:
 
 def check_plain_attention(module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
     """Raises UnsupportedModelError when a layer asks attention for anything but plain causal attention."""
+    _check_arguments(module, options, (*_KNOWN_ARGUMENTS, *_FOREIGN_ARGUMENTS))
+    check_attention(module, key, value, options)
+
+
+def check_attention(module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
+    """Raises UnsupportedModelError when a layer asks for attention that `tree_attention` has not.
+
+    It has windows, sinks (`s_aux`) and soft caps.
+    """
+    _check_arguments(module, options, _FOREIGN_ARGUMENTS)
     name = type(module).__name__
-    for argument in _FOREIGN_ARGUMENTS:
-        if options.get(argument) is not None:
-            raise UnsupportedModelError(f"{name} cannot be scored exactly: its attention uses {argument}")
     if options.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedModelError(f"{name} cannot be scored by prefix sharing: its attention is not causal")
     if key.shape[-1] != value.shape[-1]:
         raise UnsupportedModelError(f"{name} has keys of width {key.shape[-1]} and values of {value.shape[-1]}")
+
+
+def _check_arguments(module: nn.Module, options: dict[str, Any], foreign: Sequence[str]) -> None:
+    for argument in foreign:
+        if options.get(argument) is not None:
+            name = type(module).__name__
+            raise UnsupportedModelError(f"{name} cannot be scored exactly: its attention uses {argument}")

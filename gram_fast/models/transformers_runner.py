@@ -1,9 +1,11 @@
-"""Runs packed passes through any decoder-only model of transformers with plain causal attention.
+"""Runs packed passes through any decoder-only model of transformers with causal attention.
 
 The model's own code computes everything but attention, for which transformers' attention interface calls
-`tree_attention`. Of the output embedding only the rows of the two label tokens are multiplied.
+`tree_attention`, with the layer's window, sinks and soft cap. Of the output embedding only the rows of the two label
+tokens are multiplied.
 """
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,29 +18,38 @@ from gram_fast.errors import UnsupportedModelError
 from gram_fast.kernels.label_logits import log_probabilities
 from gram_fast.kernels.tables import uploaded
 from gram_fast.models.callers import in_eval_mode
+from gram_fast.models.output import OutputTransform
 from gram_fast.models.supported import (
     attention_span,
+    base_of,
     bytes_per_slot,
+    check_attention,
     check_dtype,
     check_label_ids,
-    check_plain_attention,
     head_dim,
-    plain_output_embedding,
+    layer_configs,
+    output_embedding,
+    plain_attention,
 )
 from gram_fast.ops import TreeTables
 from gram_fast.ops.backends import check_backend
 from gram_fast.ops.checks import check_states, expect, on_device_of
+from gram_fast.ops.tables import Window
 from gram_fast.ops.tree_attention import AttendTree
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import ALONE, Processes
 from gram_fast.scoring.tree import TreePass
 
 _ATTENTION = "gram_fast_tree"
+_PASS: ContextVar["_PassContext"] = ContextVar("gram_fast_pass")
 
 
 @dataclass
 class _PassContext:
-    """Arguments of the attention function for one pass, handed through the model's forward."""
+    """Arguments of the attention function for one pass.
+
+    It stands in a context variable while the model's forward runs: not all models hand keyword arguments on.
+    """
 
     tree_pass: TreePass
     store: KeyValueStore
@@ -46,10 +57,19 @@ class _PassContext:
     attention: AttendTree
     """`tree_attention` on that backend; trusts its arguments."""
     layers_seen: set[int] = field(default_factory=set)
-    tables: dict[tuple[int, int, torch.device], TreeTables] = field(default_factory=dict)
-    """By query heads per key/value head, head width and device, made at the first layer with these."""
+    tables: dict[tuple[int, int, torch.device, Window | None], TreeTables] = field(default_factory=dict)
+    """By query heads per key/value head, head width, device and window, made at the first layer with these."""
 
-    def attend(self, q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, scale: float) -> Tensor:
+    def attend(
+        self,
+        q_THE: Tensor,
+        k_SKE: Tensor,
+        v_SKE: Tensor,
+        scale: float,
+        window: Window | None,
+        sinks_H: Tensor | None,
+        softcap: float | None,
+    ) -> Tensor:
         """Computes attention of all packed tokens -> [T, H, E], contiguous.
 
         Queries come from the model's own code, so tensors are checked in every layer as `tree_attention` checks them;
@@ -59,12 +79,13 @@ class _PassContext:
         sizes = check_states("q_THE", q_THE, k_SKE, v_SKE)
         expect(sizes["T"] == self.tree_pass.num_tokens, "q_THE", f"{self.tree_pass.num_tokens} tokens", sizes["T"])
         expect(scale > 0, "scale", "a positive number", scale)
-        key = group, width, device = sizes["H"] // sizes["K"], sizes["E"], q_THE.device
+        group, width, device = sizes["H"] // sizes["K"], sizes["E"], q_THE.device
+        key = (group, width, device, window)
         if key not in self.tables:
             check_backend("tree_attention", self.backend, device, q_THE.dtype, width)
-            self.tables[key] = TreeTables.of(self.tree_pass.spans, self.backend, group, device)
+            self.tables[key] = TreeTables.of(self.tree_pass.spans, self.backend, group, device, window=window)
         with on_device_of(q_THE):
-            return self.attention(q_THE, k_SKE, v_SKE, self.tables[key], scale)
+            return self.attention(q_THE, k_SKE, v_SKE, self.tables[key], scale, sinks_H, softcap)
 
 
 class TransformersRunner:
@@ -94,6 +115,9 @@ class TransformersRunner:
         )
         check_dtype(self.dtype)
         check_label_ids(label_ids, len(self._head.weight))
+        self._base = base_of(model)
+        self._plain_attention = plain_attention(model)
+        self._transform = OutputTransform.of(self.config)
         self._attend = ops.bind("tree_attention", self.attention)
         self._label_backend = ops.resolve_backend("label_logits", "auto", self.device, self.dtype)
         self._labels = torch.tensor(label_ids, device=self.device)
@@ -122,7 +146,8 @@ class TransformersRunner:
     def bytes_per_token(self) -> int:
         """Approximate memory of one token's activations, in bytes: that of the feed-forward of most decoders."""
         config = self.config
-        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        inner = max(getattr(layer, "intermediate_size", None) or 0 for layer in layer_configs(config))
+        inner = inner or 4 * config.hidden_size
         return int((4 * config.hidden_size + 4 * inner) * self.dtype.itemsize)
 
     @torch.no_grad()
@@ -138,25 +163,28 @@ class TransformersRunner:
             self._hidden(tree_pass, store), leaf_rows_L, head.weight[self._labels], backend=self._label_backend
         )
         bias = getattr(head, "bias", None)
-        return logits_L2 if bias is None else logits_L2 + bias[self._labels].float()
+        return self._transform(logits_L2 if bias is None else logits_L2 + bias[self._labels].float())
 
     @torch.no_grad()
     def token_logprobs(self, tree_pass: TreePass, store: KeyValueStore, token_ids: tuple[int, ...]) -> Tensor:
         """Runs one pass like `forward` -> log probabilities of these tokens behind each leaf, float32 [L, K]."""
         head = self._head
         hidden_LD = self._hidden(tree_pass, store)[uploaded(tree_pass.leaf_rows, self.device)]
-        return log_probabilities(hidden_LD, head.weight, token_ids, getattr(head, "bias", None))
+        return log_probabilities(hidden_LD, head.weight, token_ids, getattr(head, "bias", None), self._transform)
 
     def _hidden(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
         """Hidden states [T, D] of a pass."""
         context = _PassContext(tree_pass, store, self.attention, self._attend)
-        hidden_1TD = self._run(
-            self.model.base_model,
-            _ATTENTION,
-            input_ids=uploaded(tree_pass.input_ids, self.device)[None],
-            position_ids=uploaded(tree_pass.position_ids, self.device)[None],
-            gram_fast_pass=context,
-        ).last_hidden_state
+        token = _PASS.set(context)
+        try:
+            hidden_1TD = self._run(
+                self._base,
+                _ATTENTION,
+                input_ids=uploaded(tree_pass.input_ids, self.device)[None],
+                position_ids=uploaded(tree_pass.position_ids, self.device)[None],
+            ).last_hidden_state
+        finally:
+            _PASS.reset(token)
         if len(context.layers_seen) != self.config.num_hidden_layers:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} cannot be scored by prefix sharing: {len(context.layers_seen)} of its "
@@ -171,13 +199,15 @@ class TransformersRunner:
     @torch.no_grad()
     def next_logits(self, input_ids: Tensor) -> Tensor:
         """Logits of every token, float32 [V], behind one sequence [T] by the model's plain forward."""
-        logits = self._run(self.model, "sdpa", input_ids=input_ids[None].to(self.device), logits_to_keep=1).logits
+        logits = self._run(
+            self.model, self._plain_attention, input_ids=input_ids[None].to(self.device), logits_to_keep=1
+        ).logits
         return logits[0, -1].float()  # type: ignore[no-any-return]
 
     @property
     def _head(self) -> Any:
         """The output embedding, whose rows of the labels change where the model is trained."""
-        head = plain_output_embedding(self.model)
+        head = output_embedding(self.model)
         if hasattr(head, "base_layer"):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} has an adapter on its output embedding: expected it to be merged"
@@ -201,21 +231,32 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Window | Tensor | None,
     scaling: float | None = None,
-    gram_fast_pass: _PassContext | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: queries [1, H, T, E], keys and values [1, K, T, E] -> [1, T, H, E]."""
-    if gram_fast_pass is None:
-        raise UnsupportedModelError(f"{type(module).__name__} does not hand its keyword arguments on to attention")
-    check_plain_attention(module, key, value, options)
+    context = _PASS.get()
+    check_attention(module, key, value, options)
     layer: int = module.layer_idx  # type: ignore[assignment]
-    gram_fast_pass.layers_seen.add(layer)
-    k_SKE, v_SKE = gram_fast_pass.store.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    if layer in context.layers_seen:
+        raise UnsupportedModelError(f"{type(module).__name__} cannot be scored exactly: a layer attends several times")
+    if attention_mask is not None and not isinstance(attention_mask, Window):
+        raise UnsupportedModelError(f"{type(module).__name__} cannot be scored exactly: it makes a mask of its own")
+    context.layers_seen.add(layer)
+    k_SKE, v_SKE = context.store.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return gram_fast_pass.attend(query[0].transpose(0, 1), k_SKE, v_SKE, scale)[None], None
+    sinks_H, softcap = options.get("s_aux"), options.get("softcap")
+    q_THE = query[0].transpose(0, 1)
+    return context.attend(q_THE, k_SKE, v_SKE, scale, attention_mask, sinks_H, softcap)[None], None
+
+
+def _window_of_mask(*_: Any, local_size: int | None = None, config: Any = None, **__: Any) -> Window | None:
+    """In place of a mask, what transformers would make it of: the window of the layers that are given it."""
+    if local_size is None:
+        return None
+    return Window(local_size, is_chunked=local_size == getattr(config, "attention_chunk_size", None))
 
 
 AttentionInterface.register(_ATTENTION, _attend)
-AttentionMaskInterface.register(_ATTENTION, lambda *args, **options: None)
+AttentionMaskInterface.register(_ATTENTION, _window_of_mask)

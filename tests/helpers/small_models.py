@@ -38,13 +38,46 @@ CONFIGS: dict[str, Any] = {
         **{k: v for k, v in _SHAPE.items() if k != "num_key_value_heads"} | more
     ),
 }
+KINDS: dict[str, Any] = {
+    # Layers with windows beside full ones; queries, keys and values have norms, layers four.
+    "gemma3": lambda **more: transformers.Gemma3TextConfig(
+        **{**_SHAPE, "num_hidden_layers": 3, "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 9}
+        | {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"], **more}
+    ),
+    # Soft caps of scores and of logits, which bite.
+    "gemma2": lambda **more: transformers.Gemma2Config(
+        **{**_SHAPE, "head_dim": 12, "query_pre_attn_scalar": 2, "sliding_window": 7}
+        | {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0, **more}
+    ),
+    # Windows, sinks, experts.
+    "gpt_oss": lambda **more: transformers.GptOssConfig(
+        **{**_SHAPE, "head_dim": 12, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, **more}
+    ),
+    # Chunks of the text in place of windows.
+    "llama4": lambda **more: transformers.Llama4TextConfig(
+        **{**_SHAPE, "head_dim": 12, "attention_chunk_size": 8, "intermediate_size_mlp": 48, "num_local_experts": 2}
+        | {"layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0], **more}
+    ),
+    "mixtral": lambda **more: transformers.MixtralConfig(
+        **{**_SHAPE, "num_local_experts": 4, "sliding_window": None, **more}
+    ),
+    "qwen3_moe": lambda **more: transformers.Qwen3MoeConfig(
+        **{**_SHAPE, "head_dim": 12, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, **more}
+    ),
+}
+"""Families with other layers than plain attention and one feed-forward."""
 
 
 def tiny_model(name: str, seed: int = 0, **more: Any) -> Any:
     """A random causal language model of that family in eval mode."""
     torch.manual_seed(seed)
-    config = CONFIGS[name](**more)
-    return transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    config = (CONFIGS | KINDS)[name](**more)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("sinks"):  # which are zeros at first
+            parameter.normal_()
+    return model
 
 
 def tiny_runner(name: str, **more: Any) -> TransformersRunner:

@@ -206,9 +206,8 @@ def test_models_without_plain_attention_are_refused_before_they_are_loaded(name,
 
 
 def test_attention_of_a_models_own_is_named(tmp_path):
-    model = transformers.MptForCausalLM(
-        transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=len(tiny_tokenizer()), max_seq_len=512)
-    )
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": len(tiny_tokenizer())}
+    model = transformers.FalconForCausalLM(transformers.FalconConfig(alibi=False, **shape))
     with pytest.raises(UnsupportedModelError, match="do not attend through transformers' attention interface"):
         PairwiseJudge.from_model(model.eval(), tiny_tokenizer())
 

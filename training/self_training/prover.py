@@ -15,7 +15,7 @@ from gram_fast.generating.transformers_generator import TransformersGenerator
 from gram_fast.generating.verdicts import OVER_THE_LIMIT
 from gram_fast.models.checkpoint import find_template, load_config
 from gram_fast.models.options import JudgeOptions
-from gram_fast.models.supported import attention_span, plain_output_embedding
+from gram_fast.models.supported import plain_attention_span, plain_output_embedding
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.scoring.surroundings import sheltered
 from gram_fast.text.digest import digest
@@ -197,7 +197,7 @@ def check_room(config: Any, max_new_tokens: int) -> tuple[int, str]:
 
     Raises InputError where max_new_tokens leaves no room for a prompt.
     """
-    limit, reason = attention_span(config.get_text_config(decoder=True))
+    limit, reason = plain_attention_span(config.get_text_config(decoder=True))
     if max_new_tokens >= limit:
         raise InputError(f"max_new_tokens: expected fewer than {limit} ({reason}) less a prompt, got {max_new_tokens}")
     return limit, reason

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from gram_fast.commands.options import BadRows
 from gram_fast.errors import InputError
 from gram_fast.models.checkpoint import find_template, load_config
-from gram_fast.models.supported import attention_span
+from gram_fast.models.supported import plain_attention_span
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.training.config import RunConfig
 from gram_fast.training.data.records import PairRecord, read_pair_records
@@ -109,7 +109,7 @@ def check_checkpoints(config: SelfTrainConfig, training: RunConfig, source: str)
 
     Raises InputError on a checkpoint that is not there, a prompt without a place for a verdict behind a rationale,
     proofs or training sequences that are too long, and answers that would not end; UnsupportedModelError as
-    `attention_span` and `load_tokenizer`.
+    `plain_attention_span` and `load_tokenizer`.
     """
     hub = config.judge_options.hub
     names = {"judge": config.judge, "prover": config.prover, "base": config.base or config.judge}
@@ -125,7 +125,7 @@ def check_checkpoints(config: SelfTrainConfig, training: RunConfig, source: str)
         check_room(checkpoints["prover"], config.prove.max_new_tokens)
     except InputError as error:
         raise InputError(f"prove: {error}") from None
-    limit, reason = attention_span(checkpoints["base"].get_text_config(decoder=True))
+    limit, reason = plain_attention_span(checkpoints["base"].get_text_config(decoder=True))
     if training.cutoff_len > limit:
         raise InputError(f"{source}: train: cutoff_len: expected at most {limit} ({reason}), got {training.cutoff_len}")
     base, hub = training.model_name_or_path, {**hub, "revision": training.revision}

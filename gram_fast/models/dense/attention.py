@@ -3,6 +3,7 @@
 Shape letters: T packed tokens, L leaves, H query heads, E head width.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -14,6 +15,7 @@ from gram_fast import ops
 from gram_fast.kernels.tables import uploaded
 from gram_fast.models.dense.model import Attend
 from gram_fast.ops import LeafTables, PathTables, TreeTables
+from gram_fast.ops.tables import Window
 from gram_fast.scoring.tree import TreePass
 
 
@@ -29,17 +31,22 @@ class TableSizes:
 class TreeAndLeafTables:
     """Tables of one pass for TreeAttention."""
 
-    tree: TreeTables
+    trees: Mapping[Window | None, TreeTables]
+    """By the windows of layers."""
     leaves: LeafTables
+    """Of the last layer."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Tables that kernels read on the device."""
-        return tuple(table for table in (self.tree.tiles, self.leaves.items) if table is not None)
+        tables = (*(tree.tiles for tree in self.trees.values()), self.leaves.items)
+        return tuple(table for table in tables if table is not None)
 
     def on(self, device: torch.device) -> "TreeAndLeafTables":
         """The tables copied to `device`; the host does not wait."""
-        return TreeAndLeafTables(self.tree.on(device), self.leaves.on(device))
+        return TreeAndLeafTables(
+            {window: tree.on(device) for window, tree in self.trees.items()}, self.leaves.on(device)
+        )
 
 
 Tables = TypeVar("Tables", TreeAndLeafTables, PathTables)
@@ -68,9 +75,11 @@ class PassTables(Generic[Tables]):
 class TreeAttention:
     """Attention of the fast mode: `tree_attention` in all layers but the last, `leaf_attention` in the last."""
 
-    def __init__(self, tree_backend: str, leaf_backend: str, group: int, scale: float) -> None:
-        """`group`: query heads per key/value head; `scale`: factor on the scores."""
-        self._backends, self._group, self._scale = (tree_backend, leaf_backend), group, scale
+    def __init__(
+        self, tree_backend: str, leaf_backend: str, group: int, scale: float, windows: Sequence[Window | None]
+    ) -> None:
+        """`group`: query heads per key/value head; `scale`: factor on the scores; `windows`: of every layer."""
+        self._backends, self._group, self._scale, self._windows = (tree_backend, leaf_backend), group, scale, windows
         self._attend = ops.bind("tree_attention", tree_backend)
         self._attend_leaves = ops.bind("leaf_attention", leaf_backend)
 
@@ -79,14 +88,21 @@ class TreeAttention:
     ) -> PassTables[TreeAndLeafTables]:
         """Makes the tables of a pass on `device`."""
         tree_backend, leaf_backend = self._backends
-        tree = TreeTables.of(tree_pass.spans, tree_backend, self._group, device, at_least.tiles)
-        leaves = LeafTables.of(tree_pass.spans, tree_pass.leaf_rows, leaf_backend, device, at_least.items)
-        return PassTables.of(tree_pass, TreeAndLeafTables(tree, leaves), device)
+        spans = tree_pass.spans
+        trees = {
+            window: TreeTables.of(spans, tree_backend, self._group, device, at_least.tiles, window=window)
+            for window in dict.fromkeys(self._windows[:-1])
+        }
+        leaves = LeafTables.of(
+            spans, tree_pass.leaf_rows, leaf_backend, device, at_least.items, window=self._windows[-1]
+        )
+        return PassTables.of(tree_pass, TreeAndLeafTables(trees, leaves), device)
 
-    def over(self, tables: PassTables[TreeAndLeafTables]) -> tuple[Attend, Attend]:
-        """Two functions over the tables: attention of all tokens, and of the last token of each leaf."""
+    def over(self, tables: PassTables[TreeAndLeafTables]) -> tuple[list[Attend], Attend]:
+        """Functions over the tables: attention of all tokens in every layer, and of the last token of each leaf."""
+        trees = tables.attention.trees
         return (
-            partial(self._attend, tables=tables.attention.tree, scale=self._scale),
+            [partial(self._attend, tables=trees[window], scale=self._scale) for window in self._windows[:-1]],
             partial(self._attend_leaves, tables=tables.attention.leaves, scale=self._scale),
         )
 
@@ -97,19 +113,19 @@ class PathAttention:
     The bits of a token do not depend on what else is in the pass.
     """
 
-    def __init__(self, backend: str, group: int, scale: float) -> None:
-        """Arguments as TreeAttention."""
-        self._group, self._scale = group, scale
+    def __init__(self, backend: str, group: int, scale: float, num_layers: int) -> None:
+        """Arguments as TreeAttention; it has no windows."""
+        self._group, self._scale, self._num_layers = group, scale, num_layers
         self._attend = ops.bind("path_attention", backend)
 
     def tables(self, tree_pass: TreePass, device: torch.device) -> PassTables[PathTables]:
         """Makes the tables of a pass on `device`."""
         return PassTables.of(tree_pass, PathTables.of(tree_pass.spans, self._group, device), device)
 
-    def over(self, tables: PassTables[PathTables]) -> tuple[Attend, Attend]:
-        """Two functions over the tables: attention of all tokens, and of the last token of each leaf."""
+    def over(self, tables: PassTables[PathTables]) -> tuple[list[Attend], Attend]:
+        """Functions over the tables: attention of all tokens in every layer, and of the last token of each leaf."""
         attend = partial(self._attend, tables=tables.attention, scale=self._scale)
-        return attend, partial(_attend_leaves, attend, tables)
+        return [attend] * (self._num_layers - 1), partial(_attend_leaves, attend, tables)
 
 
 def _attend_leaves(

@@ -111,10 +111,10 @@ class DensePass:
     """int64 [L]: packed row of each leaf's last token."""
     buffers: Sequence[Buffers]
     """Key/value buffers of every layer."""
-    attend: Attend
-    """Attention of all packed tokens."""
+    attend: Sequence[Attend]
+    """Attention of all packed tokens, in every layer."""
     attend_leaves: Attend
-    """Attention of the last token of each leaf."""
+    """Attention of the last token of each leaf, in the last layer."""
 
 
 @dataclass
@@ -138,8 +138,8 @@ class DenseModel:
         """Runs one pass and writes its keys and values into its buffers -> label logits float32 [L, 2]."""
         residual_TD = self.embedding_VD[given.input_ids_T]
         update_TD: Tensor | None = None
-        for layer, buffers in zip(self.layers[:-1], given.buffers, strict=False):
-            update_TD = self._attention(ops, layer, given, buffers, residual_TD, update_TD)
+        for layer, buffers, attend in zip(self.layers[:-1], given.buffers, given.attend, strict=False):
+            update_TD = self._attention(ops, layer, attend, given.rotation, buffers, residual_TD, update_TD)
             update_TD = self._feed_forward(ops, layer, residual_TD, update_TD)
         return self._last_layer(ops, given, residual_TD, update_TD)
 
@@ -165,7 +165,8 @@ class DenseModel:
         self,
         ops: Operations,
         layer: DenseLayer,
-        given: DensePass,
+        attend: Attend,
+        rotation: tuple[Tensor, Tensor],
         buffers: Buffers,
         residual_TD: Tensor,
         update_TD: Tensor | None,
@@ -174,8 +175,8 @@ class DenseModel:
         normed_TD = ops.norm(residual_TD, update_TD, layer.input_norm_D, self.shape.norm_eps)
         (qkv,) = layer.qkv
         qkv_TCE = self._heads(ops.project(normed_TD, qkv.weight, qkv.bias))
-        self._rotate(ops, layer, qkv_TCE, given.rotation, buffers)
-        attended_THE = given.attend(qkv_TCE[:, : self.shape.num_heads], *buffers)
+        self._rotate(ops, layer, qkv_TCE, rotation, buffers)
+        attended_THE = attend(qkv_TCE[:, : self.shape.num_heads], *buffers)
         return ops.project_onto(residual_TD, attended_THE.flatten(1), layer.out.weight, layer.out.bias)
 
     def _feed_forward(

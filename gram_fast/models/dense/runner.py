@@ -22,7 +22,7 @@ from gram_fast.models.dense.graphs import Bucket, PassGraphs, most_tokens
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.products import Add, Multiply, Product, find_product, fp8_product
 from gram_fast.models.dense.rotation import RotationTable
-from gram_fast.models.supported import attention_span, check_dtype
+from gram_fast.models.supported import attention_span, check_dtype, layer_windows, plain_attention_span
 from gram_fast.ops.label_logits import LabelLogits
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
@@ -56,7 +56,11 @@ class DenseRunner:
         self.model = model
         self.device, self.dtype = model.embedding_VD.device, model.embedding_VD.dtype
         check_dtype(self.dtype)
-        self.max_length, self.max_length_reason = attention_span(config)
+        # Attention whose bits depend on nothing else has no windows.
+        self.max_length, self.max_length_reason = (plain_attention_span if deterministic else attention_span)(config)
+        self._windows = [
+            window if window and window.size < self.max_length else None for window in layer_windows(config)
+        ]
         self._rotation = RotationTable(config, self.max_length, self.device)
         self._graphs: PassGraphs | None = None
         quantized = model.quantization is not None
@@ -68,18 +72,21 @@ class DenseRunner:
         self._is_deterministic = deterministic
         if deterministic:
             self.attention = "path"
-            self._attention = PathAttention(self._resolve("path_attention"), self._group, self._scale)
+            self._attention = PathAttention(
+                self._resolve("path_attention"), self._group, self._scale, model.shape.num_layers
+            )
             self._operations = self._deterministic_operations(product)
             self._check_products()
         else:
             self.attention = self._resolve("tree_attention", attention)
             leaf_attention = self._resolve("leaf_attention")
-            self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale)
+            self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale, self._windows)
             self._operations = self._operations_on(product.multiply, {}, product.add)
             if quantized:
                 self._operations = self._quantizing(self._operations)
-            # Other backends make tables between their launches, which no graph can hold.
-            can_capture = model.processes.count == 1 and self.device.type == "cuda"
+            # Other backends make tables between their launches, which no graph can hold; tables of windows have no size
+            # that a bucket could bound well.
+            can_capture = model.processes.count == 1 and self.device.type == "cuda" and not any(self._windows)
             if can_capture and self.attention == leaf_attention == "triton":
                 self._graphs = PassGraphs(self.device)
 
@@ -187,7 +194,7 @@ class DenseRunner:
         names = ("add_rms_norm", "rotary_into_cache", "swiglu")
         plain = self._operations_on(self._plain_product, dict.fromkeys(names, "reference"))
         operations = replace(plain, read_labels=read_labels)
-        attention = TreeAttention("reference", "reference", self._group, self._scale)
+        attention = TreeAttention("reference", "reference", self._group, self._scale, self._windows)
         tables = attention.tables(TreePass.of_sequence(input_ids), self.device)
         return self._run(operations, attention, tables, store)
 

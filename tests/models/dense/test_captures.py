@@ -60,7 +60,7 @@ def made_pass(number: int, num_tokens: int) -> tuple[Bucket, PassTables[Any]]:
     ids, positions = (torch.randint(0, IDS, (num_tokens,), generator=generator) for _ in range(2))
     rows = torch.randint(0, num_tokens, (3,), generator=generator)
     tree_pass = replace(TreePass.of_sequence(ids), position_ids=positions, leaf_rows=rows)
-    attention = TreeAttention("triton", "triton", group=2, scale=1.0)
+    attention = TreeAttention("triton", "triton", group=2, scale=1.0, windows=[None] * 2)
     return Bucket(num_tokens, 3, TableSizes()), attention.tables(tree_pass, CPU)
 
 

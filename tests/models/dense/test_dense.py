@@ -48,6 +48,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama 3 rotary embedding": ("llama", {"rope_parameters": LLAMA3_ROPE}),
     "mistral": ("mistral", {"head_dim": 10, "num_attention_heads": 3}),
+    "mistral window": ("mistral", {"sliding_window": 11}),
+    # Full attention in the first layer, windows in the last.
+    "qwen2 windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
 }
 
 
@@ -84,7 +87,7 @@ def test_a_dtype_that_no_op_takes_is_refused(tmp_path):
 def test_triton_kernels_in_the_runner(tmp_path):
     model = save_in_shards(tmp_path, "qwen3")
     ours = dense_runner(tmp_path, model.config, attention="triton", products="torch")
-    ours._attention = TreeAttention("triton", "triton", ours._group, ours._scale)
+    ours._attention = TreeAttention("triton", "triton", ours._group, ours._scale, [None] * 2)
     ours._operations = ours._operations_on(
         linear, dict.fromkeys(("add_rms_norm", "rotary_into_cache", "swiglu", "label_logits"), "triton")
     )

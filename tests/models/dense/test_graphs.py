@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def in_triton(tree_pass: TreePass, at_least: TableSizes) -> PassTables:
-    return TreeAttention("triton", "triton", group=2, scale=1.0).tables(tree_pass, CPU, at_least)
+    return TreeAttention("triton", "triton", group=2, scale=1.0, windows=[None] * 2).tables(tree_pass, CPU, at_least)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,8 @@ def test_the_smallest_bucket_that_fits():
 def test_a_filled_pass_says_the_same(lengths, checkpoint):
     folder, config = checkpoint
     runner = dense_runner(folder, config, attention="triton")
-    runner._attention = TreeAttention("triton", "triton", group=2, scale=runner.model.shape.head_dim**-0.5)
+    scale = runner.model.shape.head_dim**-0.5
+    runner._attention = TreeAttention("triton", "triton", group=2, scale=scale, windows=[None] * 2)
     tree_pass = forest(*lengths)
     bucket = bucket_of(tree_pass)
     filled = bucket.fill(tree_pass)
