@@ -80,6 +80,7 @@ py::dict table_layout() {
   layout["EXTENT_COLUMNS"] = kExtentColumns;
   layout["NODE_COLUMNS"] = kNodeColumns;
   layout["KEEP_COLUMNS"] = kKeepColumns;
+  layout["PIECE_COLUMNS"] = kPieceColumns;
   layout["BLOCK_COLUMNS"] = kBlockColumns;
   layout["TILE_COLUMNS"] = kTileColumns;
   layout["PATH_TILE_COLUMNS"] = kPathTileColumns;
@@ -109,6 +110,7 @@ py::dict to_dict(TreePass pass) {
   out["leaf_rows"] = to_array(std::move(pass.leaf_rows));
   out["leaf_index"] = to_array(std::move(pass.leaf_index));
   out["keep"] = to_array(std::move(pass.keep));
+  out["pieces"] = to_array(std::move(pass.pieces));
   return out;
 }
 
@@ -161,18 +163,20 @@ void bind_tree(py::module_& m) {
       .def(
           "plan",
           [](TokenTree& tree, const Ids& leaves, int64_t budget, int64_t keep_limit, bool more_rounds,
-             int64_t cache_limit) {
+             int64_t cache_limit, int64_t state_cost) {
             if (budget < 1)
               throw std::invalid_argument("budget: expected at least 1 token, got " + std::to_string(budget));
+            if (state_cost < 0)
+              throw std::invalid_argument("state_cost: expected at least 0, got " + std::to_string(state_cost));
             for (py::ssize_t i = 0; i < leaves.size(); ++i) check(tree, leaves, i);
-            TreePlan plan =
-                plan_passes(tree, leaves.data(), leaves.size(), budget, keep_limit, cache_limit, more_rounds);
+            TreePlan plan = plan_passes(tree, leaves.data(), leaves.size(), budget, keep_limit, cache_limit,
+                                        more_rounds, state_cost);
             py::list passes;
             for (TreePass& pass : plan.passes) passes.append(to_dict(std::move(pass)));
-            return py::make_tuple(passes, plan.num_slots, std::move(plan.kept));
+            return py::make_tuple(passes, plan.num_slots, plan.num_states, std::move(plan.kept));
           },
           py::arg("leaves"), py::kw_only(), py::arg("budget"), py::arg("keep_limit"), py::arg("more_rounds"),
-          py::arg("cache_limit") = 0)
+          py::arg("cache_limit") = 0, py::arg("state_cost") = 0)
       .def_property_readonly("num_tokens", &TokenTree::num_tokens);
 }
 

@@ -22,8 +22,15 @@ class TokenTree:
     def leaf_lengths(self, leaves: ArrayLike) -> NDArray[np.int64]: ...
     def leaves_of_pass(self, leaves: ArrayLike, *, budget: int) -> NDArray[np.int64]: ...
     def plan(
-        self, leaves: ArrayLike, *, budget: int, keep_limit: int, more_rounds: bool, cache_limit: int = 0
-    ) -> tuple[list[dict[str, NDArray[np.int64]]], int, KeptSlots]: ...
+        self,
+        leaves: ArrayLike,
+        *,
+        budget: int,
+        keep_limit: int,
+        more_rounds: bool,
+        cache_limit: int = 0,
+        state_cost: int = 0,
+    ) -> tuple[list[dict[str, NDArray[np.int64]]], int, int, KeptSlots]: ...
     @property
     def num_tokens(self) -> int: ...
 

@@ -20,6 +20,8 @@ NODE_COLUMNS = 5
 """Columns of a node of a pass: start, end, end of its subtree, row of its nearest ancestor or -1, depth."""
 KEEP_COLUMNS = 3
 """Columns of a copy after a pass: start, slot, length."""
+PIECE_COLUMNS = 6
+"""Columns of a piece of a pass: start, end, level, its parent or -1, slots of states before and behind it or -1."""
 BLOCK_COLUMNS = 5
 """Columns of a block of unmasked attention: rank, first query, end, first slot, end."""
 TILE_COLUMNS = 5

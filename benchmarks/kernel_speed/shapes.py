@@ -144,7 +144,7 @@ def make_forest(
     for ids in segments:
         tree.add_segment(ids)
     leaves = tree.add_sequences(rows, 0)
-    (table,), _, _ = tree.plan(leaves, budget=tree.num_tokens, keep_limit=0, more_rounds=False)
+    (table,), _, _, _ = tree.plan(leaves, budget=tree.num_tokens, keep_limit=0, more_rounds=False)
     return Forest(name, tree_pass_of(table, tree.num_tokens), table["nodes"])
 
 

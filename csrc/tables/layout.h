@@ -33,6 +33,14 @@ struct KeepRow {
   int64_t start, slot, length;
 };
 
+// Packed tokens [start, end) whose states follow each other, for models with states. It starts from the end of the
+// piece `parent` of the pass, which is of a lower level, or from the state kept in slot `from`, or, where both are -1,
+// from the state before any token. The state at its end goes to slot `to`, or nowhere where that is -1.
+struct PieceRow {
+  Extent own;
+  int64_t level, parent, from, to;
+};
+
 // Queries that read slots without a mask, as the `rank`-th range of their spans.
 struct BlockRow {
   int64_t rank;
@@ -42,6 +50,7 @@ struct BlockRow {
 constexpr int64_t kExtentColumns = kColumns<Extent, int64_t>;
 constexpr int64_t kNodeColumns = kColumns<NodeRow, int64_t>;
 constexpr int64_t kKeepColumns = kColumns<KeepRow, int64_t>;
+constexpr int64_t kPieceColumns = kColumns<PieceRow, int64_t>;
 constexpr int64_t kBlockColumns = kColumns<BlockRow, int64_t>;
 
 // Tables of kernels, 32-bit.

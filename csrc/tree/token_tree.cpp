@@ -22,13 +22,14 @@ void TokenTree::plant() {
                         .begin = 0,
                         .end = 0,
                         .reusable = true,
+                        .border = true,
                         .closed = true,
                         .counted = false,
                         .read = 0,
                         .children = {}});
   if (!head_ids_.empty()) {
     append_node(0, head_ids_.data(), static_cast<int64_t>(head_ids_.size()));
-    nodes_[1].reusable = nodes_[1].closed = true;
+    nodes_[1].reusable = nodes_[1].border = nodes_[1].closed = true;
   }
   prefixes_.assign(1, Position{head_node(), static_cast<int64_t>(head_ids_.size())});
 }
@@ -44,11 +45,15 @@ void TokenTree::clear(int64_t cache_limit) {
     transplant();
     return;
   }
-  const int64_t base = kept_.base();
-  const bool head_is_kept = !head_ids_.empty() && head_is_whole && kept_.slot(1) == base;
+  const int64_t base = kept_.base(), state_cost = kept_.state_cost();
+  const bool has_state = state_cost > 0;
+  const bool head_is_kept =
+      !head_ids_.empty() && head_is_whole && kept_.slot(1) == base && (!has_state || kept_.state(1) == 0);
   plant();
-  kept_ = KeptSlots(base);
-  if (head_is_kept) kept_.allocate(1, nodes_[1].length());
+  kept_ = KeptSlots(base, state_cost);
+  if (!head_is_kept) return;
+  kept_.allocate(1, nodes_[1].length());
+  if (has_state) kept_.allocate_state(1);
 }
 
 // Plants the tree anew with the kept nodes and those above them. The head is whole.
@@ -74,6 +79,7 @@ void TokenTree::transplant() {
       const int32_t now = append_node(numbers[node.parent], old_pool.data() + node.begin, node.length());
       numbers[old] = now;
       nodes_[now].reusable = node.reusable;
+      nodes_[now].border = node.border;
       nodes_[now].closed = true;
     } else {
       continue;
@@ -97,7 +103,7 @@ int64_t TokenTree::count_tokens(const int32_t* leaves, int64_t count) {
 
 void TokenTree::forget_slots() {
   ++revision_;
-  kept_ = KeptSlots(kept_.base());
+  kept_ = KeptSlots(kept_.base(), kept_.state_cost());
 }
 
 void TokenTree::keep(KeptSlots kept) {
@@ -137,6 +143,7 @@ int32_t TokenTree::add_sequence(const int32_t* segments, int64_t count, int64_t 
     position = descend(position, segments_[segments[i]]);
     if (i < reusable) {
       position = end_node_at(position);
+      nodes_[position.node].border = true;
       for (int32_t n = position.node; n >= 0 && !nodes_[n].reusable; n = nodes_[n].parent) nodes_[n].reusable = true;
     }
     prefixes_.push_back(position);
@@ -202,6 +209,7 @@ int32_t TokenTree::append_node(int32_t parent, const int32_t* ids, int64_t count
                         .begin = begin,
                         .end = begin + count,
                         .reusable = false,
+                        .border = false,
                         .closed = false,
                         .counted = false,
                         .read = 0,
@@ -219,6 +227,7 @@ int32_t TokenTree::split(int32_t node, int64_t length) {
   Node& top = nodes_[upper];
   Node& bottom = nodes_[node];
   top.end = top.begin + length;
+  top.border = false;
   top.closed = true;
   top.children.assign(1, node);
   bottom.parent = upper;

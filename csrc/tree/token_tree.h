@@ -19,6 +19,7 @@ class TokenTree {
     int64_t begin;   // own tokens: pool[begin, end)
     int64_t end;
     bool reusable;                  // ends above or at a segment border where later sequences may branch off
+    bool border;                    // ends at such a border
     bool closed;                    // not to be extended: a border or a sequence ends here, or it has children
     bool counted;                   // by count_tokens
     int64_t read;                   // number of the last plan that read or computed it

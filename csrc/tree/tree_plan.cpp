@@ -5,20 +5,50 @@
 #include <utility>
 
 #include "tables/span_tables.h"
+#include "tree/pieces.h"
 
 namespace gram_fast {
 namespace {
 
 constexpr int32_t kNone = -1;
 
+// The needed nodes, by number, depth first.
+std::vector<int32_t> depth_first(const TokenTree& tree, const std::vector<bool>& needed) {
+  std::vector<int32_t> order, stack{0};
+  while (!stack.empty()) {
+    const int32_t n = stack.back();
+    const TokenTree::Node& node = tree.node(n);
+    stack.pop_back();
+    if (n != 0) order.push_back(n);
+    for (auto child = node.children.rbegin(); child != node.children.rend(); ++child) {
+      if (needed[*child]) stack.push_back(*child);
+    }
+  }
+  return order;
+}
+
+// Which nodes of such an order, by number, are computed: those that are not kept and, of a model with states, kept ones
+// behind which something is computed and whose state is not kept.
+std::vector<bool> computed_nodes(const TokenTree& tree, const KeptSlots& slots, const std::vector<int32_t>& order) {
+  std::vector<bool> computed(tree.num_nodes(), false);
+  for (auto n = order.rbegin(); n != order.rend(); ++n) {
+    if (slots.slot(*n) < 0) computed[*n] = true;
+    const int32_t parent = tree.node(*n).parent;
+    if (slots.state_cost() > 0 && computed[*n] && slots.state(parent) < 0) computed[parent] = true;
+  }
+  return computed;
+}
+
 // Depth-first planning of one round. Per node, indexed as in the tree; a split during planning appends. Slots are those
 // of a copy, so that a plan that is not run leaves nothing behind.
 class Planner {
  public:
-  Planner(TokenTree& tree, int64_t budget, int64_t keep_limit, int64_t cache_limit, bool more_rounds)
+  Planner(TokenTree& tree, int64_t budget, int64_t keep_limit, int64_t cache_limit, bool more_rounds,
+          int64_t state_cost)
       : tree_(tree),
-        slots_(tree.kept().base() == budget ? tree.kept() : KeptSlots(budget)),
+        slots_(is_same_store(tree.kept(), budget, state_cost) ? tree.kept() : KeptSlots(budget, state_cost)),
         budget_(budget),
+        state_cost_(state_cost),
         kept_limit_(std::max(more_rounds ? keep_limit : 0, cache_limit)),
         has_cache_(cache_limit > 0),
         has_later_reads_(more_rounds || cache_limit > 0) {}
@@ -26,11 +56,14 @@ class Planner {
   TreePlan plan(const int32_t* leaves, int64_t count) {
     for (int64_t i = 0; i < count; ++i) expose_last_token(tree_.leaf_node(leaves[i]));
     mark_needed(leaves, count);
+    release_without_state();
     split_long_nodes();
     assign_passes();
     for (size_t pass = 0; pass < pass_nodes_.size(); ++pass) {
       plan_.passes.push_back(fill_pass(static_cast<int32_t>(pass)));
+      std::vector<NodeStates> starts = states_before(static_cast<int32_t>(pass));
       keep_after(static_cast<int32_t>(pass));
+      plan_.passes.back().pieces = join_to_pieces(static_cast<int32_t>(pass), std::move(starts));
     }
     place_leaves(leaves, count);
     check_tables();
@@ -40,11 +73,16 @@ class Planner {
   }
 
  private:
-  // A leaf whose keys are kept still needs its last hidden state: compute that one token again.
+  static bool is_same_store(const KeptSlots& kept, int64_t budget, int64_t state_cost) {
+    return kept.base() == budget && kept.state_cost() == state_cost;
+  }
+
+  // A leaf whose keys are kept still needs its last hidden state: compute that one token again. With states, all of the
+  // node: there is none within it to start from.
   void expose_last_token(int32_t node) {
     if (!is_kept(node)) return;
     const int64_t length = tree_.node(node).length();
-    if (length > 1) split(node, length - 1);
+    if (length > 1 && state_cost_ == 0) split(node, length - 1);
     release(node);
   }
 
@@ -65,6 +103,15 @@ class Planner {
       for (; !idle_.empty(); idle_.pop_back()) release(idle_.back());
     }
     std::reverse(idle_.begin(), idle_.end());
+  }
+
+  void release_without_state() {
+    if (state_cost_ == 0) return;
+    const std::vector<int32_t> order = depth_first(tree_, needed_);
+    const std::vector<bool> computed = computed_nodes(tree_, slots_, order);
+    for (int32_t n : order) {
+      if (computed[n]) release(n);
+    }
   }
 
   void split_long_nodes() {
@@ -92,6 +139,10 @@ class Planner {
       pass_nodes_.back().push_back(n);
       tokens += length;
     }
+    for (int32_t n : computed_) {
+      int32_t& parent = last_start_[tree_.node(n).parent];
+      parent = std::max(parent, pass_of_[n]);
+    }
     for (auto n = order_.rbegin(); n != order_.rend(); ++n) {
       last_read_[*n] = std::max(last_read_[*n], pass_of_[*n]);
       int32_t& parent = last_read_[tree_.node(*n).parent];
@@ -99,26 +150,15 @@ class Planner {
     }
   }
 
-  // Depth first over the needed nodes.
   void order_nodes() {
     const int32_t known = tree_.num_nodes();
     pass_of_.assign(known, kNone);
     start_.assign(known, kNone);
     last_read_.assign(known, kNone);
+    last_start_.assign(known, kNone);
     row_of_.assign(known, kNone);
-    std::vector<int32_t> stack{0};
-    while (!stack.empty()) {
-      const int32_t n = stack.back();
-      stack.pop_back();
-      const TokenTree::Node& node = tree_.node(n);
-      if (n != 0) {
-        order_.push_back(n);
-        (is_kept(n) ? kept_ : computed_).push_back(n);
-      }
-      for (auto child = node.children.rbegin(); child != node.children.rend(); ++child) {
-        if (needed_[*child]) stack.push_back(*child);
-      }
-    }
+    order_ = depth_first(tree_, needed_);
+    for (int32_t n : order_) (is_kept(n) ? kept_ : computed_).push_back(n);
   }
 
   // Fewest tokens of a pass that need no more passes than the budget: passes of about equal size, as a short rest takes
@@ -202,10 +242,34 @@ class Planner {
     out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size()));
   }
 
+  // The states that a pass's nodes start from. They are read before any is written: a slot may be given on within a
+  // pass.
+  std::vector<NodeStates> states_before(int32_t pass) {
+    std::vector<NodeStates> out;
+    if (state_cost_ == 0) return out;
+    for (int32_t n : pass_nodes_[pass]) {
+      const TokenTree::Node& node = tree_.node(n);
+      row_of_[n] = static_cast<int64_t>(out.size());
+      const int64_t parent = row_of_[node.parent];
+      out.push_back({.own = {start_[n], start_[n] + node.length()},
+                     .parent = parent,
+                     .from = parent < 0 ? slots_.state(node.parent) : kNone,
+                     .to = kNone});
+    }
+    for (int32_t n : pass_nodes_[pass]) row_of_[n] = kNone;
+    return out;
+  }
+
+  std::vector<PieceRow> join_to_pieces(int32_t pass, std::vector<NodeStates> nodes) const {
+    for (size_t row = 0; row < nodes.size(); ++row) nodes[row].to = slots_.state(pass_nodes_[pass][row]);
+    return join_nodes(nodes);
+  }
+
   void keep_after(int32_t pass) {
     // The highest slot is reached before this pass's releases or after its copies.
-    plan_.num_slots = std::max(plan_.num_slots, slots_.top());
+    count_slots();
     const auto done = [&](int32_t n) {
+      if (last_start_[n] <= pass && !(is_start_later(n) && stays(n))) slots_.release_state(n);
       if (last_read_[n] > pass || stays(n)) return false;
       release(n);
       return true;
@@ -215,11 +279,19 @@ class Planner {
       const bool is_read_later = last_read_[n] > pass;
       if (!is_read_later && !is_wanted_later(n)) continue;
       const int64_t length = tree_.node(n).length();
-      if (!make_room(length) && !is_read_later && n != tree_.head_node()) continue;
+      const bool wants_state = state_cost_ > 0 && (last_start_[n] > pass || is_start_later(n));
+      const bool has_room = make_room(length + (wants_state ? state_cost_ : 0));
+      if (!has_room && !is_read_later && n != tree_.head_node()) continue;
       kept_.push_back(n);
       plan_.passes[pass].keep.push_back({.start = start_[n], .slot = slots_.allocate(n, length), .length = length});
+      if (wants_state && (has_room || last_start_[n] > pass || n == tree_.head_node())) slots_.allocate_state(n);
     }
+    count_slots();
+  }
+
+  void count_slots() {
     plan_.num_slots = std::max(plan_.num_slots, slots_.top());
+    plan_.num_states = std::max(plan_.num_states, slots_.num_states());
   }
 
   // Lets idle nodes go for so many slots; whether they are within the limit then.
@@ -231,6 +303,9 @@ class Planner {
   bool is_wanted_later(int32_t n) const {
     return n == tree_.head_node() || (has_later_reads_ && tree_.node(n).reusable);
   }
+
+  // Whether nodes of later rounds may start from its state. Elsewhere they would only where texts branch off by chance.
+  bool is_start_later(int32_t n) const { return is_wanted_later(n) && tree_.node(n).border; }
 
   bool stays(int32_t n) { return n == tree_.head_node() || (is_wanted_later(n) && slots_.used() <= kept_limit_); }
 
@@ -250,6 +325,7 @@ class Planner {
       check_spans({.spans = pass.spans, .range_offsets = pass.range_offsets, .ranges = pass.ranges}, plan_.num_slots,
                   num_tokens);
       check_leaf_rows(pass.leaf_rows, num_tokens);
+      if (state_cost_ > 0) check_pieces(pass.pieces, pass.position_ids, plan_.num_states);
     }
   }
 
@@ -259,6 +335,7 @@ class Planner {
   TokenTree& tree_;
   KeptSlots slots_;
   const int64_t budget_;
+  const int64_t state_cost_;
   const int64_t kept_limit_;  // slots in use up to which nodes are kept that this round reads no more
   const bool has_cache_;
   const bool has_later_reads_;
@@ -268,6 +345,7 @@ class Planner {
   std::vector<int32_t> pass_of_;                  // pass that computes the node, or kNone when it is kept
   std::vector<int64_t> start_;                    // packed start within that pass
   std::vector<int32_t> last_read_;                // last pass that reads the node's keys
+  std::vector<int32_t> last_start_;               // last pass that computes one of its children
   std::vector<int64_t> row_of_;                   // row of the node in the pass that is filled, or kNone
   std::vector<int32_t> order_;                    // needed nodes, depth first
   std::vector<int32_t> computed_;                 // those of them that are computed
@@ -279,8 +357,8 @@ class Planner {
 }  // namespace
 
 TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
-                     int64_t cache_limit, bool more_rounds) {
-  return Planner(tree, budget, keep_limit, cache_limit, more_rounds).plan(leaves, count);
+                     int64_t cache_limit, bool more_rounds, int64_t state_cost) {
+  return Planner(tree, budget, keep_limit, cache_limit, more_rounds, state_cost).plan(leaves, count);
 }
 
 std::vector<int64_t> leaves_of_pass(const TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget) {
@@ -291,22 +369,19 @@ std::vector<int64_t> leaves_of_pass(const TokenTree& tree, const int32_t* leaves
     at[leaf].push_back(i);
     for (int32_t n = leaf; n > 0 && !needed[n]; n = tree.node(n).parent) needed[n] = true;
   }
+  const KeptSlots slots = tree.kept().base() == budget ? tree.kept() : KeptSlots(budget);
+  const std::vector<int32_t> order = depth_first(tree, needed);
+  const std::vector<bool> computed = computed_nodes(tree, slots, order);
   std::vector<int64_t> chosen;
   int64_t tokens = 0;
-  std::vector<int32_t> stack{0};
-  while (!stack.empty()) {
-    const int32_t n = stack.back();
-    const TokenTree::Node& node = tree.node(n);
+  for (int32_t n : order) {
     const auto ends_here = at.find(n);
-    stack.pop_back();
-    const bool is_kept = tree.kept().base() == budget && tree.kept().slot(n) >= 0;
-    // Of a kept leaf the last token is computed.
-    tokens += is_kept ? (ends_here == at.end() ? 0 : 1) : node.length();
+    const int64_t length = tree.node(n).length();
+    // Of a kept leaf the last token is computed; with states, all of the node.
+    const int64_t again = ends_here == at.end() ? 0 : (slots.state_cost() > 0 ? length : 1);
+    tokens += computed[n] ? length : again;
     if (tokens > budget && !chosen.empty()) break;
     if (ends_here != at.end()) chosen.insert(chosen.end(), ends_here->second.begin(), ends_here->second.end());
-    for (auto child = node.children.rbegin(); child != node.children.rend(); ++child) {
-      if (needed[*child]) stack.push_back(*child);
-    }
   }
   return chosen;
 }

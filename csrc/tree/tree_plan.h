@@ -21,13 +21,15 @@ struct TreePass {
   std::vector<int64_t> leaf_rows;      // [L]: packed index of each leaf's last token
   std::vector<int64_t> leaf_index;     // [L]: position of each leaf in the list that was planned
   std::vector<KeepRow> keep;
+  std::vector<PieceRow> pieces;  // none for a model without states
 };
 
 // The passes of one round.
 struct TreePlan {
   std::vector<TreePass> passes;
-  int64_t num_slots = 0;  // slots that the key/value buffer needs while the plan runs
-  KeptSlots kept{0};      // for TokenTree::keep, once every pass has run
+  int64_t num_slots = 0;   // slots that the key/value buffer needs while the plan runs
+  int64_t num_states = 0;  // and those that the buffer of states needs
+  KeptSlots kept{0};       // for TokenTree::keep, once every pass has run
 };
 
 // Plans the passes that compute the logits of `leaves`, in depth-first order, each of at most `budget` tokens and all
@@ -35,11 +37,16 @@ struct TreePlan {
 // until then; with `more_rounds`, reusable nodes are kept for the next round while at most `keep_limit` slots are in
 // use. Kept nodes that this round does not read are dropped, and all of them where `budget` is not the one they were
 // kept with. With a `cache_limit` above 0 reusable nodes are kept for calls to come too, and those that this round does
-// not read stay, while at most so many slots are in use; the nodes that were read longest ago make room. The spans and
-// leaf rows of every pass are checked. Planning may split nodes of the tree; the tree's kept slots change only when it
-// is given the plan's (TokenTree::keep).
+// not read stay, while at most so many slots are in use; the nodes that were read longest ago make room. The tables of
+// every pass are checked. Planning may split nodes of the tree; the tree's kept slots change only when it is given the
+// plan's (TokenTree::keep).
+//
+// A model with states has a `state_cost`, the memory of one in slots, which both limits count; 0 for one without. A
+// node is computed from the state at the end of its parent. A state is kept where nodes start from it in a later pass,
+// and, with its node, where later rounds may: at the ends of reusable segments. Kept nodes behind which something is
+// computed and whose state is not kept are computed again.
 TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget, int64_t keep_limit,
-                     int64_t cache_limit, bool more_rounds);
+                     int64_t cache_limit, bool more_rounds, int64_t state_cost);
 
 // Chooses the leaves that one pass of at most `budget` tokens has room for, depth first, given what is kept; one leaf
 // at least. Returns their positions in `leaves`.

@@ -16,6 +16,10 @@ from gram_fast.ops.tables import Window
 _KNOWN_ARGUMENTS = ("softcap", "s_aux")
 _FOREIGN_ARGUMENTS = ("sinks", "position_bias", "head_mask", "alibi")
 
+# Kinds of layers that mix tokens without attention: recurrences, short convolutions, and either beside attention.
+_LINEAR = {"linear_attention", "conv", "hybrid"}
+_WITHOUT_ATTENTION = {"linear_attention", "conv", "mlp", "moe"}
+
 
 def check_dtype(dtype: torch.dtype) -> None:
     """Raises UnsupportedModelError unless the ops take the dtype."""
@@ -36,10 +40,11 @@ def head_dim(config: Any) -> int:
 
 def bytes_per_slot(config: Any, dtype: torch.dtype) -> int:
     """Memory of one token's keys and values in all layers, by the configuration, in bytes."""
-    heads = [
-        getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads for layer in layer_configs(config)
-    ]
-    columns = sum(count * _head_dim(layer) for count, layer in zip(heads, layer_configs(config), strict=True))
+    layers = [
+        layer for layer, kind in zip(layer_configs(config), layer_types(config), strict=True)
+        if kind not in _WITHOUT_ATTENTION
+    ]  # fmt: skip
+    columns = sum((getattr(c, "num_key_value_heads", None) or c.num_attention_heads) * _head_dim(c) for c in layers)
     return int(2 * columns * dtype.itemsize)
 
 
@@ -47,20 +52,38 @@ def _head_dim(layer: Any) -> int:
     return int(getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
 
 
-def attention_span(config: Any) -> tuple[int, str]:
+def layer_types(config: Any) -> list[str | None]:
+    """The kind of each layer; None where a configuration names none."""
+    return getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
+
+
+def attention_layers(config: Any) -> int:
+    """Number of layers with attention."""
+    return sum(kind not in _WITHOUT_ATTENTION for kind in layer_types(config))
+
+
+def linear_layers(config: Any) -> int:
+    """Number of layers that mix tokens without attention, beside it or in its place."""
+    return sum(kind in _LINEAR for kind in layer_types(config))
+
+
+def attention_span(config: Any, *, linear: bool = False) -> tuple[int, str]:
     """Most tokens of a sequence that are scored exactly, and the reason for that limit.
 
     Up to a length, rotary embeddings that change with it stay the same. Raises UnsupportedModelError when a layer is
-    not attention over keys and values, full or over a window of them.
+    not attention over keys and values, full or over a window of them, nor, with `linear`, one that mixes tokens
+    without attention.
     """
     known = {"full_attention", "sliding_attention", "chunked_attention"}
-    layer_types = set(getattr(config, "layer_types", None) or ())
+    if linear:
+        known |= _LINEAR | _WITHOUT_ATTENTION
+    kinds = set(getattr(config, "layer_types", None) or ())
     if "recurrent" in (getattr(config, "layers_block_type", None) or ()):
-        layer_types.add("recurrent")
+        kinds.add("recurrent")
     refused = f"model type {config.model_type!r} cannot be scored by prefix sharing"
-    if getattr(config, "num_attention_heads", None) is None:
+    if getattr(config, "num_attention_heads", None) is None or (layer_types and layer_types <= _WITHOUT_ATTENTION):
         raise UnsupportedModelError(f"{refused}: it has no attention, whose keys and values could be shared")
-    if foreign := sorted(layer_types - known):
+    if foreign := sorted(kinds - known):
         raise UnsupportedModelError(f"{refused}: it has {', '.join(foreign)} layers, expected plain attention")
     # Of "vision" attention is bidirectional among tokens of an image.
     is_bidirectional = getattr(config, "use_bidirectional_attention", None) not in (None, False, "vision")
@@ -94,15 +117,13 @@ def plain_attention_span(config: Any) -> tuple[int, str]:
 
 def layer_windows(config: Any) -> list[Window | None]:
     """The window of each layer that has one, by the configuration."""
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is None:
-        has_window = getattr(config, "use_sliding_window", True)
-        layer_types = ["sliding_attention" if has_window else "full_attention"] * config.num_hidden_layers
+    has_window = getattr(config, "use_sliding_window", True)
     sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
     found = []
-    for layer_type, layer in zip(layer_types, layer_configs(config), strict=False):
-        size = getattr(layer, sizes.get(layer_type, ""), None)
-        found.append(Window(size, layer_type == "chunked_attention") if size else None)
+    for kind, layer in zip(layer_types(config), layer_configs(config), strict=True):
+        kind = kind or ("sliding_attention" if has_window else "full_attention")
+        size = getattr(layer, sizes.get(kind, ""), None)
+        found.append(Window(size, kind == "chunked_attention") if size else None)
     return found
 
 

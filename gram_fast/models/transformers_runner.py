@@ -18,8 +18,11 @@ from gram_fast.errors import UnsupportedModelError
 from gram_fast.kernels.label_logits import log_probabilities
 from gram_fast.kernels.tables import uploaded
 from gram_fast.models.callers import in_eval_mode
+from gram_fast.models.linear.mixers import bytes_of_states, find_mixers, over_pieces
+from gram_fast.models.linear.pieces import Pieces
 from gram_fast.models.output import OutputTransform
 from gram_fast.models.supported import (
+    attention_layers,
     attention_span,
     base_of,
     bytes_per_slot,
@@ -28,6 +31,7 @@ from gram_fast.models.supported import (
     check_label_ids,
     head_dim,
     layer_configs,
+    linear_layers,
     output_embedding,
     plain_attention,
 )
@@ -108,14 +112,22 @@ class TransformersRunner:
         self.config: Any = model.config.get_text_config(decoder=True)
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        self.max_length, self.max_length_reason = attention_span(self.config)
+        self.max_length, self.max_length_reason = attention_span(self.config, linear=True)
+        self._base = base_of(model)
+        self._mixers = find_mixers(self._base)
+        if (found := len(self._mixers)) != (expected := linear_layers(self.config)):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} cannot be scored by prefix sharing: {found} of its {expected} layers that are "
+                "no attention mix tokens in a known way"
+            )
+        of_states = bytes_of_states(self._mixers, self.config.hidden_size, self.dtype)
+        self.bytes_per_state, self._bytes_of_layer = sum(of_states), max(of_states, default=0)
         self.products = "torch"
         self.attention = ops.resolve_backend(
             "tree_attention", attention, self.device, self.dtype, head_dim(self.config)
         )
         check_dtype(self.dtype)
         check_label_ids(label_ids, len(self._head.weight))
-        self._base = base_of(model)
         self._plain_attention = plain_attention(model)
         self._transform = OutputTransform.of(self.config)
         self._attend = ops.bind("tree_attention", self.attention)
@@ -144,11 +156,14 @@ class TransformersRunner:
 
     @property
     def bytes_per_token(self) -> int:
-        """Approximate memory of one token's activations, in bytes: that of the feed-forward of most decoders."""
+        """Approximate memory of one token's activations, in bytes: that of the feed-forward of most decoders.
+
+        With states, a pass holds those of one layer at the borders between pieces: of 64 tokens, it is assumed.
+        """
         config = self.config
         inner = max(getattr(layer, "intermediate_size", None) or 0 for layer in layer_configs(config))
         inner = inner or 4 * config.hidden_size
-        return int((4 * config.hidden_size + 4 * inner) * self.dtype.itemsize)
+        return int((4 * config.hidden_size + 4 * inner) * self.dtype.itemsize) + self._bytes_of_layer // 64
 
     @torch.no_grad()
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
@@ -177,18 +192,20 @@ class TransformersRunner:
         context = _PassContext(tree_pass, store, self.attention, self._attend)
         token = _PASS.set(context)
         try:
-            hidden_1TD = self._run(
-                self._base,
-                _ATTENTION,
-                input_ids=uploaded(tree_pass.input_ids, self.device)[None],
-                position_ids=uploaded(tree_pass.position_ids, self.device)[None],
-            ).last_hidden_state
+            with over_pieces(self._mixers, Pieces(tree_pass.pieces), store.states) as mixings:
+                hidden_1TD = self._run(
+                    self._base,
+                    _ATTENTION,
+                    input_ids=uploaded(tree_pass.input_ids, self.device)[None],
+                    position_ids=uploaded(tree_pass.position_ids, self.device)[None],
+                ).last_hidden_state
         finally:
             _PASS.reset(token)
-        if len(context.layers_seen) != self.config.num_hidden_layers:
+        seen, layers = len(context.layers_seen), attention_layers(self.config)
+        if seen != layers or not all(mixing.num_calls for mixing in mixings):
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} cannot be scored by prefix sharing: {len(context.layers_seen)} of its "
-                f"{self.config.num_hidden_layers} layers attend through transformers' attention interface"
+                f"{type(self.model).__name__} cannot be scored by prefix sharing: {seen} of its {layers} layers attend "
+                "through transformers' attention interface"
             )
         return hidden_1TD[0]  # type: ignore[no-any-return]
 

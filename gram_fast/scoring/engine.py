@@ -73,9 +73,11 @@ class Engine:
         free = runner.processes.least(free_memory(runner.device))
         self.budget = max_batch_tokens or default_budget(runner, free)
         """Most tokens of one pass."""
-        # An eighth of the free memory, at most 65,536 and at least one pass.
-        self.keep_limit = max(self.budget, min(65536, free // 8 // runner.bytes_per_slot))
-        """Most slots in use up to which nodes are kept between the rounds of a request."""
+        self._state_cost = -(-runner.bytes_per_state // runner.bytes_per_slot)
+        # An eighth of the free memory, at most 65,536 and at least one pass. The states of 64 candidates come on top.
+        most = 65536 + 64 * self._state_cost
+        self.keep_limit = max(self.budget, min(most, free // 8 // runner.bytes_per_slot))
+        """Most slots in use up to which nodes are kept between the rounds of a request; a state counts as several."""
         self.cache_limit = 0
         """Most slots in use up to which nodes are kept for requests to come, those that were read last.
 
@@ -204,6 +206,7 @@ class Engine:
                 keep_limit=self.keep_limit,
                 more_rounds=more_rounds,
                 cache_limit=self.cache_limit,
+                state_cost=self._state_cost,
             )
             # Inference mode saves a few hundredths of what the host takes of a pass. Its tensors cannot be trained
             # with: a model of somebody else's may keep some of those that it makes, such as cosines.
@@ -250,6 +253,7 @@ class Engine:
         num_tokens, is_complete, token_ids = 0, True, requests[0].token_ids
         try:
             self._store.reserve(self._slots_for(plan))
+            self._store.states.reserve(plan.num_states)
             # The bar shows on a terminal, when the request takes longer than two seconds.
             with tqdm(total=plan.num_tokens, unit="tok", unit_scale=True, delay=2, leave=False, disable=None) as bar:
                 for tree_pass in plan.passes:

@@ -1,5 +1,7 @@
 """Stores one model's keys and values by slot: the current pass in slots [0, T), kept nodes after the token budget.
 
+Of a model with states, those of kept nodes are beside them (states.py).
+
 Shape letters: S slots, T packed tokens, N layers of a block, K key/value heads, E head width, R copied slots.
 """
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from gram_fast.devices import last_used_here
 from gram_fast.kernels.tables import uploaded
+from gram_fast.scoring.states import StateStore
 
 # Layers of a block, at most. Growing holds one block twice, and a copy on a GPU holds its rows of one block a second
 # time: those of four layers, 8 K E numbers a token, are fewer than the activations that the pass has just given back
@@ -34,6 +37,8 @@ class KeyValueStore:
         """Views of the blocks, by layer."""
         self.layout = object()
         """Identity of the buffers: a new object whenever they may have moved."""
+        self.states = StateStore()
+        """States at the ends of kept nodes; empty for a model without."""
 
     def reserve(self, num_slots: int) -> None:
         """Grows the buffers to at least `num_slots` slots; existing slots keep their contents."""
@@ -85,7 +90,8 @@ class KeyValueStore:
             _copy_rows(block, rows_of[device])
 
     def release(self) -> None:
-        """Frees all buffers."""
+        """Frees all buffers, those of states too."""
+        self.states.release()
         self.num_slots = 0
         self._blocks.clear()
         self._buffers.clear()

@@ -44,11 +44,15 @@ class Runner(Protocol):
         """Bytes of one token's keys and values in all layers."""
 
     @property
+    def bytes_per_state(self) -> int:
+        """Bytes of the states of all layers at the end of a node, where some layers are no attention; else 0."""
+
+    @property
     def bytes_per_token(self) -> int:
         """Peak bytes of one token's activations during a pass."""
 
     def forward(self, tree_pass: TreePass, store: KeyValueStore) -> Tensor:
-        """Runs one pass -> label logits, float32 [L, 2]; writes its keys and values to the store."""
+        """Runs one pass -> label logits, float32 [L, 2]; writes its keys, values and states to the store."""
 
     def token_logprobs(self, tree_pass: TreePass, store: KeyValueStore, token_ids: tuple[int, ...]) -> Tensor:
         """Runs one pass like `forward` -> log probabilities of these tokens behind each leaf, float32 [L, K].

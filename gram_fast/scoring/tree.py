@@ -2,7 +2,7 @@
 
 The tree and the planner are C++ (csrc/tree); this module names the planner's arrays.
 
-Shape letters: T packed tokens, L leaves, C copies.
+Shape letters: T packed tokens, L leaves, C copies, P pieces.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram_fast.extension import _C
+from gram_fast.kernels.tables import PIECE_COLUMNS
 from gram_fast.ops.tables import Spans
 
 TokenTree = _C.TokenTree
@@ -41,6 +42,10 @@ class TreePass:
     """Position of each leaf in the list of leaves that was planned, int64 [L]."""
     copies: NDArray[np.int64]
     """Keys and values to copy after the pass: rows of packed start, slot, length, int64 [C, 3]."""
+    pieces: NDArray[np.int64]
+    """Runs of tokens whose states follow each other, for a model with states: rows of packed start, end, level, the
+    piece of the pass that it starts from or -1, the slot of the state that it starts from or -1, the slot that the
+    state at its end goes to or -1, int64 [P, 6]. A piece's level is one above that of the piece it starts from."""
 
     @classmethod
     def of_sequence(cls, input_ids: Tensor) -> "TreePass":
@@ -55,6 +60,7 @@ class TreePass:
             leaf_rows=torch.tensor([length - 1]),
             leaf_index=np.array([0]),
             copies=np.empty((0, 3), np.int64),
+            pieces=np.empty((0, PIECE_COLUMNS), np.int64),
         )
 
     @property
@@ -70,6 +76,8 @@ class TreePlan:
     passes: list[TreePass]
     num_slots: int
     """Slots of the key/value buffer that the plan uses."""
+    num_states: int
+    """Slots of the buffer of states that it uses."""
     kept: _C.KeptSlots
     """Argument for `TokenTree.keep`, once every pass has run."""
 
@@ -87,6 +95,7 @@ def plan_round(
     keep_limit: int,
     more_rounds: bool,
     cache_limit: int = 0,
+    state_cost: int = 0,
 ) -> TreePlan:
     """Plans the passes that give the logits of `leaves`, none over `budget` tokens.
 
@@ -94,11 +103,18 @@ def plan_round(
     `keep_limit` slots are in use; with a `cache_limit` above 0, for any round to come while at most so many are, and
     those that were read longest ago make room. The tree records these slots when `tree.keep(plan.kept)` is called,
     after the passes were run.
+
+    `state_cost`: memory of one state in slots, which both limits count; 0 for a model without states.
     """
-    tables, num_slots, kept = tree.plan(
-        leaves, budget=budget, keep_limit=keep_limit, more_rounds=more_rounds, cache_limit=cache_limit
+    tables, num_slots, num_states, kept = tree.plan(
+        leaves,
+        budget=budget,
+        keep_limit=keep_limit,
+        more_rounds=more_rounds,
+        cache_limit=cache_limit,
+        state_cost=state_cost,
     )
-    return TreePlan([tree_pass_of(table, budget) for table in tables], num_slots, kept)
+    return TreePlan([tree_pass_of(table, budget) for table in tables], num_slots, num_states, kept)
 
 
 def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int) -> TreePass:
@@ -115,4 +131,5 @@ def tree_pass_of(table: dict[str, NDArray[np.int64]], budget: int) -> TreePass:
         leaf_rows=tensor("leaf_rows"),
         leaf_index=table["leaf_index"],
         copies=table["keep"],
+        pieces=table["pieces"],
     )

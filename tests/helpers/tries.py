@@ -65,7 +65,7 @@ class Executor:
         """Plans and runs a round, checks every pass and every answer -> the tokens computed, by prefix."""
         how = {"budget": budget, "keep_limit": keep_limit, "more_rounds": more_rounds, "cache_limit": cache_limit}
         # Planning changes nothing: these are the tables of the same passes.
-        raw_passes, _, _ = trie.tree.plan(leaves, **how)
+        raw_passes, _, _, _ = trie.tree.plan(leaves, **how)
         plan = plan_round(trie.tree, leaves, **how)
         if budget != self.budget:
             self.slots, self.budget = {}, budget

@@ -27,6 +27,7 @@ class CountingRunner:
     def __init__(self, limit: int = 10**9, error: Exception | None = None) -> None:
         self.device, self.processes, self.may_change = RUNNER.device, RUNNER.processes, False
         self.bytes_per_slot, self.bytes_per_token = RUNNER.bytes_per_slot, RUNNER.bytes_per_token
+        self.bytes_per_state = 0
         self.passes: list[list[int]] = []
         self.limit, self.error = limit, error
 

@@ -107,6 +107,11 @@ class DenseRunner:
         return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * self.dtype.itemsize
 
     @property
+    def bytes_per_state(self) -> int:
+        """None: all layers are attention."""
+        return 0
+
+    @property
     def bytes_per_token(self) -> int:
         """Peak memory of one token's activations, in bytes.
 
