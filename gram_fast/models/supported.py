@@ -81,7 +81,7 @@ def attention_span(config: Any, *, linear: bool = False) -> tuple[int, str]:
     if "recurrent" in (getattr(config, "layers_block_type", None) or ()):
         kinds.add("recurrent")
     refused = f"model type {config.model_type!r} cannot be scored by prefix sharing"
-    if getattr(config, "num_attention_heads", None) is None or (layer_types and layer_types <= _WITHOUT_ATTENTION):
+    if getattr(config, "num_attention_heads", None) is None or (kinds and kinds <= _WITHOUT_ATTENTION):
         raise UnsupportedModelError(f"{refused}: it has no attention, whose keys and values could be shared")
     if foreign := sorted(kinds - known):
         raise UnsupportedModelError(f"{refused}: it has {', '.join(foreign)} layers, expected plain attention")
