@@ -6,6 +6,7 @@ all ops on one sequence: it finds a wrong kernel, not a wrong model; tests compa
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -80,16 +81,20 @@ def known_answers(tokenizer: PairTokenizer, runner: Runner) -> list[KnownAnswer]
     except (GramFastError, torch.OutOfMemoryError):
         raise
     except (TypeError, AttributeError, LookupError, RuntimeError, ValueError) as error:
-        # Models that take other arguments, or give other results, than transformers' decoders do.
-        reason = one_line(error)
-        if getattr(runner.model, "_supports_attention_backend", None) is False:
-            reason = f"its layers do not attend through transformers' attention interface ({reason})"
-        raise UnsupportedModelError(f"{name} cannot be run as a judge: {reason}") from error
+        raise cannot_run(runner.model, error) from error
     answers, relative = [], rounding(runner)[1]
     for logits, plain in zip(ours.tolist(), plain_logits, strict=True):
         size = max(1.0, *map(abs, plain))
         answers.append(KnownAnswer(tuple(logits), tuple(plain), relative * size))
     return answers
+
+
+def cannot_run(model: Any, error: Exception) -> UnsupportedModelError:
+    """The error of a model that takes other arguments, or gives other results, than transformers' decoders do."""
+    reason = one_line(error)
+    if getattr(model, "_supports_attention_backend", None) is False:
+        reason = f"its layers do not attend through transformers' attention interface ({reason})"
+    return UnsupportedModelError(f"{type(model).__name__} cannot be run as a judge: {reason}")
 
 
 def rounding(runner: Runner) -> tuple[str, float]:

@@ -167,6 +167,16 @@ def plain_attention(model: Any) -> str:
     return "eager" if has_sinks or getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
+def check_output(model: Any, base: nn.Module) -> None:
+    """Raises UnsupportedModelError when weights stand between the last hidden state and the output embedding."""
+    known = {id(weight) for part in (base, model.get_output_embeddings()) for weight in part.parameters()}
+    between = [name for name, weight in model.named_parameters() if id(weight) not in known]
+    if between:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has weights between its last hidden state and its output embedding: {between[0]!r}"
+        )
+
+
 def check_label_ids(label_ids: Sequence[int], rows: int) -> None:
     """Raises UnsupportedModelError unless the output embedding, of so many rows, has the label tokens."""
     if max(label_ids) >= rows:

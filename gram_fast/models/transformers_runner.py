@@ -29,6 +29,7 @@ from gram_fast.models.supported import (
     check_attention,
     check_dtype,
     check_label_ids,
+    check_output,
     head_dim,
     layer_configs,
     linear_layers,
@@ -128,6 +129,7 @@ class TransformersRunner:
         )
         check_dtype(self.dtype)
         check_label_ids(label_ids, len(self._head.weight))
+        check_output(model, self._base)
         self._plain_attention = plain_attention(model)
         self._transform = OutputTransform.of(self.config)
         self._attend = ops.bind("tree_attention", self.attention)
@@ -253,13 +255,13 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: queries [1, H, T, E], keys and values [1, K, T, E] -> [1, T, H, E]."""
-    context = _PASS.get()
+    context, name = _PASS.get(), type(module).__name__
     check_attention(module, key, value, options)
     layer: int = module.layer_idx  # type: ignore[assignment]
     if layer in context.layers_seen:
-        raise UnsupportedModelError(f"{type(module).__name__} cannot be scored exactly: a layer attends several times")
+        raise UnsupportedModelError(f"{name} cannot be scored by prefix sharing: layer {layer} attends twice")
     if attention_mask is not None and not isinstance(attention_mask, Window):
-        raise UnsupportedModelError(f"{type(module).__name__} cannot be scored exactly: it makes a mask of its own")
+        raise UnsupportedModelError(f"{name} cannot be scored by prefix sharing: it masks attention by itself")
     context.layers_seen.add(layer)
     k_SKE, v_SKE = context.store.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -157,10 +157,24 @@ def test_other_kinds_of_attention_are_refused(config, word):
         attention_span(SimpleNamespace(model_type="other", num_attention_heads=4, **config))
 
 
-def test_layers_without_the_attention_interface_are_refused():
-    config = transformers.BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4)
+_TINY = {"vocab_size": VOCAB, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (transformers.GPTJConfig(**_TINY, rotary_dim=4), "0 of its 2 layers attend through"),
+        (transformers.BartConfig(vocab_size=VOCAB, d_model=32, decoder_layers=2), "takes no position_ids"),
+        (transformers.BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4), "takes no position_ids"),
+        (transformers.BertConfig(**_TINY, is_decoder=True), "weights between its last hidden state"),
+        (transformers.DogeConfig(**_TINY), "masks attention by itself"),
+        (transformers.DiffLlamaConfig(**_TINY), "layer 0 attends twice"),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_models_that_compute_something_else_are_refused(config, reason):
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(UnsupportedModelError, match="it takes no position_ids"):
+    with pytest.raises(UnsupportedModelError, match=reason):
         score(Engine(TransformersRunner(model, LABELS, "auto")), [], [[[[1, 2, 3]]]])
 
 
