@@ -34,8 +34,13 @@ def layer_configs(config: Any) -> list[Any]:
 
 
 def head_dim(config: Any) -> int:
-    """Width of one attention head, in columns; of the widest, where layers differ."""
+    """Width of one attention head's keys, in columns; of the widest, where layers differ."""
     return max(map(_head_dim, layer_configs(config)))
+
+
+def _is_latent(config: Any) -> bool:
+    """Whether keys have a part that is rotated, which the heads share, and one that is not."""
+    return getattr(config, "qk_nope_head_dim", None) is not None
 
 
 def bytes_per_slot(config: Any, dtype: torch.dtype) -> int:
@@ -44,11 +49,18 @@ def bytes_per_slot(config: Any, dtype: torch.dtype) -> int:
         layer for layer, kind in zip(layer_configs(config), layer_types(config), strict=True)
         if kind not in _WITHOUT_ATTENTION
     ]  # fmt: skip
-    columns = sum((getattr(c, "num_key_value_heads", None) or c.num_attention_heads) * _head_dim(c) for c in layers)
-    return int(2 * columns * dtype.itemsize)
+    return int(2 * sum(_kv_heads(layer) * _head_dim(layer) for layer in layers) * dtype.itemsize)
+
+
+def _kv_heads(layer: Any) -> int:
+    # Latent attention: keys and values of every head, made of the latent ones, and values as wide as keys.
+    grouped = None if _is_latent(layer) else getattr(layer, "num_key_value_heads", None)
+    return int(grouped or layer.num_attention_heads)
 
 
 def _head_dim(layer: Any) -> int:
+    if _is_latent(layer):
+        return int(layer.qk_nope_head_dim + layer.qk_rope_head_dim)
     return int(getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
 
 

@@ -254,8 +254,13 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: queries [1, H, T, E], keys and values [1, K, T, E] -> [1, T, H, E]."""
+    """An attention function of transformers: queries [1, H, T, E], keys and values [1, K, T, E] -> [1, T, H, E].
+
+    Values may be narrower, as those of latent attention are, and so is the result then. They are filled up with zeros.
+    """
     context, name = _PASS.get(), type(module).__name__
+    width = value.shape[-1]
+    value = nn.functional.pad(value, (0, max(0, key.shape[-1] - width)))
     check_attention(module, key, value, options)
     layer: int = module.layer_idx  # type: ignore[assignment]
     if layer in context.layers_seen:
@@ -267,7 +272,8 @@ def _attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     sinks_H, softcap = options.get("s_aux"), options.get("softcap")
     q_THE = query[0].transpose(0, 1)
-    return context.attend(q_THE, k_SKE, v_SKE, scale, attention_mask, sinks_H, softcap)[None], None
+    out_THE = context.attend(q_THE, k_SKE, v_SKE, scale, attention_mask, sinks_H, softcap)
+    return out_THE[None, :, :, :width], None
 
 
 def _window_of_mask(*_: Any, local_size: int | None = None, config: Any = None, **__: Any) -> Window | None:

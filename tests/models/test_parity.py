@@ -215,6 +215,42 @@ def test_logits_are_scaled_and_capped_as_the_model_does(family, settings):
     np.testing.assert_allclose(logprobs[0], expected, rtol=0, atol=1e-4)
 
 
+_LATENT = {
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "moe_intermediate_size": 24,
+}
+_EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
+LATENT = {
+    "deepseek_v2": transformers.DeepseekV2Config,
+    "deepseek_v3": transformers.DeepseekV3Config,
+    "glm4_moe_lite": transformers.Glm4MoeLiteConfig,
+    "youtu": transformers.YoutuConfig,
+}
+
+
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_attention_has_values_narrower_than_keys(name):
+    shape = {
+        "initializer_range": 0.25,
+        "intermediate_size": 48,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+    }
+    torch.manual_seed(0)
+    config = LATENT[name](**_TINY, **_LATENT, **_EXPERTS, **shape, v_head_dim=6)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    runner, engine = (made := TransformersRunner(model, LABELS, "auto")), Engine(made, max_batch_tokens=24)
+    rng = np.random.default_rng(1)
+    stem, *tails = (rng.integers(0, VOCAB, n).tolist() for n in (20, 11, 13, 17))
+    rounds = [[[stem, tails[0]], [stem, tails[1]]], [[stem, tails[0], tails[2]], [stem, tails[2]]]]
+    for logits, sequences in zip(score(engine, [1, 2], rounds), rounds, strict=True):
+        np.testing.assert_allclose(logits, plain(runner, [1, 2], sequences), rtol=0, atol=1e-4)
+    assert runner.bytes_per_slot == 2 * 2 * 4 * 12 * 4
+
+
 def test_an_unknown_backend_is_named():
     with pytest.raises(
         BackendError, match="no tree_attention backend 'fast': expected auto or one of reference, cascade"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers import sharded
 from helpers.small_models import tiny_model
 from hypothesis import given, settings
@@ -95,6 +96,16 @@ def test_a_model_that_ignores_the_attention_interface_is_refused():
     model.config.num_hidden_layers = 3
     objectives.set_objective(model, objectives.language_modelling(model))
     with pytest.raises(UnsupportedModelError, match="2 of its 3 layers"):
+        model(**batch([3, 4]))
+
+
+def test_values_narrower_than_keys_are_refused():
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "kv_lora_rank": 16, "q_lora_rank": 16, "v_head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4}
+    config = transformers.DeepseekV3Config(vocab_size=96, num_hidden_layers=2, **sizes, **heads)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_ATTENTION)
+    objectives.set_objective(model, objectives.language_modelling(model))
+    with pytest.raises(UnsupportedModelError, match="keys of width 12 and values of 8"):
         model(**batch([3, 4]))
 
 
