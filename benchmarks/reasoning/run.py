@@ -30,8 +30,11 @@ JUDGES = {
     "round-2": "and the second half",
 }
 _BATCH = {"per_device_train_batch_size": 32, "learning_rate": 1e-3}
-# Of 1,000 pairs; the rounds have 11 and 21 times as many.
-_EPOCHS, _EPOCHS_OF_ROUNDS = 8, 2
+# Of 1,000 pairs. A judge learns to quote responses in its rationales long after it has learned their labels: with 8
+# epochs its answers are right in 80 of 100, its quotes in 56, and its verdicts are at chance.
+_EPOCHS, _EPOCHS_OF_RATIONALES = 8, 32
+# Of 11 and of 21 times as many.
+_EPOCHS_OF_ROUNDS = 2
 
 
 def run(folder: Path, seed: int) -> list[dict[str, Any]]:
@@ -39,7 +42,7 @@ def run(folder: Path, seed: int) -> list[dict[str, Any]]:
     data, base = folder / "data", str(folder / "base")
     labeled = str(data / f"labeled-{seed}.jsonl")
     trained = {"model_name_or_path": base, "train_data": labeled, "seed": seed, "num_train_epochs": _EPOCHS, **_BATCH}
-    reasons = {**trained, "preset": str(PRESET)}
+    reasons = {**trained, "preset": str(PRESET), "num_train_epochs": _EPOCHS_OF_RATIONALES}
     _once(folder / f"direct-{seed}", "finetune", {**trained, "pairs_together": 2, "per_device_train_batch_size": 16})
     _once(folder / f"rationales-{seed}", "reason", reasons)
     _once(folder / f"prover-{seed}", "prove", reasons)
