@@ -19,7 +19,7 @@ from gram_fast.models.dense.weights import FAMILIES as DENSE
 from gram_fast.models.known_answers import cannot_run
 from gram_fast.models.loading import load_runners
 from gram_fast.models.options import JudgeOptions
-from gram_fast.models.supported import attention_span
+from gram_fast.models.supported import plain_attention
 from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
 from gram_fast.text.encoded import EncodedRound
@@ -109,7 +109,8 @@ def score(runner: Any, rounds: Rounds) -> Logits:
 
 def plain(model: Any, ids: Sequence[int]) -> Logits:
     """Label logits [2] of one sequence, by the model's own code."""
-    with attention_of(model, "eager"):
+    # Some models whose attention is their own want a mask, which is made for this name alone.
+    with attention_of(model, plain_attention(model) if model._supports_attention_backend else "eager"):
         return _logits(model, ids)
 
 
@@ -125,7 +126,6 @@ def _whole(rounds: Rounds) -> list[list[int]]:
 
 def _runner(model: Any) -> Any:
     """The runner that a judge of this model would have: a dense one is read from files."""
-    attention_span(model.config.get_text_config(decoder=True))
     if model.config.model_type not in DENSE:
         return TransformersRunner(model, _LABELS, "auto")
     with TemporaryDirectory() as folder:

@@ -106,7 +106,7 @@ def _without_second_step(name: str, judge: JudgeOptions, options: ReasoningOptio
     config = load_config(name, **judge.hub)
     tokenizer = load_pair_tokenizer(name, config, judge, reasons=True)
     check_template(tokenizer.template, options)
-    limit, _ = attention_span(config.get_text_config(decoder=True), linear=True)
+    limit, _ = attention_span(config.get_text_config(decoder=True))
     max_new_tokens = _max_new_tokens(limit, options)
     generator = load_engine(name, judge, options)
     return ReasoningComparer(generator, tokenizer.template, options, max_new_tokens, tokenizer)

@@ -65,7 +65,7 @@ def find_runner(name: str, config: Any, options: JudgeOptions) -> str:
     `name` and `config` are those of the checkpoint. Raises UnsupportedModelError for an architecture that no runner can
     run and where the dense runner is required and cannot run the checkpoint, InputError for sizes beyond its files.
     """
-    attention_span(config.get_text_config(decoder=True), linear=True)
+    attention_span(config.get_text_config(decoder=True))
     if options.runner == "transformers":
         return "transformers"
     source = find_source(name, **options.hub)

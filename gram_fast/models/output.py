@@ -10,7 +10,7 @@ from torch import Tensor
 class OutputTransform:
     """A factor on the products, then a soft cap c: logits = c * tanh(factor * products / c).
 
-    Cohere and Falcon-H1 multiply, Granite divides, Gemma 2 to 4 cap.
+    Cohere, Falcon-H1 and HyperCLOVA X multiply, Granite divides, Gemma 2 to 4 cap.
     """
 
     factor: float = 1.0
@@ -23,7 +23,9 @@ class OutputTransform:
         def setting(name: str) -> float:
             return float(getattr(config, name, None) or 1.0)
 
-        factor = setting("logit_scale") * setting("lm_head_multiplier") / setting("logits_scaling")
+        scaling = setting("logits_scaling")
+        scaling = scaling if config.model_type == "hyperclovax" else 1 / scaling
+        factor = setting("logit_scale") * setting("lm_head_multiplier") * scaling
         return cls(factor, getattr(config, "final_logit_softcapping", None))
 
     @property

@@ -79,16 +79,14 @@ def linear_layers(config: Any) -> int:
     return sum(kind in _LINEAR for kind in layer_types(config))
 
 
-def attention_span(config: Any, *, linear: bool = False) -> tuple[int, str]:
+def attention_span(config: Any) -> tuple[int, str]:
     """Most tokens of a sequence that are scored exactly, and the reason for that limit.
 
     Up to a length, rotary embeddings that change with it stay the same. Raises UnsupportedModelError when a layer is
-    not attention over keys and values, full or over a window of them, nor, with `linear`, one that mixes tokens
-    without attention.
+    neither attention over keys and values, full or over a window of them, nor a mixer of tokens that states can be
+    kept of.
     """
-    known = {"full_attention", "sliding_attention", "chunked_attention"}
-    if linear:
-        known |= _LINEAR | _WITHOUT_ATTENTION
+    known = {"full_attention", "sliding_attention", "chunked_attention", *_LINEAR, *_WITHOUT_ATTENTION}
     kinds = set(getattr(config, "layer_types", None) or ())
     if "recurrent" in (getattr(config, "layers_block_type", None) or ()):
         kinds.add("recurrent")
@@ -115,11 +113,15 @@ def plain_attention_span(config: Any) -> tuple[int, str]:
     """Most tokens for which attention is plain and causal in every layer, and the reason for that limit.
 
     As `attention_span`, but windows count: up to their size sliding and chunked attention equal plain attention. Raises
-    UnsupportedModelError as `attention_span`, and where scores or logits have a soft cap.
+    UnsupportedModelError as `attention_span`, where scores or logits have a soft cap, and for layers without attention.
     """
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, name, None):
             raise UnsupportedModelError(f"model type {config.model_type!r} has no plain attention: it sets {name}")
+    if others := sorted(set(filter(None, layer_types(config))) & (_LINEAR | _WITHOUT_ATTENTION)):
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r} has {', '.join(others)} layers, expected plain attention in all"
+        )
     limits = [attention_span(config)]
     for window in set(filter(None, layer_windows(config))):
         what = "attention chunk" if window.is_chunked else "sliding window"
@@ -158,8 +160,7 @@ def base_of(model: Any) -> Any:
         raise UnsupportedModelError(f"{type(model).__name__} has no base model that gives hidden states")
     if "position_ids" not in signature(base.forward).parameters:
         raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be scored by prefix sharing: it takes no position_ids, and so counts "
-            "the tokens of all pairs of a pass as those of one text"
+            f"{type(model).__name__} cannot be scored by prefix sharing: it takes no position_ids"
         )
     return base
 

@@ -113,7 +113,7 @@ class TransformersRunner:
         self.config: Any = model.config.get_text_config(decoder=True)
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        self.max_length, self.max_length_reason = attention_span(self.config, linear=True)
+        self.max_length, self.max_length_reason = attention_span(self.config)
         self._base = base_of(model)
         self._mixers = find_mixers(self._base)
         if (found := len(self._mixers)) != (expected := linear_layers(self.config)):
