@@ -105,8 +105,8 @@ class PairwiseJudge:
                 beside those that the checkpoint records, and before them.
             tokenizer: a folder or a name on the hub whose tokenizer, with its chat template, is used in place of the
                 checkpoint's own, as `-bm` of GRAM's scripts does. `revision` is not that of its repository.
-            runner: "dense" (Llama, Qwen2, Qwen3 and Mistral, by this package's own model), "transformers" (any decoder
-                with plain attention, by transformers' code) or "auto": dense where possible; the choice is logged.
+            runner: "dense" (Llama, Qwen2, Qwen3 and Mistral, by this package's own model), "transformers" (others,
+                by transformers' own code, docs/families.md) or "auto": dense where possible; the choice is logged.
             attention: "auto" or one of `gram_fast.ops.BACKENDS["tree_attention"]`.
             products: matrix products of runner "dense": "auto" (on a CPU oneDNN's, with weights packed for it),
                 "torch", "onednn", or on CPUs with AMX "split": float32 by three products of bfloat16, faster and a

@@ -94,7 +94,7 @@ def attention_span(config: Any) -> tuple[int, str]:
     if getattr(config, "num_attention_heads", None) is None or (kinds and kinds <= _WITHOUT_ATTENTION):
         raise UnsupportedModelError(f"{refused}: it has no attention, whose keys and values could be shared")
     if foreign := sorted(kinds - known):
-        raise UnsupportedModelError(f"{refused}: it has {', '.join(foreign)} layers, expected plain attention")
+        raise UnsupportedModelError(f"{refused}: it has {', '.join(foreign)} layers, which are not known here")
     # Of "vision" attention is bidirectional among tokens of an image.
     is_bidirectional = getattr(config, "use_bidirectional_attention", None) not in (None, False, "vision")
     if getattr(config, "is_encoder_decoder", False) or is_bidirectional:

@@ -148,7 +148,7 @@ def test_length_dependent_rotary_embeddings_limit_the_length():
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
+        ({"layer_types": ["sparse_attention", "full_attention"]}, "sparse_attention layers"),
         ({"use_bidirectional_attention": True}, "causal"),
     ],
 )
