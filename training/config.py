@@ -293,7 +293,8 @@ def _training_arguments(config: RunConfig, values: dict[str, Any], source: str) 
         raise InputError(f"{source}: {key} is set by gram_fast: leave it out")
     try:
         return TrainingArguments(
-            **{"report_to": "none", **values, **fixed},
+            # A short run has a curve too: transformers logs every 500th step, and evaluates when it logs.
+            **{"report_to": "none", "logging_steps": 0.01, "eval_steps": 500, **values, **fixed},
             output_dir=config.output_dir,
             # A packed batch cannot be split between processes.
             accelerator_config={**accelerator, "dispatch_batches": False},

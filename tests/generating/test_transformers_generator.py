@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.small_models import tiny_model
+from helpers.small_models import KINDS, tiny_model
 from helpers.small_tokenizers import tokenizer
 from scipy import stats
 
@@ -46,7 +46,7 @@ def write(generator: TransformersGenerator, requests: list[GenerationRequest], s
     return [dict(found)[number] for number in range(len(requests))]
 
 
-@pytest.mark.parametrize("name", ["qwen3", "qwen2", "llama", "mistral", "gpt_neox"])
+@pytest.mark.parametrize("name", ["qwen3", "qwen2", "llama", "mistral", "gpt_neox", *KINDS])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_answers_are_those_of_generate(name: str, penalty: float) -> None:
     # Some token that greedy answers have: an answer ends there.
