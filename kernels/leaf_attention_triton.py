@@ -2,7 +2,8 @@
 
 With one query per leaf, attention is bound by memory, so one program reads the keys of an item for all leaves that
 share them. Its rows are their queries times the query heads of a key/value head, BLOCK_M at a time. The table is that
-of gram_fast::leaf_items (csrc/tables/leaf_items.h).
+of gram_fast::leaf_items (csrc/tables/leaf_items.h), which knows of windows. Sinks and soft caps are arguments that are
+None where there are none: then nothing of them is compiled.
 
 Shape letters: L leaves, S key/value slots, H query heads, K key/value heads, E head width, P partial results, M rows of
 a tile, N keys of a block.
@@ -15,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gram_fast.kernels.compilation import TYPES, Compilation, LaunchShape
+from gram_fast.kernels.softmax import capped_scores, scales
 from gram_fast.kernels.tables import ENTRY_COLUMNS, ITEM_COLUMNS
 
 # Maximum before the first key. Finite, since a row whose first block is masked entirely would compute inf - inf.
@@ -27,7 +29,8 @@ _LOG_2 = tl.constexpr(0.6931471805599453)
 @triton.jit
 def _leaf_attention_kernel(
     q, k, v, partial_out, partial_lse, items, entries,
-    q_stride_l, q_stride_h, k_stride_s, k_stride_h, v_stride_s, v_stride_h, num_kv_heads, scale_log2,
+    q_stride_l, q_stride_h, k_stride_s, k_stride_h, v_stride_s, v_stride_h, num_kv_heads,
+    scale_log2, inner_scale,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """One program per item and key/value head: online softmax over its keys, in base 2, BLOCK_M rows at a time."""
@@ -69,7 +72,10 @@ def _leaf_attention_kernel(
             if WIDTH != BLOCK_E:
                 is_loaded_NE = is_loaded_NE & is_column_E[None, :]
             k_NE = tl.load(k_block + k_offsets_NE, mask=is_loaded_NE, other=0.0)
-            scores_MN = tl.dot(q_ME, tl.trans(k_NE), input_precision="ieee") * scale_log2
+            scores_MN = tl.dot(q_ME, tl.trans(k_NE), input_precision="ieee")
+            if inner_scale is not None:
+                scores_MN = capped_scores(scores_MN, inner_scale)
+            scores_MN *= scale_log2
             is_read_MN = (slot_N[None, :] >= start_M[:, None]) & (slot_N[None, :] < end_M[:, None])
             scores_MN = tl.where(is_read_MN, scores_MN, float("-inf"))
             new_peak_M = tl.maximum(peak_M, tl.max(scores_MN, axis=1))
@@ -90,9 +96,9 @@ def _leaf_attention_kernel(
         tl.store(partial_lse + partial_M, (peak_M + tl.log2(total_M)) * _LOG_2, mask=is_row_M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["sinks"])
 def _merge_kernel(
-    out, partial_out, partial_lse, leaf_offsets, num_heads,
+    out, partial_out, partial_lse, leaf_offsets, sinks, num_heads,
     WIDTH: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """One program per leaf and head: merges its partial results, BLOCK_P at a time."""
@@ -105,6 +111,9 @@ def _merge_kernel(
     # A scalar tensor, since the loop carries it.
     peak = tl.full([], _NOTHING, tl.float32)
     total = tl.zeros([], tl.float32)
+    if sinks is not None:
+        peak = tl.load(sinks + head).to(tl.float32)
+        total += 1
     for first in range(begin, end, BLOCK_P):
         partial_P = first + tl.arange(0, BLOCK_P)
         is_partial_P = partial_P < end
@@ -150,10 +159,12 @@ def leaf_attention_triton(
     partial_out_PHE: Tensor,
     partial_lse_PH: Tensor,
     scale: float,
+    sinks_H: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """`leaf_attention` from the three parts of a table of gram_fast::leaf_items, int32 on the device of q_LHE.
 
-    `partial_out_PHE` and `partial_lse_PH` are uninitialised buffers, float32 and contiguous.
+    `partial_out_PHE` and `partial_lse_PH` are uninitialised buffers, float32 and contiguous. The rest is as of the op.
     """
     num_leaves, num_heads, width = q_LHE.shape
     num_kv_heads = k_SKE.shape[1]
@@ -162,40 +173,48 @@ def leaf_attention_triton(
     out_LHE = torch.empty((num_leaves, num_heads, width), dtype=q_LHE.dtype, device=q_LHE.device)
     _leaf_attention_kernel[(len(items) * num_kv_heads,)](
         q_LHE, k_SKE, v_SKE, partial_out_PHE, partial_lse_PH, items, entries,
-        *q_LHE.stride()[:2], *k_SKE.stride()[:2], *v_SKE.stride()[:2], num_kv_heads, scale * 1.4426950408889634,
+        *q_LHE.stride()[:2], *k_SKE.stride()[:2], *v_SKE.stride()[:2], num_kv_heads,
+        *scales(scale, softcap),
         GROUP=num_heads // num_kv_heads, WIDTH=width, BLOCK_M=shape.block_m, BLOCK_N=shape.block_n, BLOCK_E=block_e,
         num_warps=shape.num_warps, num_stages=shape.num_stages,
     )  # fmt: skip
     _merge_kernel[(num_leaves * num_heads,)](
-        out_LHE, partial_out_PHE, partial_lse_PH, leaf_offsets, num_heads,
+        out_LHE, partial_out_PHE, partial_lse_PH, leaf_offsets, sinks_H, num_heads,
         WIDTH=width, BLOCK_P=_MERGE_BLOCK, BLOCK_E=block_e, num_warps=_MERGE_WARPS, num_stages=1,
     )  # fmt: skip
     return out_LHE
 
 
 def compilations() -> list[Compilation]:
-    """Both launches by dtype and head width, for groups of four heads and, once, of seven."""
+    """Both launches by dtype and head width, for groups of four heads and, once, of seven, and some with options."""
     cases = [(dtype, width, 4) for dtype in ("bfloat16", "float32") for width in (64, 96, 128, 256)]
     cases += [("float16", 128, 4), ("bfloat16", 128, 7)]
-    attend = [_attend_compilation(*case) for case in cases]
-    return attend + [_merge_compilation(dtype, width) for dtype, width, group in cases if group == 4]
+    merges = [(dtype, width) for dtype, width, group in cases if group == 4]
+    return [
+        *(_attend_compilation(*case) for case in cases),
+        *(_attend_compilation("bfloat16", width, 4, is_capped=True) for width in (64, 128, 256)),
+        *(_merge_compilation(*case) for case in merges),
+        *(_merge_compilation("bfloat16", width, has_sinks=True) for width in (64, 128, 256)),
+    ]
 
 
-def _attend_compilation(dtype: str, width: int, group: int) -> Compilation:
+def _attend_compilation(dtype: str, width: int, group: int, is_capped: bool = False) -> Compilation:
     shape = launch_shape(width, 4 if dtype == "float32" else 2)
     kind = TYPES[dtype]
     strides = ("q_stride_l", "q_stride_h", "k_stride_s", "k_stride_h", "v_stride_s", "v_stride_h")
     return Compilation(
-        name=f"leaf_attention {kind} E={width} G={group} M={shape.block_m} N={shape.block_n}",
+        name=f"leaf_attention {kind} E={width} G={group} M={shape.block_m} N={shape.block_n}"
+        + (" with soft cap" if is_capped else ""),
         kernel=_leaf_attention_kernel,
         signature={
             **dict.fromkeys(("q", "k", "v"), f"*{kind}"),
             **dict.fromkeys(("partial_out", "partial_lse"), "*fp32"),
             **dict.fromkeys(("items", "entries"), "*i32"),
             **dict.fromkeys((*strides, "num_kv_heads"), "i32"),
-            "scale_log2": "fp32",
+            **dict.fromkeys(("scale_log2", "inner_scale") if is_capped else ("scale_log2",), "fp32"),
         },
         constants={
+            **({} if is_capped else {"inner_scale": None}),
             "GROUP": group,
             "WIDTH": width,
             "BLOCK_M": shape.block_m,
@@ -207,10 +226,10 @@ def _attend_compilation(dtype: str, width: int, group: int) -> Compilation:
     )
 
 
-def _merge_compilation(dtype: str, width: int) -> Compilation:
+def _merge_compilation(dtype: str, width: int, has_sinks: bool = False) -> Compilation:
     kind = TYPES[dtype]
     return Compilation(
-        name=f"leaf_attention merge {kind} E={width}",
+        name=f"leaf_attention merge {kind} E={width}" + (" with sinks" if has_sinks else ""),
         kernel=_merge_kernel,
         signature={
             "out": f"*{kind}",
@@ -218,8 +237,14 @@ def _merge_compilation(dtype: str, width: int) -> Compilation:
             "partial_lse": "*fp32",
             "leaf_offsets": "*i32",
             "num_heads": "i32",
+            **({"sinks": f"*{kind}"} if has_sinks else {}),
         },
-        constants={"WIDTH": width, "BLOCK_P": _MERGE_BLOCK, "BLOCK_E": triton.next_power_of_2(width)},
+        constants={
+            **({} if has_sinks else {"sinks": None}),
+            "WIDTH": width,
+            "BLOCK_P": _MERGE_BLOCK,
+            "BLOCK_E": triton.next_power_of_2(width),
+        },
         num_warps=_MERGE_WARPS,
         num_stages=1,
     )

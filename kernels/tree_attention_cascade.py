@@ -2,7 +2,8 @@
 
 On the CPU the library is the flash kernel behind scaled_dot_product_attention, called once per span and once per block.
 On CUDA it is torch's variable-length attention, called once for all spans and once per rank of ranges. The arguments of
-the calls are made once per pass (`cascade_tables`).
+the calls are made once per pass (`cascade_tables`). Windows, on the CPU alone, are cut into rectangles that all queries
+read and squares at their edges, with masks. Sinks are merged in the end, by the log-sum-exps.
 
 Shape letters: T packed tokens, S key/value slots, H query heads, K key/value heads, E head width, N spans or problems,
 R key ranges.
@@ -10,7 +11,8 @@ R key ranges.
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +21,16 @@ from torch import Tensor
 
 from gram_fast.extension import _C
 from gram_fast.kernels.tables import uploaded
+from gram_fast.kernels.tree_attention import lowest_read
 
 Merge = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """A function like `merge_states`."""
 Range = Sequence[int]
 """Start and end."""
+
+
+Square = tuple[int, int, int, int, Tensor | None]
+"""Queries [start, end), slots [key start, key end), and a mask that is added to the scores, float32; None is causal."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,10 @@ class CpuCascade:
     """Packed tokens [start, end) that attend causally to themselves."""
     blocks: list[tuple[int, int, int, int]]
     """Queries [start, end) that read slots [key start, key end) without a mask."""
+    squares: list[Square] | None = None
+    """With a window, what is read in place of the spans: packed tokens, in order, each piece on itself."""
+    edges: Sequence[Square] = ()
+    """With a window, what is read beside the blocks with a mask: every query reads some of the slots."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +75,73 @@ class CudaCascade:
 
 
 def cascade_tables(
-    spans_N2: Tensor, range_offsets: Tensor, ranges_R2: Tensor, device: torch.device
+    spans_N2: Tensor,
+    range_offsets: Tensor,
+    ranges_R2: Tensor,
+    device: torch.device,
+    window: int | None = None,
+    is_chunked: bool = False,
 ) -> CpuCascade | CudaCascade:
-    """Makes the arguments of the library calls from the tables of `tree_attention`, which are on the CPU."""
+    """Makes the arguments of the library calls from the tables of `tree_attention`, which are on the CPU.
+
+    `window`, `is_chunked`: as of `lowest_read`, on the CPU alone.
+    """
     spans = [(start, end) for start, end in spans_N2.tolist()]
     blocks = _C.attention_blocks(spans_N2.numpy(), range_offsets.numpy(), ranges_R2.numpy()).tolist()
+    if window is not None:
+        offsets, ranges = range_offsets.tolist(), ranges_R2.tolist()
+        reads = [ranges[low:high] for low, high in itertools.pairwise(offsets)]
+        return _windowed_cascade(spans, reads, window, is_chunked)
     if device.type == "cpu":
         return CpuCascade(spans, [(start, end, key_start, key_end) for _, start, end, key_start, key_end in blocks])
     return CudaCascade(VarlenProblems.of(spans, spans, device), varlen_ranks(blocks, device))
+
+
+def _windowed_cascade(
+    spans: list[tuple[int, int]], reads: Sequence[Sequence[Range]], window: int, is_chunked: bool
+) -> CpuCascade:
+    """The calls of pieces of at most _CHUNK queries.
+
+    Of the path before a piece its queries read, from the lowest position of the first on, an edge, which fewer and
+    fewer of them read, and then what all read.
+    """
+    squares: list[Square] = []
+    blocks: list[tuple[int, int, int, int]] = []
+    edges: list[Square] = []
+    for (start, end), ranges in zip(spans, reads, strict=True):
+        path = [*ranges, (start, end)]
+        num_before = sum(_lengths(ranges))
+        for begin in range(start, end, _CHUNK):
+            stop = min(begin + _CHUNK, end)
+            position = num_before + begin - start
+            queries = torch.arange(position, position + stop - begin)
+            low_T = lowest_read(queries, window, is_chunked)
+            lowest, common = int(low_T[0]), min(int(low_T[-1]), position)
+            mask = _added(low_T, queries, queries) if low_T[-1] > position else None
+            squares.append((begin, stop, begin, stop, mask))
+            for at, key_start, key_end in _pieces(path, lowest, common):
+                keys = torch.arange(at, at + key_end - key_start)
+                low_of_some_T = low_T[low_T <= keys[-1]]
+                mask = _added(low_of_some_T, queries[: len(low_of_some_T)], keys)
+                edges.append((begin, begin + len(low_of_some_T), key_start, key_end, mask))
+            blocks += [(begin, stop, key_start, key_end) for _, key_start, key_end in _pieces(path, common, position)]
+    return CpuCascade(spans, blocks, squares, edges)
+
+
+def _pieces(path: Sequence[Range], low: int, high: int) -> Iterator[tuple[int, int, int]]:
+    """Of a path, given as slots: its positions [low, high) as runs of slots, each with its first position."""
+    at = 0
+    for start, end in path:
+        first, last = max(low, at), min(high, at + end - start)
+        if first < last:
+            yield first, start + first - at, start + last - at
+        at += end - start
+
+
+def _added(low_T: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """What is added to the scores of these positions: nothing where a query reads a key."""
+    is_read = (keys >= low_T[:, None]) & (keys <= queries[:, None])
+    return torch.zeros(is_read.shape).masked_fill(~is_read, float("-inf"))
 
 
 def varlen_ranks(blocks: list[list[int]], device: torch.device) -> list[tuple[Tensor, Tensor, VarlenProblems]]:
@@ -85,12 +155,20 @@ def varlen_ranks(blocks: list[list[int]], device: torch.device) -> list[tuple[Te
 
 
 def cascade_attention(
-    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade | CudaCascade, scale: float, merge: Merge
+    q_THE: Tensor,
+    k_SKE: Tensor,
+    v_SKE: Tensor,
+    tables: CpuCascade | CudaCascade,
+    scale: float,
+    merge: Merge,
+    sinks_H: Tensor | None = None,
 ) -> Tensor:
     """`tree_attention` -> [T, H, E], contiguous. `merge`, as `merge_states`, merges partial results in float32."""
-    if isinstance(tables, CpuCascade):
-        return _attend_cpu(q_THE, k_SKE, v_SKE, tables, scale, merge).contiguous()
-    return attend_cuda(q_THE, k_SKE, v_SKE, tables, scale, merge).contiguous()
+    attend = _attend_cpu if isinstance(tables, CpuCascade) else attend_cuda
+    out_THE, lse_TH = attend(q_THE, k_SKE, v_SKE, tables, scale, merge)  # type: ignore[arg-type]
+    if sinks_H is not None:
+        out_THE = out_THE.float() * (lse_TH - sinks_H.float()).sigmoid()[..., None]
+    return out_THE.to(q_THE.dtype).contiguous()
 
 
 # The CPU flash kernel walks keys in blocks of 512 even where the causal mask hides most of one. Below 768 tokens, where
@@ -100,7 +178,10 @@ _CHUNK = 192
 _LARGE = 768
 
 
-def _attend_cpu(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade, scale: float, merge: Merge) -> Tensor:
+def _attend_cpu(
+    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade, scale: float, merge: Merge
+) -> tuple[Tensor, Tensor]:
+    """Results [T, H, E] in any dtype, and log-sum-exps float32 [T, H]."""
     q_1HTE, k_1KSE, v_1KSE = (tensor[None].transpose(1, 2) for tensor in (q_THE, k_SKE, v_SKE))
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -113,7 +194,9 @@ def _attend_cpu(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade,
         return flash(query_1HTE, keys_1KSE, values_1KSE, 0.0, is_causal, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
 
     parts = []
-    for start, end in tables.spans:
+    for start, end, key_start, key_end, mask in tables.squares or ():
+        parts.append(attend(start, end, key_start, key_end, is_causal=mask is None, mask=mask))
+    for start, end in tables.spans if tables.squares is None else ():
         if not _CHUNK < end - start < _LARGE:
             parts.append(attend(start, end, start, end, is_causal=True))
             continue
@@ -121,18 +204,20 @@ def _attend_cpu(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CpuCascade,
             stop = min(begin + _CHUNK, end)
             mask = _chunk_mask(q_THE.dtype)[: stop - begin, _LARGE - _CHUNK - (begin - start) :]
             parts.append(attend(begin, stop, start, stop, mask=mask[None, None, :, : stop - start]))
-    if len(parts) == 1 and not tables.blocks:
-        return parts[0][0][0].transpose(0, 1)
-    # In memory the kernel's results are [T, H, E].
-    out_THE = torch.cat([out_1HTE.transpose(1, 2) for out_1HTE, _ in parts], dim=1)[0]
-    if not tables.blocks:
-        return out_THE
-    merged_THE = out_THE.float()
-    lse_TH = torch.cat([lse_1HT.transpose(1, 2) for _, lse_1HT in parts], dim=1)[0]
-    for start, end, key_start, key_end in tables.blocks:
-        out_1HTE, lse_1HT = attend(start, end, key_start, key_end)
+    if len(parts) == 1:
+        out_THE, lse_TH = parts[0][0][0].transpose(0, 1), parts[0][1][0].transpose(0, 1)
+    else:
+        # In memory the kernel's results are [T, H, E].
+        out_THE = torch.cat([out_1HTE.transpose(1, 2) for out_1HTE, _ in parts], dim=1)[0]
+        lse_TH = torch.cat([lse_1HT.transpose(1, 2) for _, lse_1HT in parts], dim=1)[0]
+    blocks = [*((*block, None) for block in tables.blocks), *tables.edges]
+    if not blocks:
+        return out_THE, lse_TH
+    merged_THE, lse_TH = out_THE.float(), lse_TH.contiguous()
+    for start, end, key_start, key_end, mask in blocks:
+        out_1HTE, lse_1HT = attend(start, end, key_start, key_end, mask=mask)
         merge(merged_THE[start:end], lse_TH[start:end], out_1HTE[0].transpose(0, 1), lse_1HT[0].transpose(0, 1))
-    return merged_THE.to(q_THE.dtype)
+    return merged_THE, lse_TH
 
 
 @functools.cache
@@ -142,8 +227,10 @@ def _chunk_mask(dtype: torch.dtype) -> Tensor:
     return blocked.triu(_LARGE - _CHUNK + 1)
 
 
-def attend_cuda(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CudaCascade, scale: float, merge: Merge) -> Tensor:
-    """`tree_attention` by variable-length attention -> [T, H, E]."""
+def attend_cuda(
+    q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CudaCascade, scale: float, merge: Merge
+) -> tuple[Tensor, Tensor]:
+    """`tree_attention` by variable-length attention -> float32 [T, H, E], and log-sum-exps float32 [T, H]."""
     num_tokens = q_THE.shape[0]
     first, first_lse_TH = varlen_attention(
         q_THE, k_SKE[:num_tokens], v_SKE[:num_tokens], tables.own, scale, is_causal=True
@@ -155,7 +242,7 @@ def attend_cuda(q_THE: Tensor, k_SKE: Tensor, v_SKE: Tensor, tables: CudaCascade
         other_THE = torch.zeros_like(first).index_copy_(0, rows, part)
         other_lse_TH = torch.full_like(lse_TH, float("-inf")).index_copy_(0, rows, part_lse.contiguous())
         merge(out_THE, lse_TH, other_THE, other_lse_TH)
-    return out_THE.to(q_THE.dtype)
+    return out_THE, lse_TH
 
 
 def _lengths(ranges: Sequence[Range]) -> list[int]:

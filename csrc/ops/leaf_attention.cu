@@ -18,6 +18,11 @@ __device__ void store(float* p, float x) { *p = x; }
 __device__ void store(__half* p, float x) { *p = __float2half(x); }
 __device__ void store(__nv_bfloat16* p, float x) { *p = __float2bfloat16(x); }
 
+template <bool kIsCapped>
+__device__ float capped(float score, float softcap) {
+  return kIsCapped ? softcap * tanhf(score / softcap) : score;
+}
+
 // kKeys rows of keys or values on their way from memory to the block's shared tile: a thread holds its packs of the
 // next tile in registers while the block computes on this one.
 template <typename T, int kWidth>
@@ -58,7 +63,7 @@ struct Rows {
 // One block an item and key/value head. Its rows, query heads of leaves, are dealt out to the warps; for each tile of
 // keys a lane computes the scores of one key, and then sums two columns in every 64 of the values. Online softmax as in
 // FlashAttention (arXiv 2205.14135).
-template <typename T, int kWidth>
+template <typename T, int kWidth, bool kIsCapped>
 __global__ void __launch_bounds__(kThreads, kWidth * sizeof(T) < 1024 ? 2 : 1)
     attend_kernel(LeafAttention a, LeafTable table, bool is_aligned) {
   using Tile = Rows<T, kWidth>;
@@ -122,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, kWidth * sizeof(T) < 1024 ? 2 : 1)
       for (int r = 0; r < kRows; ++r) {
         if (r >= my_rows) continue;
         const bool is_read = first + lane >= my_reads[r].x && first + lane < my_reads[r].y;
-        const float scaled = is_read ? score[r] * a.scale : -INFINITY;
+        const float scaled = is_read ? capped<kIsCapped>(score[r] * a.scale, a.softcap) : -INFINITY;
         const float new_peak = fmaxf(peak[r], warp_max(scaled));
         // Where the row has read no key yet, -INFINITY less itself would be NaN.
         const float weight = is_read ? expf(scaled - new_peak) : 0.0f;
@@ -176,9 +181,11 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(LeafAttention a, LeafTa
   if (row >= a.num_leaves * a.num_heads) return;
   const int64_t leaf = row / a.num_heads, head = row % a.num_heads;
   const int64_t first = table.leaf_offsets[leaf], end = table.leaf_offsets[leaf + 1];
-  float peak = -INFINITY, total = 0, sum[kWidth / kWarpSize] = {};
+  const float sink = a.sinks == nullptr ? -INFINITY : a.sinks[head];
+  float peak = sink, sum[kWidth / kWarpSize] = {};
   for (int64_t p = first + lane; p < end; p += kWarpSize) peak = fmaxf(peak, a.partial_lse[p * a.num_heads + head]);
   peak = warp_max(peak);
+  float total = a.sinks == nullptr ? 0.0f : expf(sink - peak);
   for (int64_t p = first; p < end; ++p) {
     const float weight = expf(a.partial_lse[p * a.num_heads + head] - peak);
     const float* out = a.partial_out + (p * a.num_heads + head) * a.head_dim;
@@ -203,7 +210,8 @@ void run(const LeafAttention& a, void* stream) {
   const LeafTable table = leaf_table(a.items, a.num_items, a.num_leaves);
   const auto items = static_cast<unsigned>(a.num_items * a.num_kv_heads);
   const auto merges = static_cast<unsigned>((a.num_leaves * a.num_heads + kWarps - 1) / kWarps);
-  launch_kernel(attend_kernel<T, kWidth>, items, kThreads, stream, a, table, is_aligned);
+  const auto attend = a.softcap > 0 ? attend_kernel<T, kWidth, true> : attend_kernel<T, kWidth, false>;
+  launch_kernel(attend, items, kThreads, stream, a, table, is_aligned);
   launch_kernel(merge_kernel<T, kWidth>, merges, kThreads, stream, a, table);
   check_launch("leaf_attention");
 }

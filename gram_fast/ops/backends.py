@@ -43,11 +43,19 @@ def is_interpreted() -> bool:
 
 
 def backend_problem(
-    op: str, name: str, device: torch.device, dtype: torch.dtype, head_dim: int | None = None
+    op: str,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int | None = None,
+    *,
+    is_windowed: bool = False,
+    is_capped: bool = False,
 ) -> str | None:
     """The reason why a backend of an op cannot run there, or None when it can.
 
-    `head_dim`: width of the attention heads, where it is known.
+    `head_dim`: width of the attention heads, where it is known. `is_windowed`, `is_capped`: whether attention has
+    windows or soft caps.
     """
     backends: Backends = op_module(op).BACKENDS
     this = f"{op} backend {name!r}"
@@ -62,6 +70,8 @@ def backend_problem(
             return f"{this} needs a CUDA device: on a CPU it runs in Triton's interpreter alone (TRITON_INTERPRET=1)"
         if dtype == torch.bfloat16:
             return f"{this} in Triton's interpreter takes float32 and float16: it computes bfloat16 wrongly"
+    if name == "cascade" and (problem := cascade_problem(device, is_windowed, is_capped)):
+        return problem
     if device.type == "cuda" and name in backends.cpu_only:
         return f"{this} runs on the CPU alone"
     if op == "split_linear" and dtype != torch.float32:
@@ -78,27 +88,57 @@ def backend_problem(
     return None
 
 
-def resolve_backend(op: str, name: str, device: torch.device, dtype: torch.dtype, head_dim: int | None = None) -> str:
+def cascade_problem(device: torch.device, is_windowed: bool, is_capped: bool) -> str | None:
+    """What library kernels lack of tree attention, or None."""
+    other = "triton" if device.type == "cuda" else "extension"
+    if is_capped:
+        return f"tree_attention backend 'cascade' caps no scores: choose {other!r}"
+    if is_windowed and device.type == "cuda":
+        return f"tree_attention backend 'cascade' on CUDA takes no windows: choose {other!r}"
+    return None
+
+
+def resolve_backend(
+    op: str,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int | None = None,
+    *,
+    is_windowed: bool = False,
+    is_capped: bool = False,
+) -> str:
     """The backend that `name` stands for; arguments as `backend_problem`.
 
     "auto" is the last of the op's backends that can run, on a CPU never Triton's interpreter, and is logged. Raises
     BackendError when a backend given by its own name cannot run.
     """
+    options = {"is_windowed": is_windowed, "is_capped": is_capped}
     if name != "auto":
-        check_backend(op, name, device, dtype, head_dim)
+        check_backend(op, name, device, dtype, head_dim, **options)
         return name
     backends: Backends = op_module(op).BACKENDS
     chosen = next(
         backend
         for backend in reversed(backends.names)
         if not (backend == "triton" and device.type == "cpu")
-        and backend_problem(op, backend, device, dtype, head_dim) is None
+        and backend_problem(op, backend, device, dtype, head_dim, **options) is None
     )
     logger.info("%s backend: %s (%s, %s)", op, chosen, device, dtype)
     return chosen
 
 
-def check_backend(op: str, name: str, device: torch.device, dtype: torch.dtype, head_dim: int | None = None) -> None:
+def check_backend(
+    op: str,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int | None = None,
+    *,
+    is_windowed: bool = False,
+    is_capped: bool = False,
+) -> None:
     """Raises BackendError when the backend cannot run there; arguments as `backend_problem`."""
-    if problem := backend_problem(op, name, device, dtype, head_dim):
+    options = {"is_windowed": is_windowed, "is_capped": is_capped}
+    if problem := backend_problem(op, name, device, dtype, head_dim, **options):
         raise BackendError(problem)

@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gram_fast.errors import BackendError
 from gram_fast.extension import _C
 from gram_fast.kernels.leaf_attention import leaf_attention_reference
 from gram_fast.kernels.tables import leaf_table_parts
@@ -73,8 +72,6 @@ def _extension(
     _, _, entries = leaf_table_parts(items, len(q_LHE))
     partial_out_PHE, partial_lse_PH = _partial_results(entries, q_LHE)
     (num_leaves, num_heads, width), num_kv_heads = q_LHE.shape, k_SKE.shape[1]
-    if q_LHE.is_cuda and (sinks_H is not None or softcap is not None):
-        raise BackendError("leaf_attention on CUDA takes no sinks and soft caps: choose backend 'reference'")
     sinks_H = as_float32(sinks_H)
     _C.leaf_attention(
         q_LHE.data_ptr(),
@@ -109,12 +106,11 @@ def _triton(
 ) -> Tensor:
     from gram_fast.kernels.leaf_attention_triton import leaf_attention_triton
 
-    if sinks_H is not None or softcap is not None:
-        raise BackendError("leaf_attention backend 'triton' takes no sinks and soft caps: choose 'reference'")
     if not len(q_LHE):
         return q_LHE.new_empty(q_LHE.shape)
     parts = leaf_table_parts(_items_of(tables), len(q_LHE))
-    return leaf_attention_triton(q_LHE, k_SKE, v_SKE, *parts, *_partial_results(parts[-1], q_LHE), scale)
+    partial_results = _partial_results(parts[-1], q_LHE)
+    return leaf_attention_triton(q_LHE, k_SKE, v_SKE, *parts, *partial_results, scale, sinks_H, softcap)
 
 
 def _items_of(tables: LeafTables) -> Tensor:

@@ -15,6 +15,7 @@ from gram_fast.errors import BackendError
 from gram_fast.extension import _C
 from gram_fast.kernels.tables import PATH_TILE_COLUMNS, TILE_ROWS, filled_up, path_tile_tokens, uploaded
 from gram_fast.kernels.tree_attention_cascade import CpuCascade, CudaCascade, cascade_tables
+from gram_fast.ops.backends import cascade_problem
 from gram_fast.ops.checks import Sizes, expect
 
 Integers = NDArray[np.int64]
@@ -119,19 +120,19 @@ class TreeTables:
             window: what each token reads of its path; by default all of it.
 
         Raises ValueError on spans that are not those of a pass, except for "reference", which has no tables: the ops
-        check its spans; and on a window of no tokens. That the keys and values have the slots which they name is the
-        caller's to know.
+        check its spans; and on a window of no tokens. Raises BackendError on a window for "cascade" on CUDA. That the
+        keys and values have the slots which they name is the caller's to know.
         """
         size, is_chunked = window.check() if window else (None, False)
-        if window and backend in ("triton", "cascade"):
-            raise BackendError(f"tree_attention backend {backend!r} takes no windows: choose 'reference'")
+        if backend == "cascade" and (problem := cascade_problem(device, window is not None, False)):
+            raise BackendError(problem)
         if backend == "triton":
             check_group(group)
         if backend in ("triton", "extension"):
             table = _C.attention_tiles(*spans.arrays, max(TILE_ROWS // group, 1), at_least[0], size, is_chunked)
             return cls(spans, tiles=_filled_up(table, at_least[1], device), window=window)
         if backend == "cascade":
-            return cls(spans, cascade=cascade_tables(*spans, device), window=window)
+            return cls(spans, cascade=cascade_tables(*spans, device, size, is_chunked), window=window)
         return cls(spans, window=window)
 
     def on(self, device: torch.device) -> "TreeTables":

@@ -13,7 +13,7 @@ from gram_fast.errors import BackendError
 from gram_fast.extension import _C
 from gram_fast.kernels.tree_attention import tree_attention_reference
 from gram_fast.kernels.tree_attention_cascade import cascade_attention
-from gram_fast.ops.backends import Backends, check_backend
+from gram_fast.ops.backends import Backends, cascade_problem, check_backend
 from gram_fast.ops.checks import as_float32, check_scores, check_states, expect, on_device_of, states_arguments
 from gram_fast.ops.merge_states import implementation as merge_states_on
 from gram_fast.ops.tables import MAX_SLOTS, Spans, TreeTables, Window
@@ -70,8 +70,9 @@ def _cascade(
     softcap: float | None = None,
 ) -> Tensor:
     assert tables.cascade is not None
-    _check_plain("cascade", sinks_H, softcap)
-    return cascade_attention(q_THE, k_SKE, v_SKE, tables.cascade, scale, _MERGE)
+    if problem := cascade_problem(q_THE.device, False, softcap is not None):
+        raise BackendError(problem)
+    return cascade_attention(q_THE, k_SKE, v_SKE, tables.cascade, scale, _MERGE, sinks_H)
 
 
 def _triton(
@@ -86,13 +87,10 @@ def _triton(
     from gram_fast.kernels.tree_attention_triton import tree_attention_triton
 
     assert tables.tiles is not None
-    _check_plain("triton", sinks_H, softcap)
-    return tree_attention_triton(q_THE, k_SKE, v_SKE, tables.tiles, scale)
-
-
-def _check_plain(backend: str, sinks_H: Tensor | None, softcap: float | None) -> None:
-    if sinks_H is not None or softcap is not None:
-        raise BackendError(f"tree_attention backend {backend!r} takes no sinks and soft caps: choose 'reference'")
+    is_windowed = tables.window is not None
+    return tree_attention_triton(
+        q_THE, k_SKE, v_SKE, tables.tiles, scale, is_windowed=is_windowed, sinks_H=sinks_H, softcap=softcap
+    )
 
 
 def _extension(
@@ -178,7 +176,8 @@ def tree_attention(
     expect(scale > 0, "scale", "a positive number", scale)
     windows = Window.of(window, is_chunked)
     check_scores(sizes, q_THE.dtype, sinks_H, softcap)
-    check_backend("tree_attention", backend, q_THE.device, q_THE.dtype, sizes["E"])
+    options = {"is_windowed": window is not None, "is_capped": softcap is not None}
+    check_backend("tree_attention", backend, q_THE.device, q_THE.dtype, sizes["E"], **options)
     if q_THE.numel() == 0:
         return q_THE.new_empty(q_THE.shape)
     if backend in ("triton", "extension"):

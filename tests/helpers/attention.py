@@ -35,6 +35,11 @@ class Softmax(NamedTuple):
         size, is_chunked = self.window or (None, False)
         return {"window": size, "is_chunked": is_chunked, "sinks_H": self.sinks_H, "softcap": self.softcap}
 
+    @property
+    def needs(self) -> dict[str, bool]:
+        """What a backend must have: arguments of `backend_problem`."""
+        return {"is_windowed": self.window is not None, "is_capped": self.softcap is not None}
+
     def is_hidden(self, keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
         """Whether the token at a position does not read that at another."""
         if self.window is None:

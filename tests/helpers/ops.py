@@ -14,6 +14,7 @@ on_each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
-def skip_what_cannot_run(op: str, backend: str, device: str, dtype: torch.dtype = torch.float32) -> None:
-    if problem := ops.backend_problem(op, backend, torch.device(device), dtype):
+def skip_what_cannot_run(op: str, backend: str, device: str, dtype: torch.dtype = torch.float32, **needs: bool) -> None:
+    """`needs`: as `backend_problem`."""
+    if problem := ops.backend_problem(op, backend, torch.device(device), dtype, **needs):
         pytest.skip(problem)

@@ -11,6 +11,7 @@ from helpers.attention import (
     FOREST_TOKENS,
     Inputs,
     Rounds,
+    Softmax,
     Tables,
     assert_as_exact_as_plain,
     on_each_forest,
@@ -45,11 +46,12 @@ def varlen_without_cuda(
     return plain_varlen(q_THE, k_SKE, v_SKE, lengths_q, lengths_k, scale, is_causal)
 
 
-def attend_like_cuda(inputs: Inputs, tables: Tables, scale: float) -> Tensor:
+def attend_like_cuda(inputs: Inputs, tables: Tables, scale: float, sinks_H: Tensor | None = None) -> Tensor:
     made = cascade.cascade_tables(*tables, CPU)
     own = cascade.VarlenProblems.of(made.spans, made.spans, CPU)
     blocks = _C.attention_blocks(*(table.numpy() for table in tables)).tolist()
-    return cascade.attend_cuda(*inputs, cascade.CudaCascade(own, cascade.varlen_ranks(blocks, CPU)), scale, MERGE)
+    on_cuda = cascade.CudaCascade(own, cascade.varlen_ranks(blocks, CPU))
+    return cascade.cascade_attention(*inputs, on_cuda, scale, MERGE, sinks_H)
 
 
 @on_each_dtype
@@ -92,6 +94,32 @@ def test_tables_for_cuda_are_copied_without_a_wait(monkeypatch: pytest.MonkeyPat
         made += [rows, slots, problems.query_offsets, problems.key_offsets]
     assert [id(tensor) for tensor in made] == [id(tensor) for tensor in copied]
     assert {tensor.dtype for tensor in made[:2]} == {torch.int32}
+
+
+@on_each_dtype
+@pytest.mark.parametrize("sink", [-1e4, -2.0, 3.0, 1e4])
+@on_each_forest
+def test_sinks_of_the_cuda_cascade_without_cuda(
+    monkeypatch: pytest.MonkeyPatch, tables: Tables, sink: float, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(cascade, "varlen_attention", varlen_without_cuda)
+    inputs = random_inputs(FOREST_TOKENS, FOREST_SLOTS, (4, 2), 24, dtype)
+    sinks_H = sink + torch.arange(4.0)
+    out_THE = attend_like_cuda(inputs, tables, 0.25, sinks_H)
+    assert_as_exact_as_plain(out_THE, inputs, tables, 0.25, Softmax(sinks_H=sinks_H))
+
+
+def test_what_library_kernels_lack_is_said_and_where_it_is() -> None:
+    spans, cuda = ops.Spans(*FOREST), torch.device("cuda")
+    with pytest.raises(BackendError, match=r"'cascade' on CUDA takes no windows: choose 'triton'$"):
+        ops.TreeTables.of(spans, "cascade", 2, cuda, window=ops.Window(3))
+    inputs, tables = random_inputs(FOREST_TOKENS, FOREST_SLOTS), ops.TreeTables.of(spans, "cascade", 2, CPU)
+    with pytest.raises(BackendError, match=r"'cascade' caps no scores: choose 'extension'$"):
+        ops.bind("tree_attention", "cascade")(*inputs, tables, 0.25, softcap=1.0)
+    with pytest.raises(BackendError, match=r"'cascade' caps no scores: choose 'extension'$"):
+        ops.tree_attention(*inputs, *FOREST, 0.25, "cascade", softcap=1.0)
+    with pytest.raises(BackendError, match=r"'cascade' caps no scores: choose 'triton'$"):
+        ops.resolve_backend("tree_attention", "cascade", cuda, torch.bfloat16, is_capped=True)
 
 
 @pytest.mark.gpu

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from gram_fast import ops
 from gram_fast.kernels.label_logits import label_logits_reference
-from gram_fast.kernels.leaf_attention import leaf_attention_reference
+from gram_fast.kernels.leaf_attention import leaf_attention_reference, leaf_mask
 from gram_fast.kernels.merge_states import merge_states_reference
 
 ROOT = Path(__file__).parents[2]
@@ -185,17 +185,20 @@ NUM_SLOTS = 75
 @on_each_dtype
 @on_each_layout
 @pytest.mark.parametrize(("heads", "width"), [((2, 2), 24), ((3, 1), 97), ((12, 1), 64), ((4, 1), 256)])
-def test_leaf_attention(heads: tuple[int, int], width: int, layout: Layout, dtype: torch.dtype, on_cuda: None) -> None:
+@pytest.mark.parametrize("softmax", ["plain", "window, sinks, soft cap"])
+def test_leaf_attention(
+    softmax: str, heads: tuple[int, int], width: int, layout: Layout, dtype: torch.dtype, on_cuda: None
+) -> None:
     tables = (SPANS, OFFSETS, RANGES, ROWS)
+    sinks_H = 2 * normal(heads[0])
+    options = {} if softmax == "plain" else {"window": 6, "sinks_H": sinks_H, "softcap": 2.0}
+    is_read_LS = leaf_mask(*tables, NUM_SLOTS, options.get("window"))
     inputs = [normal(len(ROWS), heads[0], width, dtype=dtype)]
     inputs += [normal(NUM_SLOTS, heads[1], width, dtype=dtype).roll(shift, 0) for shift in (0, 1)]
-    is_read = torch.zeros(NUM_SLOTS, dtype=torch.bool)
-    for start, end in [[0, 61], *RANGES.tolist()]:
-        is_read[start:end] = True
-    poisoned = [inputs[0], *(x.where(is_read[:, None, None], float("nan")) for x in inputs[1:])]
-    exact = leaf_attention_reference(*(x.double() for x in inputs), *tables, width**-0.5)
-    plain = leaf_attention_reference(*inputs, *tables, width**-0.5)
-    actual = ops.leaf_attention(*(layout(x) for x in poisoned), *tables, width**-0.5, backend="extension")
+    poisoned = [inputs[0], *(x.where(is_read_LS.any(0)[:, None, None], float("nan")) for x in inputs[1:])]
+    exact = leaf_attention_reference(*(x.double() for x in inputs), *tables, width**-0.5, **options)
+    plain = leaf_attention_reference(*inputs, *tables, width**-0.5, **options)
+    actual = ops.leaf_attention(*(layout(x) for x in poisoned), *tables, width**-0.5, backend="extension", **options)
     assert_no_further(actual, exact, plain, 2.0)
 
 
