@@ -115,7 +115,7 @@ py::dict to_dict(TreePass pass) {
 }
 
 void bind_tree(py::module_& m) {
-  py::class_<KeptSlots>(m, "KeptSlots");
+  py::class_<KeptSlots>(m, "KeptSlots").def_property_readonly("used", &KeptSlots::used);
   py::class_<TokenTree>(m, "TokenTree")
       .def(py::init([](const Ids& head_ids) {
              return TokenTree(std::vector<int32_t>(head_ids.data(), head_ids.data() + head_ids.size()));

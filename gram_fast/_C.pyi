@@ -9,7 +9,10 @@ has_cuda: bool
 table_layout: dict[str, int]
 
 class KeptSlots:
-    """Where keys and values lie once a plan has run: for TokenTree.keep."""
+    """Where keys, values and states lie once a plan has run: for TokenTree.keep."""
+
+    @property
+    def used(self) -> int: ...
 
 class TokenTree:
     def __init__(self, head_ids: ArrayLike) -> None: ...

@@ -34,6 +34,7 @@ ROOMS = {
     "models/supported": "what an architecture must be",
     "models/files": "which files a checkpoint is",
     "models/dense": "the runner that computes dense decoders itself",
+    "models/linear": "recurrent layers and short convolutions of hybrid models, over trees",
     "models": "the runner of any decoder, checkpoints, options, loading, the check at load",
     "comparing": "from pairs to preferences: what a comparer is, the one over label logits, replicas",
     "generating": "judges that write a rationale before their verdict",

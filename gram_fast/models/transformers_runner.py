@@ -61,7 +61,8 @@ class _PassContext:
     backend: str
     attention: AttendTree
     """`tree_attention` on that backend; trusts its arguments."""
-    layers_seen: set[int] = field(default_factory=set)
+    layers_seen: int = 0
+    """Layers that have attended. Their order numbers them in the store: two may share one module."""
     tables: dict[tuple[int, int, torch.device, Window | None], TreeTables] = field(default_factory=dict)
     """By query heads per key/value head, head width, device and window, made at the first layer with these."""
 
@@ -203,12 +204,12 @@ class TransformersRunner:
                 ).last_hidden_state
         finally:
             _PASS.reset(token)
-        seen, layers = len(context.layers_seen), attention_layers(self.config)
+        seen, layers = context.layers_seen, attention_layers(self.config)
         if seen != layers or not all(mixing.num_calls for mixing in mixings):
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} cannot be scored by prefix sharing: {seen} of its {layers} layers attend "
-                "through transformers' attention interface"
-            )
+            what = f"{seen} of its {layers} layers attend through transformers' attention interface"
+            if seen > layers:
+                what = f"its layers attend {seen} times, expected {layers}, once each"
+            raise UnsupportedModelError(f"{type(self.model).__name__} cannot be scored by prefix sharing: {what}")
         return hidden_1TD[0]  # type: ignore[no-any-return]
 
     def plain_logits(self, input_ids: Tensor) -> Tensor:
@@ -262,13 +263,10 @@ def _attend(
     width = value.shape[-1]
     value = nn.functional.pad(value, (0, max(0, key.shape[-1] - width)))
     check_attention(module, key, value, options)
-    layer: int = module.layer_idx  # type: ignore[assignment]
-    if layer in context.layers_seen:
-        raise UnsupportedModelError(f"{name} cannot be scored by prefix sharing: layer {layer} attends twice")
     if attention_mask is not None and not isinstance(attention_mask, Window):
         raise UnsupportedModelError(f"{name} cannot be scored by prefix sharing: it masks attention by itself")
-    context.layers_seen.add(layer)
-    k_SKE, v_SKE = context.store.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    k_SKE, v_SKE = context.store.write(context.layers_seen, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    context.layers_seen += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     sinks_H, softcap = options.get("s_aux"), options.get("softcap")
     q_THE = query[0].transpose(0, 1)

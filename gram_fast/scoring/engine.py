@@ -73,6 +73,7 @@ class Engine:
         free = runner.processes.least(free_memory(runner.device))
         self.budget = max_batch_tokens or default_budget(runner, free)
         """Most tokens of one pass."""
+        # Memory of a state in slots, rounded up.
         self._state_cost = -(-runner.bytes_per_state // runner.bytes_per_slot)
         # An eighth of the free memory, at most 65,536 and at least one pass. The states of 64 candidates come on top.
         most = 65536 + 64 * self._state_cost
@@ -253,7 +254,7 @@ class Engine:
         num_tokens, is_complete, token_ids = 0, True, requests[0].token_ids
         try:
             self._store.reserve(self._slots_for(plan))
-            self._store.states.reserve(plan.num_states)
+            self._store.states.reserve(self._states_for(plan))
             # The bar shows on a terminal, when the request takes longer than two seconds.
             with tqdm(total=plan.num_tokens, unit="tok", unit_scale=True, delay=2, leave=False, disable=None) as bar:
                 for tree_pass in plan.passes:
@@ -289,6 +290,13 @@ class Engine:
         if not self.cache_limit or has_room:
             return plan.num_slots
         return max(plan.num_slots, min(self._store.num_slots * 5 // 4, self.budget + self.cache_limit))
+
+    def _states_for(self, plan: TreePlan) -> int:
+        """Slots of states that the store is to have for a plan, likewise."""
+        have = self._store.states.num_states
+        if not self.cache_limit or plan.num_states <= have:
+            return plan.num_states
+        return max(plan.num_states, min(have * 5 // 4, self.cache_limit // self._state_cost))
 
     def halve_budget(self) -> None:
         """Halves the size of passes, frees all keys and values, and warns."""

@@ -68,11 +68,64 @@ KINDS: dict[str, Any] = {
 }
 """Families with other layers than plain attention and one feed-forward."""
 
+_LINEAR_SHAPE = {**_SHAPE, "num_hidden_layers": 4, "initializer_range": 0.15, "pad_token_id": None}
+_DELTA = {
+    "head_dim": 12,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_MAMBA = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 2,
+    "mamba_chunk_size": 16,
+    "mamba_expand": 2,
+}
+_MAMBA_OR_ATTENTION = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+_CONV_OR_ATTENTION = ["conv", "full_attention", "conv", "conv"]
+# Decoders with layers that are no attention: gated delta nets, Mamba-2, short convolutions.
+LINEAR_CONFIGS: dict[str, Any] = {
+    "qwen3_next": lambda **more: transformers.Qwen3NextConfig(
+        **{**_LINEAR_SHAPE, **_DELTA, **_EXPERTS, "shared_expert_intermediate_size": 24, **more}
+    ),
+    "qwen3_5": lambda **more: transformers.Qwen3_5TextConfig(**{**_LINEAR_SHAPE, **_DELTA, **more}),
+    "qwen3_5_moe": lambda **more: transformers.Qwen3_5MoeTextConfig(
+        **{**_LINEAR_SHAPE, **_DELTA, **_EXPERTS, "shared_expert_intermediate_size": 24, **more}
+    ),
+    "olmo_hybrid": lambda **more: transformers.OlmoHybridConfig(
+        **{**_LINEAR_SHAPE, **_DELTA, "eos_token_id": None, **more}
+    ),
+    "granitemoehybrid": lambda **more: transformers.GraniteMoeHybridConfig(
+        **{**_LINEAR_SHAPE, **_MAMBA, "layer_types": _MAMBA_OR_ATTENTION},
+        **{"num_local_experts": 0, "shared_intermediate_size": 48, "logits_scaling": 1.0, **more},
+    ),
+    "bamba": lambda **more: transformers.BambaConfig(**{**_LINEAR_SHAPE, **_MAMBA, "attn_layer_indices": [1], **more}),
+    "nemotron_h": lambda **more: transformers.NemotronHConfig(
+        **{key: value for key, value in _LINEAR_SHAPE.items() if key != "num_hidden_layers"},
+        **{"layers_block_type": ["linear_attention", "full_attention", "mlp", "linear_attention"], "head_dim": 12},
+        **{"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 16, **more},
+    ),
+    "falcon_h1": lambda **more: transformers.FalconH1Config(**{**_LINEAR_SHAPE, **_MAMBA, "mamba_d_ssm": 64, **more}),
+    # Its layers with attention share one module.
+    "zamba2": lambda **more: transformers.Zamba2Config(
+        **{**_LINEAR_SHAPE, "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba"], "num_mem_blocks": 1},
+        **{"n_mamba_heads": 4, "mamba_d_state": 8, "mamba_ngroups": 2, "chunk_size": 16, "use_mem_rope": True, **more},
+    ),
+    "lfm2": lambda **more: transformers.Lfm2Config(**{**_LINEAR_SHAPE, "layer_types": _CONV_OR_ATTENTION, **more}),
+    "lfm2_moe": lambda **more: transformers.Lfm2MoeConfig(
+        **{**_LINEAR_SHAPE, **_EXPERTS, "num_dense_layers": 1, "layer_types": _CONV_OR_ATTENTION, **more}
+    ),
+}
+
 
 def tiny_model(name: str, seed: int = 0, **more: Any) -> Any:
     """A random causal language model of that family in eval mode."""
     torch.manual_seed(seed)
-    config = (CONFIGS | KINDS)[name](**more)
+    config = (CONFIGS | KINDS | LINEAR_CONFIGS)[name](**more)
     model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith("sinks"):  # which are zeros at first

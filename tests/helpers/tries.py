@@ -54,36 +54,65 @@ class Trie:
 
 @dataclass
 class Executor:
-    """Runs plans on a buffer in which the key of a token is the tuple of all ids up to it."""
+    """Runs plans on a buffer in which the key of a token is the tuple of all ids up to it, as is the state there."""
 
     slots: dict[int, Prefix] = field(default_factory=dict)
     budget: int = 0
+    state_cost: int = 0
+    states: dict[int, Prefix] = field(default_factory=dict)
+    used: int = 0
+    """Memory in use after the last plan, in slots."""
 
     def run(
         self, trie: Trie, leaves: np.ndarray, budget: int, keep_limit: int, more_rounds: bool, cache_limit: int = 0
     ) -> list[Prefix]:
         """Plans and runs a round, checks every pass and every answer -> the tokens computed, by prefix."""
         how = {"budget": budget, "keep_limit": keep_limit, "more_rounds": more_rounds, "cache_limit": cache_limit}
+        how["state_cost"] = self.state_cost
         # Planning changes nothing: these are the tables of the same passes.
         raw_passes, _, _, _ = trie.tree.plan(leaves, **how)
         plan = plan_round(trie.tree, leaves, **how)
         if budget != self.budget:
-            self.slots, self.budget = {}, budget
+            self.slots, self.states, self.budget = {}, {}, budget
         computed: list[Prefix] = []
         answers: dict[int, Prefix] = {}
         for tree_pass, raw in zip(plan.passes, raw_passes, strict=True):
             packed = self.run_pass(tree_pass, plan)
             check_node_table(raw["nodes"].tolist(), tree_pass.position_ids.tolist(), packed)
+            self.run_states(tree_pass, plan, packed)
             computed += packed
             for row, leaf in zip(tree_pass.leaf_rows.tolist(), tree_pass.leaf_index.tolist(), strict=True):
                 assert leaf not in answers
                 answers[leaf] = packed[row]
         trie.tree.keep(plan.kept)
+        self.used = plan.kept.used
         assert answers == {i: trie.sequences[leaf] for i, leaf in enumerate(leaves.tolist())}
         assert len(computed) == plan.num_tokens
         assert len(set(computed)) == len(computed), "a token was computed twice in one round"
         assert set(computed) <= prefixes(trie.head).union(*(prefixes(trie.sequences[leaf]) for leaf in leaves))
         return computed
+
+    def run_states(self, tree_pass: TreePass, plan: TreePlan, packed: list[Prefix]) -> None:
+        """Checks that each piece starts from the state behind the token before it, and keeps states."""
+        rows = tree_pass.pieces.tolist()
+        if not self.state_cost:
+            assert (rows, plan.num_states) == ([], 0)
+            return
+        assert [row[0] for row in rows] == [0, *(row[1] for row in rows[:-1])]
+        assert rows[-1][1] == len(packed)
+        for number, (start, end, level, parent, read, _) in enumerate(rows):
+            assert level == (rows[parent][2] + 1 if parent >= 0 else 0)
+            assert parent < number
+            assert parent < 0 or read < 0
+            before = packed[rows[parent][1] - 1] if parent >= 0 else self.states[read] if read >= 0 else ()
+            for row in range(start, end):
+                assert packed[row][:-1] == before
+                before = packed[row]
+        # All are read before any is written.
+        written = [(row[5], packed[row[1] - 1]) for row in rows if row[5] >= 0]
+        assert len(dict(written)) == len(written)
+        assert all(slot < plan.num_states for slot, _ in written)
+        self.states.update(written)
 
     def run_pass(self, tree_pass: TreePass, plan: TreePlan) -> list[Prefix]:
         num_tokens = tree_pass.num_tokens

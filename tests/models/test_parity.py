@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.forests import forests
 from helpers.small_models import CONFIGS, KINDS, LABELS, VOCAB, plain, score, tiny_model, tiny_runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,24 +20,6 @@ from gram_fast.scoring.engine import Engine
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RUNNERS = {name: tiny_runner(name) for name in (*CONFIGS, *KINDS)}
-
-# Few distinct tokens, so that segments share prefixes and are prefixes of each other.
-few_tokens = st.lists(st.integers(3, 5), max_size=7)
-any_tokens = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20)
-segments = few_tokens | any_tokens
-
-
-@st.composite
-def forests(draw: st.DrawFn) -> tuple[list[int], list[list[list[list[int]]]]]:
-    """A head and rounds of sequences of 1 to 6 segments from a small pool."""
-    head = draw(few_tokens)
-    pool = draw(st.lists(segments, min_size=1, max_size=5))
-    last = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9)
-    depth = draw(st.integers(0, 5))
-    sequence = st.tuples(st.lists(st.sampled_from(pool), min_size=depth, max_size=depth), last).map(
-        lambda parts: [*parts[0], parts[1]]
-    )
-    return head, draw(st.lists(st.lists(sequence, min_size=1, max_size=6), min_size=1, max_size=3))
 
 
 @pytest.mark.parametrize("name", RUNNERS)
@@ -168,7 +151,7 @@ _TINY = {"vocab_size": VOCAB, "num_hidden_layers": 2, "num_attention_heads": 4, 
         (transformers.BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4), "takes no position_ids"),
         (transformers.BertConfig(**_TINY, is_decoder=True), "weights between its last hidden state"),
         (transformers.DogeConfig(**_TINY), "masks attention by itself"),
-        (transformers.DiffLlamaConfig(**_TINY), "layer 0 attends twice"),
+        (transformers.DiffLlamaConfig(**_TINY), "its layers attend 4 times"),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )

@@ -100,7 +100,7 @@ class Pieces:
         if device not in self._kept_ends:
             kept = self.table[:, 5] >= 0
             slots, numbers = map(torch.from_numpy, (self.table[kept, 5], self._end_numbers[kept]))
-            self._kept_ends[device] = _moved(slots, device), _moved(numbers, device)
+            self._kept_ends[device] = uploaded(slots, device), uploaded(numbers, device)
         return self._kept_ends[device]
 
     def batches(self, shortest: int, chunk: int, device: torch.device) -> list[Batch]:
@@ -184,9 +184,5 @@ _Tables = TypeVar("_Tables", Batch, Windows)
 
 def _on(tables: _Tables, device: torch.device) -> _Tables:
     tensors = {f.name: x for f in fields(tables) if isinstance(x := getattr(tables, f.name), Tensor)}
-    moved: dict[str, Any] = {name: _moved(x, device) for name, x in tensors.items()}
+    moved: dict[str, Any] = {name: uploaded(x, device) for name, x in tensors.items()}
     return replace(tables, **moved)
-
-
-def _moved(x: Tensor, device: torch.device) -> Tensor:
-    return x.to(device) if device.type == "meta" else uploaded(x, device)

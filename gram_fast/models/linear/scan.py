@@ -40,12 +40,11 @@ def gated_delta_rule(
 
     `g`: logarithms of decays, [1, T, H] or, in Kimi's, [1, T, H, K]; `beta` [1, T, H], of which 0 writes nothing.
     """
-    is_packed = query.device.type == "cuda" and takes_packed(function)
-    shortest, chunk = (_ANY_LENGTH, _ANY_LENGTH) if is_packed else _DELTA_CHUNKS if is_reference(function) else (64, 64)
+    shortest, chunk = _delta_chunks(function, query.device)
 
     def scan(x: Sequence[Tensor], initial: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         how = {"g": x[3], "beta": x[4], "initial_state": initial, "output_final_state": True}
-        if is_packed:
+        if chunk == _ANY_LENGTH:
             how["cu_seqlens"] = batch.offsets
         elif is_reference(function):
             how["chunk_size"] = min(chunk, batch.padded[1])
@@ -54,6 +53,14 @@ def gated_delta_rule(
     state = key.shape[2], key.shape[3], value.shape[3]
     inputs = (query, key, value, g, beta)
     return _over_pieces(mixing, inputs, value, state, scan, shortest, chunk), None
+
+
+def _delta_chunks(function: Callable[..., Any], device: torch.device) -> tuple[int, int]:
+    """Fewest and most tokens that a piece is padded to; of any length where pieces are packed."""
+    if device.type == "cuda" and takes_packed(function):
+        return _ANY_LENGTH, _ANY_LENGTH
+    # Kernels have chunks of 64.
+    return _DELTA_CHUNKS if is_reference(function) else (64, 64)
 
 
 def mamba2_scan(
@@ -98,14 +105,18 @@ def _over_pieces(
     """
     device = like.device
     kept = mixing.buffer(state, torch.float32, device)
+    if kept.is_meta:
+        return torch.empty_like(like)
     ends = kept.new_empty((mixing.pieces.num_ends, *state))
-    out = torch.empty_like(like)
+    out: Tensor | None = None
     for batch in mixing.pieces.batches(shortest, chunk, device):
         is_packed = chunk == _ANY_LENGTH
         its = [x[:, batch.rows] if is_packed else batch.pad(x) for x in inputs]
         result, final = scan(its, (kept if batch.is_first else ends)[batch.starts], batch)
+        out = result.new_empty(like.shape) if out is None else out
         out[0, batch.rows] = result[0] if is_packed else batch.unpad(result)
         ends[batch.ends] = final[batch.ended]
     slots, numbers = mixing.pieces.kept_ends(device)
     kept[slots] = ends[numbers]
+    assert out is not None  # a pass has a token
     return out
