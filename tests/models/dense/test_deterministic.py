@@ -10,7 +10,7 @@ from helpers.dense import dense_runner, save_in_shards
 from helpers.ops import on_each_device
 from helpers.small_models import VOCAB, plain, score, write_judge
 
-from gram_fast.errors import BackendError, UnsupportedModelError
+from gram_fast.errors import BackendError, InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.kernels.invariant_linear import invariant_linear_reference
 from gram_fast.models.dense.weights import FAMILIES
@@ -130,6 +130,18 @@ def test_a_judge_gives_a_pair_the_same_bits_in_any_company(tmp_path, one_thread)
     assert budgeted.rank("Which?", responses).scores == ranking.scores
     backwards = judge.rank("Which?", responses[::-1], orders="both")
     assert {(4 - c.j, 4 - c.i): 1 - c.p for c in backwards.comparisons} == pytest.approx(alone, abs=1e-15)
+
+
+def test_a_window_limits_the_length_and_other_kinds_of_layers_are_refused(tmp_path, one_thread):
+    folder = write_judge(tmp_path / "windows", "mistral", sliding_window=900)
+    judge = PairwiseJudge.from_pretrained(folder, dtype="float32", device="cpu", deterministic=True)
+    runner = judge.comparer.runner
+    assert (runner.max_length, runner.max_length_reason) == (900, "its sliding window; beyond, attention is not plain")
+    with pytest.raises(InputError, match=r"900 .*its sliding window; beyond, attention is not plain"):
+        judge.compare("word " * 900, "Blue.", "Red.")
+    folder = write_judge(tmp_path / "caps", "gemma2")
+    with pytest.raises(UnsupportedModelError, match=r"runner 'dense' cannot run .* model type 'gemma2' is none of"):
+        PairwiseJudge.from_pretrained(folder, dtype="float32", device="cpu", deterministic=True)
 
 
 def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
