@@ -50,7 +50,8 @@ def unread(tables: Tables, rows: Tensor | None, num_tokens: int, num_slots: int,
 def check(op: str, backend: str, inputs: Inputs, tables: Tables, softmax: Softmax, device: str = "cpu") -> None:
     """As exact as plain attention, and NaN where nobody reads reaches nothing (Triton's whole blocks take numbers)."""
     q_THE, *states = inputs
-    rows = torch.arange(len(q_THE) - 1, -1, -2) if op == "leaf_attention" else None
+    # A dozen leaves, or every other token of a small pass: the interpreter takes a second for a hundred.
+    rows = torch.arange(len(q_THE) - 1, -1, -max(2, len(q_THE) // 12)) if op == "leaf_attention" else None
     is_unread_S = unread(tables, rows, len(q_THE), len(states[0]), softmax)
     poison = 1e4 if (op, backend) == ("tree_attention", "triton") else float("nan")
     k_SKE, v_SKE = (x.masked_fill(is_unread_S[:, None, None], poison).to(device) for x in states)
@@ -92,7 +93,7 @@ def softmaxes(draw: st.DrawFn, num_heads: int) -> Softmax:
 
 
 @on_each_backend
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds(), softmaxes(2))
 def test_passes_of_random_trees(op: str, backend: str, made: Rounds, softmax: Softmax) -> None:
     if backend == "cascade":
@@ -130,6 +131,8 @@ def test_windows_of_several_blocks(
     is_chunked: bool, size: int, dtype: torch.dtype, op: str, backend: str, device: str
 ) -> None:
     skip_what_cannot_run(op, backend, device, dtype, is_windowed=True)
+    if backend == "triton" and device == "cpu" and size not in (1, 40, 100, 179):
+        pytest.skip("Triton's interpreter takes a second for each")
     inputs = random_inputs(239, 330, (4, 2), 16, dtype)
     check(op, backend, inputs, LONG, Softmax(ops.Window(size, is_chunked)), device)
 
@@ -160,7 +163,7 @@ def test_soft_caps_of_large_and_small_scores(softcap: float, op: str, backend: s
 @on_each_backend
 def test_a_window_as_long_as_every_path_changes_no_bit(op: str, backend: str) -> None:
     q_THE, k_SKE, v_SKE = random_inputs(239, 330)
-    rows = [torch.arange(0, 239, 3)] if op == "leaf_attention" else []
+    rows = [torch.arange(0, 239, 19)] if op == "leaf_attention" else []
     inputs = (q_THE[rows[0]] if rows else q_THE, k_SKE, v_SKE)
     function = getattr(ops, op)
     whole = function(*inputs, *LONG, *rows, SCALE, backend)
