@@ -85,7 +85,30 @@ _MAMBA = {
     "mamba_chunk_size": 16,
     "mamba_expand": 2,
 }
-_MAMBA_OR_ATTENTION = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+_GRANITE = {
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    "num_local_experts": 0,
+    "shared_intermediate_size": 48,
+    "logits_scaling": 1.0,
+}
+_NEMOTRON = {
+    "layers_block_type": ["linear_attention", "full_attention", "mlp", "linear_attention"],
+    "head_dim": 12,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 8,
+    "n_groups": 2,
+    "chunk_size": 16,
+}
+_ZAMBA = {
+    "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba"],
+    "num_mem_blocks": 1,
+    "n_mamba_heads": 4,
+    "mamba_d_state": 8,
+    "mamba_ngroups": 2,
+    "chunk_size": 16,
+    "use_mem_rope": True,
+}
 _CONV_OR_ATTENTION = ["conv", "full_attention", "conv", "conv"]
 # Decoders with layers that are no attention: gated delta nets, Mamba-2, short convolutions.
 LINEAR_CONFIGS: dict[str, Any] = {
@@ -100,21 +123,15 @@ LINEAR_CONFIGS: dict[str, Any] = {
         **{**_LINEAR_SHAPE, **_DELTA, "eos_token_id": None, **more}
     ),
     "granitemoehybrid": lambda **more: transformers.GraniteMoeHybridConfig(
-        **{**_LINEAR_SHAPE, **_MAMBA, "layer_types": _MAMBA_OR_ATTENTION},
-        **{"num_local_experts": 0, "shared_intermediate_size": 48, "logits_scaling": 1.0, **more},
+        **{**_LINEAR_SHAPE, **_MAMBA, **_GRANITE, **more}
     ),
     "bamba": lambda **more: transformers.BambaConfig(**{**_LINEAR_SHAPE, **_MAMBA, "attn_layer_indices": [1], **more}),
     "nemotron_h": lambda **more: transformers.NemotronHConfig(
-        **{key: value for key, value in _LINEAR_SHAPE.items() if key != "num_hidden_layers"},
-        **{"layers_block_type": ["linear_attention", "full_attention", "mlp", "linear_attention"], "head_dim": 12},
-        **{"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 16, **more},
+        **{**{k: v for k, v in _LINEAR_SHAPE.items() if k != "num_hidden_layers"}, **_NEMOTRON, **more}
     ),
     "falcon_h1": lambda **more: transformers.FalconH1Config(**{**_LINEAR_SHAPE, **_MAMBA, "mamba_d_ssm": 64, **more}),
     # Its layers with attention share one module.
-    "zamba2": lambda **more: transformers.Zamba2Config(
-        **{**_LINEAR_SHAPE, "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba"], "num_mem_blocks": 1},
-        **{"n_mamba_heads": 4, "mamba_d_state": 8, "mamba_ngroups": 2, "chunk_size": 16, "use_mem_rope": True, **more},
-    ),
+    "zamba2": lambda **more: transformers.Zamba2Config(**{**_LINEAR_SHAPE, **_ZAMBA, **more}),
     "lfm2": lambda **more: transformers.Lfm2Config(**{**_LINEAR_SHAPE, "layer_types": _CONV_OR_ATTENTION, **more}),
     "lfm2_moe": lambda **more: transformers.Lfm2MoeConfig(
         **{**_LINEAR_SHAPE, **_EXPERTS, "num_dense_layers": 1, "layer_types": _CONV_OR_ATTENTION, **more}
