@@ -32,6 +32,7 @@ from gram_fast.models.supported import (
     check_output,
     head_dim,
     layer_configs,
+    layer_windows,
     linear_layers,
     output_embedding,
     plain_attention,
@@ -126,7 +127,13 @@ class TransformersRunner:
         self.bytes_per_state, self._bytes_of_layer = sum(of_states), max(of_states, default=0)
         self.products = "torch"
         self.attention = ops.resolve_backend(
-            "tree_attention", attention, self.device, self.dtype, head_dim(self.config)
+            "tree_attention",
+            attention,
+            self.device,
+            self.dtype,
+            head_dim(self.config),
+            is_windowed=any(layer_windows(self.config)),
+            is_capped=getattr(self.config, "attn_logit_softcapping", None) is not None,
         )
         check_dtype(self.dtype)
         check_label_ids(label_ids, len(self._head.weight))

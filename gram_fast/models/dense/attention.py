@@ -24,7 +24,13 @@ class TableSizes:
     """Fewest rows and columns of the tables of tree attention and of leaf attention."""
 
     tiles: tuple[int, int] = (0, 0)
+    windowed_tiles: tuple[int, int] = (0, 0)
+    """Of tree attention with a window."""
     items: tuple[int, int] = (0, 0)
+
+    def of(self, window: Window | None) -> tuple[int, int]:
+        """Those of tree attention with that window."""
+        return self.tiles if window is None else self.windowed_tiles
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class TreeAttention:
         tree_backend, leaf_backend = self._backends
         spans = tree_pass.spans
         trees = {
-            window: TreeTables.of(spans, tree_backend, self._group, device, at_least.tiles, window=window)
+            window: TreeTables.of(spans, tree_backend, self._group, device, at_least.of(window), window=window)
             for window in dict.fromkeys(self._windows[:-1])
         }
         leaves = LeafTables.of(

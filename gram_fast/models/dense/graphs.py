@@ -66,6 +66,7 @@ class Bucket:
                 tiles, leaves = size // tile_tokens + 32, _LEAVES
                 sizes = TableSizes(
                     table_shape(tiles, tile_table_size(tiles, size, _RANGES)),
+                    table_shape(tiles, tile_table_size(tiles, size, _RANGES, is_windowed=True)),
                     table_shape(_ITEMS, leaf_table_size(_ITEMS, leaves, _ENTRIES)),
                 )
                 return cls(size, leaves, sizes) if 0 < len(tree_pass.leaf_rows) <= leaves else None
@@ -94,7 +95,8 @@ class Bucket:
 
     def holds(self, tables: Tables) -> bool:
         """Whether tables of a filled pass have the bucket's sizes: they are larger where the pass needs more."""
-        return tuple(table.shape for table in tables.attention.tensors) == (self.tables.tiles, self.tables.items)
+        expected = (*map(self.tables.of, tables.attention.trees), self.tables.items)
+        return tuple(table.shape for table in tables.attention.tensors) == expected
 
 
 @dataclass(frozen=True)

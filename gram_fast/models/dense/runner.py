@@ -78,15 +78,14 @@ class DenseRunner:
             self._operations = self._deterministic_operations(product)
             self._check_products()
         else:
-            self.attention = self._resolve("tree_attention", attention)
+            self.attention = self._resolve("tree_attention", attention, is_windowed=any(self._windows))
             leaf_attention = self._resolve("leaf_attention")
             self._attention = TreeAttention(self.attention, leaf_attention, self._group, self._scale, self._windows)
             self._operations = self._operations_on(product.multiply, {}, product.add)
             if quantized:
                 self._operations = self._quantizing(self._operations)
-            # Other backends make tables between their launches, which no graph can hold; tables of windows have no size
-            # that a bucket could bound well.
-            can_capture = model.processes.count == 1 and self.device.type == "cuda" and not any(self._windows)
+            # Other backends make tables between their launches, which no graph can hold.
+            can_capture = model.processes.count == 1 and self.device.type == "cuda"
             if can_capture and self.attention == leaf_attention == "triton":
                 self._graphs = PassGraphs(self.device)
 
@@ -219,8 +218,9 @@ class DenseRunner:
             tree_pass, TILE_ROWS // self._group, most_tokens(self.model.shape, self.model.quantization == "fp8")
         )
 
-    def _resolve(self, op: str, name: str = "auto") -> str:
-        return ops.resolve_backend(op, name, self.device, self.dtype, self.model.shape.head_dim)
+    def _resolve(self, op: str, name: str = "auto", *, is_windowed: bool = False) -> str:
+        width = self.model.shape.head_dim
+        return ops.resolve_backend(op, name, self.device, self.dtype, width, is_windowed=is_windowed)
 
     def _operations_on(self, project: Multiply, backends: Mapping[str, str], add: Add | None = None) -> Operations:
         """Binds each op to its backend in `backends`, or to the one that "auto" stands for.

@@ -13,6 +13,7 @@ from gram_fast.models.dense.graphs import BUCKETS, Bucket, most_tokens
 from gram_fast.models.dense.model import DenseShape
 from gram_fast.models.dense.runner import DenseRunner
 from gram_fast.ops import Spans
+from gram_fast.ops.tables import Window
 from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 
 
-def in_triton(tree_pass: TreePass, at_least: TableSizes) -> PassTables:
-    return TreeAttention("triton", "triton", group=2, scale=1.0, windows=[None] * 2).tables(tree_pass, CPU, at_least)
+def in_triton(tree_pass: TreePass, at_least: TableSizes, windows=(None, None)) -> PassTables:
+    return TreeAttention("triton", "triton", group=2, scale=1.0, windows=windows).tables(tree_pass, CPU, at_least)
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +85,16 @@ def test_the_smallest_bucket_that_fits():
 
 
 @pytest.mark.parametrize("lengths", [(20, 3, 4), (100, BUCKETS[0] - 102), (60, *range(1, 12))])
-def test_a_filled_pass_says_the_same(lengths, checkpoint):
+@pytest.mark.parametrize("windows", [(None, None), (Window(9), None), (None, Window(5))])
+def test_a_filled_pass_says_the_same(lengths, windows, checkpoint):
     folder, config = checkpoint
     runner = dense_runner(folder, config, attention="triton")
     scale = runner.model.shape.head_dim**-0.5
-    runner._attention = TreeAttention("triton", "triton", group=2, scale=scale, windows=[None] * 2)
+    runner._attention = TreeAttention("triton", "triton", group=2, scale=scale, windows=windows)
     tree_pass = forest(*lengths)
     bucket = bucket_of(tree_pass)
     filled = bucket.fill(tree_pass)
-    tables = in_triton(filled, bucket.tables)
+    tables = in_triton(filled, bucket.tables, windows)
     assert bucket.holds(tables)
     assert filled.num_tokens == len(tables.input_ids_T) == bucket.num_tokens
     store = KeyValueStore()
