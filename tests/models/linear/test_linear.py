@@ -37,14 +37,40 @@ def check_forests(name: str, examples: int) -> None:
         head, rounds = forest
         ours = score(Engine(RUNNERS[name], max_batch_tokens=budget), head, rounds, reusable)
         for logits, sequences in zip(ours, rounds, strict=True):
-            np.testing.assert_allclose(logits, plain(RUNNERS[name], head, sequences), rtol=0, atol=1e-4)
+            expected = plain(RUNNERS[name], head, sequences)
+            if (difference := np.abs(logits - expected).max()) > 1e-4:
+                assert difference <= rounding(name, head, sequences, expected)
 
     check()
+
+
+def rounding(name, head, sequences, expected) -> float:
+    """How far the plain forward itself moves where the last bit of every weight is another.
+
+    Of a token that comes fifteen times, Qwen3-Next's logits move by 4e-4; transformers' own decoding, a token at a
+    time, is 2e-4 from its plain forward, and 3e-6 from ours.
+    """
+    moved = []
+    for seed in range(4):
+        runner, generator = tiny_runner(name), torch.Generator().manual_seed(seed)
+        for weight in runner.model.parameters():
+            weight.mul_(1 + 2**-24 * torch.randn(weight.shape, generator=generator))
+        moved.append(np.abs(plain(runner, head, sequences) - expected).max())
+    return max(moved)
 
 
 @pytest.mark.parametrize("name", LINEAR_CONFIGS)
 def test_float32_logits_equal_the_plain_forward(name):
     check_forests(name, 12 if name in KINDS else 3)
+
+
+def test_what_rounding_explains_is_far_from_what_wrong_states_do():
+    sequences = [[[3, 3, 3, 3, 3, 3, 4], [0] * 15 + [41, 0], [81, 82, 39]]]
+    expected = plain(RUNNERS["qwen3_next"], [], sequences)
+    (decoded,) = score(Engine(RUNNERS["qwen3_next"], max_batch_tokens=1), [], [sequences])
+    assert np.abs(decoded - expected).max() <= rounding("qwen3_next", [], sequences, expected) < 2e-3
+    without = plain(RUNNERS["qwen3_next"], [], [sequences[0][1:]])
+    assert np.abs(without - expected).max() > 0.05
 
 
 @pytest.mark.parametrize("name", LINEAR_CONFIGS)
