@@ -49,7 +49,7 @@ _SIZES = """
 64: mamba_d_ssm
 4: mamba_dt_rank time_step_rank chunk_size mamba_chunk_size block_size index_block_size
 8: sliding_window sliding_window_size attention_window_size window_size local_attention keep_window_size
-    attention_chunk_size local_attn_chunk_length lsh_attn_chunk_length
+    attention_chunk_size floor_scale local_attn_chunk_length lsh_attn_chunk_length
 2: encoder_layers decoder_layers num_encoder_layers num_decoder_layers n_layer n_layers num_layers num_blocks
     num_hidden_layers num_layers_per_stack attn_layer_period interleave_moe_layer_step no_rope_layer_interval
 1: first_k_dense_replace num_dense_layers topk_group attn_layer_offset expert_layer_offset moe_layer_start_index

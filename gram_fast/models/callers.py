@@ -1,9 +1,12 @@
 """A caller's model: what is inside its wrappers, and whether a judge can run that layer by layer."""
 
+import os
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -67,3 +70,14 @@ def _check_layers(model: nn.Module) -> None:
                 f"{type(model).__name__}: its {name} is compiled, which runs another attention than a judge's: "
                 "expected the model as it was before"
             )
+
+
+# A turn for each model that several judges may have, in threads of their own. Weak: a judge does not keep its model.
+_TURNS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+# A thread of the parent may have held one when the child was forked.
+os.register_at_fork(after_in_child=_TURNS.clear)
+
+
+def turn_of(model: nn.Module) -> AbstractContextManager[Any]:
+    """The turn to run a model, which is changed for the time of a forward: one thread at a time has it."""
+    return _TURNS.setdefault(model, threading.RLock())  # type: ignore[no-any-return]

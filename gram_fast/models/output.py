@@ -1,9 +1,19 @@
 """What a model does to the products of its output embedding before they are its logits."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+from gram_fast.errors import UnsupportedModelError
+
+# Beginnings of the names of families, and the setting that scales their logits.
+_FACTORS = (
+    (("cohere",), "logit_scale"),
+    (("falcon_h1",), "lm_head_multiplier"),
+    (("granite", "hyperclovax", "minicpm3"), "logits_scaling"),
+)
 
 
 @dataclass(frozen=True)
@@ -20,13 +30,17 @@ class OutputTransform:
     def of(cls, config: Any) -> "OutputTransform":
         """Reads it from the configuration of a decoder."""
 
-        def setting(name: str) -> float:
-            return float(getattr(config, name, None) or 1.0)
-
-        scaling = setting("logits_scaling")
-        scaling = scaling if config.model_type == "hyperclovax" else 1 / scaling
-        factor = setting("logit_scale") * setting("lm_head_multiplier") * scaling
-        return cls(factor, getattr(config, "final_logit_softcapping", None))
+        # A configuration may also have a setting that its family does not read.
+        family = config.model_type
+        found = {name: getattr(config, name, None) for families, name in _FACTORS if family.startswith(families)}
+        for name, value in found.items():
+            if value is not None and (not isinstance(value, int | float) or not value):
+                raise UnsupportedModelError(
+                    f"model type {family!r}: {name} is {value!r}, expected a number that is not 0"
+                )
+        factor = math.prod(value for value in found.values() if value is not None)
+        divides = family.startswith(("granite", "minicpm3"))
+        return cls(1 / factor if divides else factor, getattr(config, "final_logit_softcapping", None))
 
     @property
     def is_plain(self) -> bool:

@@ -131,7 +131,8 @@ def plain_attention_span(config: Any) -> tuple[int, str]:
 
 def layer_windows(config: Any) -> list[Window | None]:
     """The window of each layer that has one, by the configuration."""
-    has_window = getattr(config, "use_sliding_window", True)
+    # Mistral does not read use_sliding_window.
+    has_window = getattr(config, "use_sliding_window", True) or config.model_type == "mistral"
     sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
     found = []
     for kind, layer in zip(layer_types(config), layer_configs(config), strict=True):
@@ -149,6 +150,8 @@ def plain_output_embedding(model: Any) -> nn.Module:
     config = model.config.get_text_config(decoder=True)
     if not (transform := OutputTransform.of(config)).is_plain:
         raise UnsupportedModelError(f"model type {config.model_type!r} cannot be trained: its logits have {transform}")
+    if model.base_model is model:
+        raise UnsupportedModelError(f"{type(model).__name__} has no base model that gives hidden states")
     return output_embedding(model)
 
 

@@ -17,7 +17,8 @@ from gram_fast import ops
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.kernels.label_logits import log_probabilities
 from gram_fast.kernels.tables import uploaded
-from gram_fast.models.callers import in_eval_mode
+from gram_fast.models.callers import in_eval_mode, turn_of
+from gram_fast.models.known_answers import cannot_run
 from gram_fast.models.linear.mixers import bytes_of_states, find_mixers, over_pieces
 from gram_fast.models.linear.pieces import Pieces
 from gram_fast.models.output import OutputTransform
@@ -123,7 +124,11 @@ class TransformersRunner:
                 f"{type(model).__name__} cannot be scored by prefix sharing: {found} of its {expected} layers that are "
                 "no attention mix tokens in a known way"
             )
-        of_states = bytes_of_states(self._mixers, self.config.hidden_size, self.dtype)
+        try:
+            with turn_of(model), in_eval_mode(model):
+                of_states = bytes_of_states(self._mixers, self.config.hidden_size, self.dtype, self.device)
+        except (TypeError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+            raise cannot_run(model, error) from error
         self.bytes_per_state, self._bytes_of_layer = sum(of_states), max(of_states, default=0)
         self.products = "torch"
         self.attention = ops.resolve_backend(
@@ -202,7 +207,8 @@ class TransformersRunner:
         context = _PassContext(tree_pass, store, self.attention, self._attend)
         token = _PASS.set(context)
         try:
-            with over_pieces(self._mixers, Pieces(tree_pass.pieces), store.states) as mixings:
+            pieces = Pieces(tree_pass.pieces)
+            with turn_of(self.model), over_pieces(self._mixers, pieces, store.states) as mixings:
                 hidden_1TD = self._run(
                     self._base,
                     _ATTENTION,
@@ -226,9 +232,10 @@ class TransformersRunner:
     @torch.no_grad()
     def next_logits(self, input_ids: Tensor) -> Tensor:
         """Logits of every token, float32 [V], behind one sequence [T] by the model's plain forward."""
-        logits = self._run(
-            self.model, self._plain_attention, input_ids=input_ids[None].to(self.device), logits_to_keep=1
-        ).logits
+        with turn_of(self.model):
+            logits = self._run(
+                self.model, self._plain_attention, input_ids=input_ids[None].to(self.device), logits_to_keep=1
+            ).logits
         return logits[0, -1].float()  # type: ignore[no-any-return]
 
     @property
@@ -277,8 +284,22 @@ def _attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     sinks_H, softcap = options.get("s_aux"), options.get("softcap")
     q_THE = query[0].transpose(0, 1)
+    if getattr(module, "attn_temperature_tuning", False) and not module.use_rope:
+        q_THE = q_THE * _temperature_of_positions(module, context.tree_pass.position_ids).to(q_THE)[:, None, None]
     out_THE = context.attend(q_THE, k_SKE, v_SKE, scale, attention_mask, sinks_H, softcap)
     return out_THE[None, :, :, :width], None
+
+
+def _temperature_of_positions(module: Any, position_ids: Tensor) -> Tensor:
+    """Factors [T] that make of queries which Llama 4 has scaled by their row those that are scaled by their position.
+
+    Its layers without rotation take the place of a token in the forward for its position.
+    """
+
+    def scales(places: Tensor) -> Tensor:
+        return torch.log1p(torch.floor((places + 1.0) / float(module.floor_scale))) * float(module.attn_scale) + 1.0
+
+    return scales(position_ids.double()) / scales(torch.arange(len(position_ids), dtype=torch.float64))
 
 
 def _window_of_mask(*_: Any, local_size: int | None = None, config: Any = None, **__: Any) -> Window | None:

@@ -22,7 +22,8 @@ from gram_fast.models.dense.graphs import Bucket, PassGraphs, most_tokens
 from gram_fast.models.dense.model import DenseModel, DensePass, Operations
 from gram_fast.models.dense.products import Add, Multiply, Product, find_product, fp8_product
 from gram_fast.models.dense.rotation import RotationTable
-from gram_fast.models.supported import attention_span, check_dtype, layer_windows, plain_attention_span
+from gram_fast.models.dense.weights import dense_windows
+from gram_fast.models.supported import attention_span, check_dtype, plain_attention_span
 from gram_fast.ops.label_logits import LabelLogits
 from gram_fast.scoring.key_values import KeyValueStore
 from gram_fast.scoring.processes import Processes
@@ -59,7 +60,7 @@ class DenseRunner:
         # Attention whose bits depend on nothing else has no windows.
         self.max_length, self.max_length_reason = (plain_attention_span if deterministic else attention_span)(config)
         self._windows = [
-            window if window and window.size < self.max_length else None for window in layer_windows(config)
+            window if window and window.size < self.max_length else None for window in dense_windows(config)
         ]
         self._rotation = RotationTable(config, self.max_length, self.device)
         self._graphs: PassGraphs | None = None

@@ -20,6 +20,7 @@ from gram_fast.models.dense.stored import StoredTensors, block_sizes
 from gram_fast.models.files import find_files, find_source, opened
 from gram_fast.models.supported import check_label_ids, head_dim
 from gram_fast.ops.backends import MAX_HEAD_DIM
+from gram_fast.ops.tables import Window
 from gram_fast.scoring.processes import ALONE, Processes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -47,6 +48,8 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
         return f"its heads are {head_dim(config)} wide, expected at most {MAX_HEAD_DIM}"
     if getattr(config, "transformers_weights", None) is not None:
         return "its configuration names a file of weights"
+    if problem := _window_problem(config):
+        return problem
     source = find_source(name, **hub)
     if source.adapter is not None:
         return "it is an adapter on a base"
@@ -64,6 +67,30 @@ def dense_problem(name: str, config: Any, **hub: Any) -> str | None:
     if missing:
         return f"it lacks {len(missing)} weights of {config.model_type}, first {min(missing)!r}"
     return f"it has a weight that {config.model_type} does not know: {min(unknown)!r}" if unknown else None
+
+
+def dense_windows(config: Any) -> list[Window | None]:
+    """The window of each layer, as the family's code reads the configuration: others' settings may stand in it too."""
+    if config.model_type == "mistral":
+        size = config.sliding_window
+        return [None if size is None else Window(size)] * config.num_hidden_layers
+    if config.model_type in ("qwen2", "qwen3"):
+        return [Window(config.sliding_window) if kind == _SLIDING else None for kind in config.layer_types]
+    return [None] * config.num_hidden_layers
+
+
+def _window_problem(config: Any) -> str | None:
+    """The reason why the windows of a configuration cannot be run, or None."""
+    kinds = set(config.layer_types) if config.model_type in ("qwen2", "qwen3") else set()
+    if other := sorted(kinds - {_SLIDING, "full_attention"}):
+        return f"it has {', '.join(other)} layers"
+    size = config.sliding_window if _SLIDING in kinds or config.model_type == "mistral" else None
+    if (_SLIDING in kinds or size is not None) and not (isinstance(size, int) and size > 0):
+        return f"its sliding_window is {size!r}, expected a positive number of tokens"
+    return None
+
+
+_SLIDING = "sliding_attention"
 
 
 def read_dense_model(

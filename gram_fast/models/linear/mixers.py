@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from gram_fast.errors import UnsupportedModelError
 from gram_fast.models.linear.chosen import is_chosen
@@ -77,15 +76,13 @@ def over_pieces(mixers: Sequence[nn.Module], pieces: Pieces, states: StateStore)
                 module.__dict__[place] = was
 
 
-def bytes_of_states(mixers: Sequence[nn.Module], width: int, dtype: torch.dtype) -> list[int]:
-    """Bytes of the states of each mixer behind one token, by its forward of a token of that width on no device."""
+def bytes_of_states(mixers: Sequence[nn.Module], width: int, dtype: torch.dtype, device: torch.device) -> list[int]:
+    """Bytes of the states of each mixer behind one token, by its forward of a token of zeros of that width."""
     found = []
     for module in mixers:
-        states = StateStore()
-        on_meta = {name: x.to("meta") for name, x in (*module.named_parameters(), *module.named_buffers())}
-        token = torch.empty((1, 1, width), dtype=dtype, device="meta")
+        states, token = StateStore(), torch.zeros((1, 1, width), dtype=dtype, device=device)
         with over_pieces([module], Pieces(np.array([[0, 1, 0, -1, -1, -1]])), states), torch.no_grad():
-            functional_call(module, on_meta, (token,))
+            module(token)
         found.append(states.bytes_per_state)
     return found
 

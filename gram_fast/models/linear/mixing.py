@@ -22,9 +22,6 @@ class Mixing:
     """Functions that it has called: the next one's states are its own."""
 
     def buffer(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Kept states of the function that is called, [S + 1, *shape].
-
-        On the meta device nothing is computed: it has asked for them, and `bytes_of_states` wants no more.
-        """
+        """Kept states of the function that is called, [S + 1, *shape]."""
         self.num_calls += 1
         return self.states.buffer((self.mixer, self.num_calls), shape, dtype, device)

@@ -77,6 +77,35 @@ def test_float32_logits_equal_the_plain_forward(variant, tmp_path):
     assert (ours.max_length, ours.max_length_reason) == (theirs.max_length, theirs.max_length_reason)
 
 
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("llama", {"sliding_window": 9}),
+        ("llama", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 9}),
+        ("mistral", {"sliding_window": 9, "use_sliding_window": False}),
+    ],
+)
+def test_windows_are_those_that_the_family_reads(family, more, tmp_path):
+    write_judge(tmp_path, family)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | more))
+    ours, theirs = (
+        PairwiseJudge.from_pretrained(tmp_path, runner=runner, dtype="float32", device="cpu").compare("Hi", "a b", "c")
+        for runner in ("dense", "transformers")
+    )
+    assert ours.p_ab == pytest.approx(theirs.p_ab, abs=1e-5)
+
+
+def test_windows_that_cannot_be_run_are_a_reason_for_the_other_runner(tmp_path):
+    for name, family, more, reason in (
+        ("zero", "mistral", {"sliding_window": 0}, "sliding_window is 0, expected a positive number"),
+        ("chunks", "qwen3", {"layer_types": ["chunked_attention"] * 2}, "it has chunked_attention layers"),
+    ):
+        folder = write_judge(tmp_path / name, family)
+        with pytest.raises(UnsupportedModelError, match=reason):
+            find_runner(str(folder), CONFIGS[family](**more), JudgeOptions(runner="dense"))
+
+
 def test_a_dtype_that_no_op_takes_is_refused(tmp_path):
     model = save_in_shards(tmp_path, "qwen3")
     with pytest.raises(UnsupportedModelError, match=r"^expected a model in .* or bfloat16, got torch\.float64$"):

@@ -1,6 +1,7 @@
 """Decoders with recurrent layers and short convolutions: the tree's label logits are those of the plain forward."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 
@@ -71,6 +72,29 @@ def test_what_rounding_explains_is_far_from_what_wrong_states_do():
     assert np.abs(decoded - expected).max() <= rounding("qwen3_next", [], sequences, expected) < 2e-3
     without = plain(RUNNERS["qwen3_next"], [], [sequences[0][1:]])
     assert np.abs(without - expected).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "lfm2"])
+def test_two_judges_of_one_model_take_turns(name):
+    model = tiny_model(name)
+    sequences = [[[number, *range(3, 40)], [7, number]] for number in range(6)]
+    expected = plain(TransformersRunner(model, LABELS, "auto"), [8, 9], sequences)
+    runners = [TransformersRunner(model, LABELS, "auto") for _ in range(2)]
+
+    def ask(runner):
+        return [score(Engine(runner, max_batch_tokens=50), [8, 9], [sequences])[0] for _ in range(6)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for logits in [each for found in pool.map(ask, runners) for each in found]:
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_a_mixer_may_have_hooks():
+    model = tiny_model("lfm2")
+    handle = find_mixers(model)[0].register_forward_hook(lambda _, inputs, out: float(out.abs().max()) and None)
+    assert TransformersRunner(model, LABELS, "auto").bytes_per_state == RUNNERS["lfm2"].bytes_per_state
+    handle.remove()
 
 
 @pytest.mark.parametrize("name", LINEAR_CONFIGS)
