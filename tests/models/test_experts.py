@@ -17,6 +17,9 @@ _SHAPE = {
 CONFIGS = {
     "qwen3_moe": transformers.Qwen3MoeConfig(**_SHAPE, num_experts=4, moe_intermediate_size=24, head_dim=8),
     "mixtral": transformers.MixtralConfig(**_SHAPE, num_local_experts=4),
+    "gpt_oss": transformers.GptOssConfig(
+        **_SHAPE, num_local_experts=4, head_dim=8, sliding_window=16, rope_parameters={"rope_type": "default"}
+    ),
 }
 
 
