@@ -5,6 +5,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 from gram_fast.devices import free_memory, give_memory_back, is_out_of_memory
@@ -64,6 +65,8 @@ class TransformersGenerator:
             )
         self._model, self._tokenizer, self._continuous = plain_model(model), tokenizer, continuous
         config = self._model.config.get_text_config(decoder=True)
+        # Llama 4 takes a token's column for its position, padding included.
+        self._is_never_padded = bool(getattr(config, "attn_temperature_tuning", False))
         self._longest: int = getattr(config, "max_position_embeddings", None) or 2**31 - 1
         free = free_memory(self._model.device) // 4
         self.max_batch_tokens = max_batch_tokens or max(1, free // bytes_per_slot(config, self._model.dtype))
@@ -127,6 +130,9 @@ class TransformersGenerator:
         while waiting:
             width = len(waiting[0].ids) + waiting[0].limit
             count = min(_MOST_ROWS, max(1, self.max_batch_tokens // width), len(waiting))
+            if self._is_never_padded:
+                lengths = [len(row.ids) for row in islice(waiting, count)]
+                count = next((k for k, length in enumerate(lengths) if length != lengths[0]), count)
             rows_of_batch = [waiting.popleft() for _ in range(count)]
             batch = Batch(self._model, rows_of_batch, config, sampling.top_logprobs)
             while batch.open_rows:
