@@ -1,6 +1,5 @@
 """What a model does to the products of its output embedding before they are its logits."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +7,13 @@ from torch import Tensor
 
 from gram_fast.errors import UnsupportedModelError
 
-# Beginnings of the names of families, and the setting that scales their logits.
+# Beginnings of the names of families, the setting that scales their logits, and whether it multiplies or divides. A
+# configuration may also have a setting that its family does not read.
 _FACTORS = (
-    (("cohere",), "logit_scale"),
-    (("falcon_h1",), "lm_head_multiplier"),
-    (("granite", "hyperclovax", "minicpm3"), "logits_scaling"),
+    (("cohere",), "logit_scale", 1),
+    (("falcon_h1",), "lm_head_multiplier", 1),
+    (("hyperclovax",), "logits_scaling", 1),
+    (("granite", "minicpm3"), "logits_scaling", -1),
 )
 
 
@@ -28,19 +29,16 @@ class OutputTransform:
 
     @classmethod
     def of(cls, config: Any) -> "OutputTransform":
-        """Reads it from the configuration of a decoder."""
-
-        # A configuration may also have a setting that its family does not read.
-        family = config.model_type
-        found = {name: getattr(config, name, None) for families, name in _FACTORS if family.startswith(families)}
-        for name, value in found.items():
-            if value is not None and (not isinstance(value, int | float) or not value):
-                raise UnsupportedModelError(
-                    f"model type {family!r}: {name} is {value!r}, expected a number that is not 0"
-                )
-        factor = math.prod(value for value in found.values() if value is not None)
-        divides = family.startswith(("granite", "minicpm3"))
-        return cls(1 / factor if divides else factor, getattr(config, "final_logit_softcapping", None))
+        """Reads it from the configuration of a decoder. Raises UnsupportedModelError for a factor that is none."""
+        factor, family = 1.0, config.model_type
+        for families, name, exponent in _FACTORS:
+            value = getattr(config, name, None) if family.startswith(families) else None
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or not value:
+                raise UnsupportedModelError(f"model type {family!r}: {name} is {value!r}, expected a number but 0")
+            factor *= value**exponent
+        return cls(factor, getattr(config, "final_logit_softcapping", None))
 
     @property
     def is_plain(self) -> bool:

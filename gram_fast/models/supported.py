@@ -204,7 +204,7 @@ def check_label_ids(label_ids: Sequence[int], rows: int) -> None:
 
 def check_plain_attention(module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
     """Raises UnsupportedModelError when a layer asks attention for anything but plain causal attention."""
-    _check_arguments(module, options, (*_KNOWN_ARGUMENTS, *_FOREIGN_ARGUMENTS))
+    _check_arguments(module, options, _KNOWN_ARGUMENTS)
     check_attention(module, key, value, options)
 
 

@@ -67,6 +67,8 @@ class _PassContext:
     """Layers that have attended. Their order numbers them in the store: two may share one module."""
     tables: dict[tuple[int, int, torch.device, Window | None], TreeTables] = field(default_factory=dict)
     """By query heads per key/value head, head width, device and window, made at the first layer with these."""
+    temperatures: Tensor | None = None
+    """`_temperature_of_positions`, made at the first layer that wants it: all have the same settings."""
 
     def attend(
         self,
@@ -108,8 +110,8 @@ class TransformersRunner:
             attention: backend of `tree_attention`, or "auto".
             may_change: whether somebody else trains the model, or chooses its adapters, between calls.
 
-        Raises UnsupportedModelError for an architecture whose attention is not plain and causal, BackendError for a
-        backend that cannot run.
+        Raises UnsupportedModelError for an architecture that cannot be scored exactly, BackendError for a backend that
+        cannot run.
         """
         self.model: Any = model
         self.may_change = may_change
@@ -285,7 +287,10 @@ def _attend(
     sinks_H, softcap = options.get("s_aux"), options.get("softcap")
     q_THE = query[0].transpose(0, 1)
     if getattr(module, "attn_temperature_tuning", False) and not module.use_rope:
-        q_THE = q_THE * _temperature_of_positions(module, context.tree_pass.position_ids).to(q_THE)[:, None, None]
+        if context.temperatures is None:
+            found = _temperature_of_positions(module, context.tree_pass.position_ids)
+            context.temperatures = uploaded(found.to(q_THE.dtype), q_THE.device)
+        q_THE = q_THE * context.temperatures.to(q_THE.device)[:, None, None]
     out_THE = context.attend(q_THE, k_SKE, v_SKE, scale, attention_mask, sinks_H, softcap)
     return out_THE[None, :, :, :width], None
 

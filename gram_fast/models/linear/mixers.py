@@ -7,7 +7,7 @@ For the time of a pass each has a `forward` of its own: the code of its class, i
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -92,10 +92,11 @@ def _plain_forward(module: nn.Module) -> FunctionType:
     return inspect.unwrap(type(module).forward)  # type: ignore[no-any-return]
 
 
-def _mixing_names(forward: FunctionType) -> set[str]:
+@cache
+def _mixing_names(forward: FunctionType) -> frozenset[str]:
     """Functions that it calls by name and that are known here, or whose code transformers chooses: all that mix."""
     names = getattr(getattr(forward, "__code__", None), "co_names", ())
-    return {name for name in names if name in _OURS or is_chosen(forward.__globals__.get(name))}
+    return frozenset(name for name in names if name in _OURS or is_chosen(forward.__globals__.get(name)))
 
 
 def _forward_with(forward: FunctionType, mixing: Mixing) -> FunctionType:
