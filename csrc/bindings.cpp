@@ -135,6 +135,17 @@ void bind_tree(py::module_& m) {
             return leaves;
           },
           py::arg("segments"), py::arg("reusable"))
+      .def(
+          "add_verdicts",
+          [](TokenTree& tree, const Ids& segments) {
+            if (segments.ndim() != 2) throw std::invalid_argument("segments: expected an array [verdicts, segments]");
+            py::array_t<int32_t> leaves(segments.shape(0));
+            for (py::ssize_t row = 0; row < segments.shape(0); ++row) {
+              leaves.mutable_at(row) = tree.add_verdict(segments.data(row, 0), segments.shape(1));
+            }
+            return leaves;
+          },
+          py::arg("segments"))
       .def("clear", &TokenTree::clear, py::kw_only(), py::arg("cache_limit") = 0)
       .def(
           "count_tokens",
@@ -177,6 +188,15 @@ void bind_tree(py::module_& m) {
           },
           py::arg("leaves"), py::kw_only(), py::arg("budget"), py::arg("keep_limit"), py::arg("more_rounds"),
           py::arg("cache_limit") = 0, py::arg("state_cost") = 0)
+      .def(
+          "verdicts_of_plan",
+          [](const TokenTree& tree, const Ids& leaves, int64_t slots, int64_t tokens) {
+            for (py::ssize_t i = 0; i < leaves.size(); ++i) {
+              if (!tree.is_verdict(check(tree, leaves, i))) throw std::invalid_argument("leaves: expected verdicts");
+            }
+            return to_array(verdicts_of_plan(tree, leaves.data(), leaves.size(), slots, tokens));
+          },
+          py::arg("leaves"), py::kw_only(), py::arg("slots"), py::arg("tokens"))
       .def_property_readonly("num_tokens", &TokenTree::num_tokens);
 }
 

@@ -25,10 +25,11 @@ void TokenTree::plant() {
                         .border = true,
                         .closed = true,
                         .counted = false,
+                        .apart = false,
                         .read = 0,
                         .children = {}});
   if (!head_ids_.empty()) {
-    append_node(0, head_ids_.data(), static_cast<int64_t>(head_ids_.size()));
+    append_node(0, head_ids_.data(), static_cast<int64_t>(head_ids_.size()), false);
     nodes_[1].reusable = nodes_[1].border = nodes_[1].closed = true;
   }
   prefixes_.assign(1, Position{head_node(), static_cast<int64_t>(head_ids_.size())});
@@ -76,7 +77,7 @@ void TokenTree::transplant() {
     if (old == 1 && !head_ids_.empty()) {
       numbers[old] = 1;
     } else if (stays[old]) {
-      const int32_t now = append_node(numbers[node.parent], old_pool.data() + node.begin, node.length());
+      const int32_t now = append_node(numbers[node.parent], old_pool.data() + node.begin, node.length(), node.apart);
       numbers[old] = now;
       nodes_[now].reusable = node.reusable;
       nodes_[now].border = node.border;
@@ -92,11 +93,17 @@ void TokenTree::transplant() {
 
 int64_t TokenTree::count_tokens(const int32_t* leaves, int64_t count) {
   int64_t tokens = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    for (int32_t n = leaf_node(leaves[i]); n > 0 && !nodes_[n].counted; n = nodes_[n].parent) {
+  const auto count_path = [&](int32_t n) {
+    for (; n > 0 && !nodes_[n].counted; n = nodes_[n].parent) {
       nodes_[n].counted = true;
       tokens += nodes_[n].length();
     }
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    count_path(leaf_node(leaves[i]));
+    if (!is_verdict(leaves[i])) continue;
+    count_path(second_node(leaves[i]));
+    tokens += static_cast<int64_t>(tail(leaves[i]).size());
   }
   return tokens;
 }
@@ -120,39 +127,61 @@ int32_t TokenTree::add_segment(const int32_t* ids, int64_t count) {
 }
 
 int32_t TokenTree::add_sequence(const int32_t* segments, int64_t count, int64_t reusable) {
-  int64_t tokens = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    if (segments[i] < 0 || segments[i] >= static_cast<int32_t>(segments_.size())) {
-      throw std::invalid_argument("segment " + std::to_string(segments[i]) + " is unknown: there are " +
-                                  std::to_string(segments_.size()));
-    }
-    tokens += static_cast<int64_t>(segments_[segments[i]].size());
+  check_segments(segments, count);
+  const auto is_empty = [this](int32_t segment) { return segments_[segment].empty(); };
+  if (std::all_of(segments, segments + count, is_empty)) {
+    throw std::invalid_argument("a sequence needs at least one token after the head");
   }
-  if (tokens == 0) throw std::invalid_argument("a sequence needs at least one token after the head");
-
-  // Segments that an earlier sequence started with are already in the tree: go on behind them.
   int32_t prefix = 0;
-  int64_t i = 0;
-  for (; i < count; ++i) {
-    const auto known = prefix_by_segment_.find(key(prefix, segments[i]));
-    if (known == prefix_by_segment_.end()) break;
-    prefix = known->second;
-  }
-  Position position = prefixes_[prefix];
-  for (; i < count; ++i) {
-    position = descend(position, segments_[segments[i]]);
-    if (i < reusable) {
-      position = end_node_at(position);
-      nodes_[position.node].border = true;
-      for (int32_t n = position.node; n >= 0 && !nodes_[n].reusable; n = nodes_[n].parent) nodes_[n].reusable = true;
-    }
-    prefixes_.push_back(position);
-    const int32_t longer = static_cast<int32_t>(prefixes_.size()) - 1;
-    prefix_by_segment_.emplace(key(prefix, segments[i]), longer);
-    prefix = longer;
-  }
-  leaves_.push_back(end_node_at(position));
+  for (int64_t i = 0; i < count; ++i) prefix = longer_prefix(prefix, segments[i], false, i < reusable);
+  leaves_.push_back({.first = end_node_at(prefixes_[prefix])});
   return static_cast<int32_t>(leaves_.size()) - 1;
+}
+
+int32_t TokenTree::add_verdict(const int32_t* segments, int64_t count) {
+  check_segments(segments, count);
+  if (count < 3) throw std::invalid_argument("a verdict needs two paths and a tail, got " + std::to_string(count));
+  const int32_t first = segments[count - 3], second = segments[count - 2], tail = segments[count - 1];
+  if (segments_[tail].empty()) throw std::invalid_argument("a verdict needs at least one token behind its paths");
+  int32_t prefix = 0;
+  for (int64_t i = 0; i < count - 3; ++i) prefix = longer_prefix(prefix, segments[i], false, true);
+  // Where the paths part, a node ends, so that the second can have nodes of its own.
+  prefixes_[prefix] = end_node_at(prefixes_[prefix]);
+  const int64_t shared = prefixes_[prefix].depth;
+  const int32_t ends[] = {longer_prefix(prefix, first, false, true), longer_prefix(prefix, second, true, true)};
+  leaves_.push_back({.first = prefixes_[ends[0]], .second = prefixes_[ends[1]], .shared = shared, .tail = tail});
+  return static_cast<int32_t>(leaves_.size()) - 1;
+}
+
+int64_t TokenTree::leaf_length(int32_t leaf) const {
+  const Leaf& at = leaves_[leaf];
+  if (!is_verdict(leaf)) return at.first.depth;
+  return at.first.depth + at.second.depth - at.shared + static_cast<int64_t>(segments_[at.tail].size());
+}
+
+void TokenTree::check_segments(const int32_t* segments, int64_t count) const {
+  for (int64_t i = 0; i < count; ++i) {
+    if (segments[i] >= 0 && segments[i] < static_cast<int32_t>(segments_.size())) continue;
+    throw std::invalid_argument("segment " + std::to_string(segments[i]) + " is unknown: there are " +
+                                std::to_string(segments_.size()));
+  }
+}
+
+// A prefix of segments with one more, which may be in the tree already.
+int32_t TokenTree::longer_prefix(int32_t prefix, int32_t segment, bool apart, bool reusable) {
+  const uint64_t step = key(prefix, marked(segment, apart));
+  const auto known = prefix_by_segment_.find(step);
+  if (known != prefix_by_segment_.end()) return known->second;
+  Position position = descend(prefixes_[prefix], segments_[segment], apart);
+  if (reusable) {
+    position = end_node_at(position);
+    nodes_[position.node].border = true;
+    for (int32_t n = position.node; n >= 0 && !nodes_[n].reusable; n = nodes_[n].parent) nodes_[n].reusable = true;
+  }
+  prefixes_.push_back(position);
+  const int32_t longer = static_cast<int32_t>(prefixes_.size()) - 1;
+  prefix_by_segment_.emplace(step, longer);
+  return longer;
 }
 
 int32_t TokenTree::resolve(Position position) const {
@@ -161,7 +190,7 @@ int32_t TokenTree::resolve(Position position) const {
   return node;
 }
 
-TokenTree::Position TokenTree::descend(Position position, const std::vector<int32_t>& ids) {
+TokenTree::Position TokenTree::descend(Position position, const std::vector<int32_t>& ids, bool apart) {
   int32_t node = resolve(position);
   int64_t offset = position.depth - nodes_[node].depth;  // own tokens of `node` that are already matched
   const int64_t count = static_cast<int64_t>(ids.size());
@@ -174,8 +203,10 @@ TokenTree::Position TokenTree::descend(Position position, const std::vector<int3
         here.end += count - done;
         break;
       }
-      const auto child = child_by_token_.find(key(node, ids[done]));
-      node = child == child_by_token_.end() ? append_node(node, ids.data() + done, count - done) : child->second;
+      const bool starts_apart = apart && done == 0;
+      const auto child = child_by_token_.find(key(node, marked(ids[done], starts_apart)));
+      node = child == child_by_token_.end() ? append_node(node, ids.data() + done, count - done, starts_apart)
+                                            : child->second;
       if (child == child_by_token_.end()) break;
       offset = 0;
     }
@@ -199,7 +230,7 @@ TokenTree::Position TokenTree::end_node_at(Position position) {
   return Position{node, position.depth};
 }
 
-int32_t TokenTree::append_node(int32_t parent, const int32_t* ids, int64_t count) {
+int32_t TokenTree::append_node(int32_t parent, const int32_t* ids, int64_t count, bool apart) {
   ++revision_;
   const int32_t index = num_nodes();
   const int64_t begin = static_cast<int64_t>(pool_.size());
@@ -212,11 +243,12 @@ int32_t TokenTree::append_node(int32_t parent, const int32_t* ids, int64_t count
                         .border = false,
                         .closed = false,
                         .counted = false,
+                        .apart = apart,
                         .read = 0,
                         .children = {}});
   nodes_[parent].children.push_back(index);
   nodes_[parent].closed = true;
-  child_by_token_.emplace(key(parent, ids[0]), index);
+  child_by_token_.emplace(key(parent, marked(ids[0], apart)), index);
   return index;
 }
 
@@ -231,12 +263,13 @@ int32_t TokenTree::split(int32_t node, int64_t length) {
   top.closed = true;
   top.children.assign(1, node);
   bottom.parent = upper;
+  bottom.apart = false;
   bottom.begin += length;
   bottom.depth += length;
   kept_.split(node, upper, length);
   std::vector<int32_t>& siblings = nodes_[top.parent].children;
   *std::find(siblings.begin(), siblings.end(), node) = upper;
-  child_by_token_[key(top.parent, pool_[top.begin])] = upper;
+  child_by_token_[key(top.parent, marked(pool_[top.begin], top.apart))] = upper;
   child_by_token_[key(upper, pool_[bottom.begin])] = node;
   return upper;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <unordered_map>
 #include <vector>
@@ -11,6 +12,9 @@ namespace gram_fast {
 // Radix tree over token sequences, which are given as lists of segments (arrays of token ids). Every distinct prefix is
 // stored once; no whole sequence is written out. Node 0 is an empty root. The head, the tokens with which every
 // sequence starts (the judge's instruction), is the root's first child and outlives clear().
+//
+// A verdict is a leaf with two parents: its tokens stand behind two paths, neither of which reads the other, and are no
+// node of the tree.
 class TokenTree {
  public:
   struct Node {
@@ -22,6 +26,7 @@ class TokenTree {
     bool border;                    // ends at such a border
     bool closed;                    // not to be extended: a border or a sequence ends here, or it has children
     bool counted;                   // by count_tokens
+    bool apart;                     // starts a second path: sequences do not go through it
     int64_t read;                   // number of the last plan that read or computed it
     std::vector<int32_t> children;  // in order of insertion
 
@@ -38,6 +43,13 @@ class TokenTree {
   // become node ends, and the nodes above them are marked reusable; a prefix of segments that was added before keeps
   // its marks. Throws std::invalid_argument for an unknown segment and for segments without a token.
   int32_t add_sequence(const int32_t* segments, int64_t count, int64_t reusable);
+
+  // Adds the paths head + shared + first and head + shared + second, and a verdict of the tail behind both, given as
+  // the segments shared..., first, second, tail; returns the handle of its leaf. All segments but the tail are
+  // reusable. The second path has nodes of its own from where it leaves the shared one, also where both have the same
+  // tokens: a verdict reads each of them. Throws std::invalid_argument for an unknown segment, fewer than three, and a
+  // tail without a token.
+  int32_t add_verdict(const int32_t* segments, int64_t count);
 
   // Removes all sequences and segments, and the nodes without kept keys and values. The head stays, with its slots; of
   // the other kept nodes those that were read last, while at most `cache_limit` slots are in use. Of a head that had to
@@ -59,8 +71,16 @@ class TokenTree {
   // lower part, so a handle that points into either part stays valid: a lookup walks up.
   int32_t split(int32_t node, int64_t length);
 
-  int32_t leaf_node(int32_t leaf) const { return resolve(leaves_[leaf]); }  // the node at whose end the leaf lies
-  int64_t leaf_length(int32_t leaf) const { return leaves_[leaf].depth; }   // tokens of the whole sequence, with head
+  // The node at whose end the leaf lies; of a verdict that at the end of its first path.
+  int32_t leaf_node(int32_t leaf) const { return resolve(leaves_[leaf].first); }
+  int64_t leaf_length(int32_t leaf) const;  // tokens of the whole sequence, with head
+  bool is_verdict(int32_t leaf) const { return leaves_[leaf].tail >= 0; }
+  // Of a verdict: the node at the end of its second path, the tokens of that path that the first shares, its own
+  // tokens, and the position of the first of them, behind the longer path.
+  int32_t second_node(int32_t leaf) const { return resolve(leaves_[leaf].second); }
+  int64_t shared_depth(int32_t leaf) const { return leaves_[leaf].shared; }
+  const std::vector<int32_t>& tail(int32_t leaf) const { return segments_[leaves_[leaf].tail]; }
+  int64_t tail_depth(int32_t leaf) const { return std::max(leaves_[leaf].first.depth, leaves_[leaf].second.depth); }
   int64_t num_leaves() const { return static_cast<int64_t>(leaves_.size()); }
   int64_t num_tokens() const { return static_cast<int64_t>(pool_.size()); }  // distinct tokens, with head
 
@@ -80,16 +100,27 @@ class TokenTree {
     int64_t depth;
   };
 
+  struct Leaf {
+    Position first;
+    Position second{0, 0};  // of a verdict
+    int64_t shared = 0;
+    int32_t tail = -1;  // segment
+  };
+
   void plant();
   void transplant();
+  void check_segments(const int32_t* segments, int64_t count) const;
   int32_t resolve(Position position) const;
-  Position descend(Position position, const std::vector<int32_t>& ids);
+  int32_t longer_prefix(int32_t prefix, int32_t segment, bool apart, bool reusable);
+  Position descend(Position position, const std::vector<int32_t>& ids, bool apart);
   Position end_node_at(Position position);
-  int32_t append_node(int32_t parent, const int32_t* ids, int64_t count);
+  int32_t append_node(int32_t parent, const int32_t* ids, int64_t count, bool apart);
 
   static uint64_t key(int32_t high, int32_t low) {
     return (static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32) | static_cast<uint32_t>(low);
   }
+  // What starts apart has a key of its own beside the same token or segment that does not: both are at least 0.
+  static int32_t marked(int32_t number, bool apart) { return apart ? ~number : number; }
 
   std::vector<int32_t> head_ids_;
   std::vector<int32_t> pool_;
@@ -97,11 +128,11 @@ class TokenTree {
   KeptSlots kept_{0};
   int64_t revision_ = 0;
   int64_t plans_ = 0;
-  std::unordered_map<uint64_t, int32_t> child_by_token_;     // (node, first token) -> child
+  std::unordered_map<uint64_t, int32_t> child_by_token_;     // (node, first token, marked) -> child
   std::vector<std::vector<int32_t>> segments_;               // by segment index
   std::vector<Position> prefixes_;                           // by segment prefix; 0 is the head alone
-  std::unordered_map<uint64_t, int32_t> prefix_by_segment_;  // (prefix, segment) -> longer prefix
-  std::vector<Position> leaves_;                             // by handle
+  std::unordered_map<uint64_t, int32_t> prefix_by_segment_;  // (prefix, segment, marked) -> longer prefix
+  std::vector<Leaf> leaves_;                                 // by handle
 };
 
 // Nodes with these slots that are not `needed` (by number; beyond its end none is), in the order in which they may go:

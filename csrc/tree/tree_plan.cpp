@@ -1,6 +1,9 @@
 #include "tree/tree_plan.h"
 
 #include <algorithm>
+#include <map>
+#include <stdexcept>
+#include <string>
 #include <unordered_map>
 #include <utility>
 
@@ -54,13 +57,20 @@ class Planner {
         has_later_reads_(more_rounds || cache_limit > 0) {}
 
   TreePlan plan(const int32_t* leaves, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) expose_last_token(tree_.leaf_node(leaves[i]));
+    for (int64_t i = 0; i < count; ++i) {
+      if (tree_.is_verdict(leaves[i])) {
+        add_verdict(leaves[i], i);
+      } else {
+        expose_last_token(tree_.leaf_node(leaves[i]));
+      }
+    }
     mark_needed(leaves, count);
     release_without_state();
     split_long_nodes();
     assign_passes();
     for (size_t pass = 0; pass < pass_nodes_.size(); ++pass) {
       plan_.passes.push_back(fill_pass(static_cast<int32_t>(pass)));
+      place_verdicts(static_cast<int32_t>(pass));
       std::vector<NodeStates> starts = states_before(static_cast<int32_t>(pass));
       keep_after(static_cast<int32_t>(pass));
       plan_.passes.back().pieces = join_to_pieces(static_cast<int32_t>(pass), std::move(starts));
@@ -73,6 +83,12 @@ class Planner {
   }
 
  private:
+  struct VerdictPlace {
+    int32_t leaf;
+    int64_t index;  // in the list of leaves
+    int32_t pass = kNone;
+  };
+
   static bool is_same_store(const KeptSlots& kept, int64_t budget, int64_t state_cost) {
     return kept.base() == budget && kept.state_cost() == state_cost;
   }
@@ -86,17 +102,31 @@ class Planner {
     release(node);
   }
 
+  void add_verdict(int32_t leaf, int64_t index) {
+    const auto length = static_cast<int64_t>(tree_.tail(leaf).size());
+    if (length > budget_) {
+      throw std::invalid_argument("budget: expected at least the " + std::to_string(length) +
+                                  " tokens of a verdict, got " + std::to_string(budget_));
+    }
+    if (state_cost_ > 0) throw std::invalid_argument("leaves: expected no verdict of a model with states");
+    verdicts_.push_back({leaf, index});
+  }
+
   // Cuts the first tokens off, in the tree and in this plan's slots.
   void split(int32_t node, int64_t length) { slots_.split(node, tree_.split(node, length), length); }
 
   void mark_needed(const int32_t* leaves, int64_t count) {
     const int64_t number = tree_.number_plan();
     needed_.assign(tree_.num_nodes(), false);
-    for (int64_t i = 0; i < count; ++i) {
-      for (int32_t n = tree_.leaf_node(leaves[i]); n > 0 && !needed_[n]; n = tree_.node(n).parent) {
+    const auto mark_path = [&](int32_t n) {
+      for (; n > 0 && !needed_[n]; n = tree_.node(n).parent) {
         needed_[n] = true;
         tree_.mark_read(n, number);
       }
+    };
+    for (int64_t i = 0; i < count; ++i) {
+      mark_path(tree_.leaf_node(leaves[i]));
+      if (tree_.is_verdict(leaves[i])) mark_path(tree_.second_node(leaves[i]));
     }
     idle_ = idle_nodes(tree_, slots_, needed_);
     if (!has_cache_) {
@@ -123,21 +153,30 @@ class Planner {
     }
   }
 
-  // A node that does not fit opens the next pass.
+  // A node or verdict that does not fit opens the next pass.
   void assign_passes() {
     order_nodes();
+    order_verdicts();
     const int64_t limit = even_limit();
     int64_t tokens = 0;
-    for (int32_t n : computed_) {
-      const int64_t length = tree_.node(n).length();
+    const auto pass_with_room = [&](int64_t length) {
       if (pass_nodes_.empty() || tokens + length > limit) {
         pass_nodes_.emplace_back();
         tokens = 0;
       }
-      pass_of_[n] = static_cast<int32_t>(pass_nodes_.size()) - 1;
-      start_[n] = tokens;
-      pass_nodes_.back().push_back(n);
       tokens += length;
+      return static_cast<int32_t>(pass_nodes_.size()) - 1;
+    };
+    for (int32_t n : computed_) {
+      pass_of_[n] = pass_with_room(tree_.node(n).length());
+      start_[n] = tokens - tree_.node(n).length();
+      pass_nodes_.back().push_back(n);
+    }
+    for (VerdictPlace& verdict : verdicts_) {
+      verdict.pass = pass_with_room(static_cast<int64_t>(tree_.tail(verdict.leaf).size()));
+      for (int32_t n : {tree_.leaf_node(verdict.leaf), tree_.second_node(verdict.leaf)}) {
+        last_read_[n] = std::max(last_read_[n], verdict.pass);
+      }
     }
     for (int32_t n : computed_) {
       int32_t& parent = last_start_[tree_.node(n).parent];
@@ -161,12 +200,22 @@ class Planner {
     for (int32_t n : order_) (is_kept(n) ? kept_ : computed_).push_back(n);
   }
 
+  // Those of the same first path one after the other: they read its keys while these are near.
+  void order_verdicts() {
+    std::stable_sort(verdicts_.begin(), verdicts_.end(), [this](const VerdictPlace& a, const VerdictPlace& b) {
+      return tree_.leaf_node(a.leaf) < tree_.leaf_node(b.leaf);
+    });
+  }
+
   // Fewest tokens of a pass that need no more passes than the budget: passes of about equal size, as a short rest takes
   // a GPU nearly as long as more tokens would.
   int64_t even_limit() const {
     const int64_t passes = passes_of(budget_);
     int64_t low = 1, high = budget_;
     for (int32_t n : computed_) low = std::max(low, tree_.node(n).length());
+    for (const VerdictPlace& verdict : verdicts_) {
+      low = std::max(low, static_cast<int64_t>(tree_.tail(verdict.leaf).size()));
+    }
     while (low < high) {
       const int64_t middle = low + (high - low) / 2;
       if (passes_of(middle) > passes) {
@@ -178,17 +227,18 @@ class Planner {
     return high;
   }
 
-  // Number of passes of at most `limit` tokens, which no node is longer than.
+  // Number of passes of at most `limit` tokens, which no node or verdict is longer than.
   int64_t passes_of(int64_t limit) const {
     int64_t passes = 0, tokens = limit;
-    for (int32_t n : computed_) {
-      const int64_t length = tree_.node(n).length();
+    const auto take = [&](int64_t length) {
       if (tokens + length > limit) {
         ++passes;
         tokens = 0;
       }
       tokens += length;
-    }
+    };
+    for (int32_t n : computed_) take(tree_.node(n).length());
+    for (const VerdictPlace& verdict : verdicts_) take(static_cast<int64_t>(tree_.tail(verdict.leaf).size()));
     return passes;
   }
 
@@ -224,11 +274,17 @@ class Planner {
     return out;
   }
 
-  // Key ranges from the root down to `n`; neighbours in the buffer become one.
+  // Key ranges of a span from the root down to `n`; neighbours in the buffer become one.
   void add_ranges(int32_t n, int32_t pass, TreePass& out) {
+    add_path(n, 0, pass, out);
+    out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size()));
+  }
+
+  // Those of the path down to `n` from a depth on, at which a node ends.
+  void add_path(int32_t n, int64_t depth, int32_t pass, TreePass& out) {
     path_.clear();
-    for (; n > 0; n = tree_.node(n).parent) path_.push_back(n);
-    const size_t first = out.ranges.size();
+    for (; n > 0 && tree_.node(n).depth >= depth; n = tree_.node(n).parent) path_.push_back(n);
+    const auto first = static_cast<size_t>(out.range_offsets.back());
     for (auto it = path_.rbegin(); it != path_.rend(); ++it) {
       const TokenTree::Node& node = tree_.node(*it);
       const int64_t start = pass_of_[*it] == pass ? start_[*it] : slots_.slot(*it);
@@ -239,7 +295,25 @@ class Planner {
         out.ranges.push_back({start, end});
       }
     }
-    out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size()));
+  }
+
+  // Appends its verdicts to a pass, each as a span of its own that reads both paths.
+  void place_verdicts(int32_t pass) {
+    TreePass& out = plan_.passes.back();
+    for (; num_placed_ < verdicts_.size() && verdicts_[num_placed_].pass == pass; ++num_placed_) {
+      const VerdictPlace& verdict = verdicts_[num_placed_];
+      const std::vector<int32_t>& ids = tree_.tail(verdict.leaf);
+      const auto start = static_cast<int64_t>(out.input_ids.size());
+      out.input_ids.insert(out.input_ids.end(), ids.begin(), ids.end());
+      const auto end = static_cast<int64_t>(out.input_ids.size());
+      for (int64_t t = start; t < end; ++t) out.position_ids.push_back(tree_.tail_depth(verdict.leaf) + t - start);
+      out.spans.push_back({start, end});
+      add_path(tree_.leaf_node(verdict.leaf), 0, pass, out);
+      add_path(tree_.second_node(verdict.leaf), tree_.shared_depth(verdict.leaf), pass, out);
+      out.range_offsets.push_back(static_cast<int64_t>(out.ranges.size()));
+      out.leaf_rows.push_back(end - 1);
+      out.leaf_index.push_back(verdict.index);
+    }
   }
 
   // The states that a pass's nodes start from. They are read before any is written: a slot may be given on within a
@@ -311,6 +385,7 @@ class Planner {
 
   void place_leaves(const int32_t* leaves, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
+      if (tree_.is_verdict(leaves[i])) continue;
       const int32_t n = tree_.leaf_node(leaves[i]);
       TreePass& pass = plan_.passes[pass_of_[n]];
       pass.leaf_rows.push_back(start_[n] + tree_.node(n).length() - 1);
@@ -352,6 +427,8 @@ class Planner {
   std::vector<int32_t> kept_;                     // needed nodes that hold slots
   std::vector<std::vector<int32_t>> pass_nodes_;  // in packed order
   std::vector<int32_t> path_;
+  std::vector<VerdictPlace> verdicts_;  // in the order of their passes
+  size_t num_placed_ = 0;
 };
 
 }  // namespace
@@ -382,6 +459,50 @@ std::vector<int64_t> leaves_of_pass(const TokenTree& tree, const int32_t* leaves
     tokens += computed[n] ? length : again;
     if (tokens > budget && !chosen.empty()) break;
     if (ends_here != at.end()) chosen.insert(chosen.end(), ends_here->second.begin(), ends_here->second.end());
+  }
+  return chosen;
+}
+
+std::vector<int64_t> verdicts_of_plan(const TokenTree& tree, const int32_t* leaves, int64_t count, int64_t slots,
+                                      int64_t tokens) {
+  std::map<int32_t, std::vector<int64_t>> by_first, by_second;  // positions of verdicts by the node that ends a path
+  for (int64_t i = 0; i < count; ++i) {
+    by_first[tree.leaf_node(leaves[i])].push_back(i);
+    by_second[tree.second_node(leaves[i])].push_back(i);
+  }
+  std::vector<bool> has_path(tree.num_nodes(), false), has_first(static_cast<size_t>(count), false);
+  int64_t used = 0, computed = 0;
+  // Adds a path where it has room; the first one always has.
+  const auto add_path = [&](int32_t end, int64_t most_used, int64_t most_computed, bool is_first) {
+    int64_t length = 0, length_computed = 0;
+    for (int32_t n = end; n > 0 && !has_path[n]; n = tree.node(n).parent) {
+      length += tree.node(n).length();
+      if (tree.kept().slot(n) < 0) length_computed += tree.node(n).length();
+    }
+    if (!is_first && (used + length > most_used || computed + length_computed > most_computed)) return false;
+    for (int32_t n = end; n > 0 && !has_path[n]; n = tree.node(n).parent) has_path[n] = true;
+    used += length;
+    computed += length_computed;
+    return true;
+  };
+  for (auto first = by_first.begin(); first != by_first.end(); ++first) {
+    if (!add_path(first->first, slots / 4 * 3, tokens / 4 * 3, first == by_first.begin())) break;
+    for (int64_t i : first->second) has_first[static_cast<size_t>(i)] = true;
+  }
+  std::vector<int64_t> chosen;
+  for (const auto& [second, positions] : by_second) {
+    if (std::none_of(positions.begin(), positions.end(),
+                     [&](int64_t i) { return has_first[static_cast<size_t>(i)]; })) {
+      continue;
+    }
+    if (!add_path(second, slots, tokens, chosen.empty())) break;
+    for (int64_t i : positions) {
+      if (!has_first[static_cast<size_t>(i)]) continue;
+      const auto length = static_cast<int64_t>(tree.tail(leaves[i]).size());
+      if (!chosen.empty() && computed + length > tokens) return chosen;
+      computed += length;
+      chosen.push_back(i);
+    }
   }
   return chosen;
 }

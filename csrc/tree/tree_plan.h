@@ -41,6 +41,10 @@ struct TreePlan {
 // every pass are checked. Planning may split nodes of the tree; the tree's kept slots change only when it is given the
 // plan's (TokenTree::keep).
 //
+// Verdicts are computed behind all nodes, in the passes that have room for them: those of one first path one after the
+// other. Throws std::invalid_argument for one of more tokens than the budget, and for verdicts of a model with states,
+// as a state has one parent.
+//
 // A model with states has a `state_cost`, the memory of one in slots, which both limits count; 0 for one without. A
 // node is computed from the state at the end of its parent. A state is kept where nodes start from it in a later pass,
 // and, with its node, where later rounds may: at the ends of reusable segments. Kept nodes behind which something is
@@ -51,5 +55,13 @@ TreePlan plan_passes(TokenTree& tree, const int32_t* leaves, int64_t count, int6
 // Chooses the leaves that one pass of at most `budget` tokens has room for, depth first, given what is kept; one leaf
 // at least. Returns their positions in `leaves`.
 std::vector<int64_t> leaves_of_pass(const TokenTree& tree, const int32_t* leaves, int64_t count, int64_t budget);
+
+// Chooses verdicts whose paths have room in so many slots, and which take at most so many tokens to compute, given what
+// is kept; one at least. Returns their positions in `leaves`, all of which are verdicts. They are those of some first
+// paths, which fill up to three quarters of the room, with as many second paths as the rest holds: where verdicts are
+// chosen until none is left, the first paths stay the same until all their verdicts are done, and the second ones
+// stream by.
+std::vector<int64_t> verdicts_of_plan(const TokenTree& tree, const int32_t* leaves, int64_t count, int64_t slots,
+                                      int64_t tokens);
 
 }  // namespace gram_fast

@@ -32,6 +32,7 @@ CPU_BUDGET = 1024
 """Most tokens of a pass on a CPU, by default: activations stay near the caches."""
 # Memory of a pass on a GPU.
 _PASS_BYTES = 4 * 2**30
+_ANY = 2**62
 # Fewer tokens per pass would not help against running out of memory.
 _SMALLEST_BUDGET = 16
 
@@ -92,10 +93,13 @@ class Engine:
         return self._store.num_slots
 
     @contextmanager
-    def request(self, head_ids: Ids, token_ids: tuple[int, ...] | None = None) -> Iterator[ScoringRequest]:
+    def request(
+        self, head_ids: Ids, token_ids: tuple[int, ...] | None = None, *, is_factored: bool = False
+    ) -> Iterator[ScoringRequest]:
         """Opens a request whose sequences all start with `head_ids`; it waits for the engine when it first scores.
 
         `token_ids`: tokens whose log probabilities behind each sequence are wanted in place of label logits.
+        `is_factored`: its sequences are verdicts behind two paths.
 
         Its keys and values are dropped at the end of its turn except the head's and, up to `cache_limit`, the most
         recent; later requests reuse them unless the model may have changed by then. Raises InputError in a
@@ -104,7 +108,7 @@ class Engine:
         if self._is_forked:
             check_forked_child(self._runner.device, self._runner.processes.count)
         # A cache is of all heads: a request without the judge's instruction would drop what was read behind it.
-        request = ScoringRequest(head_ids, token_ids, head_is_segment=self.cache_limit > 0)
+        request = ScoringRequest(head_ids, token_ids, head_is_segment=self.cache_limit > 0, is_factored=is_factored)
         with self._calls.open(), self._turns.place(request) as request.ask:
             yield request
 
@@ -124,6 +128,7 @@ class Engine:
             self._runner.processes.count == 1
             and sum(request.tokens_distinct for request in requests) <= self.budget
             and requests[0].token_ids == requests[-1].token_ids
+            and requests[0].is_factored == requests[-1].is_factored
             and np.array_equal(requests[0].root_ids, requests[-1].root_ids)
         )
 
@@ -193,20 +198,21 @@ class Engine:
         """
         logits = np.full((len(leaves), requests[0].width), np.nan, np.float32)
         is_done = np.zeros(len(leaves), np.bool_)
+        is_factored = requests[0].is_factored
         tokens_computed = passes = 0
         while not is_done.all() and not (is_done.any() and self._turns.is_to_give_way):
             if self.cache_limit and self._are_stopped(requests):
                 break  # between two plans, where what is kept is known
             pending = np.flatnonzero(~is_done)
-            if self.cache_limit:
-                pending = pending[self._tree.leaves_of_pass(leaves[pending], budget=self.budget)]
+            pending = pending[self._leaves_of_plan(leaves[pending], is_factored)]
             plan = plan_round(
                 self._tree,
                 leaves[pending],
                 budget=self.budget,
                 keep_limit=self.keep_limit,
                 more_rounds=more_rounds,
-                cache_limit=self.cache_limit,
+                # What verdicts read is kept from plan to plan: the next one reads most of it again.
+                cache_limit=self.cache_limit or (self.keep_limit if is_factored else 0),
                 state_cost=self._state_cost,
             )
             # Inference mode saves a few hundredths of what the host takes of a pass. Its tensors cannot be trained
@@ -223,6 +229,16 @@ class Engine:
                 # After `_run` has returned: its exception held the failed forward's activations.
                 self.halve_budget()
         return logits, is_done, tokens_computed, passes
+
+    def _leaves_of_plan(self, leaves: NDArray[np.int32], is_factored: bool) -> slice | NDArray[np.int64]:
+        """Which of the leaves that wait are planned next: of verdicts those whose paths have room beside each other.
+
+        Of calls that advance together, one pass of them.
+        """
+        if is_factored:
+            slots, tokens = (self.cache_limit, self.budget) if self.cache_limit else (self.keep_limit, _ANY)
+            return self._tree.verdicts_of_plan(leaves, slots=slots, tokens=tokens)
+        return self._tree.leaves_of_pass(leaves, budget=self.budget) if self.cache_limit else slice(None)
 
     def _end_turn(self) -> None:
         was_whole, self._is_whole = self._is_whole, False

@@ -19,7 +19,12 @@ class ScoringRequest:
     """One call's rounds over a token tree, which other calls may grow too, and their cost."""
 
     def __init__(
-        self, head_ids: Ids, token_ids: tuple[int, ...] | None = None, *, head_is_segment: bool = False
+        self,
+        head_ids: Ids,
+        token_ids: tuple[int, ...] | None = None,
+        *,
+        head_is_segment: bool = False,
+        is_factored: bool = False,
     ) -> None:
         """Makes a request that asks for nothing yet.
 
@@ -28,8 +33,10 @@ class ScoringRequest:
             token_ids: whose log probabilities are wanted; None: label logits.
             head_is_segment: the head is a segment of each sequence, in a tree of no head, which calls with other heads
                 may grow too.
+            is_factored: all sequences are verdicts behind two paths (`EncodedRound.is_factored`).
         """
         self.head_ids, self.token_ids, self._head_is_segment = head_ids, token_ids, head_is_segment
+        self.is_factored = is_factored
         self.width = 2 if token_ids is None else len(token_ids)
         """Numbers of a sequence."""
         self.ask: Callable[[], None]
@@ -73,7 +80,8 @@ class ScoringRequest:
     def tokens_distinct(self) -> int:
         """Tokens behind the head that these have, each prefix of segments once; of those that are done too."""
         if self._distinct is None:
-            self._distinct = sum(_distinct(asked.sequences, self._sizes) for asked in self._asked)
+            count = _distinct_factored if self.is_factored else _distinct
+            self._distinct = sum(count(asked.sequences, self._sizes) for asked in self._asked)
         return self._distinct
 
     @property
@@ -119,13 +127,14 @@ class ScoringRequest:
         self._numbers = np.append(self._numbers, np.array(added, np.int32))
         ends = np.cumsum([len(asked.sequences) for asked in self._asked])
         parts = np.split(self._left, np.searchsorted(self._left, ends[:-1]))
-        leaves = [
-            tree.add_sequences(
-                _behind(self._head, self._numbers[asked.sequences[part - (end - len(asked.sequences))]]),
-                asked.reusable + len(self._head),
+        leaves = []
+        for asked, part, end in zip(self._asked, parts, ends.tolist(), strict=True):
+            numbers = _behind(self._head, self._numbers[asked.sequences[part - (end - len(asked.sequences))]])
+            leaves.append(
+                tree.add_verdicts(numbers)
+                if self.is_factored
+                else tree.add_sequences(numbers, asked.reusable + len(self._head))
             )
-            for asked, part, end in zip(self._asked, parts, ends.tolist(), strict=True)
-        ]
         return np.concatenate(leaves)
 
     def answer(
@@ -166,6 +175,13 @@ def _distinct(sequences: NDArray[np.int32], sizes: NDArray[np.int64]) -> int:
         _, first, prefixes = np.unique(prefixes * len(sizes) + segments, return_index=True, return_inverse=True)
         tokens += int(sizes[segments[first]].sum())
     return tokens
+
+
+def _distinct_factored(sequences: NDArray[np.int32], sizes: NDArray[np.int64]) -> int:
+    """Counts the tokens of verdicts and of the paths that they read, int32 [P, k], each path once."""
+    shared, first, second, tails = np.split(sequences, [-3, -2, -1], axis=1)
+    paths = sum(_distinct(np.hstack([shared, end]), sizes) for end in (first, second))
+    return paths - _distinct(shared, sizes) + int(sizes[tails].sum())
 
 
 def shares(total: int, weights: NDArray[np.int64]) -> list[int]:

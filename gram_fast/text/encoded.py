@@ -2,12 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gram_fast.errors import InputError
 from gram_fast.text.prompts import slot_names
 from gram_fast.text.tokens import Frame, Ids, PairTokenizer
 
@@ -29,6 +30,8 @@ class EncodedRound:
     """Numbers of the segments of each presentation, int32 [P, segments per presentation]."""
     reusable: int
     """Number of leading segments of a sequence that later rounds may share."""
+    is_factored: bool = False
+    """Whether the last three segments are two that do not read each other, and one that reads both."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class EncodedTexts:
 
     A presentation is `head_ids` and one piece per slot. Where a text cannot be cut exactly, presentations are
     encoded whole instead: each is one segment without a head, encoded in its round.
+
+    To a factored judge it is `head_ids`, the prompt's piece, that of either response, and the template's text behind
+    them (docs/design/factored.md).
     """
 
     tokenizer: PairTokenizer
@@ -49,18 +55,33 @@ class EncodedTexts:
     """One piece for each distinct text of each slot; none where presentations are encoded whole."""
     numbers: Sequence[dict[str, int]]
     """Number of the piece of each text, one dictionary per slot in the template's order."""
+    is_factored: bool = False
+    """Whether the last piece is the text behind the slots, apart from the last slot's pieces."""
 
     @classmethod
-    def of(cls, tokenizer: PairTokenizer, prompts: Sequence[str], groups: Sequence[Sequence[str]]) -> "EncodedTexts":
+    def of(
+        cls,
+        tokenizer: PairTokenizer,
+        prompts: Sequence[str],
+        groups: Sequence[Sequence[str]],
+        *,
+        is_factored: bool = False,
+    ) -> "EncodedTexts":
         """Encodes every prompt and response once; `groups[g]` are the responses to `prompts[g]`.
 
-        Warns when a text cannot be cut exactly and presentations are encoded whole.
+        `is_factored`: for a judge that reads each response by itself. Where a text cannot be cut exactly this warns,
+        and presentations are encoded whole; to a factored judge it is an InputError.
         """
-        whole = cls(tokenizer, prompts, groups, _NO_IDS, (), ())
+        whole = cls(tokenizer, prompts, groups, _NO_IDS, (), (), is_factored)
         if tokenizer.frames is None:
             return whole
         composed = _composed(whole, tokenizer.frames)
         if composed is None or not composed._is_exact_on_a_sample():
+            if is_factored:
+                raise InputError(
+                    "a text of this request moves a cut that was held for safe: expected texts whose tokens end with "
+                    "them, for a judge that reads each response by itself"
+                )
             warnings.warn(
                 "a text of this request moves a cut that was held for safe: its pairs are tokenized whole", stacklevel=2
             )
@@ -71,7 +92,7 @@ class EncodedTexts:
         """Makes the segments and sequences of a round; `known`: segments of the call's earlier rounds."""
         if self.numbers:
             sequences = np.array([self._pieces_of(presentation) for presentation in presentations], np.int32)
-            return EncodedRound(self.pieces[known:], sequences, reusable=sequences.shape[1] - 1)
+            return EncodedRound(self.pieces[known:], sequences, sequences.shape[1] - 1, self.is_factored)
         segments = self.tokenizer.whole_ids([self._texts(presentation) for presentation in presentations])
         numbers = np.arange(known, known + len(segments), dtype=np.int32)
         return EncodedRound(segments, numbers[:, None], reusable=0)
@@ -86,7 +107,7 @@ class EncodedTexts:
             rows = [self._texts((group, *numbers)) for numbers in shown.tolist()]
             parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
             return np.array([len(ids) for part in parts for ids in self.tokenizer.whole_ids(part)], np.int64)
-        found = np.full(len(shown), len(self.head_ids))
+        found = np.full(len(shown), len(self.head_ids) + (len(self.pieces[-1]) if self.is_factored else 0))
         for numbers, place in self._numbers_and_places:
             if place == 0:
                 found += len(self.pieces[numbers[self.prompts[group]]])
@@ -111,7 +132,8 @@ class EncodedTexts:
 
     def _pieces_of(self, presentation: Presentation) -> list[int]:
         texts = self._texts(presentation)
-        return [numbers[texts[place]] for numbers, place in self._numbers_and_places]
+        numbers = [numbers[texts[place]] for numbers, place in self._numbers_and_places]
+        return [*numbers, len(self.pieces) - 1] if self.is_factored else numbers
 
     @cached_property
     def _numbers_and_places(self) -> list[tuple[dict[str, int], int]]:
@@ -141,5 +163,8 @@ def _composed(texts: EncodedTexts, frames: tuple[Frame, ...]) -> EncodedTexts | 
             encoded[key] = found
         of_slot = encoded[key]
         numbers.append({text: len(pieces) + k for k, text in enumerate(of_slot)})
-        pieces += [np.concatenate([ids, frame.after_ids]) for ids in of_slot.values()]
-    return EncodedTexts(tokenizer, texts.prompts, texts.groups, frames[0].before_ids, pieces, numbers)
+        behind = _NO_IDS if texts.is_factored and frame is frames[-1] else frame.after_ids
+        pieces += [np.concatenate([ids, behind]) for ids in of_slot.values()]
+    if texts.is_factored:
+        pieces.append(frames[-1].after_ids)
+    return replace(texts, head_ids=frames[0].before_ids, pieces=pieces, numbers=numbers)

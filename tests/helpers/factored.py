@@ -1,0 +1,43 @@
+"""Plain forwards of factored judges: one pair in one batch, with a dense mask."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from helpers.small_models import LABELS
+
+
+def factored_mask(shared: int, first: int, second: int, tail: int) -> Tensor:
+    """Which keys each token reads of `shared | first | second | tail`, so many tokens each: bool [T, T].
+
+    The second part does not read the first.
+    """
+    total = shared + first + second + tail
+    mask_TT = torch.ones(total, total, dtype=torch.bool).tril()
+    begin = shared + first
+    mask_TT[begin : begin + second, shared:begin] = False
+    return mask_TT
+
+
+def factored_positions(shared: int, first: int, second: int, tail: int) -> Tensor:
+    """Positions of these tokens, int64 [T]: both parts start behind the shared one, the tail behind the longer one."""
+    parts = (0, shared), (shared, first), (shared, second), (shared + max(first, second), tail)
+    return torch.cat([torch.arange(start, start + count) for start, count in parts])
+
+
+def plain_factored(model: Any, parts: tuple[list[int], ...]) -> np.ndarray:
+    """Label logits, float32 [2], of shared, first, second and tail ids by the model's own forward."""
+    sizes = [len(part) for part in parts]
+    mask_TT = factored_mask(*sizes)
+    added = torch.zeros(mask_TT.shape, dtype=model.dtype).masked_fill(~mask_TT, torch.finfo(model.dtype).min)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        logits_V = model(
+            input_ids=torch.tensor([[token for part in parts for token in part]]),
+            attention_mask=added[None, None],
+            position_ids=factored_positions(*sizes)[None],
+            use_cache=False,
+        ).logits[0, -1]
+    return logits_V[list(LABELS)].float().numpy()
