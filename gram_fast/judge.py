@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gram_fast.comparing.comparer import Comparer
+from gram_fast.comparing.modes import Mode, in_mode
 from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.packed import DUEL, compare_groups, no_ranking, rank_groups, select, verify_groups
 from gram_fast.ranking.play import play, unfit
+from gram_fast.ranking.rejudging import second_stage
 from gram_fast.ranking.rewards import Duplicates, RewardsName, find_rule, reward_groups
 from gram_fast.ranking.scores import ScoresName, find_scores
 from gram_fast.ranking.tournament import BOTH_WAYS, Strategy, StrategyName, find_strategy, warn_of_all_pairs
@@ -196,14 +198,23 @@ class PairwiseJudge:
 
         return cls(comparer_of_model(model, tokenizer, options), include_reasoning=include_reasoning)
 
-    def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both") -> Comparison:
+    def compare(self, prompt: Prompt, a: Prompt, b: Prompt, orders: Orders = "both", mode: Mode = "full") -> Comparison:
         """Compares two responses; `p` of the result is P(a better than b).
 
-        `orders`: a in slot A ("ab"), b in slot A ("ba"), or the mean of both ("both"). Raises InputError on an argument
-        that is not text and on a pair over `max_length` tokens, NumericalError when the model returns NaN or infinity.
+        Args:
+            prompt: the prompt that the responses answer.
+            a: a response.
+            b: another response.
+            orders: a in slot A ("ab"), b in slot A ("ba"), or the mean of both ("both").
+            mode: "full", the second response is read after the first, or "factored", each by itself, so that many
+                comparisons cost little more than reading every response twice. For "factored" the checkpoint must have
+                been trained (docs/design/factored.md); that of others is an InputError that names the command.
+
+        Raises InputError on an argument that is not text and on a pair over `max_length` tokens, NumericalError when
+        the model returns NaN or infinity.
         """
         group = Group.of(prompt, [a, b], Names(candidate="ab".__getitem__), include_reasoning=self.include_reasoning)
-        return compare_groups([group], self.comparer, orders)[0]
+        return compare_groups([group], in_mode(self.comparer, mode), orders)[0]
 
     def compare_many(
         self,
@@ -211,6 +222,7 @@ class PairwiseJudge:
         pairs: Sequence[Sequence[Prompt]],
         orders: Orders = "both",
         on_error: OnError = "raise",
+        mode: Mode = "full",
     ) -> Comparisons:
         """Compares the two responses of many pairs, packed together -> one result per pair, as from `compare`.
 
@@ -220,27 +232,32 @@ class PairwiseJudge:
             orders: as for `compare`.
             on_error: "raise", or "none": a pair that cannot be judged, as of no text or too long, is None, with a
                 reason in `errors`.
+            mode: as for `compare`.
 
         The `stats` of every result are those of the whole call. Raises errors like `compare`; their message names
         the pair.
         """
-        batch = self._fitting(read_pairs(prompts, pairs, on_error, self.include_reasoning), on_error, DUEL, orders)
-        found = compare_groups(batch.groups, self.comparer, orders)
+        comparer = in_mode(self.comparer, mode)
+        batch = read_pairs(prompts, pairs, on_error, self.include_reasoning)
+        batch = _fitting(batch, comparer, on_error, DUEL, orders)
+        found = compare_groups(batch.groups, comparer, orders)
         stats = found[0].stats if found else Stats(comparisons=0, seconds=0.0)
         return Comparisons(batch.restored(found, lambda size: None), errors=batch.errors, stats=stats)
 
-    def matrix(self, prompt: Prompt, responses: Sequence[Prompt], orders: Orders = "both") -> PreferenceMatrix:
+    def matrix(
+        self, prompt: Prompt, responses: Sequence[Prompt], orders: Orders = "both", mode: Mode = "full"
+    ) -> PreferenceMatrix:
         """Compares all responses with each other -> float64 [C, C], entry (i, j) = P(response i better than j).
 
         With one order the row's response stands in slot A ("ab") or B ("ba"), so that (i, j) and (j, i) need not sum to
-        1; the difference is the judge's position bias. Equal responses have 0.5. Raises errors like `rank`, on any
-        response that cannot be judged.
+        1; the difference is the judge's position bias. Equal responses have 0.5. `mode` as for `compare`. Raises errors
+        like `rank`, on any response that cannot be judged.
         """
         check_orders(orders)
         group = Group.of(prompt, responses, include_reasoning=self.include_reasoning)
         count = len(group.texts)
         strategy = find_strategy("round_robin") if orders == "both" else BOTH_WAYS
-        outcome = play([group], strategy, self.comparer, orders)
+        outcome = play([group], strategy, in_mode(self.comparer, mode), orders)
         p = np.full((count, count), 0.5)
         for c in outcome.comparisons[0]:
             p[c.i, c.j] = c.p
@@ -259,6 +276,8 @@ class PairwiseJudge:
         seed: int = 0,
         k: int | None = None,
         on_error: OnError = "raise",
+        mode: Mode = "full",
+        rejudge: int | None = None,
     ) -> Ranking:
         """Ranks two or more responses.
 
@@ -279,6 +298,10 @@ class PairwiseJudge:
                 (None, no messages, an image; an empty string is text), and the longest of those that `strategy` may
                 show in a pair over `max_length` tokens, until all others fit. With fewer than two others, or without
                 a prompt, nothing is ranked: `best` is None.
+            mode: as for `compare`.
+            rejudge: with mode "factored", how many of the best (at least 2) are compared again in mode "full", all with
+                each other: these come first, in the order of their win rates there. Scores stay those of the first
+                stage; `mode` of each comparison says which stage it is of.
 
         What a strategy decided comes first whatever the scores: the winner of "knockout" and "linear", the best `k` of
         "top_k", all of "sort". The others follow by score, ties by number. Raises InputError on fewer than two
@@ -286,10 +309,12 @@ class PairwiseJudge:
         which it names all; NumericalError when the model returns NaN or infinity.
         """
         found, score = find_strategy(strategy, k), find_scores(scores, strategy)
+        comparer, second = in_mode(self.comparer, mode), second_stage(self.comparer, mode, rejudge)
         batch = read_responses(prompt, responses, on_error, self.include_reasoning)
-        batch = self._fitting(batch, on_error, found, orders, seed)
-        warn_of_all_pairs(strategy, [len(group.texts) for group in batch.groups])
-        rankings = rank_groups(batch.groups, self.comparer, found, score, orders, seed)
+        batch = _fitting(batch, comparer, on_error, found, orders, seed)
+        if mode == "full":
+            warn_of_all_pairs(strategy, [len(group.texts) for group in batch.groups])
+        rankings = rank_groups(batch.groups, comparer, found, score, orders, seed, second)
         return replace(batch.restored(rankings, no_ranking)[0], errors=batch.errors)
 
     def verify(self, prompt: Prompt, responses: Sequence[Prompt]) -> Verification:
@@ -310,12 +335,15 @@ class PairwiseJudge:
         orders: Orders = "both",
         scores: ScoresName = "auto",
         seed: int = 0,
+        mode: Mode = "full",
+        rejudge: int | None = None,
     ) -> Selection:
         """Chooses the best of two or more responses. Arguments and errors as for `rank`.
 
         A response that cannot be judged is an error; `best` of `rank` with `on_error="none"` is that of the others.
         """
-        return select(self.rank(prompt, responses, strategy, orders, scores, seed), list(responses))
+        ranking = self.rank(prompt, responses, strategy, orders, scores, seed, mode=mode, rejudge=rejudge)
+        return select(ranking, list(responses))
 
     def rewards(
         self,
@@ -329,6 +357,7 @@ class PairwiseJudge:
         k: int | None = None,
         duplicates: Duplicates = "merged",
         on_error: OnError = "raise",
+        mode: Mode = "full",
     ) -> Rewards:
         """Computes one reward per candidate for a batch of prompts with groups of any size, packed together.
 
@@ -349,6 +378,7 @@ class PairwiseJudge:
             on_error: "raise", or "none": a candidate that cannot be judged, as for `rank`, has the reward None and a
                 reason in `errors`; the others have the rewards that they would have without it. All of a group have
                 None where fewer than two are left (one with `references`), or where its prompt or reference is bad.
+            mode: as for `compare`.
 
         The mean of win rates over a group is exactly 0.5 where all candidates have the same number of comparisons, as
         in a round robin of candidates that differ, or that are counted (docs/rewards.md has the other scores). Raises
@@ -356,13 +386,15 @@ class PairwiseJudge:
         """
         rule = find_rule(strategy, scores, k, duplicates, references is not None)
         batch = read_groups(prompts, groups, references, on_error, self.include_reasoning)
-        batch = self._fitting(batch, on_error, rule.strategy, orders, seed)
-        if references is None:
+        comparer = in_mode(self.comparer, mode)
+        batch = _fitting(batch, comparer, on_error, rule.strategy, orders, seed)
+        if references is None and mode == "full":
             warn_of_all_pairs(strategy or "round_robin", [len(group.texts) for group in batch.groups])
-        return reward_groups(batch, self.comparer, rule, orders, seed)
+        return reward_groups(batch, comparer, rule, orders, seed)
 
-    def _fitting(self, batch: Batch, on_error: OnError, strategy: Strategy, orders: Orders, seed: int = 0) -> Batch:
-        """Leaves out what cannot be compared; with "raise", the call itself finds it."""
-        return (
-            batch.without(unfit(batch.groups, strategy, self.comparer, orders, seed)) if on_error == "none" else batch
-        )
+
+def _fitting(
+    batch: Batch, comparer: Comparer, on_error: OnError, strategy: Strategy, orders: Orders, seed: int = 0
+) -> Batch:
+    """Leaves out what cannot be compared; with "raise", the call itself finds it."""
+    return batch.without(unfit(batch.groups, strategy, comparer, orders, seed)) if on_error == "none" else batch

@@ -118,6 +118,8 @@ class Preference:
     """P(i better than j) with i in slot B; None when order "ba" was not run."""
     reasoning: Reasoning | None = None
     """What a judge that reasons wrote; None of others."""
+    mode: str = "full"
+    """How the pair was read: "full", or "factored", each response by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from gram_fast.comparing.comparer import Answers, Pairs, Reload, Rounds
 from gram_fast.comparing.left_out import left_out, shown_in
+from gram_fast.comparing.modes import Mode
 from gram_fast.comparing.orders import Orders, shown
 from gram_fast.comparing.preference import preference
 from gram_fast.devices import on_device
 from gram_fast.errors import InputError, NumericalError, UnsupportedModelError
+from gram_fast.models.checkpoint import ADAPT
 from gram_fast.models.digest import weights_digest
 from gram_fast.models.finite import why_not_finite
 from gram_fast.models.known_answers import KnownAnswer, known_answers, rounding
@@ -23,7 +25,7 @@ from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.request import ScoringRequest
 from gram_fast.scoring.runner import Runner
 from gram_fast.scoring.surroundings import sheltered
-from gram_fast.text.encoded import EncodedRound, EncodedTexts, Presentation
+from gram_fast.text.encoded import EncodedRound, EncodedTexts, Presentation, check_factored
 from gram_fast.text.group import Group
 from gram_fast.text.tokens import PairTokenizer
 
@@ -43,6 +45,10 @@ class LabelComparer:
     """Checkpoint of the model."""
     reload: Reload | None = None
     """Loads the comparer anew: what it is pickled as."""
+    modes: tuple[str, ...] = ("full",)
+    """Modes that the checkpoint was trained in."""
+    mode: Mode = "full"
+    """How it reads pairs."""
 
     @classmethod
     def of(
@@ -52,12 +58,14 @@ class LabelComparer:
         max_batch_tokens: int | None = None,
         max_length: int | None = None,
         name: str = "",
+        modes: tuple[str, ...] = ("full",),
     ) -> "LabelComparer":
         """Makes a comparer from a runner, and checks its logits on a known pair.
 
         `max_batch_tokens`: most tokens of one pass; None chooses by device. `max_length`: most tokens of one
-        presentation; None for what the model allows. `name`: of the checkpoint. Raises UnsupportedModelError where the
-        logits are wrong, and NumericalError where the model's own are not finite.
+        presentation; None for what the model allows. `name`: of the checkpoint. `modes`: that it was trained in.
+        Raises UnsupportedModelError where the logits are wrong, and NumericalError where the model's own are not
+        finite.
         """
         limit, reason = runner.max_length, runner.max_length_reason
         if max_length is not None and max_length < limit:
@@ -65,7 +73,23 @@ class LabelComparer:
         with on_device(runner.device):
             answers = known_answers(tokenizer, runner)
             _check(answers, runner)
-            return cls(tokenizer, runner, Engine(runner, max_batch_tokens), limit, reason, answers, name)
+            return cls(tokenizer, runner, Engine(runner, max_batch_tokens), limit, reason, answers, name, modes=modes)
+
+    def in_mode(self, mode: Mode) -> "LabelComparer":
+        """This comparer, with the same engine, reading pairs in a mode. Raises errors like `modes.in_mode`."""
+        if mode not in self.modes:
+            wanted = f"mode={self.modes[0]!r}" if mode == "full" else f"a checkpoint that was adapted: {ADAPT}"
+            raise InputError(
+                f"mode {mode!r}: this judge was trained in mode {self.modes[0]!r} alone, expected {wanted}"
+            )
+        if mode == "factored":
+            check_factored(self.tokenizer)
+            if not self.runner.reads_whole_paths:
+                raise UnsupportedModelError(
+                    f"mode 'factored': expected a model whose layers all attend to everything before a token, "
+                    f"{type(self.runner.model).__name__} has others"
+                )
+        return replace(self, mode=mode)
 
     def __repr__(self) -> str:
         runner, template = self.runner, self.tokenizer.template
@@ -77,7 +101,7 @@ class LabelComparer:
             "products": runner.products,
             "preset": template.preset or "custom",
             "max_length": self.max_length,
-        }
+        } | ({} if self.mode == "full" else {"mode": self.mode})
         settings = ", ".join(f"{name}={value!r}" for name, value in found.items())
         return f"{type(self).__name__}({self.name or type(runner.model).__name__!r}, {settings})"
 
@@ -154,8 +178,8 @@ class LabelComparer:
         started = time.perf_counter()
         if endless := self._endless(groups):
             raise InputError.of(endless)
-        encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
-        with self.engine.request(encoded.head_ids) as request:
+        encoded = self._encoded(groups)
+        with self.engine.request(encoded.head_ids, is_factored=encoded.is_factored) as request:
             yield LabelSession(self, groups, orders, not has_one_round, encoded, request, started)
 
     def unfit(self, groups: Sequence[Group], pairs: Sequence[Pairs], orders: Orders) -> dict[str, str]:
@@ -164,9 +188,13 @@ class LabelComparer:
             return endless
         if self.tokenizer.num_ids > self.runner.num_embeddings and (strange := self.strange(groups)):
             return strange
-        encoded = EncodedTexts.of(self.tokenizer, [group.prompt for group in groups], [g.texts for g in groups])
+        encoded = self._encoded(groups)
         shown = [self.shown(of_group, orders) for of_group in pairs]
         return self.too_long(groups, shown, [encoded.lengths(g, of_group) for g, of_group in enumerate(shown)])
+
+    def _encoded(self, groups: Sequence[Group]) -> EncodedTexts:
+        prompts, texts = [group.prompt for group in groups], [group.texts for group in groups]
+        return EncodedTexts.of(self.tokenizer, prompts, texts, is_factored=self.mode == "factored")
 
     def shown(self, pairs: Pairs, orders: Orders) -> Pairs:
         """Presentations of pairs of a group [P, 2], in each order -> texts in slots A and B, or those of a verifier."""
@@ -255,7 +283,7 @@ class LabelSession:
         per_pair = logits.reshape(len(pairs), -1, 2)
         answers: dict[int, list[Preference]] = {g: [] for g in rounds}
         for (g, i, j), of_pair in zip(pairs, per_pair, strict=True):
-            answers[g].append(preference(i, j, of_pair, self.orders))
+            answers[g].append(preference(i, j, of_pair, self.orders, self.comparer.mode))
         return answers
 
     @property

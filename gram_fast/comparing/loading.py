@@ -13,7 +13,13 @@ from gram_fast.comparing.replicas import Replicas
 from gram_fast.devices import find_devices, on_device
 from gram_fast.errors import BackendError, InputError
 from gram_fast.models.callers import plain_model
-from gram_fast.models.checkpoint import find_template, load_config, records_template, warn_of_another_prompt
+from gram_fast.models.checkpoint import (
+    find_template,
+    load_config,
+    recorded_modes,
+    records_template,
+    warn_of_another_prompt,
+)
 from gram_fast.models.loading import load_runners
 from gram_fast.models.next_tokens import NextTokens
 from gram_fast.models.options import JudgeOptions
@@ -43,7 +49,7 @@ def load_comparer(
     tokenizer = load_pair_tokenizer(name, config, options, reasons=reasons)
     # load_runners is lazy: each runner is checked before the next is loaded.
     comparers = [
-        _comparer_of(tokenizer, runner, options, name)
+        _comparer_of(tokenizer, runner, options, name, config)
         for runner in load_runners(name, config, tokenizer.label_ids, devices, options)
     ]
     _warn_of_next_tokens(comparers[0], config)
@@ -74,7 +80,8 @@ def comparer_of_model(
     model = plain_model(model)
     pair_tokenizer = _pair_tokenizer(tokenizer, model.config, options, reasons)
     runner = TransformersRunner(model, pair_tokenizer.label_ids, options.attention, may_change=True)
-    comparer = _comparer_of(pair_tokenizer, runner, options, str(getattr(model, "name_or_path", "")))
+    name = str(getattr(model, "name_or_path", ""))
+    comparer = _comparer_of(pair_tokenizer, runner, options, name, model.config)
     _warn_of_next_tokens(comparer, model.config)
     return comparer
 
@@ -105,9 +112,11 @@ def _pair_tokenizer(tokenizer: Any, config: Any, options: JudgeOptions, reasons:
     return pair_tokenizer
 
 
-def _comparer_of(tokenizer: PairTokenizer, runner: Runner, options: JudgeOptions, name: str) -> LabelComparer:
+def _comparer_of(
+    tokenizer: PairTokenizer, runner: Runner, options: JudgeOptions, name: str, config: Any
+) -> LabelComparer:
     budget = None if options.max_batch_tokens == "auto" else options.max_batch_tokens
-    return LabelComparer.of(tokenizer, runner, budget, options.max_length, name)
+    return LabelComparer.of(tokenizer, runner, budget, options.max_length, name, recorded_modes(config))
 
 
 def _warn_of_next_tokens(comparer: LabelComparer, config: Any) -> None:

@@ -7,7 +7,7 @@ from scipy.special import expit
 from gram_fast.results import Preference
 
 
-def preference(i: int, j: int, logits_O2: NDArray[np.float32], orders: str) -> Preference:
+def preference(i: int, j: int, logits_O2: NDArray[np.float32], orders: str, mode: str = "full") -> Preference:
     """Computes the preference of i over j from label logits float32 [O, 2], one row per presentation as in `shown`.
 
     P(slot A better) = softmax over the labels A and B = sigmoid(logit A - logit B); in order "ba", i is in slot B.
@@ -26,6 +26,7 @@ def preference(i: int, j: int, logits_O2: NDArray[np.float32], orders: str) -> P
         margin=margin,
         p_ab=p_ab,
         p_ba=p_ba,
+        mode=mode,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from gram_fast.comparing.comparer import Answers, Comparer, Pairs, Reload, Rounds, Session
 from gram_fast.comparing.costs import costs
+from gram_fast.comparing.modes import Mode, in_mode
 from gram_fast.comparing.orders import Orders
 from gram_fast.errors import InputError
 from gram_fast.results import Stats, total_stats
@@ -88,6 +89,12 @@ class Replicas(Generic[AnyComparer]):
         for comparer in self.comparers:
             if (advance := getattr(comparer, "advance_together", None)) is not None:
                 advance(cache_bytes)
+
+    def in_mode(self, mode: Mode) -> Comparer:
+        """The same comparers, reading pairs in a mode; what they have to do is counted together."""
+        other: Replicas[Any] = object.__new__(type(self))
+        vars(other).update(vars(self), comparers=tuple(in_mode(comparer, mode) for comparer in self.comparers))
+        return other
 
     def unfit(self, groups: Sequence[Group], pairs: Sequence[Pairs], orders: Orders) -> dict[str, str]:
         """Finds what cannot be compared, the same for all comparers; nothing where they do not know beforehand."""

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _RECORD = "gram_fast"
 # Beside an adapter, the same record.
 _RECORD_FILE = "gram_fast.json"
+ADAPT = "gram-fast train finetune factored model_name_or_path=CHECKPOINT output_dir=FOLDER train_data=DATA"
+"""Command that adapts a judge to read each response by itself."""
 # Characters of two prompts that a message quotes from where they differ.
 _EXCERPT = 24
 
@@ -141,6 +143,12 @@ def record_prompt(config: Any, tokenizer: PairTokenizer, include_reasoning: bool
         "include_reasoning": include_reasoning,
     }
     setattr(config, _RECORD, record)
+
+
+def recorded_modes(config: Any) -> tuple[str, ...]:
+    """Modes that a model's configuration records to be trained in: "full", where it records none."""
+    record = getattr(config, _RECORD, None)
+    return tuple(record.get("modes", ("full",))) if isinstance(record, dict) else ("full",)
 
 
 def records_template(config: Any, template: PairTemplate) -> bool:

@@ -157,6 +157,11 @@ class TransformersRunner:
         return ALONE
 
     @property
+    def reads_whole_paths(self) -> bool:
+        """Whether no layer has a window or a state."""
+        return not any(layer_windows(self.config)) and self.bytes_per_state == 0
+
+    @property
     def num_embeddings(self) -> int:
         """Rows of the input embedding."""
         return len(self.model.get_input_embeddings().weight)

@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.orders import Orders
 from gram_fast.ranking.play import play
+from gram_fast.ranking.rejudging import SecondStage, order_of
 from gram_fast.ranking.scores import Played, Scores
 from gram_fast.ranking.tournament import EACH_ALONE, Strategy, Tournament
-from gram_fast.results import Comparison, Ranking, Selection, Stats, Verification
+from gram_fast.results import Comparison, Ranking, Selection, Stats, Verification, total_stats
 from gram_fast.text.group import Group
 
 
@@ -46,26 +46,37 @@ def rank_groups(
     scores: Scores,
     orders: Orders = "both",
     seed: int = 0,
+    second: SecondStage | None = None,
 ) -> list[Ranking]:
-    """Ranks the candidates of each group: the leaders of its tournament, then by score. Raises errors like `play`."""
+    """Ranks the candidates of each group: the leaders of its tournament, then by score. Raises errors like `play`.
+
+    `second`: compares the best again and orders them.
+    """
     started = time.perf_counter()
     outcome = play(groups, strategy, comparer, orders, seed)
     values_of = [
         scores(Played(np.ones(len(group.texts), np.int64), met, leaders))
         for group, met, leaders in zip(groups, outcome.met, outcome.leaders, strict=True)
     ]
-    stats = replace(outcome.stats, seconds=time.perf_counter() - started)
+    orders_of = [
+        order_of(values, group, leaders)
+        for values, group, leaders in zip(values_of, groups, outcome.leaders, strict=True)
+    ]
+    comparisons_of = [group.preferences(found) for group, found in zip(groups, outcome.comparisons, strict=True)]
+    stats = outcome.stats
+    if second is not None and groups:
+        orders_of, more, stats_of_second = second.play(groups, orders_of, orders)
+        comparisons_of = [first + again for first, again in zip(comparisons_of, more, strict=True)]
+        stats = total_stats([stats, stats_of_second], 0.0)
+    stats = replace(stats, seconds=time.perf_counter() - started)
     rankings = []
-    for group, leaders, comparisons, values in zip(
-        groups, outcome.leaders, outcome.comparisons, values_of, strict=True
-    ):
-        order = _order(values, group, leaders)
+    for group, order, comparisons, values in zip(groups, orders_of, comparisons_of, values_of, strict=True):
         rankings.append(
             Ranking(
                 best=order[0],
                 order=order,
                 scores=tuple(group.by_candidate(values)),
-                comparisons=group.preferences(comparisons),
+                comparisons=comparisons,
                 flagged=group.flags(comparer.flags),
                 stats=stats,
             )
@@ -104,10 +115,3 @@ def verify_groups(groups: Sequence[Group], comparer: Comparer) -> list[Verificat
         )
         for group, of_group, answers in zip(groups, p, outcome.comparisons, strict=True)
     ]
-
-
-def _order(values: NDArray[np.float64], group: Group, leaders: Sequence[int]) -> tuple[int, ...]:
-    """Sorts candidates from best to worst: those with the leaders' texts, then by score, ties by number."""
-    place = {text: number for number, text in enumerate(leaders)}
-    texts = zip(group.numbers, group.text_of.tolist(), strict=True)
-    return tuple(i for *_, i in sorted((place.get(text, len(leaders)), -values[text], i) for i, text in texts))

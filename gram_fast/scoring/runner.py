@@ -48,6 +48,10 @@ class Runner(Protocol):
         """Bytes of the states of all layers at the end of a node, where some layers are no attention; else 0."""
 
     @property
+    def reads_whole_paths(self) -> bool:
+        """Whether every layer is attention in which a token reads all tokens before it, without windows."""
+
+    @property
     def bytes_per_token(self) -> int:
         """Peak bytes of one token's activations during a pass."""
 

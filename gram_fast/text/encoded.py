@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gram_fast.errors import InputError
+from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.text.prompts import slot_names
 from gram_fast.text.tokens import Frame, Ids, PairTokenizer
 
@@ -141,6 +141,20 @@ class EncodedTexts:
         slots = self.tokenizer.text.slots
         places = map(slot_names(slots).index, slots)
         return list(zip(self.numbers, places, strict=True))
+
+
+def check_factored(tokenizer: PairTokenizer) -> None:
+    """Raises UnsupportedModelError where pairs cannot be read with each response by itself.
+
+    The template must show the prompt, then both responses, and the tokenizer must have places to cut it.
+    """
+    template = tokenizer.template
+    if template.slots[0] != "input" or len(template.slots) != 3 or template.reasons:
+        raise UnsupportedModelError(
+            "mode 'factored': expected a template whose label stands behind {input} and then two responses"
+        )
+    if tokenizer.frames is None:
+        raise UnsupportedModelError("mode 'factored': expected a tokenizer with a safe place to cut the template")
 
 
 def _composed(texts: EncodedTexts, frames: tuple[Frame, ...]) -> EncodedTexts | None:

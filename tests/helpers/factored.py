@@ -1,5 +1,6 @@
 """Plain forwards of factored judges: one pair in one batch, with a dense mask."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ def factored_positions(shared: int, first: int, second: int, tail: int) -> Tenso
     return torch.cat([torch.arange(start, start + count) for start, count in parts])
 
 
-def plain_factored(model: Any, parts: tuple[list[int], ...]) -> np.ndarray:
+def plain_factored(model: Any, parts: Sequence[list[int]], labels: Sequence[int] = LABELS) -> np.ndarray:
     """Label logits, float32 [2], of shared, first, second and tail ids by the model's own forward."""
     sizes = [len(part) for part in parts]
     mask_TT = factored_mask(*sizes)
     added = torch.zeros(mask_TT.shape, dtype=model.dtype).masked_fill(~mask_TT, torch.finfo(model.dtype).min)
+    implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     with torch.no_grad():
         logits_V = model(
@@ -40,4 +42,5 @@ def plain_factored(model: Any, parts: tuple[list[int], ...]) -> np.ndarray:
             position_ids=factored_positions(*sizes)[None],
             use_cache=False,
         ).logits[0, -1]
-    return logits_V[list(LABELS)].float().numpy()
+    model.set_attn_implementation(implementation)
+    return logits_V[list(labels)].float().numpy()

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from gram_fast.training.self_training.config import SelfTrainConfig
 from gram_fast.training.self_training.run import run_rounds
 
@@ -79,6 +81,19 @@ def digests(folder: Path) -> dict[str, str]:
     """Digest of every file in a folder by its path there."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def weight_differences(folder: Path, other: Path) -> dict[str, float]:
+    """Largest difference of a weight in every model of two folders by its path: rounding, or another training."""
+    return {
+        str(path.relative_to(folder)): max(
+            float((weight - theirs).abs().max())
+            for weight, theirs in zip(
+                load_file(path).values(), load_file(other / path.relative_to(folder)).values(), strict=True
+            )
+        )
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
 
 
 @dataclass(frozen=True)

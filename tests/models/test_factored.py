@@ -4,12 +4,17 @@ import copy
 
 import numpy as np
 import pytest
+import torch
+from helpers.dense import dense_runner, save_in_shards
 from helpers.factored import plain_factored
-from helpers.small_models import CONFIGS, VOCAB, tiny_model, tiny_runner
+from helpers.small_models import CONFIGS, LABELS, VOCAB, tiny_model, tiny_runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gram_fast.models.dense.weights import FAMILIES
+from gram_fast.models.transformers_runner import TransformersRunner
 from gram_fast.scoring.engine import Engine
+from gram_fast.scoring.tree import TokenTree, plan_round
 from gram_fast.text.encoded import EncodedRound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,3 +62,93 @@ def test_verdicts_are_those_of_a_plain_forward_with_a_dense_mask(name, given_ver
             plain_factored(model, (head + segments[p], segments[a], segments[b], segments[t])) for p, a, b, t in asked
         ]
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+
+
+def random_verdicts(seed, count):
+    """Segments and that many verdicts of them, of lengths around those of tiles and blocks."""
+    rng = np.random.default_rng(seed)
+    segments = [rng.integers(0, VOCAB, n).tolist() for n in (64, 9, 130, 1, 33, 70, 12, 5)]
+    chosen = [(int(rng.integers(2)), *rng.integers(0, 6, 2).tolist(), int(rng.integers(6, 8))) for _ in range(count)]
+    return segments, list(dict.fromkeys(chosen))
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        "reference",
+        "cascade",
+        "extension",
+        pytest.param("triton", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")),
+    ],
+)
+def test_attention_backends_agree(attention):
+    model = tiny_model("qwen3")
+    segments, asked = random_verdicts(0, 6)
+    engine = Engine(TransformersRunner(model, LABELS, attention), max_batch_tokens=300)
+    [ours], _ = ask(engine, [9, 9], segments, [asked])
+    expected = [
+        plain_factored(model, ([9, 9, *segments[p]], segments[a], segments[b], segments[t])) for p, a, b, t in asked
+    ]
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_dense_runner_agrees(family, deterministic, tmp_path):
+    model = save_in_shards(tmp_path, family)
+    segments, asked = random_verdicts(1, 30)
+    runner = dense_runner(tmp_path, model.config, deterministic=deterministic)
+    found = []
+    for budget, order in ((500, 1), (40, -1)):
+        [ours], _ = ask(Engine(runner, budget), [9, 9], segments, [asked[::order]])
+        found.append(ours[::order])
+    few = [
+        plain_factored(model, ([9, 9, *segments[p]], segments[a], segments[b], segments[t])) for p, a, b, t in asked[:6]
+    ]
+    np.testing.assert_allclose(found[0][:6], few, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=0 if deterministic else 1e-4)
+    if deterministic:
+        alone = [ask(Engine(runner, 200), [9, 9], segments, [[verdict]])[0][0][0] for verdict in asked[:5]]
+        assert [row.tobytes() for row in alone] == [row.tobytes() for row in found[0][:5]]
+
+
+def test_bfloat16_is_no_further_from_float32_than_the_plain_forward():
+    errors = []
+    for seed in range(3):
+        model = tiny_model("qwen3", seed, num_hidden_layers=4).bfloat16()
+        exact = copy.deepcopy(model).float()
+        segments, asked = random_verdicts(seed, 25)
+        [ours], _ = ask(Engine(TransformersRunner(model, LABELS, "auto"), 128), [9, 9], segments, [asked])
+        parts = [([9, 9, *segments[p]], segments[a], segments[b], segments[t]) for p, a, b, t in asked]
+        plain, truth = (np.array([plain_factored(of, part) for part in parts]) for of in (model, exact))
+        errors.append((np.abs(ours - truth), np.abs(plain - truth)))
+    ours, plains = (np.concatenate(part) for part in zip(*errors, strict=True))
+    assert ours.max() <= 1.5 * plains.max()
+    assert ours.mean() <= 1.5 * plains.mean()
+
+
+def test_every_encoding_is_computed_once_and_every_verdict_costs_its_tail():
+    rng = np.random.default_rng(0)
+    segments = [rng.integers(0, VOCAB, n).tolist() for n in (20, *[30] * 8, 5)]
+    asked = [(0, a, b, 9) for a in range(1, 9) for b in range(1, 9) if a != b]
+    _, stats = ask(Engine(RUNNERS["qwen3"], 64), [1, 2], segments, [asked[:20], asked[20:]])
+    assert stats.tokens_computed == stats.tokens_tree == 2 + 20 + 2 * 8 * 30 + len(asked) * 5
+    assert stats.tokens_unshared == len(asked) * (2 + 20 + 60 + 5)
+
+
+def test_what_cannot_be_planned_is_refused():
+    tree = TokenTree([1])
+    numbers = [tree.add_segment(ids) for ids in ([2], [3], [4], [])]
+    with pytest.raises(ValueError, match="a verdict needs two paths and a tail, got 2"):
+        tree.add_verdicts([numbers[:2]])
+    with pytest.raises(ValueError, match="at least one token behind its paths"):
+        tree.add_verdicts([numbers])
+    leaves = tree.add_verdicts([[0, 1, 2]])
+    assert tree.leaf_lengths(leaves).tolist() == [4]
+    with pytest.raises(ValueError, match="expected no verdict of a model with states"):
+        plan_round(tree, leaves, budget=8, keep_limit=0, more_rounds=False, state_cost=1)
+    long = tree.add_verdicts([[0, 1, tree.add_segment([5] * 9)]])
+    with pytest.raises(ValueError, match="budget: expected at least the 9 tokens of a verdict, got 8"):
+        plan_round(tree, long, budget=8, keep_limit=0, more_rounds=False)
+    with pytest.raises(ValueError, match="expected verdicts"):
+        tree.verdicts_of_plan(tree.add_sequences([[0]], 0), slots=9, tokens=9)

@@ -112,6 +112,11 @@ class DenseRunner:
         return 0
 
     @property
+    def reads_whole_paths(self) -> bool:
+        """Whether no layer has a window."""
+        return not any(self._windows)
+
+    @property
     def bytes_per_token(self) -> int:
         """Peak memory of one token's activations, in bytes.
 

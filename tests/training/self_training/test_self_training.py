@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.self_training import configuration, digests, run_killed, write_rows
+from helpers.self_training import configuration, digests, run_killed, weight_differences, write_rows
 from transformers import TrainingArguments
 
 from gram_fast.errors import InputError
@@ -143,7 +143,8 @@ def kills_of_a_run(whole, points):
     folder, values, _ = whole
     shutil.rmtree(values["output_dir"], ignore_errors=True)
     kills = run_killed(values, points).kills
-    assert digests(Path(values["output_dir"])) == digests(folder)
+    again = Path(values["output_dir"])
+    assert digests(again) == digests(folder), weight_differences(again, folder)
     return kills
 
 
