@@ -21,16 +21,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from benchmarks.environment import environment
+from benchmarks.memory import peak_growth
 from benchmarks.random_judge import SHAPES, random_model
 from benchmarks.timing import timed
 from gram_fast.models.dense.runner import DenseRunner
@@ -90,27 +89,6 @@ def plain(model: Any, prompt: np.ndarray, rationales: list[np.ndarray]) -> np.nd
     ids = torch.from_numpy(np.stack([np.concatenate([prompt, rationale]) for rationale in rationales])).long()
     logits = model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=1).logits[:, -1]
     return np.asarray(logits[:, list(LABELS)].float().cpu())
-
-
-def peak_growth(way: Way) -> int:
-    """Runs a way -> growth of what is held meanwhile at its peak, in bytes: of torch on a GPU, else of the process."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        way()
-        return int(torch.cuda.max_memory_allocated() - before)
-    process, stop, peaks = psutil.Process(), threading.Event(), [0]
-
-    def watch() -> None:
-        while not stop.wait(0.002):
-            peaks.append(process.memory_info().rss)
-
-    before, watcher = process.memory_info().rss, threading.Thread(target=watch)
-    watcher.start()
-    way()
-    stop.set()
-    watcher.join()
-    return max(0, int(max(peaks) - before))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
