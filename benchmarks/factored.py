@@ -74,18 +74,18 @@ class Task:
         """Pairs (A, B) of the first rows of the matrix, int32 [P, 2]."""
         return np.array([(a, b) for a in range(rows) for b in range(len(self.responses)) if a != b], np.int32)
 
-    def exact_tokens(self) -> np.ndarray:
+    def exact_tokens(self) -> Any:
         """Tokens that exact sharing computes for each row of the matrix, without the prompt, int64 [n]."""
         n = len(self.responses)
         return np.full(n, self.lengths.sum() + (n - 1) * len(self.tail))
 
-    def padded_tokens(self) -> np.ndarray:
+    def padded_tokens(self) -> Any:
         """Tokens of all pairs of each row, padding not counted, int64 [n]."""
         others = len(self.responses) - 1
         return self.exact_tokens() + (others - 1) * self.lengths + others * len(self.prompt)
 
 
-def rows_within(tokens: np.ndarray, most: int) -> int:
+def rows_within(tokens: Any, most: int) -> int:
     """Rows of the matrix with at most so many tokens, one at least."""
     return max(1, int(np.searchsorted(np.cumsum(tokens), most, side="right")))
 

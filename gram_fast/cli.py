@@ -37,12 +37,14 @@ from gram_fast.commands.options import BadRows, RowOptions, command, stderr
 from gram_fast.commands.output import Output, open_output
 from gram_fast.commands.writers import brief_rows, tables, whole_rows
 from gram_fast.comparing.comparer import Comparer
+from gram_fast.comparing.modes import check_mode, in_mode
 from gram_fast.comparing.orders import check_orders
 from gram_fast.errors import GramFastError, InputError, InterruptedRunError
 from gram_fast.evaluation.command import app as evaluation_app
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.packed import DUEL, compare_groups, rank_groups, select, verify_groups
 from gram_fast.ranking.play import check_seed
+from gram_fast.ranking.rejudging import check_rejudge, second_stage
 from gram_fast.ranking.scores import SCORE_NAMES, find_scores
 from gram_fast.ranking.tournament import EACH_ALONE, STRATEGIES, STRATEGY_NAMES, find_strategy, warn_of_all_pairs
 from gram_fast.results import Comparison, Ranking, Selection, Verification
@@ -148,17 +150,25 @@ class JobOptions(RowOptions):
             yield judges
 
 
+ReadingMode = Annotated[
+    str, typer.Option("--mode", help="full, or factored: each response is read by itself, by judges trained for it.")
+]
+Rejudge = Annotated[
+    int | None, typer.Option(help="With --mode factored: judge the best K of them again in full.", metavar="K")
+]
+
+
 @command(app, "compare", JobOptions)
-def compare(options: JobOptions, orders: Orders = "both") -> None:
+def compare(options: JobOptions, orders: Orders = "both", mode: ReadingMode = "full") -> None:
     """Compare the two responses of every row: P(first better than second)."""
     check_orders(orders)
+    check_mode(mode)
 
     def score(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Comparison]:
-        return compare_groups([row.group for row in rows], comparer, orders)  # type: ignore[arg-type]
+        return compare_groups([row.group for row in rows], in_mode(comparer, mode), orders)  # type: ignore[arg-type]
 
-    options.run(
-        Job(DUEL, score, num_responses=2, names=Names(candidate="ab".__getitem__)), command="compare", orders=orders
-    )
+    job = Job(DUEL, score, num_responses=2, names=Names(candidate="ab".__getitem__))
+    options.run(job, command="compare", orders=orders, **_changed(mode))
 
 
 RankStrategy = Annotated[
@@ -184,6 +194,8 @@ def rank(
     seed: Seed = 0,
     k: K = None,
     top_k: TopK = None,
+    mode: ReadingMode = "full",
+    rejudge: Rejudge = None,
 ) -> None:
     """Rank the responses of every row."""
     if top_k is not None:
@@ -191,7 +203,7 @@ def rank(
             raise InputError("--top-k: expected neither another --strategy nor -k beside it")
         strategy, k = "top_k", top_k
     strategy = strategy or "round_robin"
-    rank_rows, settings = _tournament(strategy, orders, scores, seed, k)
+    rank_rows, settings = _tournament(strategy, orders, scores, seed, k, mode, rejudge)
     places = k if strategy == "top_k" else None
     options.run(Job(find_strategy(strategy, k), rank_rows, places=places), command="rank", **settings)
 
@@ -203,9 +215,11 @@ def best_of_n(
     orders: Orders = "both",
     scores: Scores = "auto",
     seed: Seed = 0,
+    mode: ReadingMode = "full",
+    rejudge: Rejudge = None,
 ) -> None:
     """Choose the best response of every row."""
-    rank_rows, settings = _tournament(strategy, orders, scores, seed)
+    rank_rows, settings = _tournament(strategy, orders, scores, seed, None, mode, rejudge)
 
     def score(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Selection]:
         rankings = rank_rows(rows, comparer)
@@ -225,20 +239,30 @@ def verify(options: JobOptions) -> None:
 
 
 def _tournament(
-    strategy: str, orders: str, scores: str, seed: int, k: int | None = None
+    strategy: str, orders: str, scores: str, seed: int, k: int | None, mode: str, rejudge: int | None
 ) -> tuple[Callable[[Sequence[JobRow], Comparer], Sequence[Ranking]], dict[str, Any]]:
     """Checks the settings of a tournament before a model is loaded -> what ranks rows, and the settings by name."""
     found, score = find_strategy(strategy, k), find_scores(scores, strategy)
     check_orders(orders)
     check_seed(seed)
+    check_mode(mode)
+    check_rejudge(mode, rejudge)
 
     def rank_rows(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Ranking]:
         # Of the largest alone: a warning that names the same number is not repeated for the next chunk.
-        warn_of_all_pairs(strategy, [max(len(row.group.texts) for row in rows)])
-        return rank_groups([row.group for row in rows], comparer, found, score, orders, seed)  # type: ignore[arg-type]
+        if mode == "full":
+            warn_of_all_pairs(strategy, [max(len(row.group.texts) for row in rows)])
+        groups, second = [row.group for row in rows], second_stage(comparer, mode, rejudge)
+        return rank_groups(groups, in_mode(comparer, mode), found, score, orders, seed, second)  # type: ignore[arg-type]
 
-    settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed}
-    return rank_rows, settings if k is None else {**settings, "k": k}
+    settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed, **_changed(mode)}
+    more = {"k": k, "rejudge": rejudge}
+    return rank_rows, settings | {name: value for name, value in more.items() if value is not None}
+
+
+def _changed(mode: str) -> dict[str, str]:
+    """The mode among the settings of a command, where it is not the usual one."""
+    return {} if mode == "full" else {"mode": mode}
 
 
 @command(app, "serve", ServeOptions)

@@ -10,14 +10,19 @@ Mode = Literal["full", "factored"]
 the prompt alone, and only the text behind them reads both (docs/design/factored.md)."""
 
 
-def in_mode(comparer: Comparer, mode: Mode) -> Comparer:
+def check_mode(mode: str) -> None:
+    """Raises InputError on anything but a mode."""
+    if not isinstance(mode, str) or mode not in get_args(Mode):
+        raise InputError(f"mode: expected {' or '.join(get_args(Mode))}, got {shown_value(mode)}")
+
+
+def in_mode(comparer: Comparer, mode: str) -> Comparer:
     """The comparer, reading pairs in this mode.
 
     Raises InputError on an unknown mode, on a comparer that has no other mode than "full", and on one whose checkpoint
     was not trained for it; UnsupportedModelError where its model or tokenizer cannot have it.
     """
-    if not isinstance(mode, str) or mode not in get_args(Mode):
-        raise InputError(f"mode: expected {' or '.join(get_args(Mode))}, got {shown_value(mode)}")
+    check_mode(mode)
     find = getattr(comparer, "in_mode", None)
     if find is not None:
         found: Comparer = find(mode)

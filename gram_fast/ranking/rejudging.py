@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram_fast.comparing.comparer import Comparer
-from gram_fast.comparing.modes import Mode, in_mode
+from gram_fast.comparing.modes import in_mode
 from gram_fast.comparing.orders import Orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.ranking.play import play
@@ -18,18 +18,23 @@ from gram_fast.results import Preference, Stats
 from gram_fast.text.group import Group
 
 
-def second_stage(comparer: Comparer, mode: Mode, rejudge: int | None) -> "SecondStage | None":
+def second_stage(comparer: Comparer, mode: str, rejudge: int | None) -> "SecondStage | None":
     """Makes the stage of these options of `PairwiseJudge.rank`; None without `rejudge`.
 
-    Raises InputError on fewer than two candidates, and beside mode "full", which has nothing to judge again.
+    Raises errors like `check_rejudge`.
     """
+    check_rejudge(mode, rejudge)
+    return None if rejudge is None else SecondStage(in_mode(comparer, "full"), int(rejudge))
+
+
+def check_rejudge(mode: str, rejudge: int | None) -> None:
+    """Raises InputError on fewer than two candidates, and beside mode "full", which has nothing to judge again."""
     if rejudge is None:
-        return None
+        return
     if isinstance(rejudge, bool) or not isinstance(rejudge, Integral) or rejudge < 2:
         raise InputError(f"rejudge: expected at least 2 candidates, got {shown_value(rejudge)}")
     if mode != "factored":
         raise InputError(f"rejudge: expected mode 'factored', whose best are judged again in full, got {mode!r}")
-    return SecondStage(in_mode(comparer, "full"), int(rejudge))
 
 
 @dataclass(frozen=True)
