@@ -18,6 +18,9 @@ Stage = Literal["pretrain", "finetune", "scalar", "reason", "prove"]
 """What is trained: GRAM's stage 1, its stage 2, the scalar reward baseline, a judge that writes a rationale before its
 label, or the proving model that writes rationales for given labels."""
 
+Mode = Literal["full", "factored", "both"]
+"""How stage 2 reads a pair: response B behind A, each response by itself, or some pairs so and the others so."""
+
 ALL_LINEAR = "all-linear"
 """peft's name of all linear modules of a model but its output embedding."""
 
@@ -68,6 +71,8 @@ class RunConfig:
     """Stage 2: label smoothing as in torch, over two classes, in [0, 1); GRAM recommends 0.05 to 0.15."""
     lm_weight: float = 0.0
     """Stage 2: weight of -log P(next token) of the better response, a mean over its tokens, beside the label's loss."""
+    mode: Mode = "full"
+    """Stage 2: "full", "factored", where neither response reads the other, or "both": each pair in one of the two."""
     lambda_correct: float = 0.0
     """Stage reason: weight of -log P(next token) of the better response after its prompt, beside the answer's loss."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -78,6 +83,11 @@ class RunConfig:
     """A checkpoint whose tokenizer and chat template are used, and saved, in place of the model's own."""
     revision: str | None = None
     trust_remote_code: bool = False
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Those that a judge of this run is trained in."""
+        return ("full", "factored") if self.mode == "both" else (self.mode,)
 
     @classmethod
     def load(cls, name: str, stage: Stage, overrides: Sequence[str] = ()) -> tuple["RunConfig", TrainingArguments]:
@@ -157,6 +167,7 @@ class RunConfig:
         for key in ("lm_weight", "lambda_correct"):
             weight = getattr(self, key)
             expect(isinstance(weight, int | float) and 0 <= weight < math.inf, key, "a number from 0 on")
+        expect(self.mode in get_args(Mode), "mode", "full, factored or both")
         expect(self.dtype in get_args(self.__annotations__["dtype"]), "dtype", "float32 or bfloat16")
         expect(self.lora is None or isinstance(self.lora, LoraOptions), "lora", "a section with r, lora_alpha, ...")
 

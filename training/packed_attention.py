@@ -1,8 +1,10 @@
 """Differentiable attention over packed token trees, registered in transformers' attention interface.
 
-Every token attends to its path in a forest of shared prefixes; sequences that share nothing are a forest of spans.
+Every token attends to its path in a forest of shared prefixes, the tail of a factored sequence to two paths; sequences
+that share nothing are a forest of spans. Whatever a token reads is packed before it.
 
-Shape letters: T packed tokens, N spans, R key ranges, H query heads, K key/value heads, E head width, B blocks.
+Shape letters: T packed tokens, N spans, R key ranges, H query heads, K key/value heads, E head width, U units,
+B blocks.
 """
 
 from functools import cache, cached_property
@@ -60,48 +62,55 @@ class Packing:
         """The mask for FlexAttention, made of blocks, never of [T, T] elements."""
         from torch.nn.attention.flex_attention import BlockMask
 
-        ends_T = subtree_ends(self._spans)
-        partial_BB, full_BB = blocks_read(ends_T, _BLOCK)
-        device_ends_T = ends_T.to(self._device)
+        unit_T, reads_UU = units_read(self._spans)
+        partial_BB, full_BB = blocks_read(unit_T, reads_UU, _BLOCK)
+        device_unit_T, device_reads_UU = unit_T.to(self._device), reads_UU.to(self._device)
 
         def is_read(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (query >= key) & (query < device_ends_T[key])
+            return (query >= key) & device_reads_UU[device_unit_T[query], device_unit_T[key]]
 
         def listed(is_listed_BB: Tensor) -> tuple[Tensor, Tensor]:
             """Numbers of key blocks of each query block, and the blocks: these first, in order."""
             table = is_listed_BB.to(self._device, torch.int32)[None, None]
             return table.sum(-1, dtype=torch.int32), table.argsort(dim=-1, descending=True, stable=True).int()
 
-        lengths = (len(ends_T), len(ends_T))
+        lengths = (len(unit_T), len(unit_T))
         return BlockMask.from_kv_blocks(
             *listed(partial_BB), *listed(full_BB), BLOCK_SIZE=_BLOCK, mask_mod=is_read, seq_lengths=lengths
         )
 
 
-def subtree_ends(spans: Spans) -> Tensor:
-    """Packed index behind the last token that reads each token, int64 [T].
+def units_read(spans: Spans) -> tuple[Tensor, Tensor]:
+    """Cuts the packed tokens into units at all ends of spans and ranges -> int64 [T], bool [U, U].
 
-    Trees are packed depth first: all tokens in between read it too.
+    The first says in which unit a token lies, the second which units those of a unit read, as far as they stand before
+    them: units of their span and of its ranges.
     """
-    ends_T = torch.empty(spans.num_tokens, dtype=torch.int64)
-    offsets, ranges = spans.range_offsets.tolist(), spans.ranges_R2.tolist()
-    for index, (start, end) in enumerate(spans.spans_N2.tolist()):
-        ends_T[start:end] = end
-        for low, high in ranges[offsets[index] : offsets[index + 1]]:
-            ends_T[low:high] = end
-    return ends_T
+    cuts = torch.cat([spans.spans_N2, spans.ranges_R2]).unique()  # type: ignore[no-untyped-call]
+    # From 1 on: a table of a single row would have FlexAttention compiled once more.
+    unit_T = torch.bucketize(torch.arange(spans.num_tokens), cuts, right=True)
+    reads_UU = torch.zeros(len(cuts) + 1, len(cuts) + 1, dtype=torch.bool)
+    spans_N2, ranges_R2 = (1 + torch.searchsorted(cuts, extents) for extents in (spans.spans_N2, spans.ranges_R2))
+    offsets, ranges = spans.range_offsets.tolist(), ranges_R2.tolist()
+    for index, (start, end) in enumerate(spans_N2.tolist()):
+        for low, high in [*ranges[offsets[index] : offsets[index + 1]], (start, end)]:
+            reads_UU[start:end, low:high] = True
+    return unit_T, reads_UU
 
 
-def blocks_read(ends_T: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Key blocks that each query block reads in part, and those that all its queries read whole: bool [B, B]."""
-    count = -(-len(ends_T) // size)
-    filled = nn.functional.pad(ends_T, (0, count * size - len(ends_T))).view(count, size)
-    first = torch.arange(count)[:, None] * size
-    before = first > first.T
-    some_BB = before & (filled.amax(1) > first) | torch.eye(count, dtype=torch.bool)
+def blocks_read(unit_T: Tensor, reads_UU: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Key blocks that each query block reads in part, and those that all its queries read whole: bool [B, B].
+
+    The arguments are those of `units_read`.
+    """
+    count, units = -(-len(unit_T) // size), len(reads_UU)
+    cell_T = torch.arange(len(unit_T)) // size * units + unit_T
+    # Numbers of tokens, in float64: products of integers are slow, and autocast leaves it alone.
+    tokens_BU = torch.bincount(cell_T, minlength=count * units).view(count, units).double()
+    read_BB = (tokens_BU @ reads_UU.double() @ tokens_BU.T).tril(-1)
     # The last block, if it is not full, is read in part: its queries that do not exist read nothing.
-    full_BB = before & (filled.amin(1) >= first + size)
-    return some_BB & ~full_BB, full_BB
+    full_BB = read_BB == size * size
+    return ((read_BB > 0) | torch.eye(count, dtype=torch.bool)) & ~full_BB, full_BB
 
 
 class _TreeAttention(torch.autograd.Function):

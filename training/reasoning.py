@@ -140,5 +140,6 @@ def _beside(pair: TokenizedPair, before: Ids, said: Ids, weight: float) -> Token
         input_ids=np.concatenate([pair.input_ids, before, said]),
         lengths=np.append(pair.lengths, len(before) + len(said)),
         next_positions=np.arange(start, start + len(said), dtype=np.int32),
+        next_tokens=said,
         next_weights=np.full(len(said), weight / max(1, len(said)), np.float32),
     )

@@ -31,6 +31,7 @@ from gram_fast.models.checkpoint import (
 from gram_fast.models.supported import plain_attention_span, plain_output_embedding
 from gram_fast.models.tokenizer import load_tokenizer
 from gram_fast.text.dates import fix_date
+from gram_fast.text.encoded import check_factored
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training import lora, objectives
@@ -69,6 +70,8 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     packed sequences or with the objective; both before training starts, where they can be known by then.
     """
     check_arguments(stage, arguments)
+    if config.mode != "full" and stage != "finetune":
+        raise InputError(f"mode: expected full in {stage}, as stage 2 alone knows others, got {config.mode!r}")
     with locked(Path(config.output_dir), arguments):
         return _train(stage, config, arguments)
 
@@ -98,11 +101,14 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     if config.cutoff_len > limit:
         raise InputError(f"cutoff_len: expected at most {limit} ({reason}), got {config.cutoff_len}")
     pair_tokenizer = PairTokenizer(tokenizer, template)
+    if config.mode != "full":
+        check_factored(pair_tokenizer)
     if stage in ("reason", "prove"):
         check_ending(config.model_name_or_path, model_config, template, tokenizer, **hub)
     warn_of_another_prompt(model_config, pair_tokenizer, config.include_reasoning)
     rows = model_config.get_text_config(decoder=True).vocab_size
-    encode = sequences.within_embedding(_encoder(stage, pair_tokenizer, tokenizer, config), pair_tokenizer, rows)
+    encode = _encoder(stage, pair_tokenizer, tokenizer, config, arguments.seed)
+    encode = sequences.within_embedding(encode, pair_tokenizer, rows)
     if stage == "scalar":
         [pair] = encode([PairRecord("prompt", "chosen", "rejected", "A", "")])
         set_pad_token(tokenizer, int(pair.input_ids[-1]), rows)
@@ -113,7 +119,7 @@ def _train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Pat
     set_seed(arguments.seed)
     dtype = getattr(torch, config.dtype)
     model = _load(stage, config, dtype, hub)
-    record_prompt(model.config, pair_tokenizer, config.include_reasoning)
+    record_prompt(model.config, pair_tokenizer, config.include_reasoning, config.modes)
     _set_objective(model, stage, pair_tokenizer, config)
     try:
         trainer = JudgeTrainer(
@@ -175,11 +181,11 @@ def _collate(rows: Sequence[dict[str, Any]], shares: bool, multiple: int) -> dic
     return sequences.collate([TokenizedPair(**row) for row in rows], shares, multiple)
 
 
-def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any, config: RunConfig) -> PairEncoder:
+def _encoder(stage: Stage, pair_tokenizer: PairTokenizer, chat: Any, config: RunConfig, seed: int) -> PairEncoder:
     if stage == "pretrain":
         return sequences.pretrain_encoder(pair_tokenizer, chat)
     if stage == "finetune":
-        return sequences.finetune_encoder(pair_tokenizer, config.lm_weight)
+        return sequences.finetune_encoder(pair_tokenizer, config.lm_weight, config.modes, seed)
     if stage == "reason":
         return reason_encoder(pair_tokenizer, chat, config.lambda_correct)
     if stage == "prove":
@@ -241,7 +247,7 @@ def _save_merged(
         # Otherwise ZeRO-3 would shard the loaded model and wait for the other processes.
         unset_hf_deepspeed_config()
         base = _load(stage, config, dtype, hub)
-        record_prompt(base.config, pair_tokenizer, config.include_reasoning)
+        record_prompt(base.config, pair_tokenizer, config.include_reasoning, config.modes)
         # As the Trainer does for a model that it saves itself.
         base.config.pad_token_id = trainer.processing_class.pad_token_id
         merged = merge_adapted(load_adapted(base, str(folder / "adapter")))

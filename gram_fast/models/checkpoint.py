@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +21,9 @@ from gram_fast.text.prompts import PairTemplate, preset_names
 from gram_fast.text.tokens import PairTokenizer
 
 log = logging.getLogger(__name__)
+
+ADAPT = "gram-fast train finetune factored model_name_or_path=..."
+"""The command that trains a judge to read each response by itself, too."""
 
 # Key in a checkpoint's config.json under which it records the prompt that it was trained with.
 _RECORD = "gram_fast"
@@ -122,10 +125,16 @@ def find_template(preset: str, config: Any, chat_template_kwargs: Mapping[str, A
     return replace(template, chat_template_kwargs={**kwargs, **(chat_template_kwargs or {})})
 
 
-def record_prompt(config: Any, tokenizer: PairTokenizer, include_reasoning: bool = False) -> None:
+def record_prompt(
+    config: Any, tokenizer: PairTokenizer, include_reasoning: bool = False, modes: Sequence[str] = ("full",)
+) -> None:
     """Records the judge's prompt in the model's configuration, where `find_template` finds it.
 
-    `include_reasoning`: whether texts of chat messages include their reasoning.
+    Args:
+        config: of the model.
+        tokenizer: that of the judge's prompt.
+        include_reasoning: whether texts of chat messages include their reasoning.
+        modes: in which the judge was trained: "full", where response B reads A, and "factored", where neither does.
     """
     template = tokenizer.template
     presets = {name: PairTemplate.load(name) for name in preset_names()}
@@ -141,6 +150,7 @@ def record_prompt(config: Any, tokenizer: PairTokenizer, include_reasoning: bool
         "chat_template_kwargs": dict(template.chat_template_kwargs),
         "literals": list(tokenizer.text.literals),
         "include_reasoning": include_reasoning,
+        "modes": list(modes),
     }
     setattr(config, _RECORD, record)
 

@@ -144,17 +144,17 @@ class EncodedTexts:
 
 
 def check_factored(tokenizer: PairTokenizer) -> None:
-    """Raises UnsupportedModelError where pairs cannot be read with each response by itself.
-
-    The template must show the prompt, then both responses, and the tokenizer must have places to cut it.
-    """
-    template = tokenizer.template
-    if template.slots[0] != "input" or len(template.slots) != 3 or template.reasons:
+    """Raises UnsupportedModelError for a prompt in which no judge can read each response by itself."""
+    slots = tokenizer.template.slots
+    if slots[0] != "input" or tokenizer.template.is_verifier:
         raise UnsupportedModelError(
-            "mode 'factored': expected a template whose label stands behind {input} and then two responses"
+            "mode factored: expected a template whose first slot is {input} and that shows two responses, got the "
+            f"slots {', '.join(f'{{{slot}}}' for slot in slots)}"
         )
     if tokenizer.frames is None:
-        raise UnsupportedModelError("mode 'factored': expected a tokenizer with a safe place to cut the template")
+        raise UnsupportedModelError(
+            "mode factored: expected a tokenizer that cuts the template between its texts, got one without a safe cut"
+        )
 
 
 def _composed(texts: EncodedTexts, frames: tuple[Frame, ...]) -> EncodedTexts | None:

@@ -1,9 +1,10 @@
 """Attention of training: what the backends for CUDA are told is what the extension computes."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.attention import random_inputs, tables_of_lengths
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import flex_attention
@@ -20,27 +21,53 @@ FORESTS = {
     ),
     "spans": tables_of_lengths([7, 128, 130], [[]] * 3),
     "blocks": tables_of_lengths([256], [[]]),
+    # Both orders of two pairs: prompts, texts that are read first and second, tails.
+    "factored": tables_of_lengths(
+        [190, 70, 40, 60, 130, 3, 3, 150, 20, 9],
+        [
+            [],
+            [(0, 150)],
+            [(0, 150)],
+            [(0, 150)],
+            [],
+            [(0, 190), (250, 290)],
+            [(0, 150), (190, 230), (290, 350)],
+            [(350, 400)],
+            [(350, 400)],
+            [(350, 480), (640, 646)],
+        ],
+    ),
 }
 
 
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=9), st.integers(1, 5))
-@settings(max_examples=100, deadline=None)
-def test_blocks_are_those_of_the_mask(sequences, size):
-    spans = sharing_beginnings([torch.tensor(ids).int().numpy() for ids in sequences]).spans
+TEXT = st.lists(st.integers(0, 2), max_size=9)
+SEQUENCE = st.lists(st.integers(0, 2), min_size=1, max_size=9)
+
+
+def arrays(sequences):
+    return [np.array(ids, np.int32) for ids in sequences]
+
+
+@given(st.lists(SEQUENCE, max_size=9), st.lists(st.tuples(TEXT, TEXT, TEXT, SEQUENCE), max_size=4), st.integers(1, 5))
+@settings(max_examples=200, deadline=None)
+def test_blocks_are_those_of_the_mask(sequences, factored, size):
+    """Of trees, and of factored sequences."""
+    assume(sequences or factored)
+    spans = sharing_beginnings(arrays(sequences), list(map(arrays, factored))).spans
     length = spans.num_tokens
     mask_TT = tree_mask(*spans, length, length)
-    ends_T = attention.subtree_ends(spans)
+    unit_T, reads_UU = attention.units_read(spans)
     tokens = torch.arange(length)
-    assert torch.equal((tokens <= tokens[:, None]) & (tokens[:, None] < ends_T), mask_TT)
+    assert torch.equal((tokens <= tokens[:, None]) & reads_UU[unit_T[:, None], unit_T], mask_TT)
     blocks = -(-length // size)
     filled = torch.zeros(blocks * size, blocks * size, dtype=torch.bool)
     filled[:length, :length] = mask_TT
     read_BB = filled.view(blocks, size, blocks, size).sum((1, 3))
-    partial_BB, full_BB = attention.blocks_read(ends_T, size)
-    # The keys of a block that nobody reads may be listed, those that somebody reads must be.
-    assert torch.equal((partial_BB | full_BB) & (read_BB > 0), read_BB > 0)
+    partial_BB, full_BB = attention.blocks_read(unit_T, reads_UU, size)
+    # Exactly those of which something is read, and whole ones but those of a single token.
+    assert torch.equal(partial_BB | full_BB, read_BB > 0)
     assert not (partial_BB & full_BB).any()
-    assert (read_BB[full_BB] == size * size).all()
+    assert torch.equal(full_BB, (read_BB == size * size).tril(-1))
 
 
 def test_flex_attention_is_given_the_forest_and_compiled_once():

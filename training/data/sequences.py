@@ -7,7 +7,8 @@ The sequences of one pair are always in the same batch. Every label has the posi
     finetune       order AB, order BA                  0 (A) or 1 (B), at the last tokens
     scalar         chosen chat, rejected chat          1 and 0, at the last tokens
 
-Those of judges that reason are in gram_fast/training/reasoning.py.
+In stage 2 a pair is read in one of two modes: full, where response B reads A, or factored, where neither response reads
+the other. Sequences of judges that reason are in gram_fast/training/reasoning.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from gram_fast.errors import InputError
+from gram_fast.text.encoded import EncodedTexts
 from gram_fast.text.prompts import SLOTS, PairTemplate, render_chat
 from gram_fast.text.tokens import Ids, PairTokenizer
-from gram_fast.training.data.packing import end_to_end, sharing_beginnings
+from gram_fast.training.data.packing import pack
 from gram_fast.training.data.records import PairRecord
 
 # Pairs encoded in one call of the tokenizer, which spreads them over all cores.
@@ -43,11 +45,21 @@ class TokenizedPair:
     labels: NDArray[np.int32]
     """int32 [R]."""
     next_positions: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
-    """int32 [N]: index in `input_ids` of tokens that predict the next one as well (`lm_weight`)."""
+    """int32 [N]: index in `input_ids` of tokens that predict the next one on their path as well (`lm_weight`)."""
+    next_tokens: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    """int32 [N]: the tokens that they predict."""
     next_weights: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     """float32 [N]: weight of each of them in the loss, beside 1 for a label."""
+    parts: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 4), np.int64))
+    """int64 [S, 4]: tokens of the parts of each sequence of a factored pair, shared, first, second and tail; [0, 4] of
+    any other."""
     prompt: int = 0
     """Digest of the prompt, by which pairs of one prompt are known."""
+
+    @property
+    def sequences(self) -> list[Ids]:
+        """Its S sequences."""
+        return np.split(self.input_ids, self.lengths.cumsum()[:-1])
 
     @classmethod
     def labelled_at_the_ends(cls, sequences: Sequence[Ids], labels: Sequence[int]) -> "TokenizedPair":
@@ -70,38 +82,96 @@ PairEncoder = Callable[[Sequence[PairRecord]], list[TokenizedPair]]
 """Tokenizes pair records for one training stage."""
 
 
-def finetune_encoder(tokenizer: PairTokenizer, lm_weight: float = 0.0) -> PairEncoder:
+def finetune_encoder(
+    tokenizer: PairTokenizer, lm_weight: float = 0.0, modes: Sequence[str] = ("full",), seed: int = 0
+) -> PairEncoder:
     """Encoder of stage 2: each labeled pair in both orders, with exactly the token ids that the judge scores.
 
     With `lm_weight`, the tokens that begin in the better response or right behind it are predicted as well, each with a
     share of that weight, so that a sequence counts as one whatever the length of the response. Around an empty response
     none may begin.
+
+    `modes`: "full", "factored" or both, of which a pair has the one that `seed` and its texts draw (`drawn_mode`). The
+    encoder raises InputError for a pair that a factored judge cannot read.
     """
 
     def encode(records: Sequence[PairRecord]) -> list[TokenizedPair]:
-        texts = [
-            (r.prompt, *pair) for r in records for pair in ((r.response_a, r.response_b), (r.response_b, r.response_a))
-        ]
-        labels = [label for r in records for label in ((0, 1) if r.preferred == "A" else (1, 0))]
-        ids = tokenizer.whole_ids(texts)
-        pairs = [TokenizedPair.labelled_at_the_ends(ids[n : n + 2], labels[n : n + 2]) for n in range(0, len(texts), 2)]
+        drawn = [drawn_mode(record, modes, seed) for record in records]
+        encoded = {
+            mode: iter(read([record for record, its in zip(records, drawn, strict=True) if its == mode]))
+            for mode, read in (("full", full), ("factored", factored))
+        }
+        pairs = [next(encoded[mode]) for mode in drawn]
         if not lm_weight:
             return pairs
-        better = tokenizer.places(texts, [1 + label for label in labels])
+        better = tokenizer.places(_in_both_orders(records), [1 + label for r in records for label in _labels(r)])
         return [_predicting(pair, better[2 * n : 2 * n + 2], lm_weight) for n, pair in enumerate(pairs)]
 
+    def full(records: Sequence[PairRecord]) -> list[TokenizedPair]:
+        ids = tokenizer.whole_ids(_in_both_orders(records))
+        return [
+            TokenizedPair.labelled_at_the_ends(ids[2 * n : 2 * n + 2], _labels(record))
+            for n, record in enumerate(records)
+        ]
+
+    def factored(records: Sequence[PairRecord]) -> list[TokenizedPair]:
+        parts = _factored_parts(tokenizer, records)
+        return [
+            replace(
+                TokenizedPair.labelled_at_the_ends([np.concatenate(order) for order in both], _labels(record)),
+                parts=np.array([[len(part) for part in order] for order in both]),
+            )
+            for both, record in zip(parts, records, strict=True)
+        ]
+
     return encode
+
+
+def drawn_mode(record: PairRecord, modes: Sequence[str], seed: int) -> str:
+    """The mode in which a pair is read, the same wherever and whenever it is drawn."""
+    return modes[_digest("\0".join((str(seed), record.prompt, record.response_a, record.response_b))) % len(modes)]
+
+
+def _in_both_orders(records: Sequence[PairRecord]) -> list[tuple[str, str, str]]:
+    """Prompt and responses of each record, in order AB and in order BA."""
+    return [(r.prompt, *pair) for r in records for pair in ((r.response_a, r.response_b), (r.response_b, r.response_a))]
+
+
+def _labels(record: PairRecord) -> tuple[int, int]:
+    """Of a record in both orders."""
+    return (0, 1) if record.preferred == "A" else (1, 0)
+
+
+def _factored_parts(tokenizer: PairTokenizer, records: Sequence[PairRecord]) -> list[list[list[Ids]]]:
+    """The parts of each record in both orders. Raises InputError that names a record which cannot be cut."""
+    if not records:
+        return []
+    prompts, groups = [r.prompt for r in records], [(r.response_a, r.response_b) for r in records]
+    try:
+        texts = EncodedTexts.of(tokenizer, prompts, groups, is_factored=True)
+    except InputError as error:
+        if len(records) == 1:
+            raise InputError(f"{records[0].where}: {error}") from None
+        return [parts for record in records for parts in _factored_parts(tokenizer, [record])]
+    encoded = texts.round([(g, *order) for g in range(len(records)) for order in ((0, 1), (1, 0))], 0)
+    parts = [[encoded.segments[number] for number in numbers] for numbers in encoded.sequences]
+    parts = [[np.concatenate([texts.head_ids, prompt]), *others] for prompt, *others in parts]
+    return [parts[n : n + 2] for n in range(0, len(parts), 2)]
 
 
 def _predicting(pair: TokenizedPair, places: Sequence[NDArray[np.int32]], weight: float) -> TokenizedPair:
     """The pair with the tokens at some places of each sequence to predict, which share the sequence's weight."""
     starts = pair.lengths.cumsum() - pair.lengths
     asked = [place[place > 0] for place in places]
+    predicted = np.concatenate([start + place for start, place in zip(starts, asked, strict=True)])
+    positions = predicted - 1
+    for start, (shared, first, *_) in zip(starts, pair.parts, strict=False):
+        # The second part stands behind the shared one, as the first does.
+        positions[predicted == start + shared + first] = start + shared - 1
     return replace(
         pair,
-        next_positions=np.concatenate(
-            [start + place - 1 for start, place in zip(starts, asked, strict=True)], dtype=np.int32, casting="unsafe"
-        ),
+        next_positions=positions.astype(np.int32),
+        next_tokens=pair.input_ids[predicted],
         next_weights=np.concatenate([np.full(len(place), weight / max(1, len(place)), np.float32) for place in asked]),
     )
 
@@ -224,7 +294,8 @@ def tokenize_pairs(
 def collate(pairs: Sequence[TokenizedPair], shares: bool = False, multiple: int = 1) -> dict[str, torch.Tensor]:
     """Packs tokenized pairs into one batch, end to end and without padding; with `shares`, as their token tree.
 
-    It is filled up to a `multiple` of tokens, by a sequence without labels.
+    Factored pairs stand behind the others, as a token tree in any case. It is filled up to a `multiple` of tokens, by a
+    sequence without labels.
 
     Returns int64 input_ids and position_ids [1, T]; labels [R] with label_positions [R], indices of packed tokens; and
     the tables of `gram_fast.ops.Spans`. Two pairs of one sequence each, whose last two tokens and whose last one
@@ -237,8 +308,15 @@ def collate(pairs: Sequence[TokenizedPair], shares: bool = False, multiple: int 
 
     Pairs that predict next tokens as well add next_positions, next_tokens and float32 next_weights [N].
     """
-    sequences = [ids for pair in pairs for ids in np.split(pair.input_ids, pair.lengths.cumsum()[:-1])]
-    packed = (sharing_beginnings(sequences) if shares else end_to_end(sequences)).filled(multiple)
+    pairs = sorted(pairs, key=lambda pair: len(pair.parts))
+    sequences = [ids for pair in pairs if not len(pair.parts) for ids in pair.sequences]
+    factored = [
+        np.split(ids, sizes.cumsum()[:-1])
+        for pair in pairs
+        if len(pair.parts)
+        for ids, sizes in zip(pair.sequences, pair.parts, strict=True)
+    ]
+    packed = pack(sequences, factored, shares).filled(multiple)
     starts = np.cumsum([0, *(len(pair.input_ids) for pair in pairs)])
     positions = [start + pair.label_positions for start, pair in zip(starts, pairs, strict=False)]
     next_positions = np.concatenate([start + pair.next_positions for start, pair in zip(starts, pairs, strict=False)])
@@ -251,7 +329,7 @@ def collate(pairs: Sequence[TokenizedPair], shares: bool = False, multiple: int 
     }
     if len(next_positions):
         batch["next_positions"] = torch.from_numpy(packed.places[next_positions])
-        batch["next_tokens"] = packed.input_ids[packed.places[next_positions + 1]]
+        batch["next_tokens"] = torch.from_numpy(np.concatenate([pair.next_tokens for pair in pairs])).long()
         batch["next_weights"] = torch.from_numpy(np.concatenate([pair.next_weights for pair in pairs]))
     return batch
 
