@@ -22,15 +22,13 @@ from gram_fast.text.tokens import PairTokenizer
 
 log = logging.getLogger(__name__)
 
-ADAPT = "gram-fast train finetune factored model_name_or_path=..."
-"""The command that trains a judge to read each response by itself, too."""
-
 # Key in a checkpoint's config.json under which it records the prompt that it was trained with.
 _RECORD = "gram_fast"
 # Beside an adapter, the same record.
 _RECORD_FILE = "gram_fast.json"
 ADAPT = "gram-fast train finetune factored model_name_or_path=CHECKPOINT output_dir=FOLDER train_data=DATA"
 """Command that adapts a judge to read each response by itself."""
+
 # Characters of two prompts that a message quotes from where they differ.
 _EXCERPT = 24
 
