@@ -75,7 +75,7 @@ def on_pairs(judge: PairwiseJudge, rows: Sequence[dict[str, Any]], mode: Mode) -
         by_kind.setdefault(row["kind"], []).append(float(c.p > 0.5))
     return {
         "accuracy": mean(float(c.p > 0.5) for c in found),
-        "consistency": mean(float((c.p_ab > 0.5) == (c.p_ba > 0.5)) for c in found),
+        "consistency": mean(float((c.p_ab > 0.5) == (c.p_ba > 0.5)) for c in found),  # type: ignore[operator]
         "calibration_error": calibration_error(np.array([c.p for c in found])),
         "by_kind": {kind: mean(right) for kind, right in by_kind.items()},
     }

@@ -72,7 +72,11 @@ class RunConfig:
     lm_weight: float = 0.0
     """Stage 2: weight of -log P(next token) of the better response, a mean over its tokens, beside the label's loss."""
     mode: Mode = "full"
-    """Stage 2: "full", "factored", where neither response reads the other, or "both": each pair in one of the two."""
+    """Stage 2: "full", "factored", where neither response reads the other, or "both": each pair in one of the two.
+
+    Which one, the seed and the pair's texts draw, in `eval_data` as in `train_data`: what is evaluated is then a judge
+    that is asked in one mode as often as in the other.
+    """
     lambda_correct: float = 0.0
     """Stage reason: weight of -log P(next token) of the better response after its prompt, beside the answer's loss."""
     dtype: Literal["float32", "bfloat16"] = "float32"

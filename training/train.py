@@ -67,7 +67,8 @@ def train(stage: Stage, config: RunConfig, arguments: TrainingArguments) -> Path
     """Trains one stage and writes model, tokenizer and loss.png into `config.output_dir`, which is returned.
 
     Raises InputError for bad data or configuration, and UnsupportedModelError for a model that cannot be trained on
-    packed sequences or with the objective; both before training starts, where they can be known by then.
+    packed sequences, with the objective or, for its prompt, in the mode; both before training starts, where they can be
+    known by then.
     """
     check_arguments(stage, arguments)
     if config.mode != "full" and stage != "finetune":

@@ -28,19 +28,24 @@ def factored_positions(shared: int, first: int, second: int, tail: int) -> Tenso
     return torch.cat([torch.arange(start, start + count) for start, count in parts])
 
 
-def plain_factored(model: Any, parts: Sequence[list[int]], labels: Sequence[int] = LABELS) -> np.ndarray:
-    """Label logits, float32 [2], of shared, first, second and tail ids by the model's own forward."""
+def dense_logits(model: Any, parts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [T, V] of all tokens of shared, first, second and tail ids by the model's own forward."""
     sizes = [len(part) for part in parts]
     mask_TT = factored_mask(*sizes)
     added = torch.zeros(mask_TT.shape, dtype=model.dtype).masked_fill(~mask_TT, torch.finfo(model.dtype).min)
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
-    with torch.no_grad():
-        logits_V = model(
-            input_ids=torch.tensor([[token for part in parts for token in part]]),
-            attention_mask=added[None, None],
-            position_ids=factored_positions(*sizes)[None],
-            use_cache=False,
-        ).logits[0, -1]
+    logits_1TV: Tensor = model(
+        input_ids=torch.tensor([[token for part in parts for token in part]]),
+        attention_mask=added[None, None],
+        position_ids=factored_positions(*sizes)[None],
+        use_cache=False,
+    ).logits
     model.set_attn_implementation(implementation)
-    return logits_V[list(labels)].float().numpy()
+    return logits_1TV[0]
+
+
+def plain_factored(model: Any, parts: Sequence[Sequence[int]], labels: Sequence[int] = LABELS) -> np.ndarray:
+    """Label logits, float32 [2], of shared, first, second and tail ids by the model's own forward."""
+    with torch.no_grad():
+        return dense_logits(model, parts)[-1, list(labels)].float().numpy()

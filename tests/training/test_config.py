@@ -86,14 +86,16 @@ def test_files_and_overrides(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"run.yaml: .*{message}"):
             RunConfig.load(str(path), "finetune")
-    with pytest.raises(InputError, match=r"no configuration file or recipe 'qwen4': recipes are genrm, gram-r2, ll"):
+    with pytest.raises(
+        InputError, match=r"no configuration file or recipe 'qwen4': recipes are factored, genrm, gram-r2, ll"
+    ):
         RunConfig.load("qwen4", "finetune")
 
 
-REASONING = {"genrm", "gram-r2"}
+OTHERS = {"factored", "genrm", "gram-r2"}
 
 
-@pytest.mark.parametrize("name", sorted(recipes().keys() - REASONING))
+@pytest.mark.parametrize("name", sorted(recipes().keys() - OTHERS))
 def test_recipes_carry_grams_settings(name, tmp_path):
     for stage, rate, epochs, batch in (("pretrain", 1e-5, 1, 32), ("finetune", 2e-5, 2, 8)):
         config, arguments = RunConfig.load(name, stage, ["use_cpu=true"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.attention import random_inputs, tables_of_lengths
+from helpers.attention import assert_as_exact_as_plain_gradients, random_inputs, tables_of_lengths
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
@@ -92,6 +92,19 @@ def blocks_of(tables, length):
     filled = torch.zeros(blocks * 128, blocks * 128, dtype=torch.bool)
     filled[:length, :length] = tree_mask(*tables, length, length)
     return filled.view(blocks, 128, blocks, 128).any(3).any(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("forest", FORESTS)
+def test_gradients_are_as_exact_as_plain_ones(forest, dtype):
+    tables = FORESTS[forest]
+    length = int(tables[0][-1, 1])
+    inputs = random_inputs(length, length, dtype=dtype)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out_THE = attention.packed_attention(*leaves, attention.Packing(*tables), 0.25)
+    grad_THE = random_inputs(length, length, dtype=dtype, seed=1)[0]
+    out_THE.backward(grad_THE)
+    assert_as_exact_as_plain_gradients([x.grad for x in leaves], inputs, grad_THE, tables, 0.25)
 
 
 @pytest.mark.gpu
