@@ -8,11 +8,13 @@ import pytest
 import torch
 from helpers.factored import dense_logits, plain_factored
 from helpers.small_models import LABELS, tiny_model, tiny_tokenizer
+from helpers.small_tokenizers import WHOLE, pair_tokenizer
 from helpers.small_training import run, stop_at_the_save, write_checkpoint, write_obvious_pairs
 from torch.nn import functional as F
 
 from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.models.checkpoint import ADAPT, load_config, recorded_modes
+from gram_fast.text.encoded import check_factored
 from gram_fast.text.prompts import PairTemplate
 from gram_fast.text.tokens import PairTokenizer
 from gram_fast.training import objectives
@@ -119,7 +121,7 @@ def test_the_gradients_are_those_of_a_dense_mask(lm_weight, shares):
 
 
 def loss_of_better(record, parts, label, is_swapped, logits, is_factored):
-    """Mean of -log P(next token) over the better response, in place of which the texts of the tokens are searched."""
+    """Mean of -log P(next token) over the tokens that begin in the better response or right behind it."""
     a, b = (record.response_b, record.response_a) if is_swapped else (record.response_a, record.response_b)
     flat = [token for part in parts for token in part]
     [predicted] = PAIRS["short"].places([(record.prompt, a, b)], [1 + label])
@@ -192,6 +194,13 @@ def test_a_prompt_without_two_responses_behind_the_prompt_is_refused(name, base,
     (tmp_path / "preset.txt").write_text(text)
     with pytest.raises(UnsupportedModelError, match=f"^mode factored: expected a template whose .*{message}"):
         run("finetune", base, labeled, tmp_path / "out", preset=str(tmp_path / "preset.txt"), mode="both")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_tokenizer_without_a_safe_cut_is_refused(name):
+    with pytest.raises(UnsupportedModelError, match=r"^mode factored: expected a tokenizer .* without a safe cut"):
+        check_factored(pair_tokenizer(name))
+    check_factored(pair_tokenizer("qwen"))
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "scalar", "reason", "prove"])
