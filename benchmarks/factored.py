@@ -1,6 +1,6 @@
 """What does a round robin cost where each response is read by itself, against exact sharing and padded batches?
 
-    python -m benchmarks.factored [--shape small] [--n 8 16 32 64] [--responses 64 200 512] [--plot FILE]
+    python -m benchmarks.factored [--shape small | --model FOLDER] [--n 8 16 32 64] [--responses 64 200 512]
 
 A judge with random weights, in float32 on a CPU and bfloat16 on a GPU, compares n responses of random tokens with each
 other in both orders, behind one prompt. Lengths of responses are drawn from half to one and a half times the number.
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from benchmarks.environment import environment
 from benchmarks.memory import peak_growth
@@ -227,13 +228,17 @@ def parser() -> argparse.ArgumentParser:
     """Makes what reads the command line."""
     found = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     found.add_argument("--shape", choices=SHAPES, default="small")
+    found.add_argument(
+        "--model", type=Path, help="a checkpoint that benchmarks.random_judge wrote, in place of --shape"
+    )
     found.add_argument("--n", type=int, nargs="+", default=[8, 16, 32, 64])
     found.add_argument("--responses", type=int, nargs="+", default=[64, 200, 512], help="tokens")
     found.add_argument("--prompt", type=int, default=256, help="tokens before the responses, the head included")
     found.add_argument("--tail", type=int, default=16, help="tokens behind them")
     found.add_argument("--most-tokens", type=int, default=100_000)
     found.add_argument("--repeats", type=int, default=3)
-    found.add_argument("--plot", type=Path)
+    found.add_argument("--plot", type=Path, help="image file of how the times grow")
+    found.add_argument("--output", type=Path, help="file for the JSON line")
     return found
 
 
@@ -242,10 +247,14 @@ def main() -> None:
     options = parser().parse_args()
     device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = random_model(SHAPES[options.shape], device, dtype).eval().requires_grad_(False)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        dense = DenseRunner(read_dense_model(folder, model.config, LABELS, device, dtype), model.config, "auto")
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.model or Path(made)
+        if options.model is None:
+            random_model(SHAPES[options.shape], device, dtype).save_pretrained(folder)
+        with device:
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+        model = model.to(device)
+        dense = DenseRunner(read_dense_model(str(folder), model.config, LABELS, device, dtype), model.config, "auto")
     rows = []
     for length in options.responses:
         for n in options.n:
@@ -254,9 +263,12 @@ def main() -> None:
     print(table(rows))
     if options.plot:
         plot(rows, options.plot)
-    settings = {name: value for name, value in vars(options).items() if name != "plot"}
+    settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
     record = {"benchmark": "factored", "settings": settings, "threads": torch.get_num_threads(), "rows": rows}
-    print(json.dumps(environment() | record))
+    line = json.dumps(environment() | record)
+    print(line)
+    if options.output:
+        options.output.write_text(line + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # Runs everything that needs a GPU, for machines that have one for minutes: ends within ten minutes, with the speed of
 # kernels and judges after at most 440 s.
 #
-#   benchmarks/run_gpu.sh OUTDIR                     all stages but the sanitizer
+#   benchmarks/run_gpu.sh OUTDIR                     all stages but those by --again alone
 #   benchmarks/run_gpu.sh OUTDIR --again STAGE ...   single stages, within four minutes in all
 #   benchmarks/run_gpu.sh OUTDIR --dry-run           all stages, tiny and on the CPU
 #
@@ -14,6 +14,7 @@
 #   scorer-8b     the same on the larger model
 #   tests         every test marked gpu but those marked large_memory
 #   tests-large   those, one after the other
+#   factored      benchmarks.factored on the larger model: every response read by itself; by --again alone
 #   sanitizer     tests of strides under compute-sanitizer; by --again alone
 #
 # What a stage leaves of its limit is the next one's. OUTDIR gets results.tar.gz, written anew after every stage: logs,

@@ -123,6 +123,15 @@ def scorer(place: Place, seconds: float, judge: str) -> list[Command]:
     return [Command("", module(place, "scorer.run", *where, *sizes, "--limit", max(seconds - TO_FINISH, 1)))]
 
 
+def factored(place: Place, seconds: float) -> list[Command]:
+    """A round robin of 64 responses of 512 tokens, each read by itself, beside exact sharing and padded batches."""
+    sizes = ["--n", 64, "--responses", 512, "--prompt", 512, "--most-tokens", 200_000]
+    if place.is_dry:
+        sizes = ["--n", 2, "--responses", 8, "--prompt", 8, "--repeats", 1]
+    where = ["--model", place.judge("qwen3-8b"), "--output", place.results / "factored.json"]
+    return [Command("", module(place, "factored", *where, *sizes))]
+
+
 def pytest(place: Place, markers: str, *arguments: str) -> list[str]:
     """Makes the command line of the tests with these markers, all that there are unless paths are given."""
     plugins = ["-p", "no:cacheprovider", "-p", "benchmarks.gpu.left_out", "--continue-on-collection-errors"]
@@ -158,6 +167,7 @@ STAGES = (
     Stage("scorer-8b", 150, partial(scorer, judge="qwen3-8b"), needs=("qwen3-8b",)),
     Stage("tests", 100, tests),
     Stage("tests-large", 40, large_tests),
+    Stage("factored", 110, factored, needs=("qwen3-8b",), is_default=False),
     Stage("sanitizer", 120, sanitizer, is_default=False),
 )
 """In the order in which they run; the first builds, and is part of every call."""
