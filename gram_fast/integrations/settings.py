@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gram_fast import InputError, PairwiseJudge
+from gram_fast.comparing.modes import check_mode
 from gram_fast.comparing.orders import check_orders
 from gram_fast.ranking.play import check_seed
 from gram_fast.ranking.rewards import RewardRule, find_rule
@@ -25,5 +26,6 @@ def check_settings(settings: Mapping[str, Any], *, has_references: bool) -> Rewa
             raise InputError(f"{name}: expected an argument of PairwiseJudge.rewards ({', '.join(sorted(known))})")
     given = {**known, **settings}
     check_orders(given["orders"])
+    check_mode(given["mode"])
     check_seed(given["seed"])
     return find_rule(given["strategy"], given["scores"], given["k"], given["duplicates"], has_references)

@@ -4,11 +4,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from gram_fast.comparing.comparer import Answers, Pair, Pairs, Reload, Rounds
+from gram_fast.comparing.modes import Mode
 from gram_fast.comparing.orders import Orders
 from gram_fast.comparing.replicas import Replicas
 from gram_fast.errors import InputError, ServerError, shown_value
@@ -103,6 +104,8 @@ class RemoteComparer:
     portion: "Portion"
     make: Any
     """Makes the judge of this comparer anew: what it is pickled as."""
+    mode: Mode = "full"
+    """How the server is to read pairs."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.connection.url!r}, {self.name!r})"
@@ -118,13 +121,19 @@ class RemoteComparer:
         """Finds the lines of the judge's template, its special tokens and marks of chats in a text."""
         return flags_of(text, self.markers)
 
+    def in_mode(self, mode: Mode) -> "RemoteComparer":
+        """The comparer of the same server in another mode; the server says where its judge was not trained for it."""
+        return replace(self, mode=mode)
+
     def unfit(self, groups: Sequence[Group], pairs: Sequence[Pairs], orders: Orders) -> dict[str, str]:
         """Asks the server what it could not compare, as in `Comparer`."""
         rounds = {g: of_group.tolist() for g, of_group in enumerate(pairs) if len(of_group)}
         reasons: dict[str, str] = {}
         for part in self.portion.divide(groups, rounds):
             asked = _Asked.of(groups, part)
-            reasons |= asked.renamed(_told(self.connection.post("/v1/unfit", asked.body(orders)), "reasons", dict))
+            reasons |= asked.renamed(
+                _told(self.connection.post("/v1/unfit", asked.body(orders, self.mode)), "reasons", dict)
+            )
         return reasons
 
     @contextmanager
@@ -163,7 +172,7 @@ class RemoteSession:
         # The replica that has read a prompt is asked about it again.
         session = digest([*dict.fromkeys(group.prompt for group in asked.groups)])
         try:
-            answer = self.comparer.connection.post("/v1/pairs", asked.body(self.orders), session)
+            answer = self.comparer.connection.post("/v1/pairs", asked.body(self.orders, self.comparer.mode), session)
         except InputError as error:
             raise InputError.of(asked.renamed(error.reasons)) if error.reasons else error from None
         rows, cost = _told(answer, "preferences", list), _told(answer, "stats", dict)
@@ -172,7 +181,8 @@ class RemoteSession:
             if len(rows) != len(asked.pairs):
                 raise ValueError
             left = iter(rows)
-            return {g: [_preference(i, j, *next(left)) for i, j in pairs] for g, pairs in rounds.items()}
+            mode = self.comparer.mode
+            return {g: [_preference(i, j, *next(left), mode=mode) for i, j in pairs] for g, pairs in rounds.items()}
         except (TypeError, ValueError):
             raise ServerError(f"{self.comparer.connection.url}/v1/pairs: expected one preference a pair") from None
 
@@ -233,13 +243,14 @@ class _Asked:
             found.pairs.extend((number, place[i], place[j]) for i, j in pairs)
         return found
 
-    def body(self, orders: Orders) -> dict[str, Any]:
-        """The body of the request."""
+    def body(self, orders: Orders, mode: Mode) -> dict[str, Any]:
+        """The body of the request; servers of earlier versions have no modes."""
         sent = [
             {"prompt": group.prompt, "texts": [group.texts[k] for k in texts], "has_reference": group.numbers[0] < 0}
             for group, texts in zip(self.groups, self.texts, strict=True)
         ]
-        return {"groups": sent, "pairs": self.pairs, "orders": orders}
+        found = {"groups": sent, "pairs": self.pairs, "orders": orders}
+        return found if mode == "full" else {**found, "mode": mode}
 
     def renamed(self, reasons: Mapping[str, str]) -> dict[str, str]:
         """Reasons under the caller's names; the server's are "groups[0][1]" and "prompts[0]"."""
@@ -266,6 +277,8 @@ def _told(answer: Any, name: str, kind: type[T]) -> T:
     return found
 
 
-def _preference(i: int, j: int, p: float, margin: float, p_ab: float | None, p_ba: float | None) -> Preference:
+def _preference(
+    i: int, j: int, p: float, margin: float, p_ab: float | None, p_ba: float | None, *, mode: Mode
+) -> Preference:
     ab, ba = (None if value is None else float(value) for value in (p_ab, p_ba))
-    return Preference(i, j, float(p), float(margin), ab, ba)
+    return Preference(i, j, float(p), float(margin), ab, ba, mode=mode)

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
+from gram_fast.comparing.modes import Mode
 from gram_fast.comparing.orders import Orders
 from gram_fast.ranking.rewards import Duplicates, RewardsName
 from gram_fast.ranking.scores import ScoresName
@@ -33,6 +34,7 @@ class Asked(BaseModel):
     model: str | None = Field(None, description="Name of the judge; the server has one.")
     timeout: float | None = Field(None, gt=0, description="Seconds that the client waits; the server has a limit too.")
     orders: Orders = Field("both", description="Which of a pair stands in slot A.")
+    mode: Mode = Field("full", description="Whether response B is read after A, or each by itself, by judges for it.")
 
 
 class CompareAsked(Asked):
@@ -51,6 +53,7 @@ class BestAsked(Asked):
     strategy: StrategyName = "knockout"
     scores: ScoresName = "auto"
     seed: int = Field(0, ge=0)
+    rejudge: int | None = Field(None, ge=2, description="With mode factored, how many are judged again in full.")
 
 
 class RankAsked(BestAsked):
@@ -103,7 +106,7 @@ async def compare(service: Service, request: Request, asked: CompareAsked) -> di
     """Answers with a Comparison."""
     service.check_model(asked.model)
     result = await service.judged(
-        request, lambda: service.judge.compare(asked.prompt, asked.a, asked.b, asked.orders), asked.timeout
+        request, lambda: service.judge.compare(asked.prompt, asked.a, asked.b, asked.orders, asked.mode), asked.timeout
     )
     return _answer(service, request, vars(result))
 
@@ -112,7 +115,7 @@ async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str
     """Answers with a Ranking."""
     service.check_model(asked.model)
     await service.check_work([len(asked.responses)], "responses", asked.strategy, asked.k, asked.orders)
-    settings = asked.model_dump(include={"strategy", "orders", "scores", "seed", "k", "on_error"})
+    settings = asked.model_dump(exclude={"model", "timeout", "prompt", "responses"})
     result = await service.judged(
         request, lambda: service.judge.rank(asked.prompt, asked.responses, **settings), asked.timeout
     )
@@ -123,7 +126,7 @@ async def best_of_n(service: Service, request: Request, asked: BestAsked) -> dic
     """Answers with a Selection."""
     service.check_model(asked.model)
     await service.check_work([len(asked.responses)], "responses", asked.strategy, None, asked.orders)
-    settings = asked.model_dump(include={"strategy", "orders", "scores", "seed"})
+    settings = asked.model_dump(exclude={"model", "timeout", "prompt", "responses"})
     result = await service.judged(
         request, lambda: service.judge.best_of_n(asked.prompt, asked.responses, **settings), asked.timeout
     )

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from gram_fast import InputError
 from gram_fast.comparing.comparer import Pair, Pairs
+from gram_fast.comparing.modes import Mode, in_mode
 from gram_fast.comparing.orders import Orders
 from gram_fast.errors import shown_value
 from gram_fast.results import Preference, Stats
@@ -37,6 +38,7 @@ class PairsAsked(BaseModel):
     groups: Listed[GroupAsked]
     pairs: Listed[Annotated[list[int], Field(min_length=3, max_length=3)]]
     orders: Orders = "both"
+    mode: Mode = "full"
 
 
 def add_rounds(router: APIRouter, service: Service) -> None:
@@ -55,7 +57,8 @@ async def compare(service: Service, request: Request, asked: PairsAsked) -> dict
             rounds.setdefault(g, []).append((i, j))
         num_pairs = [len(of_group) for of_group in pairs]
         found: dict[int, Sequence[Preference]] = {}
-        with service.judge.comparer.open(groups, asked.orders, num_pairs=num_pairs, has_one_round=True) as session:
+        comparer = in_mode(service.judge.comparer, asked.mode)
+        with comparer.open(groups, asked.orders, num_pairs=num_pairs, has_one_round=True) as session:
             found.update(session.compare(rounds))
             while len(found) < len(rounds):
                 found.update(session.compare({}))
@@ -73,7 +76,7 @@ async def compare(service: Service, request: Request, asked: PairsAsked) -> dict
 async def unfit(service: Service, request: Request, asked: PairsAsked) -> dict[str, Any]:
     """Answers with the reasons why texts cannot be compared, by name: "groups[0][1]", "prompts[0]"."""
     groups, pairs = _read(service, asked)
-    find = getattr(service.judge.comparer, "unfit", None)
+    find = getattr(in_mode(service.judge.comparer, asked.mode), "unfit", None)
     reasons = await service.judged(request, lambda: find(groups, pairs, asked.orders)) if find and groups else {}
     return {"id": request.state.id, "model": service.model, "reasons": reasons}
 

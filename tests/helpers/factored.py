@@ -1,13 +1,18 @@
 """Plain forwards of factored judges: one pair in one batch, with a dense mask."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
-from helpers.small_models import LABELS
+from gram_fast.comparing.loading import load_pair_tokenizer
+from gram_fast.models.checkpoint import record_prompt
+from gram_fast.models.options import JudgeOptions
+from helpers.small_models import LABELS, write_judge
 
 
 def factored_mask(shared: int, first: int, second: int, tail: int) -> Tensor:
@@ -49,3 +54,12 @@ def plain_factored(model: Any, parts: Sequence[Sequence[int]], labels: Sequence[
     """Label logits, float32 [2], of shared, first, second and tail ids by the model's own forward."""
     with torch.no_grad():
         return dense_logits(model, parts)[-1, list(labels)].float().numpy()
+
+
+def write_factored_judge(folder: Path, **more: Any) -> Path:
+    """A tiny random judge whose checkpoint says that it was trained in both modes."""
+    write_judge(folder, **more)
+    config = AutoConfig.from_pretrained(folder)
+    record_prompt(config, load_pair_tokenizer(str(folder), config, JudgeOptions()), False, ("full", "factored"))
+    config.save_pretrained(folder)
+    return folder

@@ -22,6 +22,7 @@ def test_what_rewards_takes_is_right(has_references):
         ({"on_error": "raise"}, False, "on_error: expected an argument of PairwiseJudge.rewards"),
         ({"scores": "winrate"}, False, "there are no scores 'winrate'"),
         ({"orders": "aa"}, False, "orders"),
+        ({"mode": "half"}, False, "mode"),
         ({"seed": -1}, False, "seed"),
         ({"strategy": "opponents"}, False, "k: expected"),
         ({"strategy": "knockout"}, True, "expected no strategy beside them"),
