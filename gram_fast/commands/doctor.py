@@ -51,6 +51,7 @@ def checkpoint(comparer: LabelComparer | Replicas[LabelComparer]) -> Iterator[tu
     chosen = f"attention {runner.attention}, products {runner.products}"
     yield "model", f"{type(runner).__name__} on {runner.device}, {runner.dtype}, {chosen}"
     yield "longest pair", f"{first.max_length} tokens"
+    yield "modes", ", ".join(first.modes)
     yield "tokenizer", tokenizer.changes or "samples of text come back from their token ids"
     yield (
         "template",
