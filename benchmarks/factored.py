@@ -165,25 +165,29 @@ def measure(model: Any, dense: DenseRunner, n: int, length: int, options: argpar
     }
     memory = {name: peak_growth(way) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    tokens = 0
     for _ in range(options.repeats):
         for name, way in ways.items():
-            seconds[name].append(timed(way)[0] / share.get(name, 1.0))
+            spent, found = timed(way)
+            seconds[name].append(spent / share.get(name, 1.0))
+            if name == "factored":
+                tokens = found[1]
     medians = {name: statistics.median(of_way) for name, of_way in seconds.items()}
     checked = task.pairs(n)[:: max(1, n * (n - 1) // _CHECKED)]
-    expected, found = plain_factored(model, task, checked), shared(factored, task, checked, True)[0]
+    expected, ours = plain_factored(model, task, checked), shared(factored, task, checked, True)[0]
     return {
         "n": n,
         "response": length,
         "comparisons": n * (n - 1),
         "tokens": {
-            "factored": ways["factored"]()[1],
+            "factored": tokens,
             **{name: int(tokens.sum()) + len(task.prompt) * (name == "exact") for name, tokens in of_rows.items()},
         },
         "seconds": medians,
         "times_factored": {name: value / medians["factored"] for name, value in medians.items()},
         "share_timed": share,
         "peak_growth_bytes": memory,
-        "largest_difference": float(np.abs(found - expected).max()),
+        "largest_difference": float(np.abs(ours - expected).max()),
         "largest_logit": float(np.abs(expected).max()),
     }
 
