@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gram_fast.comparing.comparer import Comparer, Session
+from gram_fast.comparing.modes import Mode, in_mode
 from gram_fast.comparing.orders import Orders
 from gram_fast.results import ForwardStats, Stats
 from gram_fast.scoring.clients import as_client
@@ -80,6 +81,10 @@ class CountedComparer:
 
     def __repr__(self) -> str:
         return repr(self._comparer)
+
+    def in_mode(self, mode: Mode) -> "CountedComparer":
+        """The comparer in another mode, whose calls are counted, too."""
+        return CountedComparer(in_mode(self._comparer, mode), self._metrics, self._client)
 
     @contextmanager
     def open(

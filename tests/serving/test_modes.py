@@ -80,6 +80,16 @@ def test_the_servers_own_protocol_has_modes(checkpoint, here):
             assert client.post("/v1/rank", json={**one, **wrong}).status_code in (400, 422)
 
 
+@pytest.mark.parametrize("mode", ["full", "factored"])
+def test_calls_in_each_mode_are_counted(checkpoint, mode):
+    with in_process(make_app(PairwiseJudge.from_pretrained(checkpoint))) as client:
+        asked = {"prompt": PROMPT, "responses": RESPONSES, "mode": mode}
+        stats = client.post("/v1/rank", json=asked).json()["stats"]
+        text = client.get("/metrics").text
+    assert f"gram_fast_comparisons_total {stats['comparisons']:.1f}" in text
+    assert f'gram_fast_tokens_total{{kind="computed"}} {stats["tokens_computed"]:.1f}' in text
+
+
 def test_calls_in_both_modes_advance_together(checkpoint, here):
     judge = PairwiseJudge.from_pretrained(checkpoint, max_batch_tokens=256)
     judge.comparer.advance_together(0)
