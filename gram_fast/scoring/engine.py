@@ -198,7 +198,7 @@ class Engine:
         """
         logits = np.full((len(leaves), requests[0].width), np.nan, np.float32)
         is_done = np.zeros(len(leaves), np.bool_)
-        is_factored = requests[0].is_factored
+        is_factored, least_budget = requests[0].is_factored, max(request.least_budget for request in requests)
         tokens_computed = passes = 0
         while not is_done.all() and not (is_done.any() and self._turns.is_to_give_way):
             if self.cache_limit and self._are_stopped(requests):
@@ -208,7 +208,7 @@ class Engine:
             plan = plan_round(
                 self._tree,
                 leaves[pending],
-                budget=self.budget,
+                budget=max(self.budget, least_budget),
                 keep_limit=self.keep_limit,
                 more_rounds=more_rounds,
                 # What verdicts read is kept from plan to plan: the next one reads most of it again.

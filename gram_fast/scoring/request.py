@@ -85,6 +85,13 @@ class ScoringRequest:
         return self._distinct
 
     @property
+    def least_budget(self) -> int:
+        """Tokens that a pass must have room for: a verdict's tail is not divided among passes."""
+        if not self.is_factored:
+            return 1
+        return max(int(self._sizes[asked.sequences[:, -1]].max()) for asked in self._asked)
+
+    @property
     def num_segments(self) -> int:
         """Number of segments of this call so far."""
         return len(self._segments)

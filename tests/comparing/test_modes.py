@@ -154,6 +154,16 @@ def test_memory_that_runs_out_halves_the_passes(judge, monkeypatch):
     np.testing.assert_allclose(found, judge.matrix(PROMPT, RESPONSES, mode="factored"), atol=1e-5)
 
 
+@pytest.mark.parametrize("budget", [1, 20])
+def test_passes_that_are_shorter_than_the_text_behind_the_responses(judge, budget):
+    small = in_both_modes(tiny_judge(max_batch_tokens=budget))
+    tail = len(EncodedTexts.of(judge.comparer.tokenizer, [PROMPT], [RESPONSES], is_factored=True).pieces[-1])
+    assert tail > budget
+    for _ in range(2):
+        found = small.matrix(PROMPT, RESPONSES[:3], mode="factored")
+        np.testing.assert_allclose(found, judge.matrix(PROMPT, RESPONSES[:3], mode="factored"), atol=1e-5)
+
+
 def test_what_was_not_trained_for_it_refuses_with_the_command_that_adapts():
     judge = tiny_judge()
     with pytest.raises(InputError, match=r"trained in mode 'full' alone.*gram-fast train finetune factored"):
