@@ -312,6 +312,8 @@ class PairwiseJudge:
         comparer, second = in_mode(self.comparer, mode), second_stage(self.comparer, mode, rejudge)
         batch = read_responses(prompt, responses, on_error, self.include_reasoning)
         batch = _fitting(batch, comparer, on_error, found, orders, seed)
+        if second is not None:  # compares any two, also those that the strategy keeps apart
+            batch = _fitting(batch, second.comparer, on_error, find_strategy("round_robin"), orders)
         if mode == "full":
             warn_of_all_pairs(strategy, [len(group.texts) for group in batch.groups])
         rankings = rank_groups(batch.groups, comparer, found, score, orders, seed, second)

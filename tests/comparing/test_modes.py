@@ -101,6 +101,21 @@ def test_the_best_are_judged_again(judge):
     assert judge.best_of_n(PROMPT, RESPONSES, "round_robin", mode="factored", rejudge=3).index == ranking.order[0]
 
 
+def test_what_is_too_long_to_be_judged_again_is_left_out():
+    """Two long responses meet in the second stage alone: each of them has room beside any other."""
+    judge = in_both_modes(tiny_judge(max_length=350))
+    responses = ["x " * 60, *"yz", "q " * 60, *"rstu"]
+    found = [
+        judge.rank(PROMPT, responses, "opponents", k=2, seed=seed, on_error="none", mode="factored", rejudge=8)
+        for seed in range(4)
+    ]
+    for ranking in found:
+        assert len(ranking.order) == 7
+        assert ranking.errors.keys() == {"responses[0]"}
+    alone = judge.rank(PROMPT, responses, "opponents", k=2, on_error="none", mode="factored")
+    assert len(alone.order) == 8
+
+
 def test_rewards_of_groups(judge):
     groups = [RESPONSES, RESPONSES[:3], ["same", "same", "other"]]
     rewards = judge.rewards([PROMPT, "Why?", PROMPT], groups, mode="factored")
