@@ -140,7 +140,9 @@ class JobOptions(RowOptions):
     def scorer(self, job: Job, output: Output) -> Iterator[Scorer]:
         """What scores the rows: a judge here, or judges on a Ray cluster."""
         if not self.ray:
-            yield OneJudge(job, self.load(output, job.strategy.verifies).comparer)
+            comparer = self.load(output, job.strategy.verifies).comparer
+            job.check_judge(comparer)
+            yield OneJudge(job, comparer)
             return
         from gram_fast.commands.ray_judges import ray_judges
 
@@ -167,7 +169,7 @@ def compare(options: JobOptions, orders: Orders = "both", mode: ReadingMode = "f
     def score(rows: Sequence[JobRow], comparer: Comparer) -> Sequence[Comparison]:
         return compare_groups([row.group for row in rows], in_mode(comparer, mode), orders)  # type: ignore[arg-type]
 
-    job = Job(DUEL, score, num_responses=2, names=Names(candidate="ab".__getitem__))
+    job = Job(DUEL, score, num_responses=2, names=Names(candidate="ab".__getitem__), modes=(mode,))
     options.run(job, command="compare", orders=orders, **_changed(mode))
 
 
@@ -205,7 +207,8 @@ def rank(
     strategy = strategy or "round_robin"
     rank_rows, settings = _tournament(strategy, orders, scores, seed, k, mode, rejudge)
     places = k if strategy == "top_k" else None
-    options.run(Job(find_strategy(strategy, k), rank_rows, places=places), command="rank", **settings)
+    job = Job(find_strategy(strategy, k), rank_rows, places=places, modes=_modes(mode, rejudge))
+    options.run(job, command="rank", **settings)
 
 
 @command(app, "best-of-n", JobOptions)
@@ -225,7 +228,7 @@ def best_of_n(
         rankings = rank_rows(rows, comparer)
         return [select(ranking, row.responses) for row, ranking in zip(rows, rankings, strict=True)]
 
-    options.run(Job(find_strategy(strategy), score), command="best-of-n", **settings)
+    options.run(Job(find_strategy(strategy), score, modes=_modes(mode, rejudge)), command="best-of-n", **settings)
 
 
 @command(app, "verify", JobOptions)
@@ -258,6 +261,11 @@ def _tournament(
     settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed, **_changed(mode)}
     more = {"k": k, "rejudge": rejudge}
     return rank_rows, settings | {name: value for name, value in more.items() if value is not None}
+
+
+def _modes(mode: str, rejudge: int | None) -> tuple[str, ...]:
+    """Those in which a tournament, and its second stage, read pairs."""
+    return (mode,) if rejudge is None else (mode, "full")
 
 
 def _changed(mode: str) -> dict[str, str]:

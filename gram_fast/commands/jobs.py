@@ -18,6 +18,7 @@ from gram_fast.commands.chunks import CHARACTERS, chunks, score_chunk
 from gram_fast.commands.output import Output, id_key
 from gram_fast.comparing.comparer import Comparer
 from gram_fast.comparing.costs import costs
+from gram_fast.comparing.modes import in_mode
 from gram_fast.errors import GramFastError, InputError
 from gram_fast.ranking.tournament import Strategy
 from gram_fast.rows.ahead import ReadAhead
@@ -91,6 +92,13 @@ class Job:
     """What prompt and responses are called in messages and flags."""
     places: int | None = None
     """Places of a ranking that are decided, and shown in a table; None for all."""
+    modes: tuple[str, ...] = ("full",)
+    """Modes in which pairs are read."""
+
+    def check_judge(self, comparer: Comparer) -> None:
+        """Raises errors like `in_mode` on a judge that does not have the job's modes, which is no row's fault."""
+        for mode in self.modes:
+            in_mode(comparer, mode)
 
 
 Write = Callable[[JobRow, Any, int], None]

@@ -48,6 +48,7 @@ class Judge:
         """Loads the judge -> its tokens at once and what its answers depend on, or an error; and warnings."""
         try:
             self._comparer, recorded = self._options.load_comparer(self._job.strategy.verifies)
+            self._job.check_judge(self._comparer)
         except GramFastError as error:
             return error, self._said.taken()
         return (self._comparer.tokens_at_once, recorded), self._said.taken()

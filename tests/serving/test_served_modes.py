@@ -123,3 +123,13 @@ def test_commands_have_modes(checkpoint, here, tmp_path):
     assert "mode was 'factored', now there is none" in str(ran.exception)
     for wrong, message in ((["--mode", "half"], "mode: expected full or factored"), (["--rejudge", "3"], "rejudge")):
         assert message in str(CliRunner().invoke(app, ["best-of-n", *common[:4], *wrong]).exception)
+
+
+def test_a_command_whose_judge_has_not_the_mode_blames_no_row(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"id": "a", "prompt": PROMPT, "responses": RESPONSES[:2]}) + "\n")
+    judge = write_judge(tmp_path / "judge")
+    common = ["-m", str(judge), "-i", str(rows), "-o", str(tmp_path / "out.jsonl"), "--device", "cpu", "--skip-bad"]
+    for command in ("compare", "rank", "best-of-n"):
+        ran = CliRunner().invoke(app, [command, *common, "--mode", "factored"])
+        assert str(ran.exception).startswith("mode 'factored': this judge was trained in mode 'full' alone")
