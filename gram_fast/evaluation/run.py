@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from gram_fast.commands.chunks import CHARACTERS, chunks, score_chunk
 from gram_fast.commands.output import Output, id_key
+from gram_fast.comparing.modes import in_mode
 from gram_fast.errors import GramFastError
 from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, VOTE_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
@@ -32,7 +33,9 @@ def score_pairs(
 
     A row has `pair_number` (from 1), the fields of the pair, its scores and `run`, the settings that the output
     records. The error of a pair that cannot be scored goes to `on_bad`, which raises to stop or returns to skip it.
+    Raises InputError on a judge that was not trained in mode "full".
     """
+    in_mode(judge.comparer, "full")
     pending = [(number, pair) for number, pair in enumerate(pairs, 1) if id_key(number) not in output.done]
     written = 0
     with tqdm(total=len(pairs), initial=len(pairs) - len(pending), unit="pair", disable=None) as bar:

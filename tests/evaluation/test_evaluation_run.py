@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -128,6 +129,12 @@ def scored(judge, rows, tmp_path, on_bad):
 
 def refuse(error):
     raise error
+
+
+def test_a_judge_that_does_not_read_pairs_in_full_is_refused(tmp_path):
+    judge = PairwiseJudge(replace(tiny_judge().comparer, modes=("factored",)))
+    with pytest.raises(InputError, match="trained in mode 'factored' alone"):
+        scored(judge, ROWS, tmp_path, refuse)
 
 
 def test_rows_of_a_judge_that_reasons_have_what_it_wrote(tmp_path):
