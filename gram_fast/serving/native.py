@@ -114,7 +114,8 @@ async def compare(service: Service, request: Request, asked: CompareAsked) -> di
 async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str, Any]:
     """Answers with a Ranking."""
     service.check_model(asked.model)
-    await service.check_work([len(asked.responses)], "responses", asked.strategy, asked.k, asked.orders)
+    size = len(asked.responses)
+    await service.check_work([size], "responses", asked.strategy, asked.k, asked.orders, asked.rejudge)
     settings = asked.model_dump(exclude={"model", "timeout", "prompt", "responses"})
     result = await service.judged(
         request, lambda: service.judge.rank(asked.prompt, asked.responses, **settings), asked.timeout
@@ -125,7 +126,8 @@ async def rank(service: Service, request: Request, asked: RankAsked) -> dict[str
 async def best_of_n(service: Service, request: Request, asked: BestAsked) -> dict[str, Any]:
     """Answers with a Selection."""
     service.check_model(asked.model)
-    await service.check_work([len(asked.responses)], "responses", asked.strategy, None, asked.orders)
+    size = len(asked.responses)
+    await service.check_work([size], "responses", asked.strategy, None, asked.orders, asked.rejudge)
     settings = asked.model_dump(exclude={"model", "timeout", "prompt", "responses"})
     result = await service.judged(
         request, lambda: service.judge.best_of_n(asked.prompt, asked.responses, **settings), asked.timeout

@@ -81,11 +81,14 @@ class Service:
                 "strategy",
             )
 
-    async def check_work(self, sizes: Sequence[int], name: str, strategy: str, k: int | None, orders: str) -> None:
+    async def check_work(
+        self, sizes: Sequence[int], name: str, strategy: str, k: int | None, orders: str, rejudge: int | None = None
+    ) -> None:
         """Raises RefusedError on groups of more responses or comparisons than a request may have.
 
         `sizes`: responses of each group; `name`: their field. `knockouts` plays `k` brackets, however few pairs are
-        left that are new. Raises InputError on a strategy that is none.
+        left that are new. `rejudge`: candidates that are compared again, all with each other. Raises InputError on a
+        strategy that is none.
         """
         self.check_items(sum(max(size, 1) for size in sizes), name)  # groups of nothing are some work, too
         if k is not None and k > self.limits.max_items:
@@ -94,8 +97,12 @@ class Service:
         if strategy == "knockouts" and k is not None:
             self.check_comparisons(sum(k * (size - 1) for size in sizes) * num_orders)
 
+        def again(size: int) -> int:
+            best = min(size, rejudge or 0)
+            return best * (best - 1) // 2
+
         def count(sizes: Sequence[int]) -> int:
-            pairs = {size: found.num_pairs(size) for size in set(sizes) if size > 1}
+            pairs = {size: found.num_pairs(size) + again(size) for size in set(sizes) if size > 1}
             return sum(pairs.get(size, 0) for size in sizes)
 
         is_large = max(sizes, default=0) > _MANY

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from gram_fast import InputError, PairwiseJudge, from_server
 from gram_fast.cli import app
 from gram_fast.serving.app import make_app
+from gram_fast.serving.limits import Limits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,6 +89,17 @@ def test_calls_in_each_mode_are_counted(checkpoint, mode):
         text = client.get("/metrics").text
     assert f"gram_fast_comparisons_total {stats['comparisons']:.1f}" in text
     assert f'gram_fast_tokens_total{{kind="computed"}} {stats["tokens_computed"]:.1f}' in text
+
+
+def test_what_is_judged_again_counts_within_the_limit_of_comparisons(checkpoint):
+    limits = Limits(max_comparisons=16)
+    with in_process(make_app(PairwiseJudge.from_pretrained(checkpoint), limits=limits)) as client:
+        asked = {"prompt": PROMPT, "responses": RESPONSES, "strategy": "knockout", "mode": "factored"}
+        for path in ("/v1/rank", "/v1/best_of_n"):
+            assert client.post(path, json={**asked, "rejudge": 3}).status_code == 200
+            answer = client.post(path, json={**asked, "rejudge": 4})
+            assert answer.status_code == 400
+            assert "at most 16 comparisons, got 22" in answer.text
 
 
 def test_calls_in_both_modes_advance_together(checkpoint, here):
