@@ -149,6 +149,8 @@ int32_t TokenTree::add_verdict(const int32_t* segments, int64_t count) {
   prefixes_[prefix] = end_node_at(prefixes_[prefix]);
   const int64_t shared = prefixes_[prefix].depth;
   const int32_t ends[] = {longer_prefix(prefix, first, false, true), longer_prefix(prefix, second, true, true)};
+  // A path that was the beginning of a sequence may end within a node.
+  for (int32_t end : ends) prefixes_[end] = end_node_at(prefixes_[end]);
   leaves_.push_back({.first = prefixes_[ends[0]], .second = prefixes_[ends[1]], .shared = shared, .tail = tail});
   return static_cast<int32_t>(leaves_.size()) - 1;
 }

@@ -25,7 +25,7 @@ from gram_fast.scoring.engine import Engine
 from gram_fast.scoring.request import ScoringRequest
 from gram_fast.scoring.runner import Runner
 from gram_fast.scoring.surroundings import sheltered
-from gram_fast.text.encoded import EncodedRound, EncodedTexts, Presentation, check_factored
+from gram_fast.text.encoded import MOVES_A_CUT, EncodedRound, EncodedTexts, Presentation, check_factored
 from gram_fast.text.group import Group
 from gram_fast.text.tokens import PairTokenizer
 
@@ -188,13 +188,28 @@ class LabelComparer:
             return endless
         if self.tokenizer.num_ids > self.runner.num_embeddings and (strange := self.strange(groups)):
             return strange
-        encoded = self._encoded(groups)
+        try:
+            encoded = self._encoded(groups)
+        except InputError as error:
+            if error.reasons:
+                return dict(error.reasons)
+            raise
         shown = [self.shown(of_group, orders) for of_group in pairs]
         return self.too_long(groups, shown, [encoded.lengths(g, of_group) for g, of_group in enumerate(shown)])
 
     def _encoded(self, groups: Sequence[Group]) -> EncodedTexts:
+        """The texts as token ids. Raises InputError that names texts which a factored judge cannot read."""
         prompts, texts = [group.prompt for group in groups], [group.texts for group in groups]
-        return EncodedTexts.of(self.tokenizer, prompts, texts, is_factored=self.mode == "factored")
+        try:
+            return EncodedTexts.of(self.tokenizer, prompts, texts, is_factored=self.mode == "factored")
+        except InputError as error:
+            reasons = {
+                name: f"the text {MOVES_A_CUT}"
+                for group in groups
+                for name, text in group.named_texts.items()
+                if self.tokenizer.moves_a_cut(text, name == group.prompt_name)
+            }
+            raise InputError.of(reasons) if reasons else error from None
 
     def shown(self, pairs: Pairs, orders: Orders) -> Pairs:
         """Presentations of pairs of a group [P, 2], in each order -> texts in slots A and B, or those of a verifier."""

@@ -78,10 +78,7 @@ class EncodedTexts:
         composed = _composed(whole, tokenizer.frames)
         if composed is None or not composed._is_exact_on_a_sample():
             if is_factored:
-                raise InputError(
-                    "a text of this request moves a cut that was held for safe: expected texts whose tokens end with "
-                    "them, for a judge that reads each response by itself"
-                )
+                raise InputError(f"a text of this request {MOVES_A_CUT}")
             warnings.warn(
                 "a text of this request moves a cut that was held for safe: its pairs are tokenized whole", stacklevel=2
             )
@@ -141,6 +138,13 @@ class EncodedTexts:
         slots = self.tokenizer.text.slots
         places = map(slot_names(slots).index, slots)
         return list(zip(self.numbers, places, strict=True))
+
+
+MOVES_A_CUT = (
+    "moves a cut that was held for safe: expected texts whose tokens end with them, for a judge that reads each "
+    "response by itself"
+)
+"""What is wrong with a text that a factored judge cannot read."""
 
 
 def check_factored(tokenizer: PairTokenizer) -> None:

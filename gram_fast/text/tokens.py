@@ -189,6 +189,11 @@ class PairTokenizer:
         cut = [frame.cut(ids) for ids in self._encode([frame.left + text + frame.right for text in distinct])]
         return None if any(ids is None for ids in cut) else dict(zip(distinct, cut, strict=True))  # type: ignore[arg-type]
 
+    def moves_a_cut(self, text: str, is_prompt: bool) -> bool:
+        """Whether a prompt or response changes the tokens beyond a cut, wherever the template shows it."""
+        frames = zip(self.frames or (), self.text.slots, strict=True)
+        return any(self.pieces(f, [text]) is None for f, slot in frames if (slot == "input") == is_prompt)
+
     def _encode(self, texts: list[str]) -> list[Ids]:
         with tokenizer_errors("read text"):
             encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)

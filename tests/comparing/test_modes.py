@@ -13,6 +13,7 @@ from gram_fast.comparing.replicas import Replicas
 from gram_fast.errors import InputError, UnsupportedModelError
 from gram_fast.judge import PairwiseJudge
 from gram_fast.text.encoded import EncodedTexts
+from gram_fast.text.tokens import PairTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -210,3 +211,23 @@ def test_models_that_do_not_read_whole_paths_refuse(config):
     judge = in_both_modes(PairwiseJudge.from_model(model, tokenizer))
     with pytest.raises(UnsupportedModelError, match="whose layers all attend to everything before a token"):
         judge.rank(PROMPT, RESPONSES, mode="factored")
+
+
+def test_a_text_that_moves_a_cut_is_named_and_left_out(monkeypatch):
+    """No tokenizer is known to do that: as if each text with "odd" in it merged with what stands beside it."""
+    judge = in_both_modes(tiny_judge())
+    pieces = PairTokenizer.pieces
+
+    def merging(self, frame, texts):
+        texts = list(texts)
+        return None if any("odd" in text for text in texts) else pieces(self, frame, texts)
+
+    monkeypatch.setattr(PairTokenizer, "pieces", merging)
+    responses = [*RESPONSES[:2], "an odd one", "fine"]
+    with pytest.raises(InputError, match=r"^responses\[2\]: the text moves a cut"):
+        judge.rank(PROMPT, responses, mode="factored")
+    ranking = judge.rank(PROMPT, responses, mode="factored", on_error="none")
+    assert ranking.errors.keys() == {"responses[2]"}
+    assert ranking.scores[2] is None
+    with pytest.raises(InputError, match=r"^prompt: the text moves a cut"):
+        judge.rank("an odd prompt", responses[:2], mode="factored")

@@ -152,3 +152,12 @@ def test_what_cannot_be_planned_is_refused():
         plan_round(tree, long, budget=8, keep_limit=0, more_rounds=False)
     with pytest.raises(ValueError, match="expected verdicts"):
         tree.verdicts_of_plan(tree.add_sequences([[0]], 0), slots=9, tokens=9)
+
+
+def test_paths_that_were_beginnings_of_sequences_end_where_they_end():
+    tree = TokenTree([])
+    a, b, c, d = (tree.add_segment([token]) for token in (1, 2, 3, 4))
+    tree.add_sequences([[a, b, c]], 0)
+    [packed] = plan_round(tree, tree.add_verdicts([[a, b, c, d]]), budget=9, keep_limit=0, more_rounds=False).passes
+    assert packed.input_ids.tolist() == [1, 2, 3, 4]
+    assert packed.position_ids.tolist() == [0, 1, 1, 2]
