@@ -17,6 +17,7 @@
 #include "tables/layout.h"
 #include "tables/leaf_items.h"
 #include "tables/span_tables.h"
+#include "tree/next_leaves.h"
 #include "tree/token_tree.h"
 #include "tree/tree_plan.h"
 

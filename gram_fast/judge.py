@@ -14,11 +14,11 @@ from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.models.options import JudgeOptions
 from gram_fast.ranking.packed import DUEL, compare_groups, no_ranking, rank_groups, select, verify_groups
-from gram_fast.ranking.play import play, unfit
+from gram_fast.ranking.play import fitting, play
 from gram_fast.ranking.rejudging import second_stage
 from gram_fast.ranking.rewards import Duplicates, RewardsName, find_rule, reward_groups
 from gram_fast.ranking.scores import ScoresName, find_scores
-from gram_fast.ranking.tournament import BOTH_WAYS, Strategy, StrategyName, find_strategy, warn_of_all_pairs
+from gram_fast.ranking.tournament import BOTH_WAYS, StrategyName, find_strategy, warn_of_all_pairs
 from gram_fast.results import (
     Comparison,
     Comparisons,
@@ -30,7 +30,6 @@ from gram_fast.results import (
     Verification,
 )
 from gram_fast.text.arguments import OnError, read_groups, read_pairs, read_responses
-from gram_fast.text.batch import Batch
 from gram_fast.text.group import Group, Names
 from gram_fast.text.messages import Prompt
 
@@ -239,7 +238,7 @@ class PairwiseJudge:
         """
         comparer = in_mode(self.comparer, mode)
         batch = read_pairs(prompts, pairs, on_error, self.include_reasoning)
-        batch = _fitting(batch, comparer, on_error, DUEL, orders)
+        batch = fitting(batch, comparer, on_error, DUEL, orders)
         found = compare_groups(batch.groups, comparer, orders)
         stats = found[0].stats if found else Stats(comparisons=0, seconds=0.0)
         return Comparisons(batch.restored(found, lambda size: None), errors=batch.errors, stats=stats)
@@ -311,9 +310,9 @@ class PairwiseJudge:
         found, score = find_strategy(strategy, k), find_scores(scores, strategy)
         comparer, second = in_mode(self.comparer, mode), second_stage(self.comparer, mode, rejudge)
         batch = read_responses(prompt, responses, on_error, self.include_reasoning)
-        batch = _fitting(batch, comparer, on_error, found, orders, seed)
+        batch = fitting(batch, comparer, on_error, found, orders, seed)
         if second is not None:  # compares any two, also those that the strategy keeps apart
-            batch = _fitting(batch, second.comparer, on_error, find_strategy("round_robin"), orders)
+            batch = fitting(batch, second.comparer, on_error, find_strategy("round_robin"), orders)
         if mode == "full":
             warn_of_all_pairs(strategy, [len(group.texts) for group in batch.groups])
         rankings = rank_groups(batch.groups, comparer, found, score, orders, seed, second)
@@ -389,14 +388,7 @@ class PairwiseJudge:
         rule = find_rule(strategy, scores, k, duplicates, references is not None)
         batch = read_groups(prompts, groups, references, on_error, self.include_reasoning)
         comparer = in_mode(self.comparer, mode)
-        batch = _fitting(batch, comparer, on_error, rule.strategy, orders, seed)
+        batch = fitting(batch, comparer, on_error, rule.strategy, orders, seed)
         if references is None and mode == "full":
             warn_of_all_pairs(strategy or "round_robin", [len(group.texts) for group in batch.groups])
         return reward_groups(batch, comparer, rule, orders, seed)
-
-
-def _fitting(
-    batch: Batch, comparer: Comparer, on_error: OnError, strategy: Strategy, orders: Orders, seed: int = 0
-) -> Batch:
-    """Leaves out what cannot be compared; with "raise", the call itself finds it."""
-    return batch.without(unfit(batch.groups, strategy, comparer, orders, seed)) if on_error == "none" else batch

@@ -12,6 +12,8 @@ from gram_fast.comparing.orders import Orders, check_orders
 from gram_fast.errors import InputError, shown_value
 from gram_fast.ranking.tournament import Round, Strategy, Tournament
 from gram_fast.results import Preference, Stats
+from gram_fast.text.arguments import OnError
+from gram_fast.text.batch import Batch
 from gram_fast.text.group import Group
 
 
@@ -57,6 +59,13 @@ def play(
         [match.met for match in matches],
         stats,
     )
+
+
+def fitting(
+    batch: Batch, comparer: Comparer, on_error: OnError, strategy: Strategy, orders: Orders, seed: int = 0
+) -> Batch:
+    """Leaves out of a batch what cannot be compared; with `on_error="raise"`, the call itself finds it."""
+    return batch.without(unfit(batch.groups, strategy, comparer, orders, seed)) if on_error == "none" else batch
 
 
 def unfit(
