@@ -139,15 +139,15 @@ def test_replicas_answer_as_one(judge):
 
 
 def test_many_candidates_in_bounded_memory():
-    judge = in_both_modes(tiny_judge(max_batch_tokens=256))
+    judge = in_both_modes(tiny_judge(max_batch_tokens=1024))
     engine = judge.comparer.engine
-    engine.keep_limit = 2000
-    responses = [f"Answer {n}, which is {n % 7}." for n in range(300)]
+    engine.keep_limit = 4000
+    responses = [f"Answer {n}, which is {n % 7}." for n in range(1000)]
     ranking = judge.rank(PROMPT, responses, "opponents", k=20, mode="factored")
-    assert len(ranking.comparisons) == 300 * 20 // 2
+    assert len(ranking.comparisons) == 1000 * 20 // 2
     pieces = EncodedTexts.of(judge.comparer.tokenizer, [PROMPT], [responses], is_factored=True).pieces
     # Encodings have slots side by side: between those that stay, some are too few for another one.
-    assert engine.num_slots <= 256 + 1.5 * 2000 < 0.35 * sum(map(len, pieces))
+    assert engine.num_slots <= 1024 + 1.5 * 4000 < 0.3 * sum(map(len, pieces))
     few = judge.rank(PROMPT, responses[:4], mode="factored")
     for c in few.comparisons[:3]:
         alone = judge.compare(PROMPT, responses[c.i], responses[c.j], mode="factored")
