@@ -231,10 +231,10 @@ def test_texts_that_cannot_be_cut_go_with_their_like(judge, monkeypatch):
     own = EncodedTexts.of
     whole = f"{RESPONSES[2]} 2", f"{RESPONSES[3]} 3"
 
-    def of(tokenizer: Any, prompts: Any, groups: Any) -> EncodedTexts:
+    def of(tokenizer: Any, prompts: Any, groups: Any, **more: Any) -> EncodedTexts:
         if groups[0][0] in whole:
             return EncodedTexts(tokenizer, prompts, groups, np.empty(0, np.int32), (), ())
-        return own(tokenizer, prompts, groups)
+        return own(tokenizer, prompts, groups, **more)
 
     monkeypatch.setattr(EncodedTexts, "of", of)
     passes = Passes(judge, monkeypatch)
