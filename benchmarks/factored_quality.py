@@ -147,23 +147,19 @@ def tables(found: dict[str, Any]) -> list[Table]:
         for arm, modes in ARMS.items():
             for mode in modes:
                 of_mode = [seed[test][mode] for seed in found[arm]]
-                names = ("accuracy", "consistency", "calibration_error")
-                pairs.add_row(test, arm, mode, *(of_seeds([one[name] for one in of_mode]) for name in names))
+                measures = ("accuracy", "consistency", "calibration_error")
+                pairs.add_row(test, arm, mode, *(of_seeds([one[name] for one in of_mode]) for name in measures))
     groups = Table(title="groups, in percent")
-    for name in found["both"][0]["groups"]:
+    names = list(found["both"][0]["groups"])
+    for name in names:
         groups.add_column(name.replace("_", " "))
-    groups.add_row(*(of_seeds([seed["groups"][name] for seed in found["both"]]) for name in groups_names(found)))
+    groups.add_row(*(of_seeds([seed["groups"][name] for seed in found["both"]]) for name in names))
     kinds = Table(title="accuracy where mode factored loses most, in percent")
     for column in ("test", "kind", "full", "factored"):
         kinds.add_column(column)
     for _, test, kind, full, factored in sorted(losses(found))[:_NAMED]:
         kinds.add_row(test, kind, f"{100 * full:.0f}", f"{100 * factored:.0f}")
     return [pairs, groups, kinds]
-
-
-def groups_names(found: dict[str, Any]) -> list[str]:
-    """Names of what is measured on groups."""
-    return list(found["both"][0]["groups"])
 
 
 def losses(found: dict[str, Any]) -> list[tuple[float, str, str, float, float]]:

@@ -89,7 +89,7 @@ class LabelComparer:
                     f"mode 'factored': expected a model whose layers all attend to everything before a token, "
                     f"{type(self.runner.model).__name__} has others"
                 )
-        return replace(self, mode=mode)
+        return self if mode == self.mode else replace(self, mode=mode)
 
     def __repr__(self) -> str:
         runner, template = self.runner, self.tokenizer.template

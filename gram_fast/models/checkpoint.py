@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _RECORD = "gram_fast"
 # Beside an adapter, the same record.
 _RECORD_FILE = "gram_fast.json"
+
 ADAPT = "gram-fast train finetune factored model_name_or_path=CHECKPOINT"
 """Command that adapts a judge to read each response by itself."""
 

@@ -32,6 +32,7 @@ CPU_BUDGET = 1024
 """Most tokens of a pass on a CPU, by default: activations stay near the caches."""
 # Memory of a pass on a GPU.
 _PASS_BYTES = 4 * 2**30
+# More tokens than any plan has.
 _ANY = 2**62
 # Fewer tokens per pass would not help against running out of memory.
 _SMALLEST_BUDGET = 16

@@ -17,6 +17,13 @@ from gram_fast import ops
 from gram_fast.scoring.tree import TokenTree, TreePass, plan_round
 from helpers.exactness import Order, assert_no_further, orders_of_summation
 
+BACKENDS_HERE = [
+    "reference",
+    "cascade",
+    "extension",
+    pytest.param("triton", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")),
+]
+"""Backends of tree attention that run on a CPU, as parameters of a test."""
 Tables = tuple[Tensor, Tensor, Tensor]  # spans [N, 2], range_offsets [N + 1], ranges [R, 2]
 Inputs = tuple[Tensor, Tensor, Tensor]  # q [T, H, E], k [S, K, E], v [S, K, E]
 Ranges = Sequence[tuple[int, int]]

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-import torch
+from helpers.attention import BACKENDS_HERE
 from helpers.dense import dense_runner, save_in_shards
 from helpers.factored import plain_factored
 from helpers.small_models import CONFIGS, LABELS, VOCAB, tiny_model, tiny_runner
@@ -72,15 +72,7 @@ def random_verdicts(seed, count):
     return segments, list(dict.fromkeys(chosen))
 
 
-@pytest.mark.parametrize(
-    "attention",
-    [
-        "reference",
-        "cascade",
-        "extension",
-        pytest.param("triton", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")),
-    ],
-)
+@pytest.mark.parametrize("attention", BACKENDS_HERE)
 def test_attention_backends_agree(attention):
     model = tiny_model("qwen3")
     segments, asked = random_verdicts(0, 6)

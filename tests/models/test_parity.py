@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.attention import BACKENDS_HERE
 from helpers.forests import forests
 from helpers.small_models import CONFIGS, KINDS, LABELS, VOCAB, plain, score, tiny_model, tiny_runner
 from hypothesis import given, settings
@@ -40,15 +41,7 @@ def test_the_logits_are_large_enough_to_tell_wrong_attention():
         assert np.abs(full - cut).max() > 0.01
 
 
-@pytest.mark.parametrize(
-    "attention",
-    [
-        "reference",
-        "cascade",
-        "extension",
-        pytest.param("triton", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter")),
-    ],
-)
+@pytest.mark.parametrize("attention", BACKENDS_HERE)
 def test_attention_backends_agree(attention):
     runner = TransformersRunner(tiny_model("qwen3"), LABELS, attention)
     rounds = [[[[1, 2, 3], [4, 5], [6]], [[1, 2, 3], [4, 9], [6, 8]], [[1, 2], [3], [6]]]]
