@@ -91,14 +91,26 @@ def calibration_error(p_chosen: np.ndarray) -> float:
 
 def on_groups(judge: PairwiseJudge, groups: Sequence[tuple[str, Sequence[str]]]) -> dict[str, float]:
     """Ranks groups, whose first candidate is right, in both modes -> shares and Kendall's tau, means over groups."""
-    rows = []
-    for prompt, candidates in groups:
-        full, factored = (judge.rank(prompt, candidates, mode=mode).order for mode in ARMS["both"])
-        again = judge.rank(prompt, candidates, mode="factored", rejudge=REJUDGED).order
-        tau = float(kendalltau(np.argsort(full), np.argsort(factored)).statistic)
-        rows.append((full[0] == 0, factored[0] == 0, again[0] == 0, full[0] == factored[0], full[0] == again[0], tau))
-    names = ("full_right", "factored_right", "rejudged_right", "same_first", "same_first_rejudged", "tau")
-    return {name: mean(map(float, column)) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    found = [orders(judge, prompt, candidates) for prompt, candidates in groups]
+    names = ("full_right", "factored_right", "rejudged_right")
+    firsts = ([float(order[0] == 0) for order in column] for column in zip(*found, strict=True))
+    return {**dict(zip(names, map(mean, firsts), strict=True)), **between_modes(found)}
+
+
+def orders(judge: PairwiseJudge, prompt: str, candidates: Sequence[str]) -> list[tuple[int, ...]]:
+    """Ranks candidates -> their orders in mode full, in mode factored, and there with the best judged again in full."""
+    found = [judge.rank(prompt, candidates, mode=mode).order for mode in ARMS["both"]]
+    return [*found, judge.rank(prompt, candidates, mode="factored", rejudge=REJUDGED).order]
+
+
+def between_modes(groups: Sequence[Sequence[Sequence[int]]]) -> dict[str, float]:
+    """Of the orders of each group, how often mode full has the same first as the others, and Kendall's tau."""
+    taus = [float(kendalltau(np.argsort(full), np.argsort(factored)).statistic) for full, factored, _ in groups]
+    return {
+        "same_first": mean(float(full[0] == factored[0]) for full, factored, _ in groups),
+        "same_first_rejudged": mean(float(full[0] == again[0]) for full, _, again in groups),
+        "tau": mean(taus),
+    }
 
 
 def groups_of(n: int) -> list[tuple[str, list[str]]]:

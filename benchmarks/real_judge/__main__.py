@@ -5,9 +5,10 @@
 
 SmolLM2-135M-Instruct (or --base) is tested as it is, and trained by `gram-fast train` in stage 2 alone, in stage 2
 after stage 1 and with a scalar head, on nested subsets of GPT-4's verdicts on AlpacaEval's answers, with and without
-label smoothing. Each judge is tested on pairs of other prompts, RM-Bench (chat) and JudgeBench: accuracy, calibration,
-the same winner in both orders, and how often the longer response wins. benchmarks/real_judge/inputs.py says what SOURCE
-holds, trials.py what is tried on which device.
+label smoothing, and with each pair in mode "full" or "factored". Each judge is tested on pairs of other prompts,
+RM-Bench (chat) and JudgeBench: accuracy, calibration, the same winner in both orders, and how often the longer response
+wins; one of both modes in each, and with rankings. benchmarks/real_judge/inputs.py says what SOURCE holds, trials.py
+what is tried on which device.
 
 A run ends within --minutes: it starts what fits by the speeds that it measured, and a trial that does not fit gets half
 or a quarter of its pairs. Every finished trial is a line of FOLDER/records.jsonl; the command, repeated, goes on where

@@ -38,6 +38,8 @@ from gram_fast.training.data.records import PairRecord
 
 Row = dict[str, Any]
 FILES = {"rmbench": "rmbench_chat.json", "judgebench": "judgebench_gpt.json"}
+CANDIDATES = 8
+"""Answers of a group that is ranked."""
 _CHUNK = 64
 
 
@@ -55,6 +57,8 @@ class Sizes:
     """Longest sequence in training."""
     max_test_tokens: int
     """Longest presentation in a test."""
+    groups: int = 20
+    """Most prompts of the development set whose answers are ranked by judges of both modes."""
     preset: str = "short"
     seed: int = 0
 
@@ -91,7 +95,14 @@ class Inputs:
 
     def test(self, name: str) -> list[Row]:
         """The pairs of a test set: prompt, chosen, rejected, and the place in the benchmark."""
-        return [json.loads(line) for line in (self.folder / f"test-{name}.jsonl").read_text("utf-8").splitlines()]
+        return self._rows(f"test-{name}")
+
+    def groups(self) -> list[Row]:
+        """The groups that are ranked: prompt and candidates, which have no labels."""
+        return self._rows("groups")
+
+    def _rows(self, name: str) -> list[Row]:
+        return [json.loads(line) for line in (self.folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
 def prepare(folder: Path, source: Path, base: Path | None, sizes: Sizes) -> Inputs:
@@ -126,6 +137,8 @@ def prepare(folder: Path, source: Path, base: Path | None, sizes: Sizes) -> Inpu
         rows = [row for item in items for row in item]
         _write(folder / f"test-{name}.jsonl", rows)
         tests[name] = {"items": len(items), "pairs": len(rows), "tokens": int(counter.lengths("finetune", rows).sum())}
+    groups = counter.groups(answers(source, "dev"), sizes.max_test_tokens, rng)
+    _write(folder / "groups.jsonl", islice(groups, sizes.groups))
     described = {
         **asdict(sizes),
         "asked": asdict(sizes),
@@ -170,6 +183,16 @@ class TokenCounter:
         """Takes the first `most` items of which every pair fits."""
         fitting = (item for item in items if self.lengths("finetune", item).max() <= max_tokens)
         return list(islice(fitting, most))
+
+    def groups(self, prompts: Sequence[Row], max_tokens: int, rng: random.Random) -> Iterator[Row]:
+        """Draws CANDIDATES answers of each prompt that has so many of which any two fit."""
+        for row in prompts:
+            texts = sorted(set(row["responses"].values()))
+            twice = [{"prompt": row["prompt"], "responses": (text, text)} for text in texts]
+            longest = self.lengths("finetune", twice).max(axis=1)
+            fitting = [text for text, length in zip(texts, longest, strict=True) if length <= max_tokens]
+            if len(fitting) >= CANDIDATES:
+                yield {"prompt": row["prompt"], "candidates": rng.sample(fitting, CANDIDATES)}
 
 
 def answers(source: Path, split: str) -> list[Row]:

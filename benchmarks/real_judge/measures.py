@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from gram_fast.evaluation import rmbench
 from gram_fast.evaluation.calibration import calibration
-from gram_fast.evaluation.rows import Result, accuracy, split_items
+from gram_fast.evaluation.rows import Result, accuracy, mean, split_items
 
 _LEAST = 1e-12
 
@@ -33,3 +35,20 @@ def measure(results: Sequence[Result]) -> dict[str, float | int | None]:
         levels = rmbench.definitions(results)[0].values
         values |= {level: levels[level] for level in ("easy", "normal", "hard")}
     return values
+
+
+def compare_modes(full: Sequence[Result], factored: Sequence[Result]) -> dict[str, dict[str, float | None]]:
+    """Compares what the modes say of the same pairs: of all, and of the halves whose texts are shorter and longer.
+
+    Of each the accuracies, and how often the winner (of the mean over both orders) is the same.
+    """
+    characters = [sum(len(one.fields[key]) for key in ("chosen", "rejected")) for one in full]
+    by_length = np.argsort(characters, kind="stable")
+    middle = len(full) // 2
+    parts = {"all": by_length, "shorter": by_length[:middle], "longer": by_length[middle:]}
+    return {name: _agreement([full[n] for n in part], [factored[n] for n in part]) for name, part in parts.items()}
+
+
+def _agreement(full: Sequence[Result], factored: Sequence[Result]) -> dict[str, float | None]:
+    same = (float(one.correct == other.correct) for one, other in zip(full, factored, strict=True))
+    return {"full": accuracy(full), "factored": accuracy(factored), "same_winner": mean(same)}

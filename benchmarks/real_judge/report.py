@@ -27,7 +27,8 @@ def tables(records: Sequence[Record]) -> str:
     """Renders a Markdown table of each test set, and one of the training runs."""
     tested = [record for record in records if record["tests"]]
     parts = [_table_of(name, tested) for name in TITLES if any(name in record["tests"] for record in tested)]
-    return "\n\n".join([*parts, _training(records)])
+    both = [record for record in tested if record["factored"]]
+    return "\n\n".join([*parts, *([_modes(both), _groups(both)] if both else []), _training(records)])
 
 
 def _table_of(name: str, records: Sequence[Record]) -> str:
@@ -37,10 +38,34 @@ def _table_of(name: str, records: Sequence[Record]) -> str:
     lines = [f"{TITLES[name]}: {first['pairs']} pairs", "", f"| judge | {' | '.join(names)} |"]
     lines.append("|---" * (1 + len(names)) + "|")
     for record in records:
-        values = record["tests"][name]
-        cells = [_number(values[key]) for key in (*_MEASURES, *levels)]
-        cells[0] += f" ± {_standard_error(values):.3f}"
-        lines.append(f"| {_label(record)} | {' | '.join(cells)} |")
+        read = {_label(record): record["tests"]}
+        if record["factored"]:
+            read[f"{_label(record)}, read factored"] = record["factored"]["tests"]
+        for label, tests in read.items():
+            values = tests[name]
+            cells = [_number(values[key]) for key in (*_MEASURES, *levels)]
+            cells[0] += f" ± {_standard_error(values):.3f}"
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _modes(records: Sequence[Record]) -> str:
+    """Renders where the modes of judges of both differ, in all pairs and in the shorter and longer half of them."""
+    lines = ["| judge | test | pairs | full | factored | same winner |", "|---" * 6 + "|"]
+    for record in records:
+        for name, parts in record["factored"]["agreement"].items():
+            for part, values in parts.items():
+                cells = [_number(values[key]) for key in ("full", "factored", "same_winner")]
+                lines.append(f"| {_label(record)} | {TITLES[name]} | {part} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _groups(records: Sequence[Record]) -> str:
+    lines = ["| judge | groups | same first | same first, rejudged | Kendall's tau |", "|---" * 5 + "|"]
+    for record in records:
+        values = record["factored"]["groups"]
+        cells = [_number(values[key]) for key in ("same_first", "same_first_rejudged", "tau")]
+        lines.append(f"| {_label(record)} | {values['count']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -65,7 +90,8 @@ def plot(records: Sequence[Record], path: Path) -> None:
             points = sorted(
                 (record["pairs"], record["tests"][name]["accuracy"], _standard_error(record["tests"][name]))
                 for record in records
-                if record["method"] == method and record["smoothing"] > 0 and name in record["tests"]
+                if record["method"] == method and record["smoothing"] > 0 and not record["both_modes"]
+                if name in record["tests"]
             )
             if points:
                 labels, accuracies, errors = zip(*points, strict=True)
@@ -93,6 +119,7 @@ def _label(record: Record) -> str:
     told += [f"{record['pairs']:,} {'pairs' if record['method'] == 'stage 1' else 'labels'}"] if record["pairs"] else []
     told += [f"{record['epochs']} epochs"] if record["epochs"] > 1 else []
     told += [] if record["smoothing"] else ["no smoothing"]
+    told += ["both modes"] if record["both_modes"] else []
     return ", ".join(told)
 
 

@@ -13,17 +13,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
 
 from benchmarks.environment import environment
+from benchmarks.factored_quality import between_modes
 from benchmarks.real_judge.inputs import Inputs
-from benchmarks.real_judge.measures import measure
+from benchmarks.real_judge.measures import compare_modes, measure
 from benchmarks.real_judge.scoring import Generative, Scalar, result
-from benchmarks.real_judge.speed import Speeds, Work, flops_a_token, keys_of, peak_of, work_of
+from benchmarks.real_judge.speed import Speeds, Work, flops_a_token, keys_of, peak_of, tests_of, work_of
 from benchmarks.real_judge.trials import Plan, Trial, choose, stage_1_of
+from gram_fast.comparing.modes import Mode
 from gram_fast.evaluation.rows import Result
 from gram_fast.training.checkpoints import checkpoints
 from gram_fast.training.config import Stage
@@ -54,6 +56,26 @@ class Trained:
     """Seconds before and after them."""
     loss: float
     """Mean over the run."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a judge said."""
+
+    full: dict[str, list[Result]]
+    """Of each test set, in mode full."""
+    factored: dict[str, list[Result]]
+    """The same in mode factored; empty for judges of mode full alone."""
+    orders: list[list[list[int]]]
+    """Of each group, those of `factored_quality.orders`."""
+
+    def in_both_modes(self) -> dict[str, Any]:
+        """Measures mode factored, and where the modes differ."""
+        return {
+            "tests": {name: measure(results) for name, results in self.factored.items()},
+            "agreement": {name: compare_modes(full, self.factored[name]) for name, full in self.full.items()},
+            "groups": {"count": len(self.orders), **between_modes(self.orders)},
+        }
 
 
 class Runner:
@@ -108,7 +130,7 @@ class Runner:
 
     def _run(self, trial: Trial) -> None:
         folder = self._folder / trial.name
-        trained, tested, took = None, {}, None
+        trained, tested, took = None, Tested({}, {}, []), None
         if trial.stage:
             trained = self._train(trial, trial.stage, folder)
         if trial.is_tested:
@@ -121,7 +143,8 @@ class Runner:
             "unlabeled": start.pairs if start else 0,
             "training": trained,
             "test_seconds": took,
-            "tests": {name: measure(results) for name, results in tested.items()},
+            "tests": {name: measure(results) for name, results in tested.full.items()},
+            "factored": tested.in_both_modes() if trial.both_modes else None,
             "inputs": self._inputs.described,
             "keys": keys_of(trial.stage, self._plan) if trial.stage else None,
             "judge": self._plan.judge,
@@ -145,10 +168,12 @@ class Runner:
                     "model_name_or_path": str(base), "max_samples": trial.pairs, "seed": trial.seed,
                     "label_smoothing": trial.smoothing, "num_train_epochs": trial.epochs, "save_strategy": "steps",
                     "save_steps": max(1, round(_BETWEEN_CHECKPOINTS / step)),
+                    **({"mode": "both"} if trial.both_modes else {}),
                 },
             )  # fmt: skip
             speed = trained.tokens / trained.seconds
-            self._speeds.keep(stage, tokens_a_second=speed, start=trained.start)
+            if speed:  # none where all steps had been done before, and only the model was missing
+                self._speeds.keep(stage, tokens_a_second=speed, start=trained.start)
             peak = peak_of(self._environment["device"])
             flops = flops_a_token(stage, self._inputs.config, self._inputs.lengths(stage)[: trial.pairs])
             share = speed * flops / peak if peak and "lora" not in self._plan.keys else None
@@ -191,33 +216,53 @@ class Runner:
         seconds = logged["train_runtime"]
         return Trained(work.tokens, seconds, time.monotonic() - began - seconds, logged["train_loss"])
 
-    def _test(self, trial: Trial, model: Path, folder: Path) -> dict[str, list[Result]]:
-        """Scores all test sets that are not scored yet."""
+    def _test(self, trial: Trial, model: Path, folder: Path) -> "Tested":
+        """Scores all test sets that are not scored yet, those of both modes in each, and ranks the groups in both."""
         folder.mkdir(exist_ok=True)
         names = list(self._inputs.described["tests"])
-        missing = [name for name in names if not (folder / f"scores-{name}.json").exists()]
-        if missing:
+        modes: tuple[Mode, ...] = get_args(Mode) if trial.both_modes else ("full",)
+        files = {(mode, name): folder / _scores_of(name, mode) for mode in modes for name in names}
+        missing = [test for test, path in files.items() if not path.exists()]
+        groups = folder / "orders.json"
+        if missing or (trial.both_modes and not groups.exists()):
             began = time.monotonic()
-            is_scalar = trial.method == "scalar head"
             options = {**self._plan.judge, "preset": self._inputs.described["preset"]}
-            judge = (Scalar if is_scalar else Generative)(model, options)
-            for name in missing:
-                self._score(judge, name, folder)
-            if missing == names:
-                self._speeds.keep("scalar head" if is_scalar else "judge", seconds=time.monotonic() - began)
-        return {name: read_scores(folder / f"scores-{name}.json", self._inputs.test(name)) for name in names}
+            judge = Scalar(model, options) if trial.method == "scalar head" else Generative(model, options)
+            for mode, name in missing:
+                self._score(judge, name, mode, files[mode, name])
+            if trial.both_modes and isinstance(judge, Generative) and not groups.exists():
+                self._rank(judge, groups)
+            if missing == list(files):
+                self._speeds.keep(tests_of(trial), seconds=time.monotonic() - began)
+        scores = {test: read_scores(path, self._inputs.test(test[1])) for test, path in files.items()}
+        return Tested(
+            full={name: scores["full", name] for name in names},
+            factored={name: scores["factored", name] for name in names if trial.both_modes},
+            orders=json.loads(groups.read_text("utf-8")) if trial.both_modes else [],
+        )
 
-    def _score(self, judge: Generative | Scalar, name: str, folder: Path) -> None:
+    def _score(self, judge: Generative | Scalar, name: str, mode: Mode, path: Path) -> None:
         """Scores a test set and keeps the scores. Raises OutOfTimeError at the limit."""
         rows, results = self._inputs.test(name), []
-        with tqdm(total=len(rows), desc=name, unit=" pairs", disable=None) as bar:
-            for some in judge.score(rows):
+        with tqdm(total=len(rows), desc=f"{name} ({mode})", unit=" pairs", disable=None) as bar:
+            for some in judge.score(rows, mode) if isinstance(judge, Generative) else judge.score(rows):
                 results += some
                 bar.update(len(some))
-                if self.left < 0:
-                    raise OutOfTimeError(f"{folder.name} goes on with the test {name}")
+                self._check_limit(path)
         scores = [(scored.score_chosen, scored.by_slot) for scored in results]
-        (folder / f"scores-{name}.json").write_text(json.dumps(scores), "utf-8")
+        path.write_text(json.dumps(scores), "utf-8")
+
+    def _rank(self, judge: Generative, path: Path) -> None:
+        """Ranks all groups and keeps the orders. Raises OutOfTimeError at the limit."""
+        found = []
+        for group in tqdm(self._inputs.groups(), desc="groups", unit=" groups", disable=None):
+            found.append(judge.orders(group))
+            self._check_limit(path)
+        path.write_text(json.dumps(found), "utf-8")
+
+    def _check_limit(self, path: Path) -> None:
+        if self.left < 0:
+            raise OutOfTimeError(f"{path.parent.name} goes on with {path.stem}")
 
 
 def launch(arguments: Sequence[str], log: Path, seconds: float) -> str:
@@ -259,8 +304,9 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     """Reads the records of a folder; a line that was cut is left out."""
     path = folder / "records.jsonl"
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    # A record without epochs is of the time when every trial had one.
-    return [{"epochs": 1, **json.loads(line)} for line in lines if line.endswith("\n")]
+    # A record without these is of the time when every trial had one epoch and mode full.
+    first = {"epochs": 1, "both_modes": False, "factored": None}
+    return [{**first, **json.loads(line)} for line in lines if line.endswith("\n")]
 
 
 def summary_of(log: str) -> dict[str, float]:
@@ -279,7 +325,12 @@ def _steps_done(folder: Path) -> int:
 
 def _shown(trial: Trial) -> str:
     pairs = f" with {trial.pairs:,} pairs" if trial.pairs else ""
-    return f"{trial.method}{pairs}{'' if trial.smoothing else ', no smoothing'}"
+    modes = " in both modes" if trial.both_modes else ""
+    return f"{trial.method}{pairs}{'' if trial.smoothing else ', no smoothing'}{modes}"
+
+
+def _scores_of(name: str, mode: Mode) -> str:
+    return f"scores-{name}.json" if mode == "full" else f"scores-{name}-{mode}.json"
 
 
 def _told(record: dict[str, Any]) -> str:

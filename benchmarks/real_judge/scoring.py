@@ -8,7 +8,9 @@ import torch
 from scipy.special import expit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from benchmarks.factored_quality import orders
 from gram_fast import PairwiseJudge
+from gram_fast.comparing.modes import Mode
 from gram_fast.evaluation.rows import SLOT_FIELDS, Place, Result
 
 Row = dict[str, Any]
@@ -26,12 +28,16 @@ class Generative:
         self._judge = PairwiseJudge.from_pretrained(folder, **options)
         self._at_once = _PAIRS_AT_ONCE[options["device"]]
 
-    def score(self, rows: Sequence[Row]) -> Iterator[list[Result]]:
+    def score(self, rows: Sequence[Row], mode: Mode = "full") -> Iterator[list[Result]]:
         """Scores rows in both orders, some at a time, in their order."""
         for some in (rows[start : start + self._at_once] for start in range(0, len(rows), self._at_once)):
             pairs = [(row["chosen"], row["rejected"]) for row in some]
-            found = self._judge.compare_many([row["prompt"] for row in some], pairs)
+            found = self._judge.compare_many([row["prompt"] for row in some], pairs, mode=mode)
             yield [result(row, c.p, (c.p_ab, c.p_ba)) for row, c in zip(some, found, strict=True)]
+
+    def orders(self, group: Row) -> list[tuple[int, ...]]:
+        """Ranks the candidates of a group in both modes -> the orders of `factored_quality.orders`."""
+        return orders(self._judge, group["prompt"], group["candidates"])
 
 
 class Scalar:

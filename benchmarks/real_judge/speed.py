@@ -14,6 +14,8 @@ from gram_fast.training.config import Stage
 
 _MARGIN = 1.1
 """On what is measured, as machines are not equally fast all the time."""
+_BOTH_MODES = 3.0
+"""Tests in both modes and of groups, by the tests of one mode."""
 _OTHER_STAGE = 1.5
 """On what was measured of another stage: stage 1 also multiplies by the whole output embedding."""
 # Dense bfloat16 products with float32 sums, FLOP/s, from the data sheets of the SXM cards.
@@ -57,7 +59,7 @@ class Speeds:
         return any(stage in self._measured for stage in get_args(Stage))
 
     def keep(self, name: str, **values: float) -> None:
-        """Keeps a measurement, instead of an earlier one: of a stage, or of "judge" or "scalar head"."""
+        """Keeps a measurement, instead of an earlier one: of a stage, or of tests by the name of `tests_of`."""
         self._measured[name] = values
         self._path.write_text(json.dumps(self._measured, indent=2), "utf-8")
 
@@ -71,8 +73,17 @@ class Speeds:
         """Estimates the seconds of a trial's tests; those of a scalar head are at most a judge's."""
         if not trial.is_tested:
             return 0.0
-        names = ("scalar head", "judge") if trial.method == "scalar head" else ("judge",)
-        return _MARGIN * next((self._measured[n]["seconds"] for n in names if n in self._measured), 0.0)
+        if measured := self._measured.get(tests_of(trial)):
+            return _MARGIN * measured["seconds"]
+        times = _BOTH_MODES if trial.both_modes else 1.0
+        return _MARGIN * times * self._measured.get("judge", {"seconds": 0.0})["seconds"]
+
+
+def tests_of(trial: Trial) -> str:
+    """Names the kind of tests that a trial has, by which their seconds are kept."""
+    if trial.method == "scalar head":
+        return "scalar head"
+    return "judge in both modes" if trial.both_modes else "judge"
 
 
 def peak_of(device: str) -> float | None:

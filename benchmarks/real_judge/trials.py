@@ -27,12 +27,15 @@ class Trial:
     smoothing: float = 0.1
     seed: int = 0
     epochs: int = 1
+    both_modes: bool = False
+    """Stage 2 with each pair in mode "full" or "factored", and tests in both."""
 
     @property
     def name(self) -> str:
         """The name of the trial's folder."""
         again = f"-{self.epochs}-epochs" if self.epochs > 1 else ""
-        return f"{self.method.replace(' ', '-')}-{self.pairs}-{self.smoothing}-{self.seed}{again}"
+        modes = "-both-modes" if self.both_modes else ""
+        return f"{self.method.replace(' ', '-')}-{self.pairs}-{self.smoothing}-{self.seed}{again}{modes}"
 
     @property
     def stage(self) -> Stage | None:
@@ -131,6 +134,7 @@ CPU = Plan(
         Trial("stage 2", 1000, smoothing=0.0),
         Trial("scalar head", 250),
         Trial("stage 2", 4000),
+        Trial("stage 2", 4000, both_modes=True),
         Trial("two stages", 4000),
         Trial("scalar head", 4000),
     ),
@@ -162,6 +166,7 @@ GPU = Plan(
         Trial("stage 2", 17508),
         Trial("two stages", 17508),
         Trial("stage 2", 4000, smoothing=0.0, epochs=2),
+        Trial("stage 2", 17508, both_modes=True),
         Trial("scalar head", 17508),
         Trial("scalar head", 1000, epochs=3),
         Trial("stage 2", 250, epochs=3),
@@ -174,8 +179,14 @@ GPU = Plan(
 )
 TINY = replace(
     CPU,
-    sizes=Sizes(8, 16, {"dev": 2, "rmbench": 1, "judgebench": 1}, max_tokens=300, max_test_tokens=640),
-    trials=tuple(Trial(*few) for few in (("zero-shot",), ("stage 1", 16), ("two stages", 8), ("scalar head", 8))),
+    sizes=Sizes(8, 16, {"dev": 2, "rmbench": 1, "judgebench": 1}, max_tokens=300, max_test_tokens=640, groups=1),
+    trials=(
+        Trial("zero-shot"),
+        Trial("stage 1", 16),
+        Trial("two stages", 8),
+        Trial("scalar head", 8),
+        Trial("stage 2", 8, both_modes=True),
+    ),
     probe_steps=1,
 )
 """For trying out whether everything starts and ends."""

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from benchmarks.real_judge import run as running
-from benchmarks.real_judge.inputs import Inputs, Sizes, prepare
+from benchmarks.real_judge.inputs import CANDIDATES, Inputs, Sizes, prepare
 from benchmarks.real_judge.report import plot, tables
 from benchmarks.real_judge.run import OutOfTimeError, Runner, TrialError, launch, read_records
 from benchmarks.real_judge.speed import Speeds, flops_a_token
@@ -37,9 +37,10 @@ TRIALS = (
     Trial("two stages", 8),
     Trial("scalar head", 8),
     Trial("stage 2", 8, smoothing=0.0),
+    Trial("stage 2", 8, both_modes=True),
 )
 PLAN = Plan(
-    Sizes(8, 16, {"dev": 3, "rmbench": 1, "judgebench": 2}, max_tokens=300, max_test_tokens=300),
+    Sizes(8, 16, {"dev": 3, "rmbench": 1, "judgebench": 2}, max_tokens=300, max_test_tokens=300, groups=2),
     TRIALS,
     {
         "cutoff_len": 300, "use_cpu": True, "per_device_train_batch_size": 4,
@@ -109,7 +110,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     for split in ("train", "dev"):
-        answers = {"x": "good", "y": "bad", "z": "bad " * 400}
+        answers = {"x": "good", "y": "bad", "z": "bad " * 400, **{f"{n}": "so " * n for n in range(1, 8)}}
         write(
             f"{split}.responses",
             [{"prompt_id": n, "prompt": f"{split} {n}?", "responses": answers} for n in range(8)],
@@ -137,6 +138,12 @@ def test_inputs_fit_and_are_counted(inputs: Inputs) -> None:
         assert inputs.lengths(stage).shape == (count, sequences)
     assert inputs.described["tests"]["rmbench"]["pairs"] == 9
     assert [len(inputs.test(name)) for name in ("dev", "rmbench", "judgebench")] == [3, 9, 2]
+    groups = inputs.groups()
+    assert len(groups) == 2
+    for group in groups:
+        assert group["prompt"].startswith("dev ")
+        assert len(set(group["candidates"])) == CANDIDATES
+        assert "bad " * 400 not in group["candidates"], "the long answers do not fit"
 
 
 def test_fewer_labels_are_the_first_of_more(source: Path, inputs: Inputs, tmp_path: Path) -> None:
@@ -169,6 +176,10 @@ def test_a_stage_that_was_not_measured_is_estimated_by_another(tmp_path: Path) -
     assert 20 < again.tests(Trial("stage 2", 8)) == again.tests(Trial("scalar head", 8))
     again.keep("scalar head", seconds=2)
     assert again.tests(Trial("scalar head", 8)) < 4
+    both = Trial("stage 2", 8, both_modes=True)
+    assert 40 < again.tests(both) < 80
+    again.keep("judge in both modes", seconds=30)
+    assert 30 < again.tests(both) < 40
 
 
 @pytest.mark.parametrize("stage", ["finetune", "pretrain"])
@@ -195,8 +206,9 @@ def in_this_process(arguments: Sequence[str], log: Path, seconds: float) -> str:
 def test_a_run_ends_with_records_and_goes_on_where_it_was_stopped(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trials = [trial for trial in TRIALS if trial.method != "stage 2"]
+    trials = [trial for trial in TRIALS if trial.method != "stage 2" or trial.both_modes]
     two_stages = trials[2]
+    assert two_stages.method == "two stages"
     plan = replace(PLAN, trials=trials)
     monkeypatch.setattr(running, "_BETWEEN_CHECKPOINTS", 1e-9)  # after every step
     monkeypatch.setattr(running, "launch", in_this_process)
@@ -220,14 +232,23 @@ def test_a_run_ends_with_records_and_goes_on_where_it_was_stopped(
     assert "resume_from_checkpoint=true" in commands[0]
     records = read_records(tmp_path)
     assert [running.trial_of(record) for record in records] == trials
-    zero_shot, stage_1, two, scalar = records
-    assert [bool(record["tests"]) for record in records] == [True, False, True, True]
-    assert [record["training"] is None for record in records] == [True, False, False, False]
-    assert [record["unlabeled"] for record in records] == [0, 0, 16, 0]
+    zero_shot, stage_1, two, scalar, both = records
+    assert [bool(record["tests"]) for record in records] == [True, False, True, True, True]
+    assert [record["training"] is None for record in records] == [True, False, False, False, False]
+    assert [record["unlabeled"] for record in records] == [0, 0, 16, 0, 0]
+    assert [bool(record["factored"]) for record in records] == [False, False, False, False, True]
     assert two["training"]["tokens"] < inputs.lengths("finetune").sum(), "what was done before does not count"
     assert scalar["tests"]["dev"]["consistency"] is None
     assert 0 <= zero_shot["tests"]["rmbench"]["hard"] <= 1
-    assert f"| stage 1, {stage_1['pairs']} pairs |" in tables(records)
+    assert both["tests"] != both["factored"]["tests"]
+    assert both["factored"]["groups"]["count"] == 2
+    for name, parts in both["factored"]["agreement"].items():
+        assert parts["all"]["full"] == both["tests"][name]["accuracy"]
+        assert parts["all"]["factored"] == both["factored"]["tests"][name]["accuracy"]
+    printed = tables(records)
+    assert f"| stage 1, {stage_1['pairs']} pairs |" in printed
+    assert printed.count("| stage 2, 8 labels, both modes, read factored |") == 3
+    assert "| stage 2, 8 labels, both modes | 2 |" in printed
     plot(records, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
