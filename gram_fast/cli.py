@@ -33,7 +33,7 @@ from gram_fast.commands.jobs import (
     read_job_rows,
     score_rows,
 )
-from gram_fast.commands.options import BadRows, RowOptions, command, stderr
+from gram_fast.commands.options import BadRows, ReadingMode, RowOptions, changed_mode, command, stderr
 from gram_fast.commands.output import Output, open_output
 from gram_fast.commands.writers import brief_rows, tables, whole_rows
 from gram_fast.comparing.comparer import Comparer
@@ -152,9 +152,6 @@ class JobOptions(RowOptions):
             yield judges
 
 
-ReadingMode = Annotated[
-    str, typer.Option("--mode", help="full, or factored: each response is read by itself, by judges trained for it.")
-]
 Rejudge = Annotated[
     int | None, typer.Option(help="With --mode factored: judge the best K of them again in full.", metavar="K")
 ]
@@ -170,7 +167,7 @@ def compare(options: JobOptions, orders: Orders = "both", mode: ReadingMode = "f
         return compare_groups([row.group for row in rows], in_mode(comparer, mode), orders)  # type: ignore[arg-type]
 
     job = Job(DUEL, score, num_responses=2, names=Names(candidate="ab".__getitem__), modes=(mode,))
-    options.run(job, command="compare", orders=orders, **_changed(mode))
+    options.run(job, command="compare", orders=orders, **changed_mode(mode))
 
 
 RankStrategy = Annotated[
@@ -258,7 +255,7 @@ def _tournament(
         groups, second = [row.group for row in rows], second_stage(comparer, mode, rejudge)
         return rank_groups(groups, in_mode(comparer, mode), found, score, orders, seed, second)  # type: ignore[arg-type]
 
-    settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed, **_changed(mode)}
+    settings = {"strategy": strategy, "orders": orders, "scores": scores, "seed": seed, **changed_mode(mode)}
     more = {"k": k, "rejudge": rejudge}
     return rank_rows, settings | {name: value for name, value in more.items() if value is not None}
 
@@ -266,11 +263,6 @@ def _tournament(
 def _modes(mode: str, rejudge: int | None) -> tuple[str, ...]:
     """Those in which a tournament, and its second stage, read pairs."""
     return (mode,) if rejudge is None else (mode, "full")
-
-
-def _changed(mode: str) -> dict[str, str]:
-    """The mode among the settings of a command, where it is not the usual one."""
-    return {} if mode == "full" else {"mode": mode}
 
 
 @command(app, "serve", ServeOptions)

@@ -22,6 +22,10 @@ _RECORDED = (
     "model", "revision", "preset", "chat_template_kwargs", "tokenizer", "include_reasoning", "deterministic",
 )  # fmt: skip
 
+ReadingMode = Annotated[
+    str, typer.Option("--mode", help="full, or factored: each response is read by itself, by judges trained for it.")
+]
+
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -137,6 +141,11 @@ class BadRows:
         """Raises InputError where rows were skipped and none is good: that is no success."""
         if self.skipped and not num_good:
             raise InputError(f"none of {len(self.skipped)} rows could be scored, the first: {self.skipped[0]}")
+
+
+def changed_mode(mode: str) -> dict[str, str]:
+    """The mode among the settings of a command, where it is not the usual one."""
+    return {} if mode == "full" else {"mode": mode}
 
 
 def command(app: typer.Typer, name: str, options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

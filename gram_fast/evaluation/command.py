@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from gram_fast.commands.options import BadRows, RowOptions, command, stderr
+from gram_fast.commands.options import BadRows, ReadingMode, RowOptions, changed_mode, command, stderr
 from gram_fast.commands.output import open_output
+from gram_fast.comparing.modes import check_mode
 from gram_fast.errors import InputError
 from gram_fast.evaluation import BENCHMARKS
 from gram_fast.evaluation.rows import Benchmark, read_benchmark_pairs, read_results, split_items
@@ -29,19 +30,21 @@ class EvalOptions(RowOptions):
 
     data: Annotated[str, typer.Option("--data", "-d", help="The benchmark's pairs: JSON lines or array, CSV, parquet.")]
     out: Annotated[str | None, typer.Option("--out", "-o", help="Output folder; default: the benchmark's name.")] = None
+    mode: ReadingMode = "full"
 
     def evaluate(self, benchmark: Benchmark) -> None:
         """Scores the data, prints the summary, and writes result file, summary and leaderboard files."""
         from gram_fast.evaluation.run import score_pairs
 
+        check_mode(self.mode)
         bad = BadRows(self.skip_bad)
         pairs = read_benchmark_pairs(benchmark, self.data, bad, self.include_reasoning)
         folder = _folder(self.out or benchmark.NAME)
         results_path = str(folder / _RESULTS)
         with open_output(results_path, self.data, self.resume, key="pair_number") as output:
             data = digest([pair.texts.fields for pair in pairs])
-            output.record(command=f"eval {benchmark.NAME}", **self.recorded, data=data)
-            written = score_pairs(self.load(output), pairs, output, bad)
+            output.record(command=f"eval {benchmark.NAME}", **self.recorded, **changed_mode(self.mode), data=data)
+            written = score_pairs(self.load(output), pairs, output, bad, self.mode)  # type: ignore[arg-type]
             if not written and not output.done:
                 raise InputError(f"{self.data}: none of its {len(pairs)} pairs could be scored")
             results = read_results(benchmark, results_path)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from gram_fast.commands.chunks import CHARACTERS, chunks, score_chunk
 from gram_fast.commands.output import Output, id_key
-from gram_fast.comparing.modes import in_mode
+from gram_fast.comparing.modes import Mode, in_mode
 from gram_fast.errors import GramFastError
 from gram_fast.evaluation.rows import RESULT_FIELDS, SLOT_FIELDS, VOTE_FIELDS, BenchmarkPair, Fields
 from gram_fast.judge import PairwiseJudge
@@ -28,19 +28,20 @@ def score_pairs(
     pairs: Sequence[BenchmarkPair],
     output: Output,
     on_bad: Callable[[GramFastError], None],
+    mode: Mode = "full",
 ) -> int:
     """Scores all pairs that are not done, in both orders, writes one row for each, and returns the number written.
 
     A row has `pair_number` (from 1), the fields of the pair, its scores and `run`, the settings that the output
     records. The error of a pair that cannot be scored goes to `on_bad`, which raises to stop or returns to skip it.
-    Raises InputError on a judge that was not trained in mode "full".
+    `mode` as for `PairwiseJudge.compare`. Raises errors like `in_mode` on a judge that does not have it.
     """
-    in_mode(judge.comparer, "full")
+    in_mode(judge.comparer, mode)
     pending = [(number, pair) for number, pair in enumerate(pairs, 1) if id_key(number) not in output.done]
     written = 0
     with tqdm(total=len(pairs), initial=len(pairs) - len(pending), unit="pair", disable=None) as bar:
         for batch in batches(pending, CHARACTERS * judge.comparer.tokens_at_once):
-            for (number, pair), found in score_chunk(batch, partial(_compare, judge), _where):
+            for (number, pair), found in score_chunk(batch, partial(_compare, judge, mode), _where):
                 if isinstance(found, GramFastError):
                     on_bad(found)
                     continue
@@ -69,15 +70,13 @@ def _where(numbered: NumberedPair) -> str:
     return numbered[1].where
 
 
-def _compare(judge: PairwiseJudge, batch: Sequence[NumberedPair]) -> Sequence[Preference]:
+def _compare(judge: PairwiseJudge, mode: Mode, batch: Sequence[NumberedPair]) -> Sequence[Preference]:
     """Compares the chosen response of each pair with the rejected one."""
     texts = [pair.texts for _, pair in batch]
-    if len(batch) == 1:
-        return [judge.compare(texts[0].prompt, texts[0].chosen, texts[0].rejected)]
     # Each is called in errors as alone: its number in the batch tells nobody anything.
     names, whole = Names(candidate="ab".__getitem__), judge.include_reasoning
     groups = [Group.of(t.prompt, [t.chosen, t.rejected], names, include_reasoning=whole) for t in texts]
-    return compare_groups(groups, judge.comparer)
+    return compare_groups(groups, in_mode(judge.comparer, mode))
 
 
 def _scored(fields: Fields, preference: Preference) -> dict[str, Any]:

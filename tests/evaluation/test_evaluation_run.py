@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.benchmark_rows import write
+from helpers.comparers import LengthComparer
+from helpers.factored import write_factored_judge
 from helpers.generators import ScriptedGenerator, gram_r2_answer
 from helpers.small_models import tiny_judge, write_judge
 from hypothesis import given
@@ -33,6 +36,7 @@ from gram_fast.evaluation.run import batches, score_pairs
 from gram_fast.generating.comparer import ReasoningComparer
 from gram_fast.generating.options import ReasoningOptions
 from gram_fast.judge import PairwiseJudge
+from gram_fast.results import Stats
 from gram_fast.text.prompts import PairTemplate
 
 SOURCES = ("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
@@ -137,6 +141,24 @@ def test_a_judge_that_does_not_read_pairs_in_full_is_refused(tmp_path):
         scored(judge, ROWS, tmp_path, refuse)
 
 
+def test_the_mode_is_that_in_which_pairs_are_read_and_is_recorded(tmp_path):
+    judge_folder = write_factored_judge(tmp_path / "judge")
+    judge = PairwiseJudge.from_pretrained(judge_folder)
+    data = write(tmp_path / "data.jsonl", ROWS)
+    arguments = ("judgebench", "-m", judge_folder, "-d", data)
+    for mode in ("full", "factored"):
+        out = tmp_path / mode
+        assert evaluate(*arguments, "-o", out, "--mode", mode).exit_code == 0
+        for row, result in zip(ROWS, read(out / "results.jsonl"), strict=True):
+            expected = judge.compare(row["prompt"], row["chosen"], row["rejected"], mode=mode).p
+            assert result["score_chosen"] == pytest.approx(expected, abs=1e-5)
+        assert json.loads((out / "summary.json").read_text())["run"].get("mode", "full") == mode
+    assert read(tmp_path / "full" / "results.jsonl")[0] != read(tmp_path / "factored" / "results.jsonl")[0]
+    resumed = evaluate(*arguments, "-o", tmp_path / "factored", "--resume")
+    assert "mode was 'factored'" in message(resumed)
+    assert "mode: expected full or factored" in message(evaluate(*arguments, "-o", tmp_path / "x", "--mode", "half"))
+
+
 def test_rows_of_a_judge_that_reasons_have_what_it_wrote(tmp_path):
     def blue(content, rng):
         label = "A" if "[The Start of Assistant A's Response]\nBlue" in content else "B"
@@ -180,17 +202,20 @@ def test_equal_responses_are_a_tie_to_the_last_digit(judge, tmp_path):
 
 
 def test_orders_that_cancel_are_a_tie_whatever_their_rounding(tmp_path):
-    class Biased:
+    class Biased(LengthComparer):
         """Prefers slot A by the same margin in both orders."""
 
-        comparer = SimpleNamespace(tokens_at_once=1)
-
-        def compare(self, prompt, a, b):
+        @contextmanager
+        def open(self, groups, *_, **__):
             logits = np.array([[margin, 0], [margin, 0]], np.float32)
-            return preference(0, 1, logits, "both")
+
+            def compare(rounds):
+                return {group: [preference(i, j, logits, "both") for i, j in pairs] for group, pairs in rounds.items()}
+
+            yield SimpleNamespace(compare=compare, stats=Stats(comparisons=0, seconds=0.0))
 
     margin = next(m for m in np.arange(1, 2, 0.01, np.float32) if (expit(float(m)) + expit(-float(m))) / 2 > 0.5)
-    for result in scored(Biased(), ROWS, tmp_path, refuse):
+    for result in scored(PairwiseJudge(Biased()), ROWS, tmp_path, refuse):
         assert (result["score_chosen"], result["score_rejected"], result["correct"]) == (0.5, 0.5, False)
 
 
