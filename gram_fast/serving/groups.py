@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from gram_fast import InputError, Rendezvous
+from gram_fast.comparing.modes import Mode
 from gram_fast.comparing.orders import Orders
 from gram_fast.integrations import nemo_gym
 from gram_fast.ranking.rewards import Duplicates, RewardsName
@@ -45,6 +46,7 @@ class RewardAsked(BaseModel):
     partial: Partial = Field("judge", description="What those have who came, where others are missing by then.")
     strategy: StrategyName | None = None
     orders: Orders = "both"
+    mode: Mode = "full"
     scores: RewardsName = "auto"
     seed: int = Field(0, ge=0)
     k: int | None = Field(None, ge=1)
@@ -116,7 +118,7 @@ class Groups:
     async def reward(self, service: Service, request: Request, asked: RewardAsked) -> dict[str, Any]:
         """Answers with the reward, null for who was alone, or whose group was not full with `partial` "none"."""
         service.check_model(asked.model)
-        settings = asked.model_dump(include={"strategy", "orders", "scores", "seed", "k", "duplicates"})
+        settings = asked.model_dump(include={"strategy", "orders", "mode", "scores", "seed", "k", "duplicates"})
         strategy = asked.strategy or "round_robin"
         await service.check_work([asked.size], "size", strategy, asked.k, asked.orders)
         of = (asked.size, asked.timeout or service.limits.timeout, asked.partial, settings)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from helpers.served import in_process, on_a_port
 from helpers.small_models import write_judge
 from typer.testing import CliRunner
 
-from gram_fast import InputError, PairwiseJudge, from_server
+from gram_fast import InputError, PairwiseJudge, RemoteRendezvous, from_server
 from gram_fast.cli import app
 from gram_fast.serving.app import make_app
 from gram_fast.serving.limits import Limits
@@ -56,6 +57,18 @@ def test_a_server_whose_judge_was_not_trained_for_it_says_so(tmp_path):
     app = make_app(PairwiseJudge.from_pretrained(write_judge(tmp_path)))
     with on_a_port(app) as url, pytest.raises(InputError, match="gram-fast train finetune factored"):
         from_server(url).rank(PROMPT, RESPONSES, mode="factored")
+
+
+def test_members_of_a_group_that_meet_at_a_server_are_read_in_their_mode(checkpoint, here):
+    responses = RESPONSES[:3]
+    with on_a_port(make_app(PairwiseJudge.from_pretrained(checkpoint))) as url, ThreadPoolExecutor(6) as pool:
+        found = {}
+        for mode in ("full", "factored"):
+            place = RemoteRendezvous(url, size=3, timeout=60, mode=mode)
+            found[mode] = list(pool.map(lambda text, p=place: p.reward("row", PROMPT, text), responses))
+            expected = here.rewards([PROMPT], [responses], mode=mode)[0]
+            assert found[mode] == pytest.approx(expected, abs=1e-5)
+        assert found["full"] != pytest.approx(found["factored"], abs=1e-3)
 
 
 def test_the_servers_own_protocol_has_modes(checkpoint, here):
