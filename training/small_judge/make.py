@@ -3,8 +3,8 @@
     python -m gram_fast.training.small_judge.make
 
 Works in the folder small-judge: generates tasks (tasks.py), trains a tokenizer, runs both stages of the recipe `small`,
-tests the result, and writes the judge in float16 with its model card into small-judge/judge. After an interruption, the
-same command resumes.
+adapts the result to read each response by itself, too, tests it, and writes the judge in float16 with its model card
+into small-judge/judge. After an interruption, the same command resumes.
 """
 
 import json
@@ -17,12 +17,13 @@ from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 from statistics import mean
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from gram_fast.comparing.modes import Mode
 from gram_fast.extension import _C
 from gram_fast.judge import PairwiseJudge
 from gram_fast.text.prompts import PairTemplate
@@ -44,6 +45,8 @@ from gram_fast.training.small_judge.wordings import every, held_out
 FOLDER = Path("small-judge")
 # Pairs for stage 1 and stage 2; pairs of each kind for validation and test.
 UNLABELED, LABELED, VALIDATION, TEST = 600_000, 300_000, 20, 100
+# Of the preferences, those that are read once more, in both modes.
+ADAPTED = 80_000
 # Accuracy below which the model card says that the judge guesses.
 GUESSED = 0.75
 
@@ -141,14 +144,17 @@ def read_labeled_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def accuracy_by_kind(judge: PairwiseJudge, rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+def accuracy_by_kind(
+    judge: PairwiseJudge, rows: Sequence[dict[str, Any]], mode: Mode = "full"
+) -> dict[str, tuple[float, float]]:
     """Tests a judge on labeled rows -> (accuracy, consistency) for each kind of task and for "all".
 
     Accuracy is that of the mean of both orders; consistency is the share of pairs with the same winner in both.
     """
     pairs = [(row["chosen"], row["rejected"]) for row in rows]
     found: dict[str, list[tuple[float, float]]] = {}
-    for row, c in zip(rows, judge.compare_many([row["prompt"] for row in rows], pairs), strict=True):
+    compared = judge.compare_many([row["prompt"] for row in rows], pairs, mode=mode)
+    for row, c in zip(rows, compared, strict=True):
         result = (float(c.p > 0.5), float((c.p_ab > 0.5) == (c.p_ba > 0.5)))  # type: ignore[operator]
         for key in (row["kind"], "all"):
             found.setdefault(key, []).append(result)
@@ -165,8 +171,19 @@ Tested = dict[str, tuple[float, float]]
 """(accuracy, consistency) for each kind of task and for "all"."""
 
 
-def model_card(folder: Path, seen: Tested, worded: Tested, unseen: Tested) -> str:
-    """Renders the model card: what the judge is, how it was made, how accurate it is and where it guesses."""
+def accuracies(judge: PairwiseJudge, data: Path) -> dict[Mode, dict[str, Tested]]:
+    """Tests a judge of both modes on the tests that `make_data` wrote: seen, worded and unseen of each mode."""
+    rows = {test: read_labeled_rows(data / f"test-{test}.jsonl") for test in ("seen", "worded", "unseen")}
+    return {mode: {test: accuracy_by_kind(judge, some, mode) for test, some in rows.items()} for mode in get_args(Mode)}
+
+
+def model_card(folder: Path, tested: dict[Mode, dict[str, Tested]]) -> str:
+    """Renders the model card: what the judge is, how it was made, how accurate it is and where it guesses.
+
+    `tested`: what `accuracies` found of the judge in `folder`.
+    """
+    full, factored = tested["full"], tested["factored"]
+    worded, unseen = full["worded"], full["unseen"]
     parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
     weak = sorted((accuracy, kind) for kind, (accuracy, _) in (worded | unseen).items() if accuracy < GUESSED)
 
@@ -178,15 +195,16 @@ def model_card(folder: Path, seen: Tested, worded: Tested, unseen: Tested) -> st
         parameters=parameters / 1e6,
         unlabeled=UNLABELED,
         labeled=LABELED,
+        adapted=ADAPTED,
         kinds=len(SEEN),
-        seen=seen["all"],
-        worded=worded["all"],
-        unseen=unseen["all"],
+        seen=(*full["seen"]["all"], *factored["seen"]["all"]),
+        worded=(*worded["all"], *factored["worded"]["all"]),
+        unseen=(*unseen["all"], *factored["unseen"]["all"]),
         per_kind=TEST,
         below=GUESSED,
         guessed=", ".join(f"`{kind}` ({accuracy:.2f})" for accuracy, kind in weak if kind != "all") or "none",
-        table=rows({kind: (seen[kind][0], *worded[kind]) for kind in worded}),
-        table_unseen=rows(unseen),
+        table=rows({kind: (full["seen"][kind][0], *worded[kind], factored["worded"][kind][0]) for kind in worded}),
+        table_unseen=rows({kind: (*unseen[kind], factored["unseen"][kind][0]) for kind in unseen}),
     )
 
 
@@ -204,42 +222,44 @@ English, those with a high accuracy in the tables below, and it is no judge of r
 {labeled:,} preferences for stage 2, each seen once, all generated, of {kinds} kinds of tasks whose answer can be
 verified (training/small_judge/tasks.py): sums, sorting, edits, formats, facts of a passage, each asked and answered in
 a dozen ways or more, some of them among random words. Sums, lookups and the copying that lookups are learned from come
-more often than the others in both stages. In stage 2 it also learns to write the better response (`lm_weight`). Its
-prompt is the preset `short`, recorded in config.json.
+more often than the others in both stages. In stage 2 it also learns to write the better response (`lm_weight`). Then
+the first {adapted:,} preferences are read once more, each in mode "full" or "factored" (`mode: both`), so that it
+judges in both. Its prompt is the preset `short`, recorded in config.json.
 
 **How good it is.** Of each kind, {per_kind} prompts that are in no training data (where a kind has few questions, as
 `month`, the same question may be there in other words), with one right response and a wrong one that is well formed and
 right for another prompt: a linear classifier that sees the responses alone stays near chance. A fifth of the ways to
 ask and to answer is never trained. Kinds never seen ask of other material, or in another story, for something that the
-training teaches. On the mean of both orders:
+training teaches. On the mean of both orders, in mode "full" and in mode "factored":
 
-| test | accuracy | same winner in both orders |
-|---|---|---|
-| kinds of the training, in its wordings | {seen[0]:.3f} | {seen[1]:.3f} |
-| kinds of the training, in other wordings | {worded[0]:.3f} | {worded[1]:.3f} |
-| kinds never seen | {unseen[0]:.3f} | {unseen[1]:.3f} |
+| test | accuracy | same winner in both orders | factored: accuracy | same winner |
+|---|---|---|---|---|
+| kinds of the training, in its wordings | {seen[0]:.3f} | {seen[1]:.3f} | {seen[2]:.3f} | {seen[3]:.3f} |
+| kinds of the training, in other wordings | {worded[0]:.3f} | {worded[1]:.3f} | {worded[2]:.3f} | {worded[3]:.3f} |
+| kinds never seen | {unseen[0]:.3f} | {unseen[1]:.3f} | {unseen[2]:.3f} | {unseen[3]:.3f} |
 
-**Where it guesses.** Kinds with an accuracy below {below} in other wordings, or never seen: {guessed}.
+**Where it guesses.** In mode "full", kinds with an accuracy below {below} in other wordings, or never seen: {guessed}.
 
 Kinds of the training:
 
-| kind | accuracy | in other wordings | same winner in both orders |
-|---|---|---|---|
+| kind | accuracy | in other wordings | same winner in both orders | factored, in other wordings |
+|---|---|---|---|---|
 {table}
 
 Kinds never seen in training:
 
-| kind | accuracy | same winner in both orders |
-|---|---|---|
+| kind | accuracy | same winner in both orders | factored |
+|---|---|---|---|
 {table_unseen}
 """
 
 
-def _train(stage: str) -> None:
-    if not (FOLDER / stage / "model.safetensors").exists():
+def _train(stage: str, folder: Path, *more: str) -> None:
+    """Runs a stage of the recipe into `folder`, with `more` of its keys, unless it has been."""
+    if not (folder / "model.safetensors").exists():
         gpu = torch.cuda.is_available()
         # A core with AVX-512 alone computes 85 GFLOP/s in bfloat16 and 160 in float32 (products of these shapes).
-        overrides = ["resume_from_checkpoint=true", f"use_cpu={not gpu}", f"bf16={gpu or _C.has_amx()}"]
+        overrides = ["resume_from_checkpoint=true", f"use_cpu={not gpu}", f"bf16={gpu or _C.has_amx()}", *more]
         command = [sys.executable, "-m", "gram_fast.cli", "train", stage, "small", *overrides]
         if code := subprocess.run(command).returncode:
             sys.exit(code)  # it has said why
@@ -252,17 +272,17 @@ def main() -> None:
         make_data(data)
     if not (base / "config.json").exists():
         make_base(base, small_tokenizer(tokenizer_texts(data)), **SHAPE)
-    _train("pretrain")
-    _train("finetune")
-    export(FOLDER / "finetune", judge)
-    tested = PairwiseJudge.from_pretrained(judge)
-    tests = [data / f"test-{name}.jsonl" for name in ("seen", "worded", "unseen")]
-    seen, worded, unseen = (accuracy_by_kind(tested, read_labeled_rows(path)) for path in tests)
-    (judge / "README.md").write_text(model_card(judge, seen, worded, unseen), "utf-8")
-    print(
-        f"{judge}: accuracy {seen['all'][0]:.3f}, in other wordings {worded['all'][0]:.3f}, "
-        f"on unseen kinds {unseen['all'][0]:.3f}"
-    )
+    finetuned, adapted = FOLDER / "finetune", FOLDER / "both-modes"
+    _train("pretrain", FOLDER / "pretrain")
+    _train("finetune", finetuned)
+    of_adapting = ("mode=both", f"max_samples={ADAPTED}", "learning_rate=5e-4")
+    _train("finetune", adapted, f"model_name_or_path={finetuned}", f"output_dir={adapted}", *of_adapting)
+    export(adapted, judge)
+    tested = accuracies(PairwiseJudge.from_pretrained(judge), data)
+    (judge / "README.md").write_text(model_card(judge, tested), "utf-8")
+    for mode, found in tested.items():
+        told = ", ".join(f"{test} {by_kind['all'][0]:.3f}" for test, by_kind in found.items())
+        print(f"{judge}, mode {mode}: accuracy {told}")
 
 
 if __name__ == "__main__":
