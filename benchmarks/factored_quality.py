@@ -1,10 +1,10 @@
 """Is a judge that reads each response by itself as good as one that reads B after A? The small judge, adapted.
 
-    python -m benchmarks.factored_quality FOLDER [--pairs 40000] [--seeds 3] [--output FILE]
+    python -m benchmarks.factored_quality FOLDER JUDGE [--pairs 80000] [--seeds 3] [--output FILE]
 
-Trains the judge that ships with the package further, on preferences of its kinds of tasks: `both`, each pair in either
-mode, and as a control `full`, as many steps of the ordinary kind. Both are tested on prompts that no training has, in
-wordings that none has, and on kinds that none has (training/small_judge):
+Trains the small judge, as stage 2 leaves it (small-judge/finetune of training/small_judge/make.py), further, on
+preferences of its kinds of tasks: `both`, each pair in either mode, and as a control `full`, as many steps of the
+ordinary kind. Both are tested on prompts that no training has, in wordings that none has, and on kinds that none has:
 
 - accuracy on pairs, same winner in both orders, and expected calibration error, in each mode;
 - round robins of `--n` candidates with one right response: how often it stands first in each mode and where the best
@@ -31,7 +31,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.environment import environment
 from benchmarks.strategies import KINDS, TASKS, candidates_of
-from gram_fast import SMALL_JUDGE, PairwiseJudge
+from gram_fast import PairwiseJudge
 from gram_fast.comparing.modes import Mode
 from gram_fast.training.small_judge.make import make_data, read_labeled_rows
 from gram_fast.training.small_judge.tasks import distinct_tasks
@@ -49,7 +49,7 @@ def train(folder: Path, arm: str, seed: int, options: argparse.Namespace) -> Pat
     output = folder / f"{arm}-{seed}"
     if not (output / "model.safetensors").exists():
         settings = {
-            "model_name_or_path": SMALL_JUDGE,
+            "model_name_or_path": options.judge,
             "output_dir": output,
             "train_data": folder / "data" / "finetune.jsonl",
             "eval_data": "[]",
@@ -190,7 +190,8 @@ def parser() -> argparse.ArgumentParser:
     """Makes what reads the command line."""
     found = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     found.add_argument("folder", type=Path)
-    found.add_argument("--pairs", type=int, default=40_000, help="of training")
+    found.add_argument("judge", type=Path, help="checkpoint that both start from")
+    found.add_argument("--pairs", type=int, default=80_000, help="of training")
     found.add_argument("--seeds", type=int, default=3)
     found.add_argument("--n", type=int, default=16, help="candidates of a group")
     found.add_argument("--learning-rate", type=float, default=5e-4)
@@ -204,7 +205,7 @@ def main() -> None:
     found = tested(options.folder, options)
     for table in tables(found):
         Console().print(table)
-    settings = {name: value for name, value in vars(options).items() if name not in ("folder", "output")}
+    settings = {name: value for name, value in vars(options).items() if name not in ("folder", "judge", "output")}
     line = json.dumps(environment() | {"benchmark": "factored_quality", "settings": settings, "results": found})
     print(line)
     if options.output:

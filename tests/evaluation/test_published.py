@@ -33,16 +33,26 @@ def test_every_published_row_is_the_mean_of_its_parts():
         assert abs(fmean(map(float, parts)) - float(overall)) < 0.501 * 10**-digits + 1e-9, model
 
 
+def by_formula(logits_OR):
+    """The two numbers of GRAM's demo, and those of its evaluation; a row of logits for each order."""
+    return softmax(logits_OR, axis=0).mean(axis=1), softmax(logits_OR, axis=1).mean(axis=0)
+
+
+def test_the_demo_of_gram_may_name_another_winner_than_its_evaluation():
+    demo, evaluation = by_formula(np.array([[1, 0.5], [2, 2.2]]))
+    for numbers in (demo, evaluation):
+        assert f"{numbers[0]:.3f} / {numbers[1]:.3f}" in PAGE
+    assert demo[0] < demo[1]
+    assert evaluation[0] > evaluation[1]
+
+
 @pytest.mark.usefixtures("one_thread")
-def test_the_demo_of_gram_names_another_winner_than_its_evaluation():
+def test_the_example_of_grams_demo_by_both_formulas():
     judge = PairwiseJudge.from_pretrained(SMALL_JUDGE, dtype="float32")
     orders = judge.comparer.tokenizer.whole_ids([(QUESTION, RIGHT, WRONG), (QUESTION, WRONG, RIGHT)])
     (first, second) = [judge.comparer.runner.plain_logits(torch.from_numpy(ids).long()).numpy() for ids in orders]
     logits_OR = np.array([first, second[::-1]])  # a row for each order: logits for the first and the second response
-    demo = softmax(logits_OR, axis=0).mean(axis=1)
-    evaluation = softmax(logits_OR, axis=1).mean(axis=0)
+    demo, evaluation = by_formula(logits_OR)
     assert judge.compare(QUESTION, RIGHT, WRONG).p == pytest.approx(evaluation[0], abs=1e-4)
     for numbers in (demo, evaluation):
         assert f"{numbers[0]:.3f} / {numbers[1]:.3f}" in PAGE
-    assert demo[0] > demo[1]
-    assert evaluation[0] < evaluation[1]
