@@ -34,9 +34,7 @@ def tables(records: Sequence[Record]) -> str:
 def _table_of(name: str, records: Sequence[Record]) -> str:
     first = records[0]["tests"][name]
     levels = [level for level in _LEVELS if level in first]
-    names = [*_MEASURES.values(), *levels]
-    lines = [f"{TITLES[name]}: {first['pairs']} pairs", "", f"| judge | {' | '.join(names)} |"]
-    lines.append("|---" * (1 + len(names)) + "|")
+    rows = []
     for record in records:
         read = {_label(record): record["tests"]}
         if record["factored"]:
@@ -45,39 +43,43 @@ def _table_of(name: str, records: Sequence[Record]) -> str:
             values = tests[name]
             cells = [_number(values[key]) for key in (*_MEASURES, *levels)]
             cells[0] += f" ± {_standard_error(values):.3f}"
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([label, *cells])
+    return f"{TITLES[name]}: {first['pairs']} pairs\n\n" + _markdown(["judge", *_MEASURES.values(), *levels], rows)
 
 
 def _modes(records: Sequence[Record]) -> str:
     """Renders where the modes of judges of both differ, in all pairs and in the shorter and longer half of them."""
-    lines = ["| judge | test | pairs | full | factored | same winner |", "|---" * 6 + "|"]
-    for record in records:
-        for name, parts in record["factored"]["agreement"].items():
-            for part, values in parts.items():
-                cells = [_number(values[key]) for key in ("full", "factored", "same_winner")]
-                lines.append(f"| {_label(record)} | {TITLES[name]} | {part} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        [_label(record), TITLES[name], part, *(_number(values[key]) for key in ("full", "factored", "same_winner"))]
+        for record in records
+        for name, parts in record["factored"]["agreement"].items()
+        for part, values in parts.items()
+    ]
+    return _markdown(["judge", "test", "pairs", "full", "factored", "same winner"], rows)
 
 
 def _groups(records: Sequence[Record]) -> str:
-    lines = ["| judge | groups | same first | same first, rejudged | Kendall's tau |", "|---" * 5 + "|"]
+    rows = []
     for record in records:
         values = record["factored"]["groups"]
-        cells = [_number(values[key]) for key in ("same_first", "same_first_rejudged", "tau")]
-        lines.append(f"| {_label(record)} | {values['count']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        measured = (_number(values[key]) for key in ("same_first", "same_first_rejudged", "tau"))
+        rows.append([_label(record), str(values["count"]), *measured])
+    return _markdown(["judge", "groups", "same first", "same first, rejudged", "Kendall's tau"], rows)
 
 
 def _training(records: Sequence[Record]) -> str:
-    lines = ["| training | tokens | seconds | tokens a second | share of peak | loss |", "|---" * 6 + "|"]
+    rows = []
     for record in records:
         if training := record["training"]:
             share = training["share_of_peak"]
             cells = [f"{training[key]:,.0f}" for key in ("tokens", "seconds", "tokens_a_second")]
-            cells += ["" if share is None else f"{share:.1%}", f"{training['loss']:.3f}"]
-            lines.append(f"| {_label(record)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([_label(record), *cells, "" if share is None else f"{share:.1%}", f"{training['loss']:.3f}"])
+    return _markdown(["training", "tokens", "seconds", "tokens a second", "share of peak", "loss"], rows)
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
