@@ -223,22 +223,22 @@ class Runner:
         modes: tuple[Mode, ...] = get_args(Mode) if trial.both_modes else ("full",)
         files = {(mode, name): folder / _scores_of(name, mode) for mode in modes for name in names}
         missing = [test for test, path in files.items() if not path.exists()]
-        groups = folder / "orders.json"
-        if missing or (trial.both_modes and not groups.exists()):
+        ranked, groups = folder / "orders.jsonl", self._inputs.groups() if trial.both_modes else []
+        if missing or len(read_orders(ranked)) < len(groups):
             began = time.monotonic()
             options = {**self._plan.judge, "preset": self._inputs.described["preset"]}
             judge = Scalar(model, options) if trial.method == "scalar head" else Generative(model, options)
             for mode, name in missing:
                 self._score(judge, name, mode, files[mode, name])
-            if trial.both_modes and isinstance(judge, Generative) and not groups.exists():
-                self._rank(judge, groups)
+            if isinstance(judge, Generative):
+                self._rank(judge, groups, ranked)
             if missing == list(files):
                 self._speeds.keep(tests_of(trial), seconds=time.monotonic() - began)
         scores = {test: read_scores(path, self._inputs.test(test[1])) for test, path in files.items()}
         return Tested(
             full={name: scores["full", name] for name in names},
             factored={name: scores["factored", name] for name in names if trial.both_modes},
-            orders=json.loads(groups.read_text("utf-8")) if trial.both_modes else [],
+            orders=read_orders(ranked),
         )
 
     def _score(self, judge: Generative | Scalar, name: str, mode: Mode, path: Path) -> None:
@@ -252,13 +252,13 @@ class Runner:
         scores = [(scored.score_chosen, scored.by_slot) for scored in results]
         path.write_text(json.dumps(scores), "utf-8")
 
-    def _rank(self, judge: Generative, path: Path) -> None:
-        """Ranks all groups and keeps the orders. Raises OutOfTimeError at the limit."""
-        found = []
-        for group in tqdm(self._inputs.groups(), desc="groups", unit=" groups", disable=None):
-            found.append(judge.orders(group))
+    def _rank(self, judge: Generative, groups: Sequence[dict[str, Any]], path: Path) -> None:
+        """Ranks the groups that are not ranked yet and keeps the orders of each. Raises OutOfTimeError at the limit."""
+        for group in tqdm(groups[len(read_orders(path)) :], desc="groups", unit=" groups", disable=None):
+            found = judge.orders(group)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(found) + "\n")
             self._check_limit(path)
-        path.write_text(json.dumps(found), "utf-8")
 
     def _check_limit(self, path: Path) -> None:
         if self.left < 0:
@@ -298,6 +298,11 @@ def read_scores(path: Path, rows: Sequence[dict[str, Any]]) -> list[Result]:
     return [
         result(row, p, by_slot) for row, (p, by_slot) in zip(rows, json.loads(path.read_text("utf-8")), strict=True)
     ]
+
+
+def read_orders(path: Path) -> list[list[list[int]]]:
+    """Reads the orders of the groups that are ranked."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

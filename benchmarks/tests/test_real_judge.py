@@ -22,6 +22,7 @@ from benchmarks.real_judge import run as running
 from benchmarks.real_judge.inputs import CANDIDATES, Inputs, Sizes, prepare
 from benchmarks.real_judge.report import plot, tables
 from benchmarks.real_judge.run import OutOfTimeError, Runner, TrialError, launch, read_records
+from benchmarks.real_judge.scoring import Generative
 from benchmarks.real_judge.speed import Speeds, flops_a_token
 from benchmarks.real_judge.trials import Plan, Trial, choose, open_sizes
 from gram_fast.errors import InputError
@@ -228,8 +229,23 @@ def test_a_run_ends_with_records_and_goes_on_where_it_was_stopped(
 
     commands = []
     monkeypatch.setattr(running, "launch", lambda *given: (commands.append(given[0]), in_this_process(*given))[1])
+    ranked: list[str] = []
+    orders = Generative.orders
+
+    def orders_until_the_limit(self: Generative, group: dict[str, Any]) -> list[tuple[int, ...]]:
+        ranked.append(group["prompt"])
+        if len(ranked) == 2:
+            raise OutOfTimeError("as if the limit had come while the second group was ranked")
+        return orders(self, group)
+
+    monkeypatch.setattr(Generative, "orders", orders_until_the_limit)
     Runner(tmp_path, inputs, plan, seconds=600).run()
     assert "resume_from_checkpoint=true" in commands[0]
+    assert [running.trial_of(record) for record in read_records(tmp_path)] == trials[:4]
+    Runner(tmp_path, inputs, plan, seconds=600).run()
+    first, second, again = ranked
+    assert (second, again) == (inputs.groups()[1]["prompt"],) * 2
+    assert first == inputs.groups()[0]["prompt"]
     records = read_records(tmp_path)
     assert [running.trial_of(record) for record in records] == trials
     zero_shot, stage_1, two, scalar, both = records
