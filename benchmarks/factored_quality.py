@@ -24,22 +24,24 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import kendalltau
 
 from benchmarks.environment import environment
+from benchmarks.real_judge.measures import measure
+from benchmarks.real_judge.scoring import result
 from benchmarks.strategies import KINDS, TASKS, candidates_of
+from benchmarks.two_modes import agreement, orders
 from gram_fast import PairwiseJudge
 from gram_fast.comparing.modes import Mode
+from gram_fast.evaluation.rows import Result, accuracy
 from gram_fast.training.small_judge.make import make_data, read_labeled_rows
 from gram_fast.training.small_judge.tasks import distinct_tasks
 
 ARMS: dict[str, tuple[Mode, ...]] = {"full": ("full",), "both": ("full", "factored")}
 """Modes of training, with those that a judge trained so reads in."""
 TESTS = ("worded", "unseen")
-REJUDGED = 4
+MEASURES = ("accuracy", "consistency", "calibration_error")
 # Kinds that are named where mode factored loses most.
 _NAMED = 6
 
@@ -70,23 +72,15 @@ def on_pairs(judge: PairwiseJudge, rows: Sequence[dict[str, Any]], mode: Mode) -
     """Tests a judge on labeled rows in a mode -> accuracy, the same by kind, consistency, calibration error."""
     pairs = [(row["chosen"], row["rejected"]) for row in rows]
     found = judge.compare_many([row["prompt"] for row in rows], pairs, mode=mode)
-    by_kind: dict[str, list[float]] = {}
+    by_kind: dict[str, list[Result]] = {}
     for row, c in zip(rows, found, strict=True):
-        by_kind.setdefault(row["kind"], []).append(float(c.p > 0.5))
+        placed = {**row, "group": row["kind"], "item": "", "cell": ""}
+        by_kind.setdefault(row["kind"], []).append(result(placed, c.p, (c.p_ab, c.p_ba)))
+    measured = measure([one for some in by_kind.values() for one in some])
     return {
-        "accuracy": mean(float(c.p > 0.5) for c in found),
-        "consistency": mean(float((c.p_ab > 0.5) == (c.p_ba > 0.5)) for c in found),  # type: ignore[operator]
-        "calibration_error": calibration_error(np.array([c.p for c in found])),
-        "by_kind": {kind: mean(right) for kind, right in by_kind.items()},
+        **{name: measured[name] for name in MEASURES},
+        "by_kind": {kind: accuracy(some) for kind, some in by_kind.items()},
     }
-
-
-def calibration_error(p_chosen: np.ndarray) -> float:
-    """Expected calibration error of P(chosen better), float64 [P], in ten bins of confidence from 0.5 to 1."""
-    confidence, right = np.maximum(p_chosen, 1 - p_chosen), p_chosen > 0.5
-    bins = np.minimum((20 * (confidence - 0.5)).astype(np.int64), 9)
-    sums = np.bincount(bins, confidence - right, minlength=10)
-    return float(np.abs(sums).sum() / len(p_chosen))
 
 
 def on_groups(judge: PairwiseJudge, groups: Sequence[tuple[str, Sequence[str]]]) -> dict[str, float]:
@@ -94,23 +88,7 @@ def on_groups(judge: PairwiseJudge, groups: Sequence[tuple[str, Sequence[str]]])
     found = [orders(judge, prompt, candidates) for prompt, candidates in groups]
     names = ("full_right", "factored_right", "rejudged_right")
     firsts = ([float(order[0] == 0) for order in column] for column in zip(*found, strict=True))
-    return {**dict(zip(names, map(mean, firsts), strict=True)), **between_modes(found)}
-
-
-def orders(judge: PairwiseJudge, prompt: str, candidates: Sequence[str]) -> list[tuple[int, ...]]:
-    """Ranks candidates -> their orders in mode full, in mode factored, and there with the best judged again in full."""
-    found = [judge.rank(prompt, candidates, mode=mode).order for mode in ARMS["both"]]
-    return [*found, judge.rank(prompt, candidates, mode="factored", rejudge=REJUDGED).order]
-
-
-def between_modes(groups: Sequence[Sequence[Sequence[int]]]) -> dict[str, float]:
-    """Of the orders of each group, how often mode full has the same first as the others, and Kendall's tau."""
-    taus = [float(kendalltau(np.argsort(full), np.argsort(factored)).statistic) for full, factored, _ in groups]
-    return {
-        "same_first": mean(float(full[0] == factored[0]) for full, factored, _ in groups),
-        "same_first_rejudged": mean(float(full[0] == again[0]) for full, _, again in groups),
-        "tau": mean(taus),
-    }
+    return {**dict(zip(names, map(mean, firsts), strict=True)), **agreement(found)}
 
 
 def groups_of(n: int) -> list[tuple[str, list[str]]]:
@@ -159,8 +137,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
         for arm, modes in ARMS.items():
             for mode in modes:
                 of_mode = [seed[test][mode] for seed in found[arm]]
-                measures = ("accuracy", "consistency", "calibration_error")
-                pairs.add_row(test, arm, mode, *(of_seeds([one[name] for one in of_mode]) for name in measures))
+                pairs.add_row(test, arm, mode, *(of_seeds([one[name] for one in of_mode]) for name in MEASURES))
     groups = Table(title="groups, in percent")
     names = list(found["both"][0]["groups"])
     for name in names:

@@ -19,12 +19,12 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.environment import environment
-from benchmarks.factored_quality import between_modes
 from benchmarks.real_judge.inputs import Inputs
 from benchmarks.real_judge.measures import compare_modes, measure
 from benchmarks.real_judge.scoring import Generative, Scalar, result
 from benchmarks.real_judge.speed import Speeds, Work, flops_a_token, keys_of, peak_of, tests_of, work_of
 from benchmarks.real_judge.trials import Plan, Trial, choose, stage_1_of
+from benchmarks.two_modes import agreement
 from gram_fast.comparing.modes import Mode
 from gram_fast.evaluation.rows import Result
 from gram_fast.training.checkpoints import checkpoints
@@ -67,14 +67,14 @@ class Tested:
     factored: dict[str, list[Result]]
     """The same in mode factored; empty for judges of mode full alone."""
     orders: list[list[list[int]]]
-    """Of each group, those of `factored_quality.orders`."""
+    """Of each group, those of `two_modes.orders`."""
 
     def in_both_modes(self) -> dict[str, Any]:
         """Measures mode factored, and where the modes differ."""
         return {
             "tests": {name: measure(results) for name, results in self.factored.items()},
             "agreement": {name: compare_modes(full, self.factored[name]) for name, full in self.full.items()},
-            "groups": {"count": len(self.orders), **between_modes(self.orders)},
+            "groups": {"count": len(self.orders), **agreement(self.orders)},
         }
 
 

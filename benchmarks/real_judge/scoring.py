@@ -8,7 +8,7 @@ import torch
 from scipy.special import expit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.factored_quality import orders
+from benchmarks.two_modes import orders
 from gram_fast import PairwiseJudge
 from gram_fast.comparing.modes import Mode
 from gram_fast.evaluation.rows import SLOT_FIELDS, Place, Result
@@ -36,7 +36,7 @@ class Generative:
             yield [result(row, c.p, (c.p_ab, c.p_ba)) for row, c in zip(some, found, strict=True)]
 
     def orders(self, group: Row) -> list[tuple[int, ...]]:
-        """Ranks the candidates of a group in both modes -> the orders of `factored_quality.orders`."""
+        """Ranks the candidates of a group in both modes -> those of `two_modes.orders`."""
         return orders(self._judge, group["prompt"], group["candidates"])
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from benchmarks.real_judge.inputs import Sizes
-from gram_fast._C import has_amx
+from gram_fast.extension import _C
 from gram_fast.training.config import Stage
 
 Method = Literal["zero-shot", "stage 1", "stage 2", "two stages", "scalar head"]
@@ -114,7 +114,7 @@ def stage_1_of(trial: Trial, done: Collection[Trial]) -> Trial | None:
 
 
 # Without AMX, products in bfloat16 take twice as long as in float32: 85 and 159 GFLOP/s of a core with AVX-512.
-_CPU_DTYPE = "bfloat16" if has_amx() else "float32"
+_CPU_DTYPE = "bfloat16" if _C.has_amx() else "float32"
 _LAST_LAYERS = list(range(22, 30))
 _KEYS = {
     "cutoff_len": 2048,
@@ -141,8 +141,9 @@ CPU = Plan(
         Trial("two stages", 4000),
         Trial("scalar head", 4000),
     ),
-    # Adapters in float32 on the last 8 of 30 layers: on a core, 690 tokens a second against 205 with all weights, which
-    # are in bfloat16 there, so that steps of this size are lost in rounding. Short pairs: the same labels, sooner.
+    # Adapters in float32 on the last 8 of 30 layers: on a core with AMX, 690 tokens a second against 205 with all
+    # weights, which are in bfloat16 there, so that steps of this size are lost in rounding. Short pairs: the same
+    # labels, sooner.
     {
         **_KEYS,
         "use_cpu": True,

@@ -1,11 +1,11 @@
 """The benchmark of factored verdicts: what it measures of a judge, and the tables that it makes of it."""
 
-import numpy as np
 import pytest
 from helpers.factored import write_factored_judge
 from rich.console import Console
 
-from benchmarks.factored_quality import ARMS, TESTS, calibration_error, losses, on_groups, on_pairs, tables
+from benchmarks.factored_quality import ARMS, TESTS, losses, on_groups, on_pairs, tables
+from benchmarks.two_modes import agreement
 from gram_fast import PairwiseJudge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -13,10 +13,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = [{"kind": f"k{n % 2}", "prompt": f"Say {n}.", "chosen": f"{n}", "rejected": "no"} for n in range(6)]
 
 
-def test_calibration_is_measured_by_confidence():
-    assert calibration_error(np.array([1.0, 1.0, 0.0, 0.0])) == 0.5  # sure, and right in half
-    assert calibration_error(np.array([0.75, 0.75, 0.75, 0.25])) == pytest.approx(0)
-    assert calibration_error(np.array([1.0, 0.5 + 1e-9])) == pytest.approx(0.25)  # each bin by itself
+def test_orders_agree_in_their_firsts_and_by_tau():
+    same, turned = (0, 1, 2), (2, 1, 0)
+    assert agreement([[same, same, same]]) == {"same_first": 1, "same_first_rejudged": 1, "tau": pytest.approx(1)}
+    found = agreement([[same, turned, same], [turned, same, (1, 2, 0)]])
+    assert found == {"same_first": 0, "same_first_rejudged": 0.5, "tau": pytest.approx(-1)}
 
 
 def test_both_modes_of_a_judge_are_measured_and_shown(tmp_path):
